@@ -1,0 +1,107 @@
+"""Every error that prefmerge raises on purpose.
+
+    PrefmergeError                    exit 1: the job cannot be done; the message says what, where, found, expected, next step
+    ├── CheckpointError               an input cannot be read
+    │   ├── CheckpointNotFound        nothing there, or nothing that looks like a checkpoint
+    │   ├── CheckpointCorrupt         truncated, a header that lies, an index that leaves its folder
+    │   ├── UnsafePickle              a pickle that would run code
+    │   ├── UnsupportedDtype          a number format that prefmerge does not merge
+    │   └── NonFiniteValue            NaN or infinity in an input
+    ├── CheckpointMismatch            inputs that do not belong together
+    ├── PreferenceError               shares, counts or budgets that make no sense for these tasks
+    ├── MethodError                   a setting that the method cannot honour
+    ├── RecipeError                   a recipe with an unknown or unsupported key
+    ├── OutputError                   the output cannot be written
+    │   ├── OutputExists              something is there and --force was not given
+    │   ├── OutputIsInput             the output would overwrite an input
+    │   ├── DiskFull                  not enough space for output and scratch
+    │   └── DtypeOverflow             a merged value does not fit the dtype asked for
+    ├── VerificationFailed            an output that is not what its receipt says
+    ├── MissingExtra                  an optional dependency is absent
+    └── UsageError                    exit 2: wrong usage of the command line
+"""
+
+from __future__ import annotations
+
+
+class PrefmergeError(Exception):
+    """Base of the tree. `exit_code` is what the command line exits with."""
+
+    exit_code = 1
+
+
+class CheckpointError(PrefmergeError):
+    """An input cannot be read."""
+
+
+class CheckpointNotFound(CheckpointError):
+    """There is nothing at the path, or nothing that looks like a checkpoint."""
+
+
+class CheckpointCorrupt(CheckpointError):
+    """The file is truncated, its header lies, or an index leaves its folder."""
+
+
+class UnsafePickle(CheckpointError):
+    """The pickle asks for more than tensors and would run code."""
+
+
+class UnsupportedDtype(CheckpointError):
+    """A number format that prefmerge does not merge."""
+
+
+class NonFiniteValue(CheckpointError):
+    """NaN or infinity in an input."""
+
+
+class CheckpointMismatch(PrefmergeError):
+    """Inputs that do not belong together: names, shapes, dtypes or base differ."""
+
+
+class PreferenceError(PrefmergeError):
+    """Shares, counts or budgets that make no sense for these tasks."""
+
+
+class MethodError(PrefmergeError):
+    """A setting that the method cannot honour."""
+
+
+class RecipeError(PrefmergeError):
+    """A recipe with an unknown or unsupported key, or a value of the wrong kind."""
+
+
+class OutputError(PrefmergeError):
+    """The output cannot be written."""
+
+
+class OutputExists(OutputError):
+    """Something is at the target and `--force` was not given."""
+
+
+class OutputIsInput(OutputError):
+    """The output would overwrite one of its own inputs."""
+
+
+class DiskFull(OutputError):
+    """There is not enough space for the output and the scratch file."""
+
+
+class DtypeOverflow(OutputError):
+    """A merged value does not fit the dtype asked for."""
+
+
+class VerificationFailed(PrefmergeError):
+    """An output that is not what its receipt says."""
+
+
+class MissingExtra(PrefmergeError):
+    """An optional dependency is absent; the message is the command that installs it."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs an optional dependency. Install it with: pip install 'prefmerge[{extra}]'")
+
+
+class UsageError(PrefmergeError):
+    """Wrong usage of the command line or of a Python call."""
+
+    exit_code = 2
