@@ -1,0 +1,131 @@
+"""The methods that decide each element from its own T values: no budget, no threshold, one reading.
+
+    magmax, max_abs   tau_k, k = argmax_t |tau_t|, ties to the later task          (MAGMAX; Tunable MAGMAX eq. 1)
+    average           sum_t tau_t / T
+    task_arithmetic   sum_t w_t tau_t (divided by sum w if normalised)             (Ilharco et al. 2023)
+    linear            sum_t w_t theta_t / sum w, or without the division           (model soups)
+    random_mix        tau_k, k uniformly random per element                        (MAGMAX's Rand Mix)
+    last              tau_T                                                        (the papers' "Baseline")
+
+Sums are float64 within a block and rounded once. Cost: one reading of the inputs, a few blocks of memory per thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from prefmerge.errors import MethodError
+from prefmerge.methods import kernels
+from prefmerge.methods.keyed import key
+from prefmerge.methods.protocol import Deltas, Method, Rule, Settings
+from prefmerge.methods.workspace import Workspace
+
+
+class _MaxRule(Rule):
+    def block(self, tensor: int, start: int, stop: int, out: np.ndarray, work: Workspace) -> np.ndarray:
+        deltas, length = self.tensors[tensor], stop - start
+        tau, owner = work.buffer("tau", length), work.buffer("owner", length, np.uint8)
+        out[:] = 0
+        owner[:] = 0
+        for task in range(self.settings.tasks):
+            deltas.read(task, start, stop, tau)
+            kernels.fold_max(tau, out, owner, np.uint8(task))
+        return np.bincount(owner, minlength=self.settings.tasks)
+
+
+class _LastRule(Rule):
+    def block(self, tensor: int, start: int, stop: int, out: np.ndarray, work: Workspace) -> np.ndarray:
+        last = self.settings.tasks - 1
+        self.tensors[tensor].read(last, start, stop, out)
+        owners = np.zeros(self.settings.tasks, np.int64)
+        owners[last] = stop - start
+        return owners
+
+
+class _RandomRule(Rule):
+    def block(self, tensor: int, start: int, stop: int, out: np.ndarray, work: Workspace) -> np.ndarray:
+        deltas, length, tasks = self.tensors[tensor], stop - start, self.settings.tasks
+        owner, tau = work.buffer("owner", length, np.uint8), work.buffer("tau", length)
+        kernels.random_owners(key(self.settings.seed, deltas.name, "random_mix"), start, tasks, owner)
+        owners = np.bincount(owner, minlength=tasks)
+        for task in range(tasks):
+            if owners[task]:
+                deltas.read(task, start, stop, tau)
+                kernels.take_owned(tau, owner, np.uint8(task), out)
+        return owners
+
+
+@dataclass
+class _SumRule(Rule):
+    factors: tuple[float, ...] = field(default=())  # one per task; the normalisation is in them
+
+    def block(self, tensor: int, start: int, stop: int, out: np.ndarray, work: Workspace) -> None:
+        deltas, length = self.tensors[tensor], stop - start
+        tau, total, term = work.buffer("tau", length), work.buffer("total", length, np.float64), work.buffer("term", length, np.float64)
+        total[:] = 0
+        for task, factor in enumerate(self.factors):
+            if factor != 0.0:
+                deltas.read(task, start, stop, tau)
+                np.multiply(tau, factor, out=term, dtype=np.float64)
+                total += term
+        if self.base_weight:
+            np.multiply(deltas.base(start, stop), self.base_weight, out=term, dtype=np.float64)
+            total += term
+        out[:] = total
+
+
+@dataclass(frozen=True)
+class Elementwise(Method):
+    """A method that needs no preparation; `rule` is one of the rules above."""
+
+    name: str
+    summary: str
+    default_scale: float
+    options: frozenset[str]
+    rule: type[Rule]
+
+    def by_tensor(self, settings: Settings) -> bool:
+        return True
+
+    def prepare(self, tensors: Sequence[Deltas], settings: Settings, work: Workspace) -> Rule:
+        if settings.tasks > kernels.FREE:
+            raise MethodError(f"{self.name} merges at most {kernels.FREE} tasks at once, found {settings.tasks}. Merge in groups and carry on.")
+        return self.rule(tensors, settings)
+
+
+@dataclass(frozen=True)
+class WeightedSum(Method):
+    """average, task_arithmetic and linear: a sum with one factor per task."""
+
+    name: str
+    summary: str
+    default_scale: float
+    options: frozenset[str]
+
+    def by_tensor(self, settings: Settings) -> bool:
+        return True
+
+    def prepare(self, tensors: Sequence[Deltas], settings: Settings, work: Workspace) -> Rule:
+        weights = settings.weights or (1.0,) * settings.tasks
+        total = float(sum(weights)) + settings.base_weight
+        if self.name == "average":
+            return _SumRule(tensors, settings, factors=(1.0 / settings.tasks,) * settings.tasks)
+        if settings.normalize:
+            if total == 0.0:
+                raise MethodError(f"{self.name}: the weights sum to zero, so they cannot be normalised. Change them or set normalize: false.")
+            return _SumRule(tensors, settings, factors=tuple(w / total for w in weights))
+        # sum w theta = theta_0 + sum w tau + (sum w - 1) theta_0: only `linear` speaks of models rather than task vectors.
+        base_weight = total - 1.0 if self.name == "linear" else 0.0
+        return _SumRule(tensors, settings, factors=weights, base_weight=base_weight)
+
+
+MAGMAX = Elementwise("magmax", "the largest magnitude of T sequential task vectors", 0.5, frozenset(), _MaxRule)
+MAX_ABS = Elementwise("max_abs", "the same rule over independently fine-tuned tasks", 0.5, frozenset(), _MaxRule)
+RANDOM_MIX = Elementwise("random_mix", "a random task for every element", 1.0, frozenset({"seed"}), _RandomRule)
+LAST = Elementwise("last", "the last task vector alone (the papers' Baseline)", 1.0, frozenset(), _LastRule)
+AVERAGE = WeightedSum("average", "the mean of the task vectors", 1.0, frozenset())
+TASK_ARITHMETIC = WeightedSum("task_arithmetic", "a weighted sum of task vectors", 1.0, frozenset({"weights", "normalize"}))
+LINEAR = WeightedSum("linear", "a weighted mean of the models", 1.0, frozenset({"weights", "normalize"}))

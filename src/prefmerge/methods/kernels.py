@@ -1,0 +1,233 @@
+"""The loops over elements, compiled: everything that touches a block of deltas and nothing that knows of files.
+
+Arrays are one block long unless said otherwise (P elements). Each kernel lets go of the interpreter lock, so blocks run side by side, and is
+cached on disk after its first compilation. Left out: float contraction (an element is `base + scale * tau`, each operation rounded to float32).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from prefmerge.methods.keyed import keyed
+
+FREE = np.uint8(255)  # the owner of an element that no task owns yet
+BUCKETS = 4096  # of the hash's top 12 bits: a counting array that stays in the first-level cache
+_TOP = np.uint64(52)  # 64 - 12
+
+
+@njit(cache=True, nogil=True)
+def subtract(task, base, out):
+    """out = task - base. Returns (every value finite, any value not zero)."""
+    finite = True
+    changed = False
+    for i in range(out.size):
+        x = task[i] - base[i]
+        out[i] = x
+        finite &= abs(x) <= np.float32(3.4028235e38)
+        changed |= x != np.float32(0)
+    return finite, changed
+
+
+@njit(cache=True, nogil=True)
+def survey(values):
+    """(every value finite, any value not zero)."""
+    finite = True
+    changed = False
+    for i in range(values.size):
+        finite &= abs(values[i]) <= np.float32(3.4028235e38)
+        changed |= values[i] != np.float32(0)
+    return finite, changed
+
+
+@njit(cache=True, nogil=True)
+def finish(base, tau, scale, out):
+    """out = base + scale * tau, each operation rounded to float32; where tau is 0 the base keeps its bits (-0.0 too). Returns whether all are finite."""
+    finite = True
+    for i in range(out.size):
+        t = tau[i]
+        x = base[i] if t == np.float32(0) else base[i] + scale * t
+        out[i] = x
+        finite &= abs(x) <= np.float32(3.4028235e38)
+    return finite
+
+
+@njit(cache=True, nogil=True)
+def fold_max(tau, best, owner, task):
+    """best = tau and owner = task where |tau| >= |best|: MAGMAX (paper eq. 1), ties to the later task."""
+    for i in range(tau.size):
+        if abs(tau[i]) >= abs(best[i]):
+            best[i] = tau[i]
+            owner[i] = task
+
+
+@njit(cache=True, nogil=True)
+def mark_records(importance, running, mask, bit):
+    """Set `bit` where |importance| >= the running maximum, and raise that maximum: the records of design section 4."""
+    for i in range(importance.size):
+        x = abs(importance[i])
+        record = x >= running[i]
+        mask[i] |= bit if record else bit ^ bit
+        running[i] = x if record else running[i]
+
+
+@njit(cache=True, nogil=True)
+def step_importance(tau, before, rms, out):
+    """out = |tau - before| / rms, 0 where rms is 0."""
+    for i in range(out.size):
+        out[i] = abs(tau[i] - before[i]) / rms if rms > np.float32(0) else np.float32(0)
+
+
+@njit(cache=True, nogil=True)
+def step_squares(tau, before):
+    """The sum of (tau - before)^2, in float64 and in index order."""
+    total = 0.0
+    for i in range(tau.size):
+        x = np.float64(tau[i] - before[i])
+        total += x * x
+    return total
+
+
+@njit(cache=True, nogil=True)
+def count_candidates(mask, bit, key, start, histogram):
+    """Count the elements that carry `bit`, by the top bits of their keyed number. `start`: the tensor's index of element 0."""
+    total = 0
+    for i in range(mask.size):
+        if mask[i] & bit:
+            histogram[keyed(key, start + i) >> _TOP] += 1
+            total += 1
+    return total
+
+
+@njit(cache=True, nogil=True)
+def take_all(mask, bit, owner, task):
+    """Give every element that carries `bit` to `task`."""
+    for i in range(mask.size):
+        if mask[i] & bit:
+            owner[i] = task
+            mask[i] = 0
+
+
+@njit(cache=True, nogil=True)
+def take_below(mask, bit, key, start, bucket, owner, task, edge_hash, edge_index):
+    """Give the candidates below `bucket` to `task`; list those inside it, whose order decides. Returns how many it listed."""
+    listed = 0
+    limit = np.uint64(bucket)
+    for i in range(mask.size):
+        if mask[i] & bit:
+            h = keyed(key, start + i)
+            if (h >> _TOP) < limit:
+                owner[i] = task
+                mask[i] = 0
+            elif (h >> _TOP) == limit:
+                edge_hash[listed] = h
+                edge_index[listed] = i
+                listed += 1
+    return listed
+
+
+@njit(cache=True, nogil=True)
+def keep_free(mask, owner):
+    """Clear the masks of owned elements. Returns how many are free."""
+    free = 0
+    for i in range(mask.size):
+        if owner[i] == FREE:
+            free += 1
+        else:
+            mask[i] = 0
+    return free
+
+
+@njit(cache=True, nogil=True)
+def open_free(mask, owner, bit):
+    """Make every free element a candidate of `bit`, and no other."""
+    free = 0
+    for i in range(mask.size):
+        if owner[i] == FREE:
+            mask[i] = bit
+            free += 1
+        else:
+            mask[i] = 0
+    return free
+
+
+@njit(cache=True, nogil=True)
+def take_owned(tau, owner, task, out):
+    """out = tau where `task` owns the element (paper eq. 4)."""
+    for i in range(tau.size):
+        if owner[i] == task:
+            out[i] = tau[i]
+
+
+@njit(cache=True, nogil=True)
+def random_owners(key, start, tasks, owner):
+    """A uniformly random owner for every element, from the top 32 bits of its keyed number."""
+    count = np.uint64(tasks)
+    for i in range(owner.size):
+        owner[i] = np.uint8(((keyed(key, start + i) >> np.uint64(32)) * count) >> np.uint64(32))
+
+
+@njit(cache=True, nogil=True)
+def magnitude_histogram(tau, histogram):
+    """Count |tau| by the top 15 bits below the sign of its float32 pattern, whose order is the order of magnitudes."""
+    bits = tau.view(np.uint32)
+    for i in range(bits.size):
+        histogram[(bits[i] & np.uint32(0x7FFFFFFF)) >> np.uint32(16)] += 1
+
+
+@njit(cache=True, nogil=True)
+def magnitude_histogram_low(tau, bucket, histogram):
+    """Count the low 16 bits of those in `bucket` of `magnitude_histogram`."""
+    bits = tau.view(np.uint32)
+    for i in range(bits.size):
+        b = bits[i] & np.uint32(0x7FFFFFFF)
+        if b >> np.uint32(16) == bucket:
+            histogram[b & np.uint32(0xFFFF)] += 1
+
+
+@njit(cache=True, nogil=True)
+def count_equal(tau, threshold):
+    """How many |tau| have exactly the bit pattern `threshold`."""
+    bits = tau.view(np.uint32)
+    total = 0
+    for i in range(bits.size):
+        if bits[i] & np.uint32(0x7FFFFFFF) == threshold:
+            total += 1
+    return total
+
+
+@njit(cache=True, nogil=True)
+def trim(tau, threshold, ties):
+    """Zero what lies below the bit pattern `threshold` in magnitude, and of its equals all but the first `ties`. Returns the ties left."""
+    bits = tau.view(np.uint32)
+    for i in range(bits.size):
+        b = bits[i] & np.uint32(0x7FFFFFFF)
+        if b < threshold:
+            tau[i] = 0
+        elif b == threshold:
+            if ties > 0:
+                ties -= 1
+            else:
+                tau[i] = 0
+    return ties
+
+
+@njit(cache=True, nogil=True)
+def disjoint_merge(tau_TP, weights_T, normalize, out):
+    """TIES: elect the sign of the weighted mass, then the (weighted) mean, or sum, of the values that agree with it. Sums in float64."""
+    tasks = tau_TP.shape[0]
+    for i in range(out.size):
+        mass = 0.0
+        for t in range(tasks):
+            mass += weights_T[t] * tau_TP[t, i]
+        total = 0.0
+        weight = 0.0
+        for t in range(tasks):
+            x = weights_T[t] * tau_TP[t, i]
+            # A mass of exactly zero elects plus, as the sign convention of the compared implementation does.
+            if (x > 0 and mass >= 0) or (x < 0 and mass < 0):
+                total += x
+                weight += weights_T[t]
+        if normalize and weight != 0.0:
+            total /= weight
+        out[i] = np.float32(total)

@@ -1,0 +1,318 @@
+"""The selection that retains the most importance under the same budgets (ours): semi-discrete optimal transport with a certificate.
+
+    maximise sum_p I_owner(p)[p]  subject to |{p: owner(p) = t}| = n_t;   at the optimum owner(p) = argmax_t I_t[p] - price_t
+
+The owner of most elements is plain long before the prices are exact. A keyed sample gives prices and, from its eighths, how far each price difference may still move; an element whose best task
+wins by more than that is settled. The contested are sampled again, finer, until they fit in memory; `transport.solve` then assigns them exactly under the budgets that are left. If the last prices respect every
+bound that an element was settled by, the whole assignment is optimal: all owners are best at one set of prices. Otherwise the bounds are widened and the search begins again.
+Equal importances are told apart by a keyed number below `noise` (2^-32 of the mean best importance), so the answer is deterministic, and `gap` counts what that may cost.
+Shapes: W_RP rows by competing tasks, float64. Cost: a scope of at most `ROWS / P` elements is read once; a larger one about twice, with at most `ROWS` float64 in memory and a byte an element.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from prefmerge.methods import kernels
+from prefmerge.methods.importance import Importance, Magnitude
+from prefmerge.methods.keyed import GOLDEN, key, keyed
+from prefmerge.methods.protocol import Deltas, Report, Settings
+from prefmerge.methods.transport import apportion, solve
+from prefmerge.methods.workspace import Workspace, spans
+
+ROWS = 1 << 22  # importances held at once, rows x tasks: 32 MiB of float64
+SAMPLE = 1 << 20  # importances in one sample, rows x tasks
+EIGHTHS = 8  # independent parts of a sample, whose prices show its error
+RARE = 32  # rows: with fewer in an eighth of the sample, a task's price is too uncertain to settle anything for it
+ATTEMPTS = 4  # times the bounds are widened, threefold each time
+BLOCK = 1 << 14  # elements whose importances for all tasks are held by one thread
+
+
+@dataclass(frozen=True)
+class _Part:
+    tensor: int
+    start: int
+    owner: np.ndarray
+
+
+@njit(cache=True, nogil=True)
+def _add_noise(importance, keys, indices, noise, task, out):
+    """out = importance + noise * u(element, task), u uniform in [0, 1): one keyed number an element, spread over tasks by odd multipliers."""
+    for i in range(out.size):
+        h = keyed(keys[i], indices[i]) * (np.uint64(2 * task + 1) * GOLDEN)
+        out[i] = np.float64(abs(importance[i])) + noise * (np.float64(h >> np.uint64(11)) * (1.0 / 9007199254740992.0))
+
+
+@njit(cache=True, nogil=True)
+def _settle(importance_PB, price_P, bound_PP, tasks_P, key, start, noise, owner, settled_P):
+    """Give each free element of a block to its best task if that wins against every other by more than the bound. Returns the importance settled."""
+    P = importance_PB.shape[0]
+    worth = np.empty(P)
+    total = 0.0
+    for i in range(owner.size):
+        if owner[i] != kernels.FREE:
+            continue
+        best = 0
+        for t in range(P):
+            worth[t] = np.float64(abs(importance_PB[t, i]))
+            if worth[t] - price_P[t] > worth[best] - price_P[best]:
+                best = t
+        plain = True
+        for t in range(P):
+            if t != best and not worth[best] - worth[t] > bound_PP[best, t] + noise:
+                plain = False
+                break
+        if not plain:
+            # Only the close ones pay for their tie-breaking numbers.
+            h = keyed(key, start + i)
+            for t in range(P):
+                worth[t] += noise * (np.float64((h * (np.uint64(2 * tasks_P[t] + 1) * GOLDEN)) >> np.uint64(11)) * (1.0 / 9007199254740992.0))
+            best = 0
+            for t in range(1, P):
+                if worth[t] - price_P[t] > worth[best] - price_P[best]:
+                    best = t
+            plain = True
+            for t in range(P):
+                if t != best and not worth[best] - worth[t] > bound_PP[best, t]:
+                    plain = False
+                    break
+        if plain:
+            owner[i] = tasks_P[best]
+            settled_P[best] += 1
+            total += np.float64(abs(importance_PB[best, i]))
+    return total
+
+
+@njit(cache=True, nogil=True)
+def _sampled(owner, key, start, limit, everything, indices):
+    """List the free elements whose keyed number lies below `limit` (or all of them). Returns how many."""
+    count = 0
+    for i in range(owner.size):
+        if owner[i] == kernels.FREE and (everything or keyed(key, start + i) < limit):
+            indices[count] = i
+            count += 1
+    return count
+
+
+@njit(cache=True, nogil=True)
+def _dual_terms(importance_PB, price_P, tasks_P, owner):
+    """(sum of max_t I_t - price_t, sum of the owner's I) over a block."""
+    dual = 0.0
+    primal = 0.0
+    for i in range(owner.size):
+        best = -np.inf
+        for t in range(price_P.size):
+            x = np.float64(abs(importance_PB[t, i]))
+            best = max(best, x - price_P[t])
+            if tasks_P[t] == owner[i]:
+                primal += x
+        dual += best
+    return dual, primal
+
+
+class _Problem:
+    """One scope: its tensors, budgets and importances, and the owners found so far (FREE where contested)."""
+
+    def __init__(
+        self, tensors: Sequence[Deltas], asked: Sequence[int], competing: Sequence[int], importance: Importance, settings: Settings, work: Workspace
+    ) -> None:
+        self.tensors, self.importance, self.settings, self.work = tensors, importance, settings, work
+        self.tasks_P = np.array(competing, np.int64)
+        self.budget_P = np.array([asked[t] for t in competing], np.int64)
+        self.elements = int(self.budget_P.sum())
+        self.owners = work.allocate(self.elements, np.uint8)
+        self.parts: list[_Part] = []
+        origin = 0
+        for i, deltas in enumerate(tensors):
+            self.parts += [_Part(i, start, self.owners[origin + start : origin + stop]) for start, stop in spans(deltas.size, work.part)]
+            origin += deltas.size
+        self.ties = [key(settings.seed, deltas.name, "ties") for deltas in tensors]
+
+    def read(self, part: _Part, low: int, high: int) -> np.ndarray:
+        """Importances of one block of a part for every competing task, shape (P, high - low)."""
+        importance_PB = self.work.buffer("optimal", (len(self.tasks_P), high - low))
+        for j, task in enumerate(self.tasks_P):
+            self.importance.read(self.tensors[part.tensor], part.tensor, int(task), part.start + low, part.start + high, importance_PB[j], self.work)
+        return importance_PB
+
+    def sample(self, rate: float, purpose: int) -> list[np.ndarray]:
+        """For each part, the positions of its free elements that a keyed draw at `rate` picks; all of them at rate 1."""
+        limit = np.uint64(min(int(rate * 2.0**64), 2**64 - 1))
+
+        def pick(part: _Part) -> np.ndarray:
+            indices = np.empty(part.owner.size, np.int64)
+            k = key(self.settings.seed, self.tensors[part.tensor].name, "sample", purpose)
+            return indices[: _sampled(part.owner, k, part.start, limit, rate >= 1.0, indices)].copy()
+
+        return self.work.map(pick, self.parts)
+
+    def gather(self, picked: Sequence[np.ndarray], noise: float | None) -> tuple[np.ndarray, float]:
+        """W of the picked elements, shape (R, P), with their tie-breaking noise, and the noise (measured on these rows when not given)."""
+        origins = np.concatenate([[0], np.cumsum([len(p) for p in picked])])
+        W_RP = np.empty((int(origins[-1]), len(self.tasks_P)))
+
+        def fill(i: int) -> None:
+            part, positions = self.parts[i], picked[i]
+            if len(positions) == 0:
+                return
+            deltas, block = self.tensors[part.tensor], W_RP[origins[i] : origins[i + 1]]
+            values = self.work.buffer("gathered", len(positions))
+            for j, task in enumerate(self.tasks_P):
+                if len(positions) == part.owner.size:
+                    for low, high in spans(len(positions), self.work.block):
+                        self.importance.read(deltas, part.tensor, int(task), part.start + low, part.start + high, values[low:high], self.work)
+                else:
+                    self.importance.gather(deltas, part.tensor, int(task), part.start + positions, values)
+                block[:, j] = np.abs(values)
+
+        self.work.map(fill, range(len(self.parts)))
+        if noise is None:
+            noise = float(W_RP.max(axis=1).mean()) * 2.0**-32 if len(W_RP) else 0.0
+        for i, positions in enumerate(picked):
+            if len(positions):
+                part, block = self.parts[i], W_RP[origins[i] : origins[i + 1]]
+                keys = np.full(len(positions), self.ties[part.tensor])
+                for j, task in enumerate(self.tasks_P):
+                    _add_noise(block[:, j].copy(), keys, part.start + positions, noise, int(task), block[:, j])
+        return W_RP, noise
+
+
+def select_optimal(
+    tensors: Sequence[Deltas], asked: Sequence[int], competing: Sequence[int], importance: Importance, settings: Settings, work: Workspace
+) -> tuple[np.ndarray, Report]:
+    """The owner of every element of `tensors`, one after the other, uint8, and the relative duality gap. `asked` sums to the number of elements."""
+    problem = _Problem(tensors, asked, competing, importance, settings, work)
+    owners, report = problem.owners, Report(tuple(asked))
+    if settings.strength == 0 and isinstance(importance, Magnitude):
+        # The budgets are MAGMAX's own counts. Its assignment is then the only optimal one: task T's budget is every element where T is
+        # among the largest, so T must take them all; then T - 1 of what is left, and so on.
+        work.map(lambda part: _magmax(problem, part), problem.parts)
+        report.gap = 0.0
+        return owners, report
+    if len(competing) == 1:
+        owners[:] = competing[0]
+        report.gap = 0.0
+        return owners, report
+    for attempt in range(ATTEMPTS):
+        found = _search(problem, 1.5 * 3.0**attempt, final=attempt == ATTEMPTS - 1)
+        if found is not None:
+            gap, price_P = found
+            report.gap = float(f"{gap:.2g}")  # a bound; its further digits depend on the order of a sum
+            prices = dict(zip(competing, price_P.tolist(), strict=True))
+            report.prices = tuple(prices.get(t) for t in range(settings.tasks))
+            return owners, report
+    raise AssertionError("the last attempt always answers")
+
+
+def _magmax(problem: _Problem, part: _Part) -> None:
+    deltas, work = problem.tensors[part.tensor], problem.work
+    for low, high in spans(part.owner.size, work.block):
+        tau, best, owner = work.buffer("tau", high - low), work.buffer("best", high - low), part.owner[low:high]
+        best[:] = 0
+        owner[:] = 0
+        for task in range(problem.settings.tasks):
+            deltas.read(task, part.start + low, part.start + high, tau)
+            kernels.fold_max(tau, best, owner, np.uint8(task))
+
+
+def _search(problem: _Problem, widen: float, *, final: bool) -> tuple[float, np.ndarray] | None:
+    """One attempt: settle, cut down, solve. Returns the relative gap and the prices, or None when a bound did not hold. The `final` one keeps everything contested."""
+    P, work = len(problem.tasks_P), problem.work
+    problem.owners[:] = kernels.FREE
+    left_P = problem.budget_P.copy()
+    bounds_PP = np.full((P, P), np.inf)  # the tightest bound that any element was settled by
+    settled_importance = 0.0
+    noise: float | None = None
+    price_P: np.ndarray | None = None
+    number = 0
+    while not final and int(left_P.sum()) * P > ROWS:
+        number += 1
+        contested = int(left_P.sum())
+        picked = problem.sample(SAMPLE / P / contested, number)
+        W_RP, noise = problem.gather(picked, noise)
+        price_P, bound_PP = _prices(W_RP, left_P, widen, price_P)
+        settled_P, importance = _settle_all(problem, price_P, bound_PP, noise)
+        settled_importance += importance
+        left_P -= settled_P
+        bounds_PP[settled_P > 0] = np.minimum(bounds_PP, bound_PP)[settled_P > 0]
+        if (left_P < 0).any() or int(settled_P.sum()) * 4 < contested:
+            return None  # settled too much for someone, or the bounds settle too little to end soon
+    picked = problem.sample(1.0, 0)
+    W_RP, noise = problem.gather(picked, noise)
+    owner_R, price_P = solve(W_RP, left_P, _levels(len(W_RP), problem.settings.seed), price_P)
+    differences_PP = price_P[:, None] - price_P[None, :]
+    np.fill_diagonal(differences_PP, -np.inf)
+    if not (differences_PP <= bounds_PP).all():
+        return None
+    origin = 0
+    for part, positions in zip(problem.parts, picked, strict=True):
+        part.owner[positions] = problem.tasks_P[owner_R[origin : origin + len(positions)]]
+        origin += len(positions)
+    held = W_RP[np.arange(len(W_RP)), owner_R]
+    retained = settled_importance + float(held.sum())
+    lost = float(((W_RP - price_P).max(axis=1) - (held - price_P[owner_R])).sum()) if len(W_RP) else 0.0
+    return ((lost + problem.elements * noise) / retained if retained > 0 else 0.0), price_P
+
+
+def _levels(rows: int, seed: int) -> list[np.ndarray]:
+    """Growing random sets of rows to find first prices on."""
+    sizes = [size for size in (1 << 10, 1 << 13, 1 << 16, 1 << 19) if 2 * size < rows]
+    if not sizes:
+        return []
+    order = np.random.default_rng(seed).permutation(rows)
+    return [np.sort(order[:size]) for size in sizes]
+
+
+def _prices(W_RP: np.ndarray, left_P: np.ndarray, widen: float, price_P: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Prices from a sample and, for each pair (a, b), how large price_a - price_b may be: from the spread of the sample's eighths, widened."""
+    R, P = W_RP.shape
+    # A rare task is given more rows than its due: its price comes out too low, so nothing is settled against it wrongly; and nothing is settled for it.
+    least = RARE * EIGHTHS * int(left_P.sum()) // R
+    rare_P = left_P < least
+    budget_P = np.maximum(left_P, least)
+    _, centre_P = solve(W_RP, apportion(budget_P, R), _levels(R, R), price_P)
+    centre_PP = centre_P[:, None] - centre_P[None, :]
+    largest_PP = centre_PP.copy()
+    for e in range(EIGHTHS):
+        rows = np.ascontiguousarray(W_RP[e::EIGHTHS])
+        _, part_P = solve(rows, apportion(budget_P, len(rows)), [], centre_P)
+        largest_PP = np.maximum(largest_PP, part_P[:, None] - part_P[None, :])
+    bound_PP = centre_PP + widen * (largest_PP - centre_PP)
+    bound_PP[rare_P] = np.inf
+    return centre_P, bound_PP
+
+
+def _settle_all(problem: _Problem, price_P: np.ndarray, bound_PP: np.ndarray, noise: float) -> tuple[np.ndarray, float]:
+    def settle(part: _Part) -> tuple[np.ndarray, float]:
+        settled_P, total = np.zeros(len(problem.tasks_P), np.int64), 0.0
+        for low, high in spans(part.owner.size, min(BLOCK, problem.work.block)):
+            owner = part.owner[low:high]
+            if (owner == kernels.FREE).any():
+                importance_PB = problem.read(part, low, high)
+                k = problem.ties[part.tensor]
+                total += _settle(importance_PB, price_P, bound_PP, problem.tasks_P, k, part.start + low, noise, owner, settled_P)
+        return settled_P, total
+
+    results = problem.work.map(settle, problem.parts)
+    return np.sum([s for s, _ in results], axis=0), float(sum(total for _, total in results))
+
+
+def relative_gap(
+    tensors: Sequence[Deltas], owners: np.ndarray, price_T: np.ndarray, importance: Importance, settings: Settings, work: Workspace
+) -> float:
+    """The certificate from scratch: (dual - primal) / primal at any prices, shape (T,), reading everything once. For checks; selecting does not need it."""
+    asked = np.bincount(owners, minlength=settings.tasks)
+    competing = [t for t in range(settings.tasks) if asked[t]]
+    problem = _Problem(tensors, asked.tolist(), competing, importance, settings, work)
+    problem.owners[:] = owners
+    price_P = price_T[competing]
+    dual, primal = float((problem.budget_P * price_P).sum()), 0.0
+    for part in problem.parts:
+        for low, high in spans(part.owner.size, min(BLOCK, work.block)):
+            d, p = _dual_terms(problem.read(part, low, high), price_P, problem.tasks_P, part.owner[low:high])
+            dual, primal = dual + d, primal + p
+    return (dual - primal) / primal if primal > 0 else 0.0

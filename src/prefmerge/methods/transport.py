@@ -1,0 +1,182 @@
+"""The exact assignment of rows to tasks under budgets: a transport problem with few sinks, solved by shortest paths between tasks.
+
+    maximise sum_r W[r, owner(r)]   subject to   |{r: owner(r) = t}| = n_t;      dual: min_price sum_r max_t (W[r, t] - price_t) + sum_t n_t price_t
+
+Start from any prices and give every row to its best task at these prices; while a task holds too many rows, move one along the cheapest path of tasks to one that holds too few, and move the
+prices with the distances (successive shortest paths; Ahuja, Magnanti and Orlin 1993, chapter 9). Prices then prove optimality: every row's owner is its best task.
+Good first prices come from the same problem on the first rows (`levels`), so few moves are left. Shapes: W_RP (R rows, P tasks, float64). Cost: O(R P) to set up and, per move, O(P^2) plus,
+now and then, O(R) to list the next cheapest rows between two tasks. Left out: rows by the million (`optimal` cuts them down first).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numba import njit
+
+LISTED = 48  # cheapest rows remembered for each pair of tasks
+
+
+@njit(cache=True, nogil=True)
+def _refill(W_RP, owner_R, source, target, rows, costs, cutoff):
+    """List the cheapest moves source -> target, sorted; every move not listed costs at least `cutoff[source, target]`."""
+    count = 0
+    keep = LISTED
+    limit = np.inf
+    for r in range(owner_R.size):
+        if owner_R[r] != source:
+            continue
+        cost = W_RP[r, source] - W_RP[r, target]
+        if cost >= limit:
+            continue
+        i = count if count < keep else keep - 1
+        while i > 0 and costs[source, target, i - 1] > cost:
+            costs[source, target, i] = costs[source, target, i - 1]
+            rows[source, target, i] = rows[source, target, i - 1]
+            i -= 1
+        costs[source, target, i] = cost
+        rows[source, target, i] = r
+        if count < keep:
+            count += 1
+        if count == keep:
+            limit = costs[source, target, keep - 1]
+    cutoff[source, target] = limit
+    return count
+
+
+@njit(cache=True, nogil=True)
+def _insert(row, cost, source, target, rows, costs, counts, cutoff):
+    """Add one move to a list if it belongs there."""
+    if cost >= cutoff[source, target]:
+        return
+    count = counts[source, target]
+    if count == LISTED:
+        # The last one leaves; from now on the list is complete only below it.
+        count -= 1
+        cutoff[source, target] = costs[source, target, count]
+        if cost >= cutoff[source, target]:
+            counts[source, target] = count
+            return
+    i = count
+    while i > 0 and costs[source, target, i - 1] > cost:
+        costs[source, target, i] = costs[source, target, i - 1]
+        rows[source, target, i] = rows[source, target, i - 1]
+        i -= 1
+    costs[source, target, i] = cost
+    rows[source, target, i] = row
+    counts[source, target] = count + 1
+
+
+@njit(cache=True, nogil=True)
+def _cheapest(W_RP, owner_R, source, target, rows, costs, counts, cutoff):
+    """The cost of the cheapest move source -> target; it then stands first in its list. Infinity when there is none."""
+    while True:
+        count = counts[source, target]
+        stale = 0
+        while stale < count and owner_R[rows[source, target, stale]] != source:
+            stale += 1
+        if stale:
+            for i in range(stale, count):
+                costs[source, target, i - stale] = costs[source, target, i]
+                rows[source, target, i - stale] = rows[source, target, i]
+            count -= stale
+            counts[source, target] = count
+        if count:
+            return costs[source, target, 0]
+        if cutoff[source, target] == np.inf:
+            return np.inf
+        counts[source, target] = _refill(W_RP, owner_R, source, target, rows, costs, cutoff)
+        if counts[source, target] == 0:
+            return np.inf
+
+
+@njit(cache=True, nogil=True)
+def assign(W_RP, budget_P, price_P, owner_R):
+    """Fill `owner_R` with the optimal assignment and move `price_P` to prices that prove it. `budget_P` sums to R. Returns the number of moves."""
+    R, P = W_RP.shape
+    held = np.zeros(P, np.int64)
+    for r in range(R):
+        best = 0
+        for t in range(1, P):
+            if W_RP[r, t] - price_P[t] > W_RP[r, best] - price_P[best]:
+                best = t
+        owner_R[r] = best
+        held[best] += 1
+    rows = np.empty((P, P, LISTED), np.int64)
+    costs = np.empty((P, P, LISTED), np.float64)
+    counts = np.zeros((P, P), np.int64)
+    cutoff = np.full((P, P), -np.inf)  # nothing listed yet: the first look fills the list
+    distance = np.empty(P)
+    before = np.empty(P, np.int64)
+    done = np.empty(P, np.bool_)
+    moves = 0
+    while True:
+        over = False
+        for t in range(P):
+            done[t] = False
+            before[t] = -1
+            distance[t] = 0.0 if held[t] > budget_P[t] else np.inf
+            over |= held[t] > budget_P[t]
+        if not over:
+            return moves
+        # Dijkstra on reduced costs, which the prices keep non-negative.
+        goal = -1
+        while True:
+            s = -1
+            for t in range(P):
+                if not done[t] and distance[t] < np.inf and (s < 0 or distance[t] < distance[s]):
+                    s = t
+            if s < 0:
+                break
+            done[s] = True
+            if held[s] < budget_P[s]:
+                goal = s
+                break
+            for t in range(P):
+                if not done[t]:
+                    cost = _cheapest(W_RP, owner_R, s, t, rows, costs, counts, cutoff)
+                    if cost < np.inf:
+                        reach = distance[s] + max(0.0, cost - (price_P[s] - price_P[t]))
+                        if reach < distance[t]:
+                            distance[t] = reach
+                            before[t] = s
+        far = distance[goal]
+        for t in range(P):
+            price_P[t] -= min(distance[t], far)
+        t = goal
+        while before[t] >= 0:
+            s = before[t]
+            _cheapest(W_RP, owner_R, s, t, rows, costs, counts, cutoff)
+            r = rows[s, t, 0]
+            owner_R[r] = t
+            for u in range(P):
+                if u != t:
+                    _insert(r, W_RP[r, t] - W_RP[r, u], t, u, rows, costs, counts, cutoff)
+            held[s] -= 1
+            held[t] += 1
+            t = s
+        moves += 1
+
+
+def apportion(budget_P: np.ndarray, rows: int) -> np.ndarray:
+    """`rows` shared out in proportion to the budgets, by largest remainder, the earlier task first."""
+    total = int(budget_P.sum())
+    if total == 0:
+        return np.zeros_like(budget_P)
+    whole = [divmod(int(n) * rows, total) for n in budget_P]
+    shared = np.array([quotient for quotient, _ in whole], np.int64)
+    order = sorted(range(len(whole)), key=lambda t: (-whole[t][1], t))
+    shared[order[: rows - int(shared.sum())]] += 1
+    return shared
+
+
+def solve(W_RP: np.ndarray, budget_P: np.ndarray, levels: Sequence[np.ndarray], price_P: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The optimal owner of every row, uint8 shape (R,), and its prices. `levels`: growing sets of row indices to find first prices on."""
+    R, P = W_RP.shape
+    price_P = np.zeros(P) if price_P is None else price_P.copy()
+    for rows in levels:
+        assign(np.ascontiguousarray(W_RP[rows]), apportion(budget_P, len(rows)), price_P, np.empty(len(rows), np.uint8))
+    owner_R = np.empty(R, np.uint8)
+    assign(W_RP, budget_P, price_P, owner_R)
+    return owner_R, price_P

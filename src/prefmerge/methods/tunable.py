@@ -1,0 +1,142 @@
+"""Tunable MAGMAX: every element takes its value from one task, and the tasks' counts are the user's (paper section 3.2, Algorithm 1).
+
+    tau_merged[p] = tau_{owner(p)}[p],   |{p: owner(p) = t}| = n_t exactly
+
+`paper` assigns by records (`records`), `optimal` maximises the retained importance (`optimal`); both fill one byte of owner per element. Only tasks with a positive budget compete,
+except in `printed`, which is Algorithm 1 to the letter. Tensors that no competing task changed are the base's and consume no budget.
+Cost: per element one byte of owner and, for `paper`, a mask of one bit per competing task; one reading of the competing tasks per pass and one for the merge;
+strength below 1 and importance `step` read once more. Left out: where the preference comes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+
+from prefmerge.errors import MethodError, PreferenceError
+from prefmerge.methods import kernels
+from prefmerge.methods.importance import importance_of
+from prefmerge.methods.optimal import select_optimal
+from prefmerge.methods.protocol import Deltas, Method, Report, Rule, Settings
+from prefmerge.methods.records import select_by_records
+from prefmerge.methods.workspace import Workspace, spans
+from prefmerge.preference import blended, budgets
+
+
+@dataclass
+class _OwnerRule(Rule):
+    owners: list[np.ndarray | None] = field(default_factory=list)  # one byte per element; None where no task changed the tensor
+
+    def unchanged(self, tensor: int) -> bool:
+        return self.owners[tensor] is None
+
+    def block(self, tensor: int, start: int, stop: int, out: np.ndarray, work: Workspace) -> np.ndarray:
+        owners = self.owners[tensor]
+        assert owners is not None
+        owner, tau, tasks = owners[start:stop], work.buffer("tau", stop - start), self.settings.tasks
+        counts = np.bincount(owner, minlength=tasks)
+        for task in range(tasks):
+            if counts[task]:
+                self.tensors[tensor].read(task, start, stop, tau)
+                kernels.take_owned(tau, owner, np.uint8(task), out)
+        return counts
+
+
+@dataclass(frozen=True)
+class TunableMagmax(Method):
+    """See the module."""
+
+    name: str = "tunable_magmax"
+    summary: str = "element budgets per task from a preference (the default)"
+    default_scale: float = 0.5
+    options: frozenset[str] = frozenset({"preference", "seed", "selection", "importance", "strength", "carry", "scope", "passes"})
+
+    def by_tensor(self, settings: Settings) -> bool:
+        return settings.scope == "tensor"
+
+    def prepare(self, tensors: Sequence[Deltas], settings: Settings, work: Workspace) -> Rule:
+        if settings.tasks >= kernels.FREE:
+            raise MethodError(f"tunable_magmax merges at most {kernels.FREE - 1} tasks at once, found {settings.tasks}.")
+        wanted = list(range(settings.tasks)) if _all_take_part(settings) else [t for t, n in enumerate(_speaks_for(settings)) if n > 0]
+        live = [i for i, changed in enumerate(work.map(lambda deltas: _is_changed(deltas, wanted, work), tensors)) if changed]
+        if not live:
+            return _OwnerRule(tensors, settings, _nothing(settings), owners=[None] * len(tensors))
+        kept = [tensors[i] for i in live]
+        asked = _budgets(kept, settings, work)
+        competing = wanted if settings.selection == "printed" else [task for task, n in enumerate(asked) if n]
+        importance = importance_of(settings.importance, kept, competing, settings.tasks, work)
+        if settings.selection == "optimal":
+            flat, report = select_optimal(kept, asked, competing, importance, settings, work)
+        else:
+            flat, report = select_by_records(kept, asked, competing, importance, settings, work)
+        owners: list[np.ndarray | None] = [None] * len(tensors)
+        start = 0
+        for i, deltas in zip(live, kept, strict=True):
+            owners[i] = flat[start : start + deltas.size]
+            start += deltas.size
+        return _OwnerRule(tensors, settings, report, owners=owners)
+
+
+def _nothing(settings: Settings) -> Report:
+    return Report(asked=(0,) * settings.tasks, passes=[], random=(0,) * settings.tasks)
+
+
+def _speaks_for(settings: Settings) -> Sequence[Fraction | int]:
+    """What the user asked for each task, before it meets a number of elements."""
+    if settings.counts is not None:
+        return settings.counts
+    assert settings.shares is not None, "the caller resolves the preference"
+    return settings.shares
+
+
+def _all_take_part(settings: Settings) -> bool:
+    """MAGMAX's own shares and the printed algorithm look at every task, whatever was asked for it."""
+    return settings.selection == "printed" or settings.strength < 1
+
+
+def _is_changed(deltas: Deltas, tasks: Sequence[int], work: Workspace) -> bool:
+    """Whether any of `tasks` differs from the base anywhere. Stops at the first difference, which is mostly in the first block."""
+    for start, stop in spans(deltas.size, work.block):
+        tau = work.buffer("tau", stop - start)
+        if any(deltas.read(task, start, stop, tau) for task in tasks):
+            return True
+    return False
+
+
+def _budgets(tensors: Sequence[Deltas], settings: Settings, work: Workspace) -> tuple[int, ...]:
+    """Elements per task over these tensors (paper eq. 5, 6; strength is ours)."""
+    elements = sum(deltas.size for deltas in tensors)
+    if settings.counts is not None and settings.strength == 1:
+        if sum(settings.counts) != elements:
+            raise PreferenceError(
+                f"the counts sum to {sum(settings.counts)}, but the tasks changed {elements} elements (tensors that no task changed consume no budget). "
+                f"Give counts that sum to {elements}, or shares."
+            )
+        return settings.counts
+    total = sum(_speaks_for(settings))
+    shares = tuple(Fraction(n) / total for n in _speaks_for(settings))
+    if settings.strength < 1:
+        shares = blended(shares, settings.strength, magmax_counts(tensors, settings.tasks, work))
+    return budgets(shares, elements)
+
+
+def magmax_counts(tensors: Sequence[Deltas], tasks: int, work: Workspace) -> tuple[int, ...]:
+    """How many elements each task owns under MAGMAX (paper eq. 1, ties to the later task). One reading of every task."""
+
+    def count(block: tuple[int, int, int]) -> np.ndarray:
+        i, start, stop = block
+        tau, best, owner = (work.buffer(name, stop - start, dtype) for name, dtype in (("tau", np.float32), ("best", np.float32), ("owner", np.uint8)))
+        best[:] = 0
+        for task in range(tasks):
+            tensors[i].read(task, start, stop, tau)
+            kernels.fold_max(tau, best, owner, np.uint8(task))
+        return np.bincount(owner, minlength=tasks)
+
+    blocks = [(i, start, stop) for i, deltas in enumerate(tensors) for start, stop in spans(deltas.size, work.block)]
+    total = np.zeros(tasks, np.int64)
+    for counts in work.map(count, blocks):
+        total += counts
+    return tuple(int(n) for n in total)

@@ -1,0 +1,115 @@
+"""Where a merge does its work: threads, block sizes, thread-local buffers, and large arrays that spill to disk beyond the memory limit.
+
+None of these changes a result: every value is computed from elements and keyed numbers alone. Cost: `threads` times a few blocks of float32
+plus the arrays asked for. Left out: reading and writing checkpoints.
+"""
+
+from __future__ import annotations
+
+import mmap
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+BLOCK = 1 << 16  # elements; 256 KiB of float32, so a few of them stay in the second-level cache
+PARTS = 16  # blocks in one stretch of masks: fewer, longer kernel calls where only masks are walked
+
+
+class Workspace:
+    """Threads and memory of one merge. Close it (or use `with`) to let go of both.
+
+    threads: workers, at least 1. block: elements read at a time. memory: bytes of large arrays to keep anonymous; what goes beyond lives in an
+    unlinked, memory-mapped file in `scratch` (a folder; the system's temporary one by default).
+    """
+
+    def __init__(self, *, threads: int = 1, block: int = BLOCK, memory: int = 1 << 62, scratch: Path | None = None) -> None:
+        self.threads = max(1, threads)
+        self.block = block
+        self.part = block * PARTS
+        self.scratch = scratch
+        self._left = memory
+        self._spilled = 0
+        self._lock = threading.Lock()
+        self._local = threading.local()
+        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="prefmerge") if self.threads > 1 else None
+
+    def __enter__(self) -> Workspace:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the threads. What is under way ends first; what has not begun is dropped."""
+        if self._pool:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    @property
+    def spilled(self) -> int:
+        """Bytes that went to the scratch file so far."""
+        return self._spilled
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """[function(item) for item in items], side by side. Called from inside a worker it runs there, one by one. The first error ends it."""
+        work = list(items)
+        if self._pool is None or len(work) < 2 or getattr(self._local, "inside", False):
+            return [function(item) for item in work]
+
+        def inside(item: Item) -> Result:
+            self._local.inside = True
+            try:
+                return function(item)
+            finally:
+                self._local.inside = False
+
+        futures = [self._pool.submit(inside, item) for item in work]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+
+    def buffer(self, name: str, shape: int | tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
+        """A thread's own scratch array of that name, contents undefined; the same memory at the next call with this name."""
+        size = int(np.prod(shape))
+        held: dict[str, np.ndarray] = self._local.__dict__.setdefault("buffers", {})
+        array = held.get(name)
+        if array is None or array.size < size or array.dtype != np.dtype(dtype):
+            array = held[name] = np.empty(size, dtype)
+        return array[:size].reshape(shape)
+
+    def allocate(self, size: int, dtype: Any) -> np.ndarray:
+        """A large array, contents undefined: anonymous memory while the limit allows, else a mapped scratch file."""
+        nbytes = size * np.dtype(dtype).itemsize
+        with self._lock:
+            fits = nbytes <= self._left
+            if fits:
+                self._left -= nbytes
+            else:
+                self._spilled += nbytes
+        if fits:
+            array = np.empty(size, dtype)
+            weakref.finalize(array, self._give_back, nbytes)
+            return array
+        with tempfile.TemporaryFile(prefix="prefmerge-", dir=self.scratch) as file:  # unlinked from the start
+            file.truncate(nbytes)
+            return np.frombuffer(mmap.mmap(file.fileno(), nbytes), dtype)
+
+    def _give_back(self, nbytes: int) -> None:
+        with self._lock:
+            self._left += nbytes
+
+
+def spans(size: int, length: int) -> list[tuple[int, int]]:
+    """[0, size) cut into stretches of `length`."""
+    return [(start, min(start + length, size)) for start in range(0, size, length)]
