@@ -14,6 +14,7 @@ from prefmerge.methods.keyed import keyed
 FREE = np.uint8(255)  # the owner of an element that no task owns yet
 BUCKETS = 4096  # of the hash's top 12 bits: a counting array that stays in the first-level cache
 _TOP = np.uint64(52)  # 64 - 12
+STRETCH = 1024  # elements whose candidates are listed before they are looked at: the list stays in the first-level cache
 
 
 @njit(cache=True, nogil=True)
@@ -88,14 +89,26 @@ def step_squares(tau, before):
     return total
 
 
+@njit(cache=True, nogil=True, inline="always")
+def _list_candidates(mask, bit, first, listed):
+    """Write the positions from `first` on that carry `bit` into `listed`, as far as it reaches. No branch depends on the data. Returns how many."""
+    count = 0
+    for i in range(first, min(first + listed.size, mask.size)):
+        listed[count] = i
+        count += 1 if mask[i] & bit else 0
+    return count
+
+
 @njit(cache=True, nogil=True)
 def count_candidates(mask, bit, key, start, histogram):
     """Count the elements that carry `bit`, by the top bits of their keyed number. `start`: the tensor's index of element 0."""
     total = 0
-    for i in range(mask.size):
-        if mask[i] & bit:
-            histogram[keyed(key, start + i) >> _TOP] += 1
-            total += 1
+    listed = np.empty(STRETCH, np.int64)
+    for first in range(0, mask.size, STRETCH):
+        count = _list_candidates(mask, bit, first, listed)
+        for j in range(count):
+            histogram[keyed(key, start + listed[j]) >> _TOP] += 1
+        total += count
     return total
 
 
@@ -111,19 +124,22 @@ def take_all(mask, bit, owner, task):
 @njit(cache=True, nogil=True)
 def take_below(mask, bit, key, start, bucket, owner, task, edge_hash, edge_index):
     """Give the candidates below `bucket` to `task`; list those inside it, whose order decides. Returns how many it listed."""
-    listed = 0
+    edges = 0
     limit = np.uint64(bucket)
-    for i in range(mask.size):
-        if mask[i] & bit:
+    listed = np.empty(STRETCH, np.int64)
+    for first in range(0, mask.size, STRETCH):
+        for j in range(_list_candidates(mask, bit, first, listed)):
+            i = listed[j]
             h = keyed(key, start + i)
-            if (h >> _TOP) < limit:
-                owner[i] = task
-                mask[i] = 0
-            elif (h >> _TOP) == limit:
-                edge_hash[listed] = h
-                edge_index[listed] = i
-                listed += 1
-    return listed
+            # Written so that nothing jumps: which way it goes is a coin toss that no processor can predict.
+            taken = (h >> _TOP) < limit
+            owner[i] = task if taken else owner[i]
+            mask[i] = bit ^ bit if taken else mask[i]
+            if (h >> _TOP) == limit:
+                edge_hash[edges] = h
+                edge_index[edges] = i
+                edges += 1
+    return edges
 
 
 @njit(cache=True, nogil=True)
