@@ -2,9 +2,9 @@
 
     n_t = floor(s_t d) + 1{t is among the first R tasks with s_t > 0},   R = d - sum floor(s_t d)
 
-Source: Tunable MAGMAX, eq. 5, 6 (budgets), 8, 9 (geometric). Shares s_t >= 0 sum to 1 and are fractions of what was written: `0.57` of
-100 elements is 57. `carried` and `blended` (carry, strength) are ours. Cost: T fractions; nothing here touches a tensor.
-Left out: where a preference comes from (labels, features: `prefmerge.similarity`).
+Source: Tunable MAGMAX, eq. 5, 6 (budgets), 8, 9 (geometric). Shares s_t >= 0 sum to 1 and are fractions of what was
+written: `0.57` of 100 elements is 57. `carried` and `blended` (carry, strength) are ours. Cost: T fractions; nothing
+here touches a tensor. Left out: where a preference comes from (labels, features: `prefmerge.similarity`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ FORMAT = "prefmerge-preference/1"
 
 
 def exact(value: Any, what: str = "number") -> Fraction:
-    """The number as it was written: `0.57` is 57/100, also when it comes as a float. Raises PreferenceError for NaN, infinity and non-numbers."""
+    """The number as it was written: `0.57` is 57/100, also when it comes as a float. Raises PreferenceError for NaN,
+    infinity and non-numbers.
+    """
     if isinstance(value, bool):
         raise PreferenceError(f"{what}: expected a number, found {value!r}.")
     if isinstance(value, (int, Fraction)):
@@ -59,7 +61,9 @@ def as_text(value: Fraction) -> str:
 def _normalised(values: Sequence[Fraction], what: str) -> tuple[Fraction, ...]:
     negative = [i for i, v in enumerate(values) if v < 0]
     if negative:
-        raise PreferenceError(f"{what}: share {negative[0] + 1} is {as_text(values[negative[0]])}; shares cannot be negative.")
+        raise PreferenceError(
+            f"{what}: share {negative[0] + 1} is {as_text(values[negative[0]])}; shares cannot be negative."
+        )
     total = sum(values, Fraction(0))
     if total == 0:
         raise PreferenceError(f"{what}: every share is zero. Give at least one task a positive share.")
@@ -68,7 +72,8 @@ def _normalised(values: Sequence[Fraction], what: str) -> tuple[Fraction, ...]:
 
 @dataclass(frozen=True)
 class Preference:
-    """How much each task matters at a place. Build one with a constructor below; `shares(names)` resolves it for T tasks.
+    """How much each task matters at a place. Build one with a constructor below; `shares(names)` resolves it for T
+    tasks.
 
     Not tied to a number of tasks until resolved, except explicit shares and counts.
     """
@@ -84,7 +89,9 @@ class Preference:
 
     @classmethod
     def geometric(cls, alpha: Number) -> Preference:
-        """s_t proportional to alpha^(T - t) (paper eq. 8, 9): alpha > 1 favours early tasks, alpha < 1 late ones, 0 the last alone."""
+        """s_t proportional to alpha^(T - t) (paper eq. 8, 9): alpha > 1 favours early tasks, alpha < 1 late ones, 0 the
+        last alone.
+        """
         value = exact(alpha, "alpha")
         if value < 0:
             raise PreferenceError(f"alpha is {as_text(value)}; it cannot be negative.")
@@ -123,13 +130,18 @@ class Preference:
 
     @classmethod
     def from_log_similarities(cls, log_similarities: Sequence[float], names: Sequence[str] | None = None) -> Preference:
-        """s_t proportional to exp(log_sim_t), formed in log space: exp(-100 d) underflows float32 at d = 1, this does not."""
+        """s_t proportional to exp(log_sim_t), formed in log space: exp(-100 d) underflows float32 at d = 1, this does
+        not.
+        """
         logs = [float(v) for v in log_similarities]
         if any(math.isnan(v) or v == math.inf for v in logs):
             raise PreferenceError(f"log similarities must be numbers below infinity, found {logs}.")
         top = max(logs, default=-math.inf)
         if top == -math.inf:
-            raise PreferenceError("no task has any similarity to the place: every similarity is zero. Check that they share inputs or labels.")
+            raise PreferenceError(
+                "no task has any similarity to the place: every similarity is zero. Check that they share inputs or "
+                "labels."
+            )
         return cls("shares", tuple(exact(math.exp(v - top)) for v in logs), _checked_names(names, len(logs)))
 
     @classmethod
@@ -159,7 +171,9 @@ class Preference:
             ) from error
 
     def shares(self, names: Sequence[str]) -> tuple[Fraction, ...]:
-        """The share of each of the T tasks called `names`, in order; they sum to exactly 1. Raises PreferenceError when it does not fit them."""
+        """The share of each of the T tasks called `names`, in order; they sum to exactly 1. Raises PreferenceError when
+        it does not fit them.
+        """
         count = len(names)
         if count == 0:
             raise PreferenceError("a preference needs at least one task.")
@@ -172,7 +186,8 @@ class Preference:
             if len(self.values) != count:
                 what = "counts" if self.kind == "counts" else "shares"
                 raise PreferenceError(
-                    f"the preference has {len(self.values)} {what}, but there are {count} tasks: {', '.join(names)}. Give one per task, in this order."
+                    f"the preference has {len(self.values)} {what}, but there are {count} tasks: {', '.join(names)}. "
+                    "Give one per task, in this order."
                 )
             return _normalised(self.values, "preference")
         given = dict(zip(self.names, self.values, strict=True))
@@ -206,7 +221,9 @@ class Preference:
 
     @classmethod
     def from_json(cls, data: Any) -> Preference:
-        """The inverse of `to_json`. Also takes a plain list of shares, an object of shares by name, or {"counts": [...]}."""
+        """The inverse of `to_json`. Also takes a plain list of shares, an object of shares by name, or {"counts":
+        [...]}.
+        """
         if isinstance(data, list):
             return cls.explicit(data)
         if not isinstance(data, Mapping):
@@ -226,7 +243,9 @@ class Preference:
             if names is None:
                 return cls.explicit(values)
             if len(names) != len(values) or len(set(names)) != len(names):
-                raise PreferenceError(f"the preference has {len(names)} names and {len(values)} shares; each name needs one share.")
+                raise PreferenceError(
+                    f"the preference has {len(names)} names and {len(values)} shares; each name needs one share."
+                )
             return cls.named(dict(zip(names, values, strict=True)))
         raise PreferenceError(f"preference kind {kind!r} is not known; use uniform, geometric, shares or counts.")
 
@@ -258,7 +277,9 @@ def _checked_names(names: Sequence[str] | None, count: int) -> tuple[str, ...] |
 
 
 def budgets(shares: Sequence[Fraction], elements: int) -> tuple[int, ...]:
-    """Elements per task, summing to `elements` (paper eq. 5, 6). The remainder goes one each to the first tasks with a positive share."""
+    """Elements per task, summing to `elements` (paper eq. 5, 6). The remainder goes one each to the first tasks with a
+    positive share.
+    """
     floors = [int(share * elements) for share in shares]
     rest = elements - sum(floors)
     for i, share in enumerate(shares):
@@ -269,7 +290,9 @@ def budgets(shares: Sequence[Fraction], elements: int) -> tuple[int, ...]:
 
 
 def carried(shares: Sequence[Fraction], carry: Fraction) -> tuple[Fraction, ...]:
-    """s'_t proportional to the sum over q <= t of s_q carry^(t - q): what task q taught lives on, fading, in the vectors after it. Ours; 0 changes nothing."""
+    """s'_t proportional to the sum over q <= t of s_q carry^(t - q): what task q taught lives on, fading, in the
+    vectors after it. Ours; 0 changes nothing.
+    """
     if not 0 <= carry <= 1:
         raise PreferenceError(f"carry is {as_text(carry)}; it must lie between 0 and 1.")
     result: list[Fraction] = []
@@ -281,10 +304,14 @@ def carried(shares: Sequence[Fraction], carry: Fraction) -> tuple[Fraction, ...]
 
 
 def blended(shares: Sequence[Fraction], strength: Fraction, own: Sequence[int]) -> tuple[Fraction, ...]:
-    """strength * preference + (1 - strength) * MAGMAX's own shares, where `own` counts the elements that each task owns under MAGMAX. Ours; 1 changes nothing."""
+    """strength * preference + (1 - strength) * MAGMAX's own shares, where `own` counts the elements that each task owns
+    under MAGMAX. Ours; 1 changes nothing.
+    """
     if not 0 <= strength <= 1:
         raise PreferenceError(f"strength is {as_text(strength)}; it must lie between 0 and 1.")
     elements = sum(own)
     if elements == 0:
         return tuple(shares)
-    return tuple(strength * share + (1 - strength) * Fraction(count, elements) for share, count in zip(shares, own, strict=True))
+    return tuple(
+        strength * share + (1 - strength) * Fraction(count, elements) for share, count in zip(shares, own, strict=True)
+    )

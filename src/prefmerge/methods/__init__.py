@@ -11,7 +11,8 @@ from prefmerge.methods.ties import Ties
 from prefmerge.methods.tunable import TunableMagmax
 
 METHODS: dict[str, Method] = {
-    method.name: method for method in (TunableMagmax(), MAGMAX, MAX_ABS, AVERAGE, TASK_ARITHMETIC, LINEAR, RANDOM_MIX, Ties(), LAST)
+    method.name: method
+    for method in (TunableMagmax(), MAGMAX, MAX_ABS, AVERAGE, TASK_ARITHMETIC, LINEAR, RANDOM_MIX, Ties(), LAST)
 }
 
 

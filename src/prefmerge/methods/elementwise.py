@@ -64,7 +64,11 @@ class _SumRule(Rule):
 
     def block(self, tensor: int, start: int, stop: int, out: np.ndarray, work: Workspace) -> None:
         deltas, length = self.tensors[tensor], stop - start
-        tau, total, term = work.buffer("tau", length), work.buffer("total", length, np.float64), work.buffer("term", length, np.float64)
+        tau, total, term = (
+            work.buffer("tau", length),
+            work.buffer("total", length, np.float64),
+            work.buffer("term", length, np.float64),
+        )
         total[:] = 0
         for task, factor in enumerate(self.factors):
             if factor != 0.0:
@@ -92,7 +96,10 @@ class Elementwise(Method):
 
     def prepare(self, tensors: Sequence[Deltas], settings: Settings, work: Workspace) -> Rule:
         if settings.tasks > kernels.FREE:
-            raise MethodError(f"{self.name} merges at most {kernels.FREE} tasks at once, found {settings.tasks}. Merge in groups and carry on.")
+            raise MethodError(
+                f"{self.name} merges at most {kernels.FREE} tasks at once, found {settings.tasks}. Merge in groups "
+                "and carry on."
+            )
         return self.rule(tensors, settings)
 
 
@@ -115,9 +122,12 @@ class WeightedSum(Method):
             return _SumRule(tensors, settings, factors=(1.0 / settings.tasks,) * settings.tasks)
         if settings.normalize:
             if total == 0.0:
-                raise MethodError(f"{self.name}: the weights sum to zero, so they cannot be normalised. Change them or set normalize: false.")
+                raise MethodError(
+                    f"{self.name}: the weights sum to zero, so they cannot be normalised. Change them or set "
+                    "normalize: false."
+                )
             return _SumRule(tensors, settings, factors=tuple(w / total for w in weights))
-        # sum w theta = theta_0 + sum w tau + (sum w - 1) theta_0: only `linear` speaks of models rather than task vectors.
+        # sum w theta = theta_0 + sum w tau + (sum w - 1) theta_0: only `linear` speaks of models, not of task vectors.
         base_weight = total - 1.0 if self.name == "linear" else 0.0
         return _SumRule(tensors, settings, factors=weights, base_weight=base_weight)
 
@@ -127,5 +137,7 @@ MAX_ABS = Elementwise("max_abs", "the same rule over independently fine-tuned ta
 RANDOM_MIX = Elementwise("random_mix", "a random task for every element", 1.0, frozenset({"seed"}), _RandomRule)
 LAST = Elementwise("last", "the last task vector alone (the papers' Baseline)", 1.0, frozenset(), _LastRule)
 AVERAGE = WeightedSum("average", "the mean of the task vectors", 1.0, frozenset())
-TASK_ARITHMETIC = WeightedSum("task_arithmetic", "a weighted sum of task vectors", 1.0, frozenset({"weights", "normalize"}))
+TASK_ARITHMETIC = WeightedSum(
+    "task_arithmetic", "a weighted sum of task vectors", 1.0, frozenset({"weights", "normalize"})
+)
 LINEAR = WeightedSum("linear", "a weighted mean of the models", 1.0, frozenset({"weights", "normalize"}))

@@ -3,8 +3,9 @@
     magnitude   I_t = |tau_t|                                                (the paper)
     step        I_t = |tau_t - tau_{t-1}| / rms_t,  tau_0 = 0                  (ours, for sequentially trained tasks)
 
-rms_t is the root mean square of the step over the tensor, from float64 sums over fixed stretches of 65,536 elements, so no block size changes it; I_t is 0 where rms_t is 0.
-t-1 is the task before t in the full order, even one that the user asked nothing of. Cost: `step` reads two task vectors for one, and every competing task once more for its rms.
+rms_t is the root mean square of the step over the tensor, from float64 sums over fixed stretches of 65,536 elements, so
+no block size changes it; I_t is 0 where rms_t is 0. t-1 is the task before t in the full order, even one that the user
+asked nothing of. Cost: `step` reads two task vectors for one, and every competing task once more for its rms.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from prefmerge.methods.workspace import BLOCK, Workspace, spans
 class Magnitude:
     """I_t = |tau_t|. `read` may leave the sign on: rankings take the magnitude themselves."""
 
-    def read(self, deltas: Deltas, tensor: int, task: int, start: int, stop: int, out: np.ndarray, work: Workspace) -> None:
+    def read(
+        self, deltas: Deltas, tensor: int, task: int, start: int, stop: int, out: np.ndarray, work: Workspace
+    ) -> None:
         """Fill `out`, shape (stop - start,), float32."""
         deltas.read(task, start, stop, out)
 
@@ -40,7 +43,12 @@ class Step:
     @classmethod
     def measured(cls, tensors: Sequence[Deltas], tasks: Sequence[int], count: int, work: Workspace) -> Step:
         """Read the steps of `tasks` once for their root mean squares. `count`: T."""
-        stretches = [(i, task, start, stop) for i, deltas in enumerate(tensors) for task in tasks for start, stop in spans(deltas.size, BLOCK)]
+        stretches = [
+            (i, task, start, stop)
+            for i, deltas in enumerate(tensors)
+            for task in tasks
+            for start, stop in spans(deltas.size, BLOCK)
+        ]
 
         def squares(stretch: tuple[int, int, int, int]) -> float:
             i, task, start, stop = stretch
@@ -56,7 +64,9 @@ class Step:
                 rms[i, task] = math.sqrt(totals[i, task] / deltas.size) if deltas.size else 0.0
         return cls(rms)
 
-    def read(self, deltas: Deltas, tensor: int, task: int, start: int, stop: int, out: np.ndarray, work: Workspace) -> None:
+    def read(
+        self, deltas: Deltas, tensor: int, task: int, start: int, stop: int, out: np.ndarray, work: Workspace
+    ) -> None:
         """Fill `out`, shape (stop - start,), float32."""
         tau, before = _steps(deltas, task, start, stop, work)
         kernels.step_importance(tau, before, self.rms_ST[tensor, task], out)
@@ -83,6 +93,8 @@ def _steps(deltas: Deltas, task: int, start: int, stop: int, work: Workspace) ->
     return tau, before
 
 
-def importance_of(kind: str, tensors: Sequence[Deltas], competing: Sequence[int], tasks: int, work: Workspace) -> Importance:
+def importance_of(
+    kind: str, tensors: Sequence[Deltas], competing: Sequence[int], tasks: int, work: Workspace
+) -> Importance:
     """The importance called `kind`, measured where it must be."""
     return Step.measured(tensors, competing, tasks, work) if kind == "step" else Magnitude()

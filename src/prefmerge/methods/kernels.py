@@ -1,7 +1,8 @@
 """The loops over elements, compiled: everything that touches a block of deltas and nothing that knows of files.
 
-Arrays are one block long unless said otherwise (P elements). Each kernel lets go of the interpreter lock, so blocks run side by side, and is
-cached on disk after its first compilation. Left out: float contraction (an element is `base + scale * tau`, each operation rounded to float32).
+Arrays are one block long unless said otherwise (P elements). Each kernel lets go of the interpreter lock, so blocks run
+side by side, and is cached on disk after its first compilation. Left out: float contraction (an element is `base +
+scale * tau`, each operation rounded to float32).
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from prefmerge.methods.keyed import keyed
 FREE = np.uint8(255)  # the owner of an element that no task owns yet
 BUCKETS = 4096  # of the hash's top 12 bits: a counting array that stays in the first-level cache
 _TOP = np.uint64(52)  # 64 - 12
-STRETCH = 1024  # elements whose candidates are listed before they are looked at: the list stays in the first-level cache
+STRETCH = (
+    1024  # elements whose candidates are listed before they are looked at: the list stays in the first-level cache
+)
 
 
 @njit(cache=True, nogil=True)
@@ -43,7 +46,9 @@ def survey(values):
 
 @njit(cache=True, nogil=True)
 def finish(base, tau, scale, out):
-    """out = base + scale * tau, each operation rounded to float32; where tau is 0 the base keeps its bits (-0.0 too). Returns whether all are finite."""
+    """out = base + scale * tau, each operation rounded to float32; where tau is 0 the base keeps its bits (-0.0 too).
+    Returns whether all are finite.
+    """
     finite = True
     for i in range(out.size):
         t = tau[i]
@@ -91,7 +96,9 @@ def step_squares(tau, before):
 
 @njit(cache=True, nogil=True, inline="always")
 def _list_candidates(mask, bit, first, listed):
-    """Write the positions from `first` on that carry `bit` into `listed`, as far as it reaches. No branch depends on the data. Returns how many."""
+    """Write the positions from `first` on that carry `bit` into `listed`, as far as it reaches. No branch depends on
+    the data. Returns how many.
+    """
     count = 0
     for i in range(first, min(first + listed.size, mask.size)):
         listed[count] = i
@@ -101,7 +108,9 @@ def _list_candidates(mask, bit, first, listed):
 
 @njit(cache=True, nogil=True)
 def count_candidates(mask, bit, key, start, histogram):
-    """Count the elements that carry `bit`, by the top bits of their keyed number. `start`: the tensor's index of element 0."""
+    """Count the elements that carry `bit`, by the top bits of their keyed number. `start`: the tensor's index of
+    element 0.
+    """
     total = 0
     listed = np.empty(STRETCH, np.int64)
     for first in range(0, mask.size, STRETCH):
@@ -123,7 +132,9 @@ def take_all(mask, bit, owner, task):
 
 @njit(cache=True, nogil=True)
 def take_below(mask, bit, key, start, bucket, owner, task, edge_hash, edge_index):
-    """Give the candidates below `bucket` to `task`; list those inside it, whose order decides. Returns how many it listed."""
+    """Give the candidates below `bucket` to `task`; list those inside it, whose order decides. Returns how many it
+    listed.
+    """
     edges = 0
     limit = np.uint64(bucket)
     listed = np.empty(STRETCH, np.int64)
@@ -214,7 +225,9 @@ def count_equal(tau, threshold):
 
 @njit(cache=True, nogil=True)
 def trim(tau, threshold, ties):
-    """Zero what lies below the bit pattern `threshold` in magnitude, and of its equals all but the first `ties`. Returns the ties left."""
+    """Zero what lies below the bit pattern `threshold` in magnitude, and of its equals all but the first `ties`.
+    Returns the ties left.
+    """
     bits = tau.view(np.uint32)
     for i in range(bits.size):
         b = bits[i] & np.uint32(0x7FFFFFFF)
@@ -230,7 +243,9 @@ def trim(tau, threshold, ties):
 
 @njit(cache=True, nogil=True)
 def disjoint_merge(tau_TP, weights_T, normalize, out):
-    """TIES: elect the sign of the weighted mass, then the (weighted) mean, or sum, of the values that agree with it. Sums in float64."""
+    """TIES: elect the sign of the weighted mass, then the (weighted) mean, or sum, of the values that agree with it.
+    Sums in float64.
+    """
     tasks = tau_TP.shape[0]
     for i in range(out.size):
         mass = 0.0

@@ -2,8 +2,8 @@
 
     h(key, p) = mix(key + p * golden),   key = BLAKE2b(seed, tensor name, purpose, pass, stage)
 
-`mix` is the finaliser of SplitMix64 (Steele, Lea and Flood 2014, variant 13 of Stafford). The same element gets the same number for any block size,
-order and thread count. Cost: two multiplications an element. Not for cryptography.
+`mix` is the finaliser of SplitMix64 (Steele, Lea and Flood 2014, variant 13 of Stafford). The same element gets the
+same number for any block size, order and thread count. Cost: two multiplications an element. Not for cryptography.
 """
 
 from __future__ import annotations

@@ -1,12 +1,18 @@
-"""The selection that retains the most importance under the same budgets (ours): semi-discrete optimal transport with a certificate.
+"""The selection that retains the most importance under the same budgets (ours): semi-discrete optimal transport with a
+certificate.
 
-    maximise sum_p I_owner(p)[p]  subject to |{p: owner(p) = t}| = n_t;   at the optimum owner(p) = argmax_t I_t[p] - price_t
+    maximise sum_p I_owner(p)[p]   subject to   |{p: owner(p) = t}| = n_t
+    at the optimum   owner(p) = argmax_t I_t[p] - price_t
 
-The owner of most elements is plain long before the prices are exact. A keyed sample gives prices and, from its eighths, how far each price difference may still move; an element whose best task
-wins by more than that is settled. The contested are sampled again, finer, until they fit in memory; `transport.solve` then assigns them exactly under the budgets that are left. If the last prices respect every
-bound that an element was settled by, the whole assignment is optimal: all owners are best at one set of prices. Otherwise the bounds are widened and the search begins again.
-Equal importances are told apart by a keyed number below `noise` (2^-32 of the mean best importance), so the answer is deterministic, and `gap` counts what that may cost.
-Shapes: W_RP rows by competing tasks, float64. Cost: a scope of at most `ROWS / P` elements is read once; a larger one about twice, with at most `ROWS` float64 in memory and a byte an element.
+The owner of most elements is plain long before the prices are exact. A keyed sample gives prices and, from its eighths,
+how far each price difference may still move; an element whose best task wins by more than that is settled. The
+contested are sampled again, finer, until they fit in memory; `transport.solve` then assigns them exactly under the
+budgets that are left. If the last prices respect every bound that an element was settled by, the whole assignment is
+optimal: all owners are best at one set of prices. Otherwise the bounds are widened and the search begins again. Equal
+importances are told apart by a keyed number below `noise` (2^-32 of the mean best importance), so the answer is
+deterministic, and `gap` counts what that may cost. Shapes: W_RP rows by competing tasks, float64. Cost: a scope of at
+most `ROWS / P` elements is read once; a larger one about twice, with at most `ROWS` float64 in memory and a byte an
+element.
 """
 
 from __future__ import annotations
@@ -41,7 +47,9 @@ class _Part:
 
 @njit(cache=True, nogil=True)
 def _add_noise(importance, keys, indices, noise, task, out):
-    """out = importance + noise * u(element, task), u uniform in [0, 1): one keyed number an element, spread over tasks by odd multipliers."""
+    """out = importance + noise * u(element, task), u uniform in [0, 1): one keyed number an element, spread over tasks
+    by odd multipliers.
+    """
     for i in range(out.size):
         h = keyed(keys[i], indices[i]) * (np.uint64(2 * task + 1) * GOLDEN)
         out[i] = np.float64(abs(importance[i])) + noise * (np.float64(h >> np.uint64(11)) * (1.0 / 9007199254740992.0))
@@ -49,7 +57,9 @@ def _add_noise(importance, keys, indices, noise, task, out):
 
 @njit(cache=True, nogil=True)
 def _settle(importance_PB, price_P, bound_PP, tasks_P, key, start, noise, owner, settled_P):
-    """Give each free element of a block to its best task if that wins against every other by more than the bound. Returns the importance settled."""
+    """Give each free element of a block to its best task if that wins against every other by more than the bound.
+    Returns the importance settled.
+    """
     P = importance_PB.shape[0]
     worth = np.empty(P)
     total = 0.0
@@ -70,7 +80,10 @@ def _settle(importance_PB, price_P, bound_PP, tasks_P, key, start, noise, owner,
             # Only the close ones pay for their tie-breaking numbers.
             h = keyed(key, start + i)
             for t in range(P):
-                worth[t] += noise * (np.float64((h * (np.uint64(2 * tasks_P[t] + 1) * GOLDEN)) >> np.uint64(11)) * (1.0 / 9007199254740992.0))
+                worth[t] += noise * (
+                    np.float64((h * (np.uint64(2 * tasks_P[t] + 1) * GOLDEN)) >> np.uint64(11))
+                    * (1.0 / 9007199254740992.0)
+                )
             best = 0
             for t in range(1, P):
                 if worth[t] - price_P[t] > worth[best] - price_P[best]:
@@ -118,7 +131,13 @@ class _Problem:
     """One scope: its tensors, budgets and importances, and the owners found so far (FREE where contested)."""
 
     def __init__(
-        self, tensors: Sequence[Deltas], asked: Sequence[int], competing: Sequence[int], importance: Importance, settings: Settings, work: Workspace
+        self,
+        tensors: Sequence[Deltas],
+        asked: Sequence[int],
+        competing: Sequence[int],
+        importance: Importance,
+        settings: Settings,
+        work: Workspace,
     ) -> None:
         self.tensors, self.importance, self.settings, self.work = tensors, importance, settings, work
         self.tasks_P = np.array(competing, np.int64)
@@ -128,7 +147,10 @@ class _Problem:
         self.parts: list[_Part] = []
         origin = 0
         for i, deltas in enumerate(tensors):
-            self.parts += [_Part(i, start, self.owners[origin + start : origin + stop]) for start, stop in spans(deltas.size, work.part)]
+            self.parts += [
+                _Part(i, start, self.owners[origin + start : origin + stop])
+                for start, stop in spans(deltas.size, work.part)
+            ]
             origin += deltas.size
         self.ties = [key(settings.seed, deltas.name, "ties") for deltas in tensors]
 
@@ -136,11 +158,21 @@ class _Problem:
         """Importances of one block of a part for every competing task, shape (P, high - low)."""
         importance_PB = self.work.buffer("optimal", (len(self.tasks_P), high - low))
         for j, task in enumerate(self.tasks_P):
-            self.importance.read(self.tensors[part.tensor], part.tensor, int(task), part.start + low, part.start + high, importance_PB[j], self.work)
+            self.importance.read(
+                self.tensors[part.tensor],
+                part.tensor,
+                int(task),
+                part.start + low,
+                part.start + high,
+                importance_PB[j],
+                self.work,
+            )
         return importance_PB
 
     def sample(self, rate: float, purpose: int) -> list[np.ndarray]:
-        """For each part, the positions of its free elements that a keyed draw at `rate` picks; all of them at rate 1."""
+        """For each part, the positions of its free elements that a keyed draw at `rate` picks; all of them at rate
+        1.
+        """
         limit = np.uint64(min(int(rate * 2.0**64), 2**64 - 1))
 
         def pick(part: _Part) -> np.ndarray:
@@ -151,7 +183,9 @@ class _Problem:
         return self.work.map(pick, self.parts)
 
     def gather(self, picked: Sequence[np.ndarray], noise: float | None) -> tuple[np.ndarray, float]:
-        """W of the picked elements, shape (R, P), with their tie-breaking noise, and the noise (measured on these rows when not given)."""
+        """W of the picked elements, shape (R, P), with their tie-breaking noise, and the noise (measured on these rows
+        when not given).
+        """
         origins = np.concatenate([[0], np.cumsum([len(p) for p in picked])])
         W_RP = np.empty((int(origins[-1]), len(self.tasks_P)))
 
@@ -164,7 +198,15 @@ class _Problem:
             for j, task in enumerate(self.tasks_P):
                 if len(positions) == part.owner.size:
                     for low, high in spans(len(positions), self.work.block):
-                        self.importance.read(deltas, part.tensor, int(task), part.start + low, part.start + high, values[low:high], self.work)
+                        self.importance.read(
+                            deltas,
+                            part.tensor,
+                            int(task),
+                            part.start + low,
+                            part.start + high,
+                            values[low:high],
+                            self.work,
+                        )
                 else:
                     self.importance.gather(deltas, part.tensor, int(task), part.start + positions, values)
                 block[:, j] = np.abs(values)
@@ -182,14 +224,21 @@ class _Problem:
 
 
 def select_optimal(
-    tensors: Sequence[Deltas], asked: Sequence[int], competing: Sequence[int], importance: Importance, settings: Settings, work: Workspace
+    tensors: Sequence[Deltas],
+    asked: Sequence[int],
+    competing: Sequence[int],
+    importance: Importance,
+    settings: Settings,
+    work: Workspace,
 ) -> tuple[np.ndarray, Report]:
-    """The owner of every element of `tensors`, one after the other, uint8, and the relative duality gap. `asked` sums to the number of elements."""
+    """The owner of every element of `tensors`, one after the other, uint8, and the relative duality gap. `asked` sums
+    to the number of elements.
+    """
     problem = _Problem(tensors, asked, competing, importance, settings, work)
     owners, report = problem.owners, Report(tuple(asked))
     if settings.strength == 0 and isinstance(importance, Magnitude):
-        # The budgets are MAGMAX's own counts. Its assignment is then the only optimal one: task T's budget is every element where T is
-        # among the largest, so T must take them all; then T - 1 of what is left, and so on.
+        # The budgets are MAGMAX's own counts. Its assignment is then the only optimal one: task T's budget is every
+        # element where T is among the largest, so T must take them all; then T - 1 of what is left, and so on.
         work.map(lambda part: _magmax(problem, part), problem.parts)
         report.gap = 0.0
         return owners, report
@@ -220,8 +269,10 @@ def _magmax(problem: _Problem, part: _Part) -> None:
 
 
 def _search(problem: _Problem, widen: float, *, final: bool) -> tuple[float, np.ndarray] | None:
-    """One attempt: settle, cut down, solve. Returns the relative gap and the prices, or None when a bound did not hold. The `final` one keeps everything contested."""
-    P, work = len(problem.tasks_P), problem.work
+    """One attempt: settle, cut down, solve. Returns the relative gap and the prices, or None when a bound did not hold.
+    The `final` one keeps everything contested.
+    """
+    P = len(problem.tasks_P)
     problem.owners[:] = kernels.FREE
     left_P = problem.budget_P.copy()
     bounds_PP = np.full((P, P), np.inf)  # the tightest bound that any element was settled by
@@ -267,10 +318,15 @@ def _levels(rows: int, seed: int) -> list[np.ndarray]:
     return [np.sort(order[:size]) for size in sizes]
 
 
-def _prices(W_RP: np.ndarray, left_P: np.ndarray, widen: float, price_P: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Prices from a sample and, for each pair (a, b), how large price_a - price_b may be: from the spread of the sample's eighths, widened."""
-    R, P = W_RP.shape
-    # A rare task is given more rows than its due: its price comes out too low, so nothing is settled against it wrongly; and nothing is settled for it.
+def _prices(
+    W_RP: np.ndarray, left_P: np.ndarray, widen: float, price_P: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Prices from a sample and, for each pair (a, b), how large price_a - price_b may be: from the spread of the
+    sample's eighths, widened.
+    """
+    R = len(W_RP)
+    # A rare task is given more rows than its due: its price comes out too low, so nothing is settled against it
+    # wrongly; and nothing is settled for it.
     least = RARE * EIGHTHS * int(left_P.sum()) // R
     rare_P = left_P < least
     budget_P = np.maximum(left_P, least)
@@ -294,7 +350,9 @@ def _settle_all(problem: _Problem, price_P: np.ndarray, bound_PP: np.ndarray, no
             if (owner == kernels.FREE).any():
                 importance_PB = problem.read(part, low, high)
                 k = problem.ties[part.tensor]
-                total += _settle(importance_PB, price_P, bound_PP, problem.tasks_P, k, part.start + low, noise, owner, settled_P)
+                total += _settle(
+                    importance_PB, price_P, bound_PP, problem.tasks_P, k, part.start + low, noise, owner, settled_P
+                )
         return settled_P, total
 
     results = problem.work.map(settle, problem.parts)
@@ -302,9 +360,16 @@ def _settle_all(problem: _Problem, price_P: np.ndarray, bound_PP: np.ndarray, no
 
 
 def relative_gap(
-    tensors: Sequence[Deltas], owners: np.ndarray, price_T: np.ndarray, importance: Importance, settings: Settings, work: Workspace
+    tensors: Sequence[Deltas],
+    owners: np.ndarray,
+    price_T: np.ndarray,
+    importance: Importance,
+    settings: Settings,
+    work: Workspace,
 ) -> float:
-    """The certificate from scratch: (dual - primal) / primal at any prices, shape (T,), reading everything once. For checks; selecting does not need it."""
+    """The certificate from scratch: (dual - primal) / primal at any prices, shape (T,), reading everything once. For
+    checks; selecting does not need it.
+    """
     asked = np.bincount(owners, minlength=settings.tasks)
     competing = [t for t in range(settings.tasks) if asked[t]]
     problem = _Problem(tensors, asked.tolist(), competing, importance, settings, work)

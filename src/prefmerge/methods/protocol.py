@@ -2,8 +2,9 @@
 
     tau_merged[start:stop] = rule.block(tensor, start, stop),   theta = theta_0 + scale * tau_merged
 
-A method's `prepare` may read the deltas of its scope as often as it must (thresholds, masks, budgets) and returns a `Rule`; the rule then fills
-one block at a time and needs no more than a block of each task. Methods know nothing of files.
+A method's `prepare` may read the deltas of its scope as often as it must (thresholds, masks, budgets) and returns a
+`Rule`; the rule then fills one block at a time and needs no more than a block of each task. Methods know nothing of
+files.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ class Deltas(Protocol):
         ...
 
     def read(self, task: int, start: int, stop: int, out: np.ndarray) -> bool:
-        """Fill `out`, shape (stop - start,), with tau_task[start:stop]. True if any is not zero. Raises NonFiniteValue."""
+        """Fill `out`, shape (stop - start,), with tau_task[start:stop]. True if any is not zero. Raises
+        NonFiniteValue.
+        """
         ...
 
     def gather(self, task: int, indices: np.ndarray, out: np.ndarray) -> None:
@@ -51,7 +54,9 @@ class Deltas(Protocol):
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides the merged bytes besides the tensors. One entry per task in the tuples, in the order of training."""
+    """Everything that decides the merged bytes besides the tensors. One entry per task in the tuples, in the order of
+    training.
+    """
 
     tasks: int
     seed: int = 0
@@ -77,7 +82,9 @@ class Report:
     passes: list[tuple[int, ...]] | None = None
     random: tuple[int, ...] | None = None
     gap: float | None = None  # relative duality gap of `optimal`, an upper bound
-    prices: tuple[float | None, ...] | None = None  # of `optimal`: the certificate; None for a task that did not compete
+    prices: tuple[float | None, ...] | None = (
+        None  # of `optimal`: the certificate; None for a task that did not compete
+    )
 
     def entries(self) -> dict[str, Any]:
         """The parts that apply, ready for the receipt."""
@@ -109,7 +116,9 @@ class Rule:
         return False
 
     def block(self, tensor: int, start: int, stop: int, out: np.ndarray, work: Workspace) -> np.ndarray | None:
-        """Fill `out` with the merged, unscaled task vector. Returns owners per task, shape (T,), where every element has one. Thread-safe."""
+        """Fill `out` with the merged, unscaled task vector. Returns owners per task, shape (T,), where every element
+        has one. Thread-safe.
+        """
         raise NotImplementedError
 
 

@@ -1,13 +1,15 @@
 """Algorithm 1 as a walk over bit masks (design: records).
 
-    task t is a record of element p when |tau_t[p]| >= max_{t' < t} |tau_t'[p]|;  stage t's candidates = free elements of which t is a record
+    task t is a record of element p when |tau_t[p]| >= max_{t' < t} |tau_t'[p]|
+    candidates of stage t = free elements of which t is a record
 
-Why: eq. 2 asks for the elements, not yet owned, where t has the largest magnitude among tasks 1..t. That is a property of p and t alone, so one running maximum
-over the tasks writes a bit mask per element and a whole pass walks the masks from the highest bit to the lowest without reading a delta again.
-A stage with more candidates than budget takes those with the smallest keyed numbers: a uniformly random subset that no block size or thread changes.
-Passes 2..K: only tasks with budget left compete and their records are new ones (docs/algorithm.md proves that the printed second pass assigns nothing).
-Rest: the free elements go to the tasks with budget left, uniformly at random.
-Cost: one reading of the competing tasks per pass; 1, 2, 4 or 8 bytes of mask and one of owner per element; two walks over the masks per stage.
+Why: eq. 2 asks for the elements, not yet owned, where t has the largest magnitude among tasks 1..t. That is a property
+of p and t alone, so one running maximum over the tasks writes a bit mask per element and a whole pass walks the masks
+from the highest bit to the lowest without reading a delta again. A stage with more candidates than budget takes those
+with the smallest keyed numbers: a uniformly random subset that no block size or thread changes. Passes 2..K: only tasks
+with budget left compete and their records are new ones (docs/algorithm.md proves that the printed second pass assigns
+nothing). Rest: the free elements go to the tasks with budget left, uniformly at random. Cost: one reading of the
+competing tasks per pass; 1, 2, 4 or 8 bytes of mask and one of owner per element; two walks over the masks per stage.
 """
 
 from __future__ import annotations
@@ -50,9 +52,16 @@ def mask_dtype(competing: int) -> np.dtype:
 
 
 def select_by_records(
-    tensors: Sequence[Deltas], asked: Sequence[int], competing: Sequence[int], importance: Importance, settings: Settings, work: Workspace
+    tensors: Sequence[Deltas],
+    asked: Sequence[int],
+    competing: Sequence[int],
+    importance: Importance,
+    settings: Settings,
+    work: Workspace,
 ) -> tuple[np.ndarray, Report]:
-    """The owner of every element of `tensors`, one after the other, uint8, and the counts. `asked` sums to the number of elements."""
+    """The owner of every element of `tensors`, one after the other, uint8, and the counts. `asked` sums to the number
+    of elements.
+    """
     dtype = mask_dtype(len(competing))
     elements = sum(deltas.size for deltas in tensors)
     masks, owners = work.allocate(elements, dtype), work.allocate(elements, np.uint8)
@@ -79,13 +88,22 @@ def select_by_records(
         for bit in reversed(range(len(hungry))):
             task = hungry[bit]
             if left[task]:
-                taken[task] = _draw(tensors, parts, dtype.type(1 << bit), task, left[task], (number, task), settings, work)
+                taken[task] = _draw(
+                    tensors, parts, dtype.type(1 << bit), task, left[task], (number, task), settings, work
+                )
                 left[task] -= taken[task]
         passes.append(tuple(taken))
     return owners, Report(tuple(asked), passes, _rest(tensors, parts, left, dtype, settings, work))
 
 
-def _mark(tensors: Sequence[Deltas], part: _Part, tasks: Sequence[int], importance: Importance, dtype: np.dtype, work: Workspace) -> None:
+def _mark(
+    tensors: Sequence[Deltas],
+    part: _Part,
+    tasks: Sequence[int],
+    importance: Importance,
+    dtype: np.dtype,
+    work: Workspace,
+) -> None:
     """Write the masks of the part's free elements: one bit for each of `tasks` that is a record there."""
     deltas = tensors[part.tensor]
     for low, high in spans(part.mask.size, work.block):
@@ -102,9 +120,18 @@ def _mark(tensors: Sequence[Deltas], part: _Part, tasks: Sequence[int], importan
 
 
 def _draw(
-    tensors: Sequence[Deltas], parts: Sequence[_Part], bit: np.unsignedinteger, task: int, wanted: int, stage: tuple[int, int], settings: Settings, work: Workspace
+    tensors: Sequence[Deltas],
+    parts: Sequence[_Part],
+    bit: np.unsignedinteger,
+    task: int,
+    wanted: int,
+    stage: tuple[int, int],
+    settings: Settings,
+    work: Workspace,
 ) -> int:
-    """Give `task` its candidates (the elements that carry `bit`), or `wanted` of them at random if there are more. Returns how many it got."""
+    """Give `task` its candidates (the elements that carry `bit`), or `wanted` of them at random if there are more.
+    Returns how many it got.
+    """
     keys = [key(settings.seed, deltas.name, "draw", *stage) for deltas in tensors]
 
     def count(part: _Part) -> tuple[int, np.ndarray]:
@@ -124,7 +151,9 @@ def _draw(
         part, histogram = item
         listed = int(histogram[bucket])
         hashes, indices = np.empty(listed, np.uint64), np.empty(listed, np.int64)
-        kernels.take_below(part.mask, bit, keys[part.tensor], part.start, bucket, part.owner, np.uint8(task), hashes, indices)
+        kernels.take_below(
+            part.mask, bit, keys[part.tensor], part.start, bucket, part.owner, np.uint8(task), hashes, indices
+        )
         return hashes, indices
 
     edges = work.map(take, [(part, histogram) for part, (_, histogram) in zip(parts, counted, strict=True)])
@@ -132,14 +161,21 @@ def _draw(
     places = np.concatenate([np.full(len(h), i) for i, (h, _) in enumerate(edges)])
     indices = np.concatenate([i for _, i in edges])
     # A stable sort: equal numbers (one chance in 2^64) fall to the order of tensors and indices.
-    for i in np.argsort(hashes, kind="stable")[: wanted - certain]:
-        part = parts[places[i]]
+    for i in np.argsort(hashes, kind="stable")[: wanted - certain].tolist():
+        part = parts[int(places[i])]
         part.owner[indices[i]] = task
         part.mask[indices[i]] = 0
     return wanted
 
 
-def _rest(tensors: Sequence[Deltas], parts: Sequence[_Part], left: list[int], dtype: np.dtype, settings: Settings, work: Workspace) -> tuple[int, ...]:
+def _rest(
+    tensors: Sequence[Deltas],
+    parts: Sequence[_Part],
+    left: list[int],
+    dtype: np.dtype,
+    settings: Settings,
+    work: Workspace,
+) -> tuple[int, ...]:
     """Algorithm 1, lines 11 to 14: what is free goes to the tasks with budget left, uniformly at random."""
     given = [0] * settings.tasks
     if sum(left):

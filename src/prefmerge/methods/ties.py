@@ -1,11 +1,14 @@
-"""TIES: trim each task vector to its largest values, elect a sign per element by mass, average what agrees (Yadav et al. 2023).
+"""TIES: trim each task vector to its largest values, elect a sign per element by mass, average what agrees (Yadav et
+al. 2023).
 
-    keep the int(density n) largest |tau_t| (n: elements of the tensor, or of the model);  sign = sign of sum_t w_t tau_t;
+    keep the int(density n) largest |tau_t| (n: elements of the tensor, or of the model)
+    sign = sign of sum_t w_t tau_t
     tau = sum_{agreeing} w_t tau_t / sum_{agreeing} w_t
 
-The threshold is the exact k-th largest magnitude, found in two readings by counting float32 bit patterns, whose order is that of magnitudes; values equal
-to it are kept in order of tensor name and index until k are kept. Cost: three readings (a fourth where equals must be told apart), T counting arrays of 64 KiB to 512 KiB,
-and T blocks per thread. Left out: other sparsifiers.
+The threshold is the exact k-th largest magnitude, found in two readings by counting float32 bit patterns, whose order
+is that of magnitudes; values equal to it are kept in order of tensor name and index until k are kept. Cost: three
+readings (a fourth where equals must be told apart), T counting arrays of 64 KiB to 512 KiB, and T blocks per thread.
+Left out: other sparsifiers.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ MERGE_BLOCK = 1 << 14  # elements held for all T tasks at once
 
 @dataclass(frozen=True)
 class _Cut:
-    """Which of one task's values survive: those above `threshold` and `ties` of its equals, of which `before[tensor][block]` come earlier."""
+    """Which of one task's values survive: those above `threshold` and `ties` of its equals, of which
+    `before[tensor][block]` come earlier.
+    """
 
     threshold: int
     ties: int
@@ -47,7 +52,11 @@ class _TiesRule(Rule):
         for task, cut in enumerate(self.cuts):
             deltas.read(task, start, stop, tau_TP[task])
             if cut is not None:
-                ties = stop - start if cut.before is None else max(0, cut.ties - self._equals_before(cut, task, tensor, block, start, work))
+                ties = (
+                    stop - start
+                    if cut.before is None
+                    else max(0, cut.ties - self._equals_before(cut, task, tensor, block, start, work))
+                )
                 kernels.trim(tau_TP[task], np.uint32(cut.threshold), ties)
         weights = np.array(self.settings.weights or (1.0,) * tasks, np.float64)
         kernels.disjoint_merge(tau_TP, weights, self.settings.normalize, out)
@@ -79,7 +88,9 @@ class Ties(Method):
         for density in densities:
             if not 0 < density <= 1:
                 raise MethodError(f"ties: density must lie above 0 and at most 1, found {density}.")
-        return _TiesRule(tensors, settings, cuts=tuple(_cut(tensors, task, density, work) for task, density in enumerate(densities)))
+        return _TiesRule(
+            tensors, settings, cuts=tuple(_cut(tensors, task, density, work) for task, density in enumerate(densities))
+        )
 
 
 def _cut(tensors: Sequence[Deltas], task: int, density: float, work: Workspace) -> _Cut | None:
@@ -107,7 +118,7 @@ def _cut(tensors: Sequence[Deltas], task: int, density: float, work: Workspace) 
 
     # One counting array per stretch of blocks, not per block: they are as large as a block itself.
     each = max(1, -(-len(blocks) // (4 * work.threads)))
-    bucket, above = _locate(sum(work.map(high_counts, stretches(each))), keep)
+    bucket, above = _locate(np.sum(work.map(high_counts, stretches(each)), axis=0), keep)
 
     def low_counts(stretch: list[tuple[int, int, int]]) -> np.ndarray:
         histogram = np.zeros(LOW, np.int64)
@@ -115,7 +126,7 @@ def _cut(tensors: Sequence[Deltas], task: int, density: float, work: Workspace) 
             kernels.magnitude_histogram_low(read(block), np.uint32(bucket), histogram)
         return histogram
 
-    low_histogram = sum(work.map(low_counts, stretches(each)))
+    low_histogram = np.sum(work.map(low_counts, stretches(each)), axis=0)
     low, above_low = _locate(low_histogram, keep - above)
     threshold, ties = (bucket << 16) | low, keep - above - above_low
     # Zeros need no order among them: trimmed or not, they are zero.

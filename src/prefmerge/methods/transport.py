@@ -1,11 +1,15 @@
-"""The exact assignment of rows to tasks under budgets: a transport problem with few sinks, solved by shortest paths between tasks.
+"""The exact assignment of rows to tasks under budgets: a transport problem with few sinks, solved by shortest paths
+between tasks.
 
-    maximise sum_r W[r, owner(r)]   subject to   |{r: owner(r) = t}| = n_t;      dual: min_price sum_r max_t (W[r, t] - price_t) + sum_t n_t price_t
+    maximise sum_r W[r, owner(r)]   subject to   |{r: owner(r) = t}| = n_t
+    dual     min over prices   sum_r max_t (W[r, t] - price_t) + sum_t n_t price_t
 
-Start from any prices and give every row to its best task at these prices; while a task holds too many rows, move one along the cheapest path of tasks to one that holds too few, and move the
-prices with the distances (successive shortest paths; Ahuja, Magnanti and Orlin 1993, chapter 9). Prices then prove optimality: every row's owner is its best task.
-Good first prices come from the same problem on the first rows (`levels`), so few moves are left. Shapes: W_RP (R rows, P tasks, float64). Cost: O(R P) to set up and, per move, O(P^2) plus,
-now and then, O(R) to list the next cheapest rows between two tasks. Left out: rows by the million (`optimal` cuts them down first).
+Start from any prices and give every row to its best task at these prices; while a task holds too many rows, move one
+along the cheapest path of tasks to one that holds too few, and move the prices with the distances (successive shortest
+paths; Ahuja, Magnanti and Orlin 1993, chapter 9). Prices then prove optimality: every row's owner is its best task.
+Good first prices come from the same problem on the first rows (`levels`), so few moves are left. Shapes: W_RP (R rows,
+P tasks, float64). Cost: O(R P) to set up and, per move, O(P^2) plus, now and then, O(R) to list the next cheapest rows
+between two tasks. Left out: rows by the million (`optimal` cuts them down first).
 """
 
 from __future__ import annotations
@@ -20,7 +24,9 @@ LISTED = 48  # cheapest rows remembered for each pair of tasks
 
 @njit(cache=True, nogil=True)
 def _refill(W_RP, owner_R, source, target, rows, costs, cutoff):
-    """List the cheapest moves source -> target, sorted; every move not listed costs at least `cutoff[source, target]`."""
+    """List the cheapest moves source -> target, sorted; every move not listed costs at least `cutoff[source,
+    target]`.
+    """
     count = 0
     keep = LISTED
     limit = np.inf
@@ -93,7 +99,9 @@ def _cheapest(W_RP, owner_R, source, target, rows, costs, counts, cutoff):
 
 @njit(cache=True, nogil=True)
 def assign(W_RP, budget_P, price_P, owner_R):
-    """Fill `owner_R` with the optimal assignment and move `price_P` to prices that prove it. `budget_P` sums to R. Returns the number of moves."""
+    """Fill `owner_R` with the optimal assignment and move `price_P` to prices that prove it. `budget_P` sums to R.
+    Returns the number of moves.
+    """
     R, P = W_RP.shape
     held = np.zeros(P, np.int64)
     for r in range(R):
@@ -171,8 +179,12 @@ def apportion(budget_P: np.ndarray, rows: int) -> np.ndarray:
     return shared
 
 
-def solve(W_RP: np.ndarray, budget_P: np.ndarray, levels: Sequence[np.ndarray], price_P: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """The optimal owner of every row, uint8 shape (R,), and its prices. `levels`: growing sets of row indices to find first prices on."""
+def solve(
+    W_RP: np.ndarray, budget_P: np.ndarray, levels: Sequence[np.ndarray], price_P: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The optimal owner of every row, uint8 shape (R,), and its prices. `levels`: growing sets of row indices to find
+    first prices on.
+    """
     R, P = W_RP.shape
     price_P = np.zeros(P) if price_P is None else price_P.copy()
     for rows in levels:

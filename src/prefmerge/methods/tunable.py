@@ -1,10 +1,12 @@
-"""Tunable MAGMAX: every element takes its value from one task, and the tasks' counts are the user's (paper section 3.2, Algorithm 1).
+"""Tunable MAGMAX: every element takes its value from one task, and the tasks' counts are the user's (paper section 3.2,
+Algorithm 1).
 
     tau_merged[p] = tau_{owner(p)}[p],   |{p: owner(p) = t}| = n_t exactly
 
-`paper` assigns by records (`records`), `optimal` maximises the retained importance (`optimal`); both fill one byte of owner per element. Only tasks with a positive budget compete,
-except in `printed`, which is Algorithm 1 to the letter. Tensors that no competing task changed are the base's and consume no budget.
-Cost: per element one byte of owner and, for `paper`, a mask of one bit per competing task; one reading of the competing tasks per pass and one for the merge;
+`paper` assigns by records (`records`), `optimal` maximises the retained importance (`optimal`); both fill one byte of
+owner per element. Only tasks with a positive budget compete, except in `printed`, which is Algorithm 1 to the letter.
+Tensors that no competing task changed are the base's and consume no budget. Cost: per element one byte of owner and,
+for `paper`, a mask of one bit per competing task; one reading of the competing tasks per pass and one for the merge;
 strength below 1 and importance `step` read once more. Left out: where the preference comes from.
 """
 
@@ -28,7 +30,9 @@ from prefmerge.preference import blended, budgets
 
 @dataclass
 class _OwnerRule(Rule):
-    owners: list[np.ndarray | None] = field(default_factory=list)  # one byte per element; None where no task changed the tensor
+    owners: list[np.ndarray | None] = field(
+        default_factory=list
+    )  # one byte per element; None where no task changed the tensor
 
     def unchanged(self, tensor: int) -> bool:
         return self.owners[tensor] is None
@@ -52,16 +56,28 @@ class TunableMagmax(Method):
     name: str = "tunable_magmax"
     summary: str = "element budgets per task from a preference (the default)"
     default_scale: float = 0.5
-    options: frozenset[str] = frozenset({"preference", "seed", "selection", "importance", "strength", "carry", "scope", "passes"})
+    options: frozenset[str] = frozenset(
+        {"preference", "seed", "selection", "importance", "strength", "carry", "scope", "passes"}
+    )
 
     def by_tensor(self, settings: Settings) -> bool:
         return settings.scope == "tensor"
 
     def prepare(self, tensors: Sequence[Deltas], settings: Settings, work: Workspace) -> Rule:
         if settings.tasks >= kernels.FREE:
-            raise MethodError(f"tunable_magmax merges at most {kernels.FREE - 1} tasks at once, found {settings.tasks}.")
-        wanted = list(range(settings.tasks)) if _all_take_part(settings) else [t for t, n in enumerate(_speaks_for(settings)) if n > 0]
-        live = [i for i, changed in enumerate(work.map(lambda deltas: _is_changed(deltas, wanted, work), tensors)) if changed]
+            raise MethodError(
+                f"tunable_magmax merges at most {kernels.FREE - 1} tasks at once, found {settings.tasks}."
+            )
+        wanted = (
+            list(range(settings.tasks))
+            if _all_take_part(settings)
+            else [t for t, n in enumerate(_speaks_for(settings)) if n > 0]
+        )
+        live = [
+            i
+            for i, changed in enumerate(work.map(lambda deltas: _is_changed(deltas, wanted, work), tensors))
+            if changed
+        ]
         if not live:
             return _OwnerRule(tensors, settings, _nothing(settings), owners=[None] * len(tensors))
         kept = [tensors[i] for i in live]
@@ -98,7 +114,9 @@ def _all_take_part(settings: Settings) -> bool:
 
 
 def _is_changed(deltas: Deltas, tasks: Sequence[int], work: Workspace) -> bool:
-    """Whether any of `tasks` differs from the base anywhere. Stops at the first difference, which is mostly in the first block."""
+    """Whether any of `tasks` differs from the base anywhere. Stops at the first difference, which is mostly in the
+    first block.
+    """
     for start, stop in spans(deltas.size, work.block):
         tau = work.buffer("tau", stop - start)
         if any(deltas.read(task, start, stop, tau) for task in tasks):
@@ -112,7 +130,8 @@ def _budgets(tensors: Sequence[Deltas], settings: Settings, work: Workspace) -> 
     if settings.counts is not None and settings.strength == 1:
         if sum(settings.counts) != elements:
             raise PreferenceError(
-                f"the counts sum to {sum(settings.counts)}, but the tasks changed {elements} elements (tensors that no task changed consume no budget). "
+                f"the counts sum to {sum(settings.counts)}, but the tasks changed {elements} elements (tensors that "
+                "no task changed consume no budget). "
                 f"Give counts that sum to {elements}, or shares."
             )
         return settings.counts
@@ -124,11 +143,16 @@ def _budgets(tensors: Sequence[Deltas], settings: Settings, work: Workspace) -> 
 
 
 def magmax_counts(tensors: Sequence[Deltas], tasks: int, work: Workspace) -> tuple[int, ...]:
-    """How many elements each task owns under MAGMAX (paper eq. 1, ties to the later task). One reading of every task."""
+    """How many elements each task owns under MAGMAX (paper eq. 1, ties to the later task). One reading of every
+    task.
+    """
 
     def count(block: tuple[int, int, int]) -> np.ndarray:
         i, start, stop = block
-        tau, best, owner = (work.buffer(name, stop - start, dtype) for name, dtype in (("tau", np.float32), ("best", np.float32), ("owner", np.uint8)))
+        tau, best, owner = (
+            work.buffer(name, stop - start, dtype)
+            for name, dtype in (("tau", np.float32), ("best", np.float32), ("owner", np.uint8))
+        )
         best[:] = 0
         for task in range(tasks):
             tensors[i].read(task, start, stop, tau)

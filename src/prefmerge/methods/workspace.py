@@ -1,7 +1,8 @@
-"""Where a merge does its work: threads, block sizes, thread-local buffers, and large arrays that spill to disk beyond the memory limit.
+"""Where a merge does its work: threads, block sizes, thread-local buffers, and large arrays that spill to disk beyond
+the memory limit.
 
-None of these changes a result: every value is computed from elements and keyed numbers alone. Cost: `threads` times a few blocks of float32
-plus the arrays asked for. Left out: reading and writing checkpoints.
+None of these changes a result: every value is computed from elements and keyed numbers alone. Cost: `threads` times a
+few blocks of float32 plus the arrays asked for. Left out: reading and writing checkpoints.
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ PARTS = 16  # blocks in one stretch of masks: fewer, longer kernel calls where o
 class Workspace:
     """Threads and memory of one merge. Close it (or use `with`) to let go of both.
 
-    threads: workers, at least 1. block: elements read at a time. memory: bytes of large arrays to keep anonymous; what goes beyond lives in an
-    unlinked, memory-mapped file in `scratch` (a folder; the system's temporary one by default).
+    threads: workers, at least 1. block: elements read at a time. memory: bytes of large arrays to keep anonymous; what
+    goes beyond lives in an unlinked, memory-mapped file in `scratch` (a folder; the system's temporary one by default).
     """
 
-    def __init__(self, *, threads: int = 1, block: int = BLOCK, memory: int = 1 << 62, scratch: Path | None = None) -> None:
+    def __init__(
+        self, *, threads: int = 1, block: int = BLOCK, memory: int = 1 << 62, scratch: Path | None = None
+    ) -> None:
         self.threads = max(1, threads)
         self.block = block
         self.part = block * PARTS
@@ -59,7 +62,9 @@ class Workspace:
         return self._spilled
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-        """[function(item) for item in items], side by side. Called from inside a worker it runs there, one by one. The first error ends it."""
+        """[function(item) for item in items], side by side. Called from inside a worker it runs there, one by one. The
+        first error ends it.
+        """
         work = list(items)
         if self._pool is None or len(work) < 2 or getattr(self._local, "inside", False):
             return [function(item) for item in work]
@@ -80,7 +85,9 @@ class Workspace:
             raise
 
     def buffer(self, name: str, shape: int | tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
-        """A thread's own scratch array of that name, contents undefined; the same memory at the next call with this name."""
+        """A thread's own scratch array of that name, contents undefined; the same memory at the next call with this
+        name.
+        """
         size = int(np.prod(shape))
         held: dict[str, np.ndarray] = self._local.__dict__.setdefault("buffers", {})
         array = held.get(name)

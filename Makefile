@@ -1,0 +1,35 @@
+# Every target sets up what it needs: a fresh machine needs Python 3.11 or later and make.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+PIP = -m pip --disable-pip-version-check install --quiet
+
+.PHONY: setup demo test check bench clean
+
+setup: .venv/ready
+
+# The demo has an environment of its own: it needs no test tools and no transformers.
+demo: .venv-demo/ready
+	.venv-demo/bin/prefmerge demo --force
+
+test: .venv/ready
+	.venv/bin/python -m pytest
+
+check: .venv/ready
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/basedpyright
+
+# Minutes to an hour, and 8 GB of disk. Writes benchmarks/results/*.json and the documents made from them.
+bench: .venv/ready
+	.venv/bin/python -m benchmarks.merge_speed --docs docs/speed.md
+	.venv/bin/python -m benchmarks.optimal_gap
+
+.venv/ready .venv-demo/ready: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "prefmerge needs Python 3.11 or later with venv; set PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(PIP) --constraint constraints.txt --editable '.[$(if $(findstring demo,$@),demo,dev)]'
+	@touch $@
+
+clean:
+	rm -rf .venv .venv-demo build dist demo-out

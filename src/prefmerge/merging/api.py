@@ -1,0 +1,402 @@
+"""The calls that users make: merge files, merge state dicts, plan.
+
+recipe -> plan (headers) -> stream (values) -> receipt. The output appears at its place whole, with its receipt, or not
+at all.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prefmerge.checkpoints import (
+    Fingerprint,
+    base_fingerprint,
+    companion_files,
+    content_fingerprint,
+    create_output,
+    file_entries,
+    from_state_dict,
+    header_fingerprint,
+    is_torch_tensor,
+    sha256_files,
+    task_vector_metadata,
+)
+from prefmerge.errors import OutputIsInput, UsageError
+from prefmerge.merging.card import model_card, updated_config
+from prefmerge.merging.plan import Plan, make_plan, plan_over
+from prefmerge.merging.receipt import FORMAT, Receipt
+from prefmerge.merging.recipe import Recipe, TaskEntry
+from prefmerge.merging.source import Input
+from prefmerge.merging.stream import MemorySink, Outcome, Progress, stream
+from prefmerge.methods.workspace import BLOCK, Workspace, spans
+from prefmerge.preference import Preference, as_text
+
+UNITS = {
+    "": 1,
+    "B": 1,
+    "K": 10**3,
+    "KB": 10**3,
+    "M": 10**6,
+    "MB": 10**6,
+    "G": 10**9,
+    "GB": 10**9,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+}
+BLOCKS_PER_THREAD = 16  # buffers of one block that a thread holds at most, conversions included
+
+
+def parse_bytes(text: str | int) -> int:
+    """`256MiB`, `1.5 GB` or a number of bytes. Raises UsageError."""
+    if isinstance(text, int):
+        return text
+    plain = text.strip().upper()
+    number = plain.rstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ ")
+    unit = plain[len(number) :].strip()
+    try:
+        value = int(Fraction(number) * UNITS[unit])
+    except (KeyError, ValueError, ZeroDivisionError) as error:
+        raise UsageError(f"memory {text!r} is not a size; write for instance 256MiB or 2GB.") from error
+    if value <= 0:
+        raise UsageError(f"memory {text!r} must be positive.")
+    return value
+
+
+def merge(base: str | Path, tasks: Sequence[str | Path], out: str | Path, **options: Any) -> Receipt:
+    """Merge the task checkpoints at `tasks` into the model at `base` and write the result, with its receipt, to `out`.
+
+    base, tasks, out: a safetensors file, a Hugging Face folder, or (base and tasks) a .pt/.bin state dict. The tasks
+    come in the order in which they were trained. options: method, preference (a Preference or a spec such as
+    "0.8,0.2"), scale, seed, selection, importance, strength, carry, scope, passes, weights, density, normalize, dtype,
+    exclude, as_task_vector, names: what decides the values (see `Recipe`); threads, max_memory, force, sha256,
+    progress: how it is done. Raises PrefmergeError with one message when it cannot be done; then nothing has appeared
+    at `out`.
+    """
+    how = {
+        name: options.pop(name) for name in ("threads", "max_memory", "force", "sha256", "progress") if name in options
+    }
+    return run(recipe_of(base, tasks, **options), Path(out), **how)
+
+
+def plan(base: str | Path, tasks: Sequence[str | Path], **options: Any) -> Plan:
+    """What `merge` with the same options would do, from headers alone."""
+    return make_plan(recipe_of(base, tasks, **options))
+
+
+def recipe_of(
+    base: str | Path | None,
+    tasks: Sequence[str | Path],
+    *,
+    names: Sequence[str] | None = None,
+    weights: Sequence[Any] | None = None,
+    density: Any = None,
+    **settings: Any,
+) -> Recipe:
+    """The recipe that Python arguments describe. Raises UsageError for an unknown or ignored option."""
+    count = len(tasks)
+    for what, given in (("names", names), ("weights", weights)):
+        if given is not None and len(given) != count:
+            raise UsageError(f"{what} has {len(given)} entries for {count} tasks; give one per task.")
+    densities = [None] * count
+    if density is not None and not isinstance(density, (int, float, str, Fraction)):
+        densities, density = list(density), None
+        if len(densities) != count:
+            raise UsageError(
+                f"density has {len(densities)} entries for {count} tasks; give one number, or one per task."
+            )
+    entries = tuple(
+        TaskEntry(
+            path=os.fspath(path),
+            name=None if names is None else names[i],
+            weight=Fraction(1) if weights is None else weights[i],
+            density=densities[i],
+        )
+        for i, path in enumerate(tasks)
+    )
+    recipe = Recipe(base=None if base is None else os.fspath(base), tasks=entries)
+    stated = recipe.with_overrides(density=density, **settings)
+    given = {"weights": weights, "density": density if density is not None else next((d for d in densities if d), None)}
+    ignored = stated.ignored([name for name, value in given.items() if value is not None])
+    if ignored:
+        raise UsageError(stated.why_ignored(ignored[0], ignored[0]))
+    return stated
+
+
+def run(
+    recipe: Recipe,
+    out: Path,
+    *,
+    threads: int | None = None,
+    max_memory: str | int = "256MiB",
+    force: bool = False,
+    sha256: bool = False,
+    progress: Progress | None = None,
+    block: int = BLOCK,
+) -> Receipt:
+    """Carry out a recipe. `block` (elements read at a time) is for tests: no value depends on it."""
+    started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
+    threads = threads or available_cores()
+    allowance = _allowance(parse_bytes(max_memory), threads, block)
+    with make_plan(recipe) as planned:
+        kind = "file" if out.suffix == ".safetensors" else "folder"
+        _refuse_inputs(planned, out)
+        metadata = task_vector_metadata(_base_content(planned)) if recipe.as_task_vector else {}
+        output = create_output(
+            out,
+            planned.layout,
+            metadata=metadata,
+            kind=kind,
+            force=force,
+            scratch_bytes=_scratch_bytes(planned, allowance),
+        )
+        with output, Workspace(threads=threads, block=block, memory=allowance, scratch=output.target.parent) as work:
+            outcome = stream(planned, output, work, progress)
+            fingerprint = Fingerprint(planned.layout)
+            work.map(
+                lambda span: fingerprint.add(span[0].name, output.raw(span[0].name), span[1], span[2]),
+                [(info, start, stop) for info in planned.layout for start, stop in spans(info.size, BLOCK * 16)],
+            )
+            data = _receipt(planned, outcome, sha256)
+            data["run"] = {
+                "started": started.isoformat(timespec="seconds"),
+                "seconds": round(time.perf_counter() - clock, 3),
+                "host": socket.gethostname(),
+                "threads": threads,
+                "max_memory": str(max_memory),
+                "scratch_bytes": work.spilled,
+                "versions": _versions(),
+            }
+            data["output"] = {"path": str(out), "kind": kind, "files": [], "fingerprint": fingerprint.hexdigest()}
+            if kind == "folder":
+                _add_companions(output, planned, data)
+            written: list[Receipt] = []
+
+            def receipt(files: list[dict[str, Any]]) -> bytes:
+                data["output"]["files"] = files
+                written.append(Receipt(data))
+                return written[0].to_bytes()
+
+            output.publish(receipt)
+    return written[0]
+
+
+def merge_state_dicts(
+    base: Mapping[str, Any],
+    tasks: Sequence[Mapping[str, Any]],
+    *,
+    names: Sequence[str] | None = None,
+    threads: int | None = None,
+    block: int = BLOCK,
+    **options: Any,
+) -> tuple[dict[str, Any], Receipt]:
+    """Merge state dicts in memory: NumPy arrays or torch tensors (on the CPU afterwards). Returns one of the base's
+    kind, and the receipt.
+
+    tasks: one state dict per task, in the order of training, called `names` (task-1 ... by default). options: as for
+    `merge`, without those of files.
+    """
+    called = list(names) if names is not None else [f"task-{i + 1}" for i in range(len(tasks))]
+    recipe = recipe_of("base", called, names=called, **options)
+    clock = time.perf_counter()
+    opened = [
+        from_state_dict(base, name="base"),
+        *(from_state_dict(task, name=name) for task, name in zip(tasks, called, strict=True)),
+    ]
+    with (
+        plan_over(recipe, opened[0], opened[1:]) as planned,
+        Workspace(threads=threads or available_cores(), block=block) as work,
+    ):
+        sink = MemorySink({info.name: info for info in planned.layout})
+        outcome = stream(planned, sink, work)
+        fingerprint = Fingerprint(planned.layout)
+        for info in planned.layout:
+            fingerprint.add(info.name, sink.arrays[info.name], 0, info.size)
+        data = _receipt(planned, outcome, sha256=False)
+        data["output"] = {"path": None, "kind": "memory", "files": [], "fingerprint": fingerprint.hexdigest()}
+        data["run"] = {
+            "seconds": round(time.perf_counter() - clock, 3),
+            "threads": work.threads,
+            "versions": _versions(),
+        }
+        merged = {info.name: _as_kind_of(base[info.name], sink.arrays[info.name], info) for info in planned.layout}
+    for name, first in opened[0].aliases.items():
+        if name in merged and planned_tie(planned, name):
+            merged[name] = merged[first]
+    return {name: merged[name] for name in base if name in merged}, Receipt(data)
+
+
+def planned_tie(planned: Plan, name: str) -> bool:
+    """Whether the plan merges `name` once, with the tensor that it shares its elements with."""
+    return any(entry.name == name for entry in planned.of_role("tied"))
+
+
+def _as_kind_of(like: Any, stored: np.ndarray, info: Any) -> Any:
+    if is_torch_tensor(like):
+        import torch
+
+        dtype = getattr(torch, info.dtype.name)
+        return torch.from_numpy(stored.view(np.uint8)).view(dtype).reshape(info.shape)
+    array = (
+        stored.view(like.dtype)
+        if like.dtype.itemsize == stored.dtype.itemsize and like.dtype.name == info.dtype.name
+        else stored
+    )
+    return array.reshape(info.shape)
+
+
+def available_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _allowance(limit: int, threads: int, block: int) -> int:
+    """Bytes of large arrays that may be anonymous: the limit less what the interpreter and its compiled code hold now,
+    and less the threads' blocks.
+    """
+    held = 0
+    try:
+        with open("/proc/self/status", encoding="ascii") as status:
+            held = next(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon:"))
+    except (OSError, StopIteration, ValueError):
+        held = 128 * 2**20  # what they hold on Linux
+    return max(0, limit - held - threads * BLOCKS_PER_THREAD * block * 4)
+
+
+def _scratch_bytes(planned: Plan, allowance: int) -> int:
+    """The most that masks and owners may take on the disk."""
+    if "selection" not in planned.method.options:
+        return 0
+    sizes = [entry.info.size for entry in planned.of_role("merge")]
+    each = 1 if planned.settings.selection == "optimal" else 1 + -(-min(64, max(8, planned.settings.tasks)) // 8)
+    most = (sum(sizes) if planned.settings.scope == "model" else max(sizes, default=0)) * each
+    return max(0, most - allowance)
+
+
+def _refuse_inputs(planned: Plan, out: Path) -> None:
+    target = Path(os.path.realpath(out))
+    for source in (planned.base, *planned.tasks):
+        for path in (source.checkpoint.path, *source.checkpoint.files):
+            if path is None:
+                continue
+            real = Path(os.path.realpath(path))
+            if real == target or (target.is_dir() and target in real.parents):
+                raise OutputIsInput(
+                    f"output {out} would overwrite {source.role} ({path}), which is an input. Choose another output."
+                )
+
+
+def _base_content(planned: Plan) -> str:
+    for source in planned.tasks:
+        if source.vector:
+            return base_fingerprint(source.checkpoint)  # the plan has compared it with the base given
+    return content_fingerprint(planned.base.checkpoint)
+
+
+def _add_companions(output: Any, planned: Plan, data: dict[str, Any]) -> None:
+    for path in companion_files(planned.base.checkpoint):
+        output.add_file(path.name, updated_config(path, planned.recipe) if path.name == "config.json" else path)
+    output.add_file("README.md", model_card(data).encode())
+
+
+def _versions() -> dict[str, str]:
+    import numba
+
+    from prefmerge import __version__
+
+    return {
+        "prefmerge": __version__,
+        "numpy": np.__version__,
+        "numba": numba.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _receipt(planned: Plan, outcome: Outcome, sha256: bool) -> dict[str, Any]:
+    """Everything but `output` and `run`."""
+    tasks = len(planned.names)
+    tensors: dict[str, dict[str, Any]] = {}
+    elements: dict[str, int] = dict.fromkeys(("total", "merged", "unchanged", "excluded", "copied", "tied"), 0)
+    roles = {"copy": "copied", "exclude": "excluded", "tied": "tied"}
+    for entry in planned.entries:
+        role = roles.get(entry.role) or ("merged" if outcome.changed.get(entry.name, False) else "unchanged")
+        row: dict[str, Any] = {"shape": list(entry.info.shape), "dtype": entry.dtype.name, "role": role}
+        if role == "tied":
+            row["tied_to"] = entry.tied_to
+        if role == "merged":
+            if entry.name in outcome.reports:
+                row |= outcome.reports[entry.name].entries()
+            if entry.name in outcome.owned:
+                row["owned"] = outcome.owned[entry.name].tolist()
+        tensors[entry.name] = row
+        elements["total"] += entry.info.size
+        elements[role] += entry.info.size
+    merged = [row for row in tensors.values() if row["role"] == "merged"]
+    shares = planned.settings.shares
+    return {
+        "format": FORMAT,
+        "recipe": planned.recipe.settings(planned.names),
+        "inputs": {"base": _input(planned.base, sha256), "tasks": [_input(source, sha256) for source in planned.tasks]},
+        "output": {},
+        "tasks": list(planned.names),
+        "shares": None if shares is None else [as_text(share) for share in shares],
+        "preference": planned.recipe.preference.describe()
+        if planned.recipe.preference
+        else None
+        if shares is None
+        else Preference.uniform().describe(),
+        "elements": elements,
+        "totals": _totals(merged, outcome, tasks),
+        "tensors": tensors,
+        "notes": [*planned.notes, *outcome.notes],
+    }
+
+
+def _totals(merged: Sequence[Mapping[str, Any]], outcome: Outcome, tasks: int) -> dict[str, Any]:
+    def added(key: str) -> list[int] | None:
+        rows = [row[key] for row in merged if key in row]
+        return [sum(column) for column in zip(*rows, strict=True)] if rows and len(rows) == len(merged) else None
+
+    totals: dict[str, Any] = {
+        "asked": added("asked"),
+        "owned": added("owned"),
+        "passes": None,
+        "random": added("random"),
+        "gap": None,
+    }
+    lists = [row["passes"] for row in merged if "passes" in row]
+    if lists and len(lists) == len(merged):
+        totals["passes"] = [
+            np.sum([rows[k] for rows in lists], axis=0, dtype=np.int64).tolist() for k in range(max(map(len, lists)))
+        ]
+    gaps = [row["gap"] for row in merged if "gap" in row]
+    if gaps:
+        totals["gap"] = max(gaps)
+    if outcome.report is not None:
+        totals |= outcome.report.entries()
+    return totals
+
+
+def _input(source: Input, sha256: bool) -> dict[str, Any]:
+    checkpoint = source.checkpoint
+    return {
+        "name": checkpoint.name,
+        "path": None if checkpoint.path is None else os.path.abspath(checkpoint.path),
+        "files": file_entries(checkpoint),
+        "fingerprint": source.fingerprint.hexdigest()
+        if source.fingerprint.covered()
+        else header_fingerprint(checkpoint),
+        "covers": "content" if source.fingerprint.covered() else "header",
+        "task_vector": source.vector,
+        "sha256": sha256_files(checkpoint) if sha256 else None,
+    }

@@ -1,0 +1,75 @@
+"""The words that go with a merged folder: its model card, and a config that tells the truth about the number format."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from prefmerge.merging.recipe import Recipe
+
+
+def updated_config(path: Path, recipe: Recipe) -> bytes:
+    """config.json, with `dtype`/`torch_dtype` set to the number format asked for. Byte for byte the base's when none
+    was.
+    """
+    content = path.read_bytes()
+    asked = "float32" if recipe.as_task_vector else recipe.dtype
+    if asked is None:
+        return content
+    try:
+        config = json.loads(content)
+    except ValueError:
+        return content
+    if not isinstance(config, dict):
+        return content
+    _replace(config, asked)
+    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _replace(config: dict[str, Any], dtype: str) -> None:
+    for key in ("dtype", "torch_dtype"):
+        if key in config:
+            config[key] = dtype
+    for value in config.values():
+        if isinstance(value, dict):  # the text and vision parts of a CLIP
+            _replace(value, dtype)
+
+
+def model_card(receipt: dict[str, Any]) -> str:
+    """A model card that says how the weights were made. It names no path: a folder may be published as it is."""
+    recipe, totals = receipt["recipe"], receipt["totals"]
+    owned = totals.get("owned")
+    sum_owned = sum(owned) if owned else 0
+    rows = []
+    for i, name in enumerate(receipt["tasks"]):
+        share = receipt["shares"][i] if receipt["shares"] else "-"
+        part = f"{owned[i]:,} ({owned[i] / sum_owned:.1%})" if owned and sum_owned else "-"
+        rows.append(f"| {i + 1} | {name} | {share} | {part} |")
+    what = "a task vector (not a model by itself)" if recipe["as_task_vector"] else "a merged model"
+    settings = "\n".join(
+        f"- {key}: {value}" for key, value in recipe.items() if value is not None and key != "preference"
+    )
+    return f"""---
+tags:
+- merge
+- prefmerge
+---
+
+# {what[0].upper()}{what[1:]}
+
+Made by prefmerge with method `{recipe["method"]}` from the base `{receipt["inputs"]["base"]["name"]}`
+and {len(receipt["tasks"])} task checkpoints.
+Preference: {receipt["preference"] or "the method has none"}.
+
+| | task | share asked | elements owned |
+| --- | --- | --- | --- |
+{chr(10).join(rows)}
+
+Settings:
+
+{settings}
+
+`receipt.json` holds every setting, the fingerprints of the inputs and of these weights, and the budgets of each tensor.
+`prefmerge verify` checks this folder against it.
+"""

@@ -1,0 +1,431 @@
+"""What a merge would do, from headers alone: which tensors are merged, copied or left out, and for whom.
+
+Every input is opened and held against the base before anything is written: names, shapes, number formats, ties, names
+of tasks, the preference. Budgets are upper bounds here: a tensor that no task changed will consume none. Cost: one
+header per file. Left out: values (NaN and infinity show when they are read).
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from prefmerge.checkpoints import (
+    Checkpoint,
+    TensorInfo,
+    base_fingerprint,
+    content_fingerprint,
+    is_task_vector,
+    open_checkpoint,
+)
+from prefmerge.checkpoints.dtypes import DTYPES, Dtype, by_name, require_mergeable
+from prefmerge.errors import CheckpointMismatch, MethodError, PreferenceError, RecipeError
+from prefmerge.merging.recipe import Recipe
+from prefmerge.merging.source import Input
+from prefmerge.methods import METHODS, Method, Settings
+from prefmerge.methods.records import MOST_COMPETING
+from prefmerge.preference import Preference, as_text, budgets, carried
+
+Role = Literal["merge", "copy", "exclude", "tied"]
+SHOWN = 5  # names listed in a message about many
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of the base and what becomes of it."""
+
+    info: TensorInfo
+    role: Role
+    dtype: Dtype  # of the output
+    stored_as: tuple[str, ...] = ()  # its name in each task, where it is merged
+    tied_to: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.info.name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything known before a value is read. Close it to let go of the files."""
+
+    recipe: Recipe
+    method: Method
+    settings: Settings
+    base: Input
+    tasks: tuple[Input, ...]
+    names: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    def close(self) -> None:
+        for source in (self.base, *self.tasks):
+            source.checkpoint.close()
+
+    def __enter__(self) -> Plan:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def of_role(self, role: Role) -> list[Entry]:
+        return [entry for entry in self.entries if entry.role == role]
+
+    @property
+    def layout(self) -> list[TensorInfo]:
+        """The output's tensors. A task vector has the float ones only."""
+        kept = [entry for entry in self.entries if not self.recipe.as_task_vector or entry.info.dtype.family == "float"]
+        return [TensorInfo(entry.name, entry.dtype, entry.info.shape) for entry in kept]
+
+    @property
+    def output_bytes(self) -> int:
+        return sum(info.nbytes for info in self.layout)
+
+    def most_budgets(self) -> tuple[int, ...] | None:
+        """Elements per task if every merged tensor turns out changed; None where there are no budgets or they depend on
+        the values (strength).
+        """
+        if "preference" not in self.method.options or self.settings.strength < 1:
+            return None
+        if self.settings.counts is not None:
+            return self.settings.counts
+        assert self.settings.shares is not None
+        sizes = [entry.info.size for entry in self.of_role("merge")]
+        if self.settings.scope == "model":
+            return budgets(self.settings.shares, sum(sizes))
+        total = (
+            np.sum([budgets(self.settings.shares, size) for size in sizes], axis=0)
+            if sizes
+            else np.zeros(len(self.names), np.int64)
+        )
+        return tuple(int(n) for n in total)
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan for `--json` and for the screen."""
+        bounds = self.most_budgets()
+        shares = self.settings.shares
+        return {
+            "format": "prefmerge-plan/1",
+            "recipe": self.recipe.settings(self.names),
+            "base": {"name": self.base.checkpoint.name, "path": _shown(self.base.checkpoint)},
+            "tasks": [
+                {
+                    "name": name,
+                    "path": _shown(source.checkpoint),
+                    "task_vector": source.vector,
+                    "share": None if shares is None else as_text(shares[i]),
+                    "most_elements": None if bounds is None else bounds[i],
+                }
+                for i, (name, source) in enumerate(zip(self.names, self.tasks, strict=True))
+            ],
+            "tensors": {role: len(self.of_role(role)) for role in ("merge", "copy", "exclude", "tied")},
+            "elements": {
+                role: sum(e.info.size for e in self.of_role(role)) for role in ("merge", "copy", "exclude", "tied")
+            },
+            "output_bytes": self.output_bytes,
+            "notes": list(self.notes),
+        }
+
+
+def _shown(checkpoint: Checkpoint) -> str | None:
+    return None if checkpoint.path is None else str(checkpoint.path)
+
+
+def make_plan(recipe: Recipe) -> Plan:
+    """Open the recipe's checkpoints and plan their merge. Raises CheckpointError, CheckpointMismatch, PreferenceError,
+    MethodError or RecipeError.
+    """
+    if recipe.base is None:
+        raise RecipeError("no base model given. Name the model that the tasks were fine-tuned from.")
+    if not recipe.tasks:
+        raise RecipeError(
+            "no task given: there is nothing to merge into the base. Name at least one fine-tuned checkpoint after it."
+        )
+    _refuse_repeats(recipe)
+    opened: list[Checkpoint] = []
+    try:
+        opened.append(open_checkpoint(recipe.base))
+        for task in recipe.tasks:
+            opened.append(open_checkpoint(task.path, name=task.name))
+        return plan_over(recipe, opened[0], opened[1:])
+    except BaseException:
+        for checkpoint in opened:
+            checkpoint.close()
+        raise
+
+
+def plan_over(recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint]) -> Plan:
+    """The plan over open checkpoints."""
+    if not tasks:
+        raise RecipeError(
+            "no task given: there is nothing to merge into the base. Give at least one fine-tuned checkpoint."
+        )
+    names = tuple(task.name for task in tasks)
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            first, second = (str(_shown(t) or t.name) for t in (tasks[names.index(name)], tasks[i]))
+            raise RecipeError(
+                f"two tasks are called {name!r}: {first} and {second}. Rename one, or give each a `name` in a recipe "
+                "file."
+            )
+    if is_task_vector(base):
+        raise CheckpointMismatch(
+            f"base ({base.path or base.name}) is a task vector, not a model. Give the model that it belongs to."
+        )
+    _refuse_foreign_vectors(base, tasks, names)
+    notes = list(recipe.notes)
+    entries = _entries(recipe, base, tasks, names, notes)
+    method = METHODS[recipe.method]
+    settings = _settings(recipe, method, tasks, names, entries, notes)
+    inputs = tuple(Input.of(task, f"task {name!r}") for task, name in zip(tasks, names, strict=True))
+    return Plan(recipe, method, settings, Input.of(base, "base"), inputs, names, tuple(entries), tuple(notes))
+
+
+def _refuse_repeats(recipe: Recipe) -> None:
+    seen: dict[str, str] = {}
+    for role, path in [
+        ("the base", recipe.base or ""),
+        *((f"task {i + 1}", task.path) for i, task in enumerate(recipe.tasks)),
+    ]:
+        real = os.path.realpath(path)
+        if real in seen:
+            raise CheckpointMismatch(
+                f"{role} is {path}, which is {seen[real]} too. Every input must be a checkpoint of its own."
+            )
+        seen[real] = role
+
+
+def _refuse_foreign_vectors(base: Checkpoint, tasks: Sequence[Checkpoint], names: Sequence[str]) -> None:
+    vectors = [(task, name) for task, name in zip(tasks, names, strict=True) if is_task_vector(task)]
+    if not vectors:
+        return
+    found = content_fingerprint(base)
+    for task, name in vectors:
+        expected = base_fingerprint(task)
+        if expected != found:
+            raise CheckpointMismatch(
+                f"task {name!r} ({task.path or task.name}) is a task vector over another base: it belongs to "
+                f"{expected}, "
+                f"the base given ({base.path or base.name}) is {found}. Give the base it was made with."
+            )
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(map(repr, names[:SHOWN])) + more
+
+
+def _group(checkpoint: Checkpoint, tensor: str) -> list[str]:
+    """The names that share `tensor`'s elements in a checkpoint, itself first."""
+    first = checkpoint.aliases.get(tensor, tensor)
+    return [tensor, *(n for n in [first, *(a for a, to in checkpoint.aliases.items() if to == first)] if n != tensor)]
+
+
+def _entries(
+    recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint], names: Sequence[str], notes: list[str]
+) -> list[Entry]:
+    excluded = {name for name in base.tensors if any(fnmatchcase(name, pattern) for pattern in recipe.exclude)}
+    everywhere = {*base.tensors, *(name for task in tasks for name in task.tensors)}
+    for pattern in recipe.exclude:
+        if not any(fnmatchcase(name, pattern) for name in everywhere):
+            near = difflib.get_close_matches(pattern, everywhere, n=1, cutoff=0.3)
+            hint = f" The nearest name is {near[0]!r}." if near else ""
+            raise RecipeError(
+                f"--exclude {pattern!r} matches no tensor. Patterns are matched against whole names, * stands for "
+                f"anything.{hint}"
+            )
+    merged = {name for name, info in base.tensors.items() if name not in excluded and info.dtype.family == "float"}
+    stored = {
+        name: tuple(_stored_names(base, task, who, name, names) for task, who in zip(tasks, names, strict=True))
+        for name in sorted(merged)
+    }
+    for task, who in zip(tasks, names, strict=True):
+        _check_names(recipe, base, task, who, stored, list(names).index(who))
+        _check_shapes(base, task, who, stored, list(names).index(who), excluded)
+    tied = _tied(base, tasks, stored, notes)
+    out = None if recipe.dtype is None else by_name(recipe.dtype)
+    entries: list[Entry] = []
+    for name, info in base.tensors.items():
+        dtype = out if out is not None and info.dtype.family == "float" else info.dtype
+        if recipe.as_task_vector and info.dtype.family == "float":
+            dtype = DTYPES["F32"]
+        if name in excluded:
+            entries.append(Entry(info, "exclude", dtype))
+        elif name in tied:
+            entries.append(Entry(info, "tied", dtype, tied_to=tied[name]))
+        elif name in merged:
+            entries.append(Entry(info, "merge", dtype, tuple(n for n in stored[name] if n is not None)))
+        else:
+            require_mergeable(info.dtype, file=base.file_of(name), tensor=name)
+            entries.append(Entry(info, "copy", dtype))
+    return entries
+
+
+def _stored_names(base: Checkpoint, task: Checkpoint, who: str, name: str, names: Sequence[str]) -> str | None:
+    """What the task calls the base's tensor: its own name, or that of a tied one where saving dropped this one."""
+    return next((n for n in _group(base, name) if n in task.tensors), None)
+
+
+def _check_names(
+    recipe: Recipe, base: Checkpoint, task: Checkpoint, who: str, stored: dict[str, tuple[str | None, ...]], i: int
+) -> None:
+    where = f"task {who!r} ({task.path.name if task.path else task.name})"
+    missing = [name for name, found in stored.items() if found[i] is None]
+    if missing:
+        raise CheckpointMismatch(
+            f"{where} lacks {len(missing)} of the base's tensors: {_few(missing)}. Merge checkpoints of one "
+            "architecture, "
+            f"or copy them from the base with --exclude {missing[0]!r}."
+        )
+    extra = [
+        name
+        for name in task.tensors
+        if not any(n in base.tensors for n in _group(task, name))
+        and not any(fnmatchcase(name, pattern) for pattern in recipe.exclude)
+    ]
+    if extra:
+        raise CheckpointMismatch(
+            f"{where} has {len(extra)} tensors that the base lacks: {_few(extra)}. Merge checkpoints of one "
+            "architecture, "
+            f"or leave them out with --exclude {extra[0]!r}."
+        )
+
+
+def _check_shapes(
+    base: Checkpoint, task: Checkpoint, who: str, stored: dict[str, tuple[str | None, ...]], i: int, excluded: set[str]
+) -> None:
+    where = f"task {who!r} ({task.path.name if task.path else task.name})"
+    for name, info in base.tensors.items():
+        own = stored[name][i] if name in stored else (name if name in task.tensors else None)
+        if own is None or name in excluded:
+            continue
+        found = task.tensors[own]
+        if found.shape != info.shape:
+            raise CheckpointMismatch(
+                f"{where}: tensor {name!r} has shape {found.shape}, the base has {info.shape}. Merge checkpoints of "
+                "one architecture."
+            )
+        if found.dtype.family != info.dtype.family:
+            raise CheckpointMismatch(
+                f"{where}: tensor {name!r} is {found.dtype.name}, the base has {info.dtype.name}. Convert the "
+                "checkpoint to the base's kind of "
+                f"number, or copy the tensor from the base with --exclude {name!r}."
+            )
+
+
+def _tied(
+    base: Checkpoint, tasks: Sequence[Checkpoint], stored: dict[str, tuple[str | None, ...]], notes: list[str]
+) -> dict[str, str]:
+    """The tensors to merge once for another's sake: tied in the base and of equal values in every task."""
+    tied: dict[str, str] = {}
+    for name, first in base.aliases.items():
+        if name not in stored or first not in stored:
+            continue
+        for i, task in enumerate(tasks):
+            a, b = stored[name][i], stored[first][i]
+            assert a is not None
+            assert b is not None
+            if task.aliases.get(a, a) != task.aliases.get(b, b) and not np.array_equal(task.raw(a), task.raw(b)):
+                notes.append(
+                    f"{name!r} shares its elements with {first!r} in the base, but not in task {task.name!r}: they "
+                    "are merged apart."
+                )
+                break
+        else:
+            tied[name] = first
+    return tied
+
+
+def _settings(
+    recipe: Recipe,
+    method: Method,
+    tasks: Sequence[Checkpoint],
+    names: Sequence[str],
+    entries: Sequence[Entry],
+    notes: list[str],
+) -> Settings:
+    shares = counts = None
+    if "preference" in method.options:
+        preference = recipe.preference or Preference.uniform()
+        shares = carried(preference.shares(names), recipe.carry)
+        left_out = preference.left_out(names)
+        if left_out:
+            notes.append(f"the preference does not mention {', '.join(left_out)}: share 0.")
+        if preference.kind == "counts":
+            counts = _counts(recipe, preference, shares)
+        positive = sum(share > 0 for share in shares)
+        if recipe.selection == "printed" or recipe.strength < 1:
+            positive = len(tasks)
+        if recipe.selection != "optimal" and positive > MOST_COMPETING:
+            raise MethodError(
+                f"{positive} tasks compete, but selection {recipe.selection!r} holds at most {MOST_COMPETING} in its "
+                "masks. Give fewer tasks a share, use "
+                "--selection optimal, or merge in groups with --as-task-vector and carry on."
+            )
+        if recipe.importance == "step":
+            _refuse_independent(tasks, names)
+            vectors = [name for task, name in zip(tasks, names, strict=True) if is_task_vector(task)]
+            if vectors:
+                notes.append(
+                    f"importance step takes {', '.join(vectors)}, a task vector, for the checkpoint of its place in "
+                    "the order."
+                )
+    return Settings(
+        tasks=len(tasks),
+        seed=recipe.seed,
+        scale=recipe.resolved_scale,
+        shares=shares,
+        counts=counts,
+        selection=recipe.selection,
+        importance=recipe.importance,
+        strength=recipe.strength,
+        scope=recipe.scope,
+        passes=recipe.passes,
+        weights=None if recipe.weights is None else tuple(float(w) for w in recipe.weights),
+        densities=None if recipe.densities is None else tuple(float(d) for d in recipe.densities),
+        normalize=bool(recipe.normalized),
+        base_weight=float(recipe.base_weight),
+    )
+
+
+def _counts(recipe: Recipe, preference: Preference, shares: Sequence[Any]) -> tuple[int, ...] | None:
+    if recipe.scope != "model":
+        raise PreferenceError(
+            "explicit counts are a budget over the whole model, but scope is 'tensor', where each tensor has its "
+            "own. Use --scope model, or give shares."
+        )
+    # With carry or strength the counts are only a proportion: what is asked is decided after both.
+    return tuple(int(n) for n in preference.values) if recipe.carry == 0 and recipe.strength == 1 else None
+
+
+def _refuse_independent(tasks: Sequence[Checkpoint], names: Sequence[str]) -> None:
+    for task, name in zip(tasks, names, strict=True):
+        if training_of(task) == "independent":
+            raise MethodError(
+                "importance 'step' looks at what each task changed after the one before it, but the run manifest of "
+                f"task {name!r} ({task.path}) says that the tasks "
+                "were fine-tuned independently. Use --importance magnitude."
+            )
+
+
+def training_of(checkpoint: Checkpoint) -> str | None:
+    """ "sequential" or "independent" where a run manifest (`run.json` beside the checkpoint) lists it; None where there
+    is none.
+    """
+    if checkpoint.path is None:
+        return None
+    path = Path(os.path.abspath(checkpoint.path))
+    try:
+        manifest = json.loads((path.parent / "run.json").read_text(encoding="utf-8"))
+        listed = [task["file"] for task in manifest["tasks"]]
+        return str(manifest["training"]) if path.name in (Path(file).name for file in listed) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # a file of that name that is no manifest of ours says nothing
