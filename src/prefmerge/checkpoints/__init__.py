@@ -1,0 +1,58 @@
+"""Open any checkpoint lazily; write one atomically.
+
+protocol.py          what a checkpoint looks like to everyone else
+dtypes.py            number formats, to float32 and back
+safetensors_file.py  one safetensors file: checks, memory map, layout
+torch_file.py        .pt, .bin, .pth, .ckpt
+folder.py            Hugging Face folders, indexes, and `open_checkpoint`
+memory.py            state dicts of NumPy arrays and torch tensors
+fingerprint.py       content hashes
+task_vector.py       files that hold a task vector
+companions.py        what belongs beside the weights
+atomic.py, write.py  an output, all of it or nothing
+"""
+
+from prefmerge.checkpoints.companions import companion_files
+from prefmerge.checkpoints.dtypes import DTYPES, FLOATS, Dtype, by_name, from_float32, require_mergeable, to_float32
+from prefmerge.checkpoints.fingerprint import (
+    CHUNK,
+    Fingerprint,
+    content_fingerprint,
+    file_entries,
+    header_fingerprint,
+    sha256_files,
+)
+from prefmerge.checkpoints.folder import open_checkpoint
+from prefmerge.checkpoints.memory import from_state_dict, is_torch_tensor
+from prefmerge.checkpoints.protocol import Checkpoint, TensorInfo
+from prefmerge.checkpoints.task_vector import base_fingerprint, is_task_vector, task_vector_metadata
+from prefmerge.checkpoints.write import Output, create_output, find_receipt, receipt_beside
+
+__all__ = [
+    "CHUNK",
+    "DTYPES",
+    "FLOATS",
+    "Checkpoint",
+    "Dtype",
+    "Fingerprint",
+    "Output",
+    "TensorInfo",
+    "base_fingerprint",
+    "by_name",
+    "companion_files",
+    "content_fingerprint",
+    "create_output",
+    "file_entries",
+    "find_receipt",
+    "from_float32",
+    "from_state_dict",
+    "header_fingerprint",
+    "is_task_vector",
+    "is_torch_tensor",
+    "open_checkpoint",
+    "receipt_beside",
+    "require_mergeable",
+    "sha256_files",
+    "task_vector_metadata",
+    "to_float32",
+]

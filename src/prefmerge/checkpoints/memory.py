@@ -1,0 +1,141 @@
+"""A state dict in memory, NumPy arrays or torch tensors, as a checkpoint.
+
+Arrays are taken as they are where they are contiguous and on the CPU, and copied where not. Two names for the same
+elements (same address, shape, strides and dtype) are aliases of the first. torch is never imported: a torch tensor
+brings it along. Left out: sparse, quantised and meta tensors, object arrays.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, final
+
+import numpy as np
+
+from prefmerge.checkpoints.dtypes import DTYPES, Dtype
+from prefmerge.checkpoints.protocol import TensorInfo
+from prefmerge.errors import CheckpointCorrupt, UnsupportedDtype
+
+_BY_NAME: dict[str, Dtype] = {dtype.name: dtype for dtype in DTYPES.values()}
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class StateDict:
+    """Named arrays that are at hand: a `Checkpoint`. `path` and `files` are those of the file they came from, if
+    any."""
+
+    name: str
+    tensors: Mapping[str, TensorInfo]
+    aliases: Mapping[str, str]
+    _arrays: dict[str, np.ndarray]
+    path: Path | None = None
+    files: tuple[Path, ...] = ()
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        return {}
+
+    def file_of(self, tensor: str) -> str:
+        return self.path.name if self.path else self.name
+
+    def raw(self, tensor: str) -> np.ndarray:
+        return self._arrays[tensor]
+
+    def close(self) -> None:
+        self._arrays.clear()
+
+
+def from_state_dict(tensors: Mapping[str, Any], *, name: str, path: Path | None = None) -> StateDict:
+    """`tensors`, NumPy arrays or torch tensors of any device, as a checkpoint called `name`.
+
+    Raises CheckpointCorrupt for what is not a tensor, UnsupportedDtype for a number format that no checkpoint has.
+    """
+    where = str(path) if path else f"state dict {name!r}"
+    infos: dict[str, TensorInfo] = {}
+    arrays: dict[str, np.ndarray] = {}
+    aliases: dict[str, str] = {}
+    seen: dict[tuple[Any, ...], str] = {}
+    held: list[Any] = []  # keeps every value alive to the end: a freed one's address could come back as another's
+    for key in tensors:
+        if not isinstance(key, str):
+            raise CheckpointCorrupt(f"{where}: key {key!r} is a {type(key).__name__}; tensors are named by strings.")
+    for key in sorted(tensors):
+        value = tensors[key]
+        held.append(value)
+        if is_torch_tensor(value):
+            dtype, shape, identity, flat = _from_torch(value, where, key)
+        elif isinstance(value, np.ndarray | np.generic):
+            dtype, shape, identity, flat = _from_numpy(np.asarray(value), where, key)
+        else:
+            raise CheckpointCorrupt(
+                f"{where}: {key!r} is a {type(value).__module__}.{type(value).__name__}, "
+                "not a NumPy array or a torch tensor. Convert it with numpy.asarray, or leave it out."
+            )
+        infos[key] = TensorInfo(key, dtype, shape)
+        first = seen.setdefault(identity, key) if infos[key].size else key
+        if first != key:
+            aliases[key] = first
+            flat = arrays[first]
+        flat.flags.writeable = False
+        arrays[key] = flat
+    return StateDict(name, infos, aliases, arrays, path, (path,) if path else ())
+
+
+def is_torch_tensor(value: Any) -> bool:
+    """Whether `value` is a torch tensor, parameters and subclasses included, without importing torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _unsupported(where: str, key: str, found: str) -> NoReturn:
+    raise UnsupportedDtype(
+        f"{where}: tensor {key!r} is {found}, which prefmerge cannot read. "
+        "Convert it to float32, float16 or bfloat16, or leave it out."
+    )
+
+
+_Taken = tuple[
+    Dtype, tuple[int, ...], tuple[Any, ...], np.ndarray
+]  # dtype, shape, what an alias would share, flat elements
+
+
+def _from_numpy(array: np.ndarray, where: str, key: str) -> _Taken:
+    dtype = _BY_NAME.get(array.dtype.name)  # ml_dtypes names its bfloat16 and 8-bit floats as we do
+    if dtype is None:
+        _unsupported(where, key, f"a NumPy array of {array.dtype}")
+    identity = (array.__array_interface__["data"][0], array.shape, array.strides, array.dtype.str, array.dtype.name)
+    if array.dtype.byteorder == ">" or (array.dtype.byteorder == "=" and sys.byteorder == "big"):
+        array = array.astype(array.dtype.newbyteorder("<"))
+    flat = np.ascontiguousarray(array).reshape(-1)
+    return dtype, array.shape, identity, flat.view(np.uint8).view(dtype.storage)
+
+
+def _from_torch(tensor: Any, where: str, key: str) -> _Taken:
+    import torch  # already imported by whoever made the tensor
+
+    dtype = _BY_NAME.get(str(tensor.dtype).removeprefix("torch."))
+    if dtype is None or tensor.layout != torch.strided or tensor.is_quantized:
+        _unsupported(where, key, f"a {tensor.layout} tensor of {tensor.dtype}".replace("torch.", ""))
+    if tensor.is_meta:
+        raise CheckpointCorrupt(
+            f"{where}: tensor {key!r} is on the meta device and has no values. Load the weights before merging."
+        )
+    tensor = tensor.detach()
+    identity = (
+        tensor.device,
+        tensor.data_ptr(),
+        tuple(tensor.shape),
+        tensor.stride(),
+        tensor.dtype,
+        tensor.is_conj(),
+        tensor.is_neg(),
+    )
+    values = tensor.resolve_conj().resolve_neg().cpu().contiguous()
+    values = values.as_strided(
+        (values.numel(),), (1,)
+    )  # reshape(-1) leaves the odd stride that one lone element may have
+    return dtype, tuple(tensor.shape), identity, values.view(torch.uint8).numpy().view(dtype.storage)

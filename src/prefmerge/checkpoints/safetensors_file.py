@@ -1,0 +1,239 @@
+"""One safetensors file, as reader and as layout for writers.
+
+The format: 8 bytes of little-endian header length n, n bytes of JSON {name: {dtype, shape, data_offsets}} with an
+optional `__metadata__` of strings, then the tensors, row-major and gapless; offsets count from the end of the header.
+https://github.com/huggingface/safetensors#format
+
+Opening reads and checks the header, O(tensors), and maps the file, so `raw` costs nothing until its elements are
+touched. Every claim of the header is checked here, for a message that names file and tensor; the safetensors library
+then has the last word, so that nothing passes here which others refuse. Left out: formats that pack several elements
+into a byte (F4, F6).
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import struct
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, final
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from prefmerge.checkpoints.dtypes import DTYPES
+from prefmerge.checkpoints.protocol import TensorInfo, name_of
+from prefmerge.errors import CheckpointCorrupt, CheckpointNotFound, UnsupportedDtype
+
+MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
+METADATA_KEY = "__metadata__"
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class SafetensorsFile:
+    """An open safetensors file: a `Checkpoint`. `offsets` are bytes from the start of the file."""
+
+    name: str
+    path: Path
+    tensors: Mapping[str, TensorInfo]
+    metadata: Mapping[str, str]
+    offsets: Mapping[str, int]
+    _mapped: list[np.ndarray]  # one array over the whole file; emptied by close()
+
+    @classmethod
+    def open(cls, path: str | Path, *, name: str | None = None) -> SafetensorsFile:
+        """Check the header of the file at `path` and map it. Raises CheckpointNotFound, CheckpointCorrupt,
+        UnsupportedDtype."""
+        path = Path(path)
+        try:
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                header, start = _read_header(path, file.read(8), file.read, size)
+                tensors, offsets, metadata = _check_header(path, header, start, size)
+                _ask_library(path)
+                # trackfd=False (Python 3.13) lets go of the descriptor: a hundred shards times fifty tasks would run
+                # out of them.
+                options: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
+                mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ, **options)
+        except FileNotFoundError:
+            raise CheckpointNotFound(f"{path}: no such file.") from None
+        except OSError as error:
+            raise CheckpointNotFound(f"{path}: cannot be read ({error.strerror or error}).") from error
+        return cls(name or name_of(path), path, tensors, metadata, offsets, [np.frombuffer(mapped, dtype=np.uint8)])
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """Always empty: two tensors of one file never share bytes."""
+        return {}
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.path,)
+
+    def file_of(self, tensor: str) -> str:
+        return self.path.name
+
+    def raw(self, tensor: str) -> np.ndarray:
+        if not self._mapped:
+            raise ValueError(f"{self.path} is closed")
+        info, offset = self.tensors[tensor], self.offsets[tensor]
+        return self._mapped[0][offset : offset + info.nbytes].view(info.dtype.storage)
+
+    def close(self) -> None:
+        self._mapped.clear()
+
+
+def _corrupt(path: Path, fact: str, step: str = "Download or save the file again.") -> NoReturn:
+    raise CheckpointCorrupt(f"{path}: {fact}. {step}")
+
+
+def _read_header(path: Path, first: bytes, read: Any, size: int) -> tuple[dict[str, Any], int]:
+    """The header as a dict, and the offset in the file at which the tensors start."""
+    if first.startswith(b"version "):
+        _corrupt(path, "is a Git LFS pointer, not the file it points to", "Fetch the file itself with: git lfs pull")
+    if len(first) < 8:
+        _corrupt(path, f"truncated: {size} bytes, and a safetensors file starts with 8 bytes of header length")
+    length = struct.unpack("<Q", first)[0]
+    if length > size - 8:
+        _corrupt(
+            path,
+            f"truncated, or not a safetensors file: it announces a header of {length} bytes and holds {size - 8} more",
+        )
+    if length > MAX_HEADER_BYTES:
+        _corrupt(path, f"announces a header of {length} bytes; the format allows {MAX_HEADER_BYTES}")
+    text = read(length)
+    if len(text) < length:
+        _corrupt(path, f"truncated while it was read: {len(text)} of {length} header bytes")
+    try:
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=_object_without_duplicates)
+    except _DuplicateNameError as error:
+        _corrupt(path, f"its header lists {error.args[0]!r} twice")
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        _corrupt(path, f"its header is not JSON ({error})")
+    if not isinstance(header, dict):
+        _corrupt(path, f"its header is a JSON {type(header).__name__}, not an object of tensors")
+    return header, 8 + length
+
+
+class _DuplicateNameError(Exception):
+    """A JSON object with one key twice, of which json.loads would silently keep the last."""
+
+
+def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _DuplicateNameError(key)
+        found[key] = value
+    return found
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _check_header(
+    path: Path, header: dict[str, Any], start: int, size: int
+) -> tuple[dict[str, TensorInfo], dict[str, int], dict[str, str]]:
+    """Tensors sorted by name, their offsets in the file, and the metadata, once everything the header says is
+    consistent."""
+    metadata = header.pop(METADATA_KEY, None) or {}
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        _corrupt(path, f"its {METADATA_KEY} is not an object of strings")
+    tensors: dict[str, TensorInfo] = {}
+    spans: list[tuple[int, int, str]] = []
+    for name in sorted(header):
+        info, begin, end = _check_entry(path, name, header[name])
+        tensors[name] = info
+        spans.append((begin, end, name))
+    spans.sort()
+    position, previous = 0, ""
+    for begin, end, name in spans:
+        if begin < position:
+            _corrupt(
+                path,
+                f"its header lies: tensor {name!r} starts at byte {begin}, before {previous!r} ends at {position}",
+            )
+        if begin > position:
+            _corrupt(path, f"its header lies: bytes {position} to {begin}, before tensor {name!r}, belong to no tensor")
+        position, previous = end, name
+    if position > size - start:
+        _corrupt(path, f"truncated: its tensors take {position} bytes and it holds {size - start}")
+    if position < size - start:
+        _corrupt(path, f"its header lies: its tensors take {position} bytes and it holds {size - start}")
+    return tensors, {name: start + begin for begin, _, name in spans}, metadata
+
+
+def _check_entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int, int]:
+    """One tensor of the header, and its bytes [begin, end) counted from the end of the header."""
+    if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
+        _corrupt(path, f"its header gives tensor {name!r} no dtype, shape and data_offsets")
+    code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(shape, list) or not all(map(_is_count, shape)):
+        _corrupt(path, f"its header gives tensor {name!r} the shape {shape!r}")
+    if (
+        not isinstance(offsets, list)
+        or len(offsets) != 2
+        or not all(map(_is_count, offsets))
+        or offsets[0] > offsets[1]
+    ):
+        _corrupt(path, f"its header gives tensor {name!r} the data_offsets {offsets!r}")
+    if not isinstance(code, str) or code not in DTYPES:
+        raise UnsupportedDtype(
+            f"{path}: tensor {name!r} has dtype {code!r}, which prefmerge cannot read. "
+            "Convert the checkpoint to float32, float16 or bfloat16 first."
+        )
+    info = TensorInfo(name, DTYPES[code], tuple(shape))
+    begin, end = offsets
+    if end - begin != info.nbytes:
+        _corrupt(
+            path,
+            f"its header lies: tensor {name!r}, {info.dtype.name} of shape {info.shape}, "
+            f"needs {info.nbytes} bytes and is given {end - begin}",
+        )
+    return info, begin, end
+
+
+def _ask_library(path: Path) -> None:
+    try:
+        with safe_open(path, framework="numpy"):
+            pass
+    except SafetensorError as error:
+        _corrupt(path, f"the safetensors library refuses it ({error})")
+
+
+def encode_header(tensors: Iterable[TensorInfo], metadata: Mapping[str, str]) -> tuple[bytes, dict[str, int], int]:
+    """The first bytes of a file that holds `tensors`, each tensor's offset in that file, and the size of the whole
+    file.
+
+    Tensors go from wide to narrow elements, then by name, and spaces round the header up to 8 bytes: so every tensor
+    is aligned.
+    """
+    header: dict[str, Any] = {METADATA_KEY: dict(sorted(metadata.items()))} if metadata else {}
+    relative: dict[str, int] = {}
+    position = 0
+    for info in sorted(tensors, key=lambda info: (-info.dtype.itemsize, info.name)):
+        header[info.name] = {
+            "dtype": info.dtype.code,
+            "shape": list(info.shape),
+            "data_offsets": [position, position + info.nbytes],
+        }
+        relative[info.name] = position
+        position += info.nbytes
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    if len(text) > MAX_HEADER_BYTES:
+        raise ValueError(
+            f"{len(relative)} tensors need a header of {len(text)} bytes; the format allows {MAX_HEADER_BYTES}"
+        )
+    start = 8 + len(text)
+    return (
+        struct.pack("<Q", len(text)) + text,
+        {name: start + offset for name, offset in relative.items()},
+        start + position,
+    )

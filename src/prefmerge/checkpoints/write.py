@@ -1,0 +1,407 @@
+"""Writing a checkpoint: all of it with its receipt, or nothing.
+
+    with create_output(target, tensors, metadata=..., kind="folder", force=False) as out:
+        out.write(name, start, stored)      any block, any order, any thread
+        out.publish(receipt)
+
+The layout is known before the first element: a safetensors header, then every tensor at its aligned offset; so a
+block is one pwrite and the bytes depend on tensors, metadata and values alone. A folder is published by one rename or
+exchange. A file and its receipt beside it are two names, which no rename moves together: the new receipt waits as
+`OUT.receipt.json.new` while the weights are renamed, and `find_receipt` takes the one whose fingerprint is that of
+the weights. Cost: writing once, and one fsync per file. Left out: compression, formats other than safetensors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import mmap
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+
+from prefmerge.checkpoints import atomic
+from prefmerge.checkpoints.fingerprint import content_fingerprint
+from prefmerge.checkpoints.protocol import TensorInfo
+from prefmerge.checkpoints.safetensors_file import SafetensorsFile, encode_header
+from prefmerge.errors import CheckpointError, DiskFull, OutputError, OutputExists
+
+RECEIPT = "receipt.json"
+INDEX = "model.safetensors.index.json"
+MAX_SHARD_BYTES = 5_000_000_000  # Hugging Face's limit for one file
+
+Kind = Literal["file", "folder"]
+Receipt = bytes | Callable[[list[dict[str, Any]]], bytes]
+
+
+def create_output(
+    target: str | Path,
+    tensors: Sequence[TensorInfo],
+    *,
+    metadata: Mapping[str, str],
+    kind: Kind,
+    force: bool,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    scratch_bytes: int = 0,
+) -> Output:
+    """Prepare to write `tensors` to `target`: a safetensors file, or a folder of one or more with an index.
+
+    Everything is written beside the target; the target itself changes only in `Output.publish`. Missing parent
+    folders are made, and taken back when nothing is published. `metadata` goes into every file, with `format: pt`
+    added, without which transformers does not load one. `scratch_bytes` is what the caller will need on the same disk
+    besides. What killed merges left is removed first.
+
+    Raises OutputExists, OutputError and DiskFull before anything is written.
+    """
+    target = Path(os.path.abspath(Path(target).expanduser()))
+    with _reporting(target):
+        atomic.recover(target)
+        _check_target(target, kind, force)
+        shards = _lay_out(target, tensors, {"format": "pt", **metadata}, max_shard_bytes if kind == "folder" else None)
+        _check_space(target, sum(shard.size for shard in shards), scratch_bytes)
+        return Output(target, kind, force, shards)
+
+
+@contextlib.contextmanager
+def _reporting(target: Path) -> Iterator[None]:
+    """What the system refuses, as an OutputError that names the target."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"{target}: the disk is full. Free some space, or write to another disk.") from error
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            raise OutputExists(
+                f"{target}: appeared while the merge was running. Choose another output, or give --force."
+            ) from error
+        raise OutputError(f"{target}: cannot be written ({error.strerror or error}).") from error
+
+
+def _check_target(target: Path, kind: Kind, force: bool) -> None:
+    """Raise OutputExists or OutputError unless `target` is free, or may be replaced by an output of this kind."""
+    if not target.name:
+        raise OutputError(f"{target}: not a place for an output. Name a new {kind}.")
+    if kind == "file":
+        receipt = receipt_beside(target)
+        if receipt.is_dir():
+            raise OutputExists(f"{receipt}: a folder is where the receipt goes. Choose another output.")
+    if not os.path.lexists(target):
+        return
+    if kind == "folder" and not target.is_dir():
+        raise OutputExists(
+            f"{target}: a file is in the way of the output folder. Choose another output, or remove the file."
+        )
+    if kind == "file" and target.is_dir():
+        raise OutputExists(
+            f"{target}: a folder is in the way of the output file. "
+            f"Name a file in it, for instance {target / 'merged.safetensors'}."
+        )
+    if kind == "file" and not target.is_file() and not target.is_symlink():
+        raise OutputExists(f"{target}: neither a file nor a folder. Choose another output.")
+    if not force:
+        raise OutputExists(f"{target}: already exists. Choose another output, or overwrite it with --force.")
+    if kind == "folder" and not (target / RECEIPT).is_file() and any(target.iterdir()):
+        raise OutputExists(
+            f"{target}: holds no {RECEIPT}, so prefmerge did not make this folder "
+            "and will not replace it, even with --force. Choose another output, or remove the folder yourself."
+        )
+
+
+def _check_space(target: Path, output_bytes: int, scratch_bytes: int) -> None:
+    folder = target.parent
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < output_bytes + scratch_bytes:
+        scratch = f" and {_readable(scratch_bytes)} of scratch" if scratch_bytes else ""
+        raise DiskFull(
+            f"{target}: needs {_readable(output_bytes)}{scratch}, and {folder} has {_readable(free)} free. "
+            "Free some space, or write to another disk."
+        )
+
+
+def _readable(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 10_000_000 else f"{count} bytes"
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """One safetensors file to be: its name, first bytes, size in bytes, and each tensor's offset."""
+
+    name: str
+    header: bytes
+    offsets: Mapping[str, int]
+    size: int
+    tensors: tuple[TensorInfo, ...]
+
+
+def _lay_out(
+    target: Path, tensors: Sequence[TensorInfo], metadata: Mapping[str, str], limit: int | None
+) -> list[_Shard]:
+    """The files of an output: one called as the target (no limit), or as Hugging Face names them, filled in order of
+    tensor names."""
+    ordered = sorted(tensors, key=lambda info: info.name)
+    for info, following in pairwise(ordered):
+        if info.name == following.name:
+            raise ValueError(f"tensor {info.name!r} is given twice")
+    groups: list[list[TensorInfo]] = [[]]
+    filled = 0
+    for info in ordered:
+        if limit is not None and groups[-1] and filled + info.nbytes > limit:
+            groups.append([])
+            filled = 0
+        groups[-1].append(info)
+        filled += info.nbytes
+    shards: list[_Shard] = []
+    for i, group in enumerate(groups, start=1):
+        name = f"model-{i:05}-of-{len(groups):05}.safetensors" if len(groups) > 1 else "model.safetensors"
+        shards.append(_Shard(name if limit is not None else target.name, *encode_header(group, metadata), tuple(group)))
+    return shards
+
+
+class Output:
+    """A checkpoint that is being written; made by `create_output`. Leaving its `with` block unpublished removes every
+    trace."""
+
+    def __init__(self, target: Path, kind: Kind, force: bool, shards: list[_Shard]) -> None:
+        self.target = target
+        self.kind: Kind = kind
+        self._force = force
+        self._shards = shards
+        self._infos = {info.name: info for shard in shards for info in shard.tensors}
+        self._home = {info.name: i for i, shard in enumerate(shards) for info in shard.tensors}
+        self._written = dict.fromkeys(self._infos, 0)  # elements
+        self._count = threading.Lock()
+        self._companions: set[str] = set()
+        self._fds: list[int] = []
+        self._mapped: dict[int, np.ndarray] = {}
+        self._published = False
+        self._parents = atomic.make_parents(target.parent)
+        try:
+            self._workspace = atomic.make_workspace(target)
+        except BaseException:
+            atomic.remove_empty(self._parents)
+            raise
+        try:
+            for shard in shards:
+                self._fds.append(
+                    os.open(self._workspace.path / shard.name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+                )
+                os.ftruncate(self._fds[-1], shard.size)
+                _write_all(self._fds[-1], shard.header, 0)
+        except BaseException:
+            self.discard()
+            raise
+
+    @property
+    def files(self) -> list[dict[str, Any]]:
+        """[{"name", "bytes"}] of the weights files, as the receipt lists them."""
+        return [{"name": shard.name, "bytes": shard.size} for shard in self._shards]
+
+    def write(self, name: str, start: int, stored: np.ndarray) -> None:
+        """Write the stored elements [start, start + len(stored)) of tensor `name`. Safe to call from any thread."""
+        info = self._infos[name]
+        if stored.dtype != info.dtype.storage or start < 0 or start + stored.size > info.size:
+            raise ValueError(
+                f"tensor {name!r} takes {info.size} elements of {info.dtype.storage}, "
+                f"not elements {start} to {start + stored.size} of {stored.dtype}"
+            )
+        shard = self._home[name]
+        block = np.ascontiguousarray(stored).reshape(-1).view(np.uint8)
+        with _reporting(self.target):
+            _write_all(self._fds[shard], block.data, self._shards[shard].offsets[name] + start * info.dtype.itemsize)
+        with self._count:
+            self._written[name] += stored.size
+
+    def raw(self, name: str) -> np.ndarray:
+        """What was written of tensor `name` so far (zeros elsewhere): all its elements, flat, read-only, without a
+        copy."""
+        info, shard = self._infos[name], self._home[name]
+        with self._count:
+            if shard not in self._mapped:
+                mapped = mmap.mmap(self._fds[shard], self._shards[shard].size, access=mmap.ACCESS_READ)
+                self._mapped[shard] = np.frombuffer(mapped, dtype=np.uint8)
+        offset = self._shards[shard].offsets[name]
+        return self._mapped[shard][offset : offset + info.nbytes].view(info.dtype.storage)
+
+    def add_file(self, name: str, data: bytes | Path) -> None:
+        """Put a file beside the weights of a folder: bytes, or a copy of a file. `name` may have folders in it."""
+        path = PurePosixPath(name)
+        if self.kind != "folder":
+            raise ValueError("only a folder takes files beside its weights")
+        taken = {RECEIPT, INDEX, *self._companions, *(shard.name for shard in self._shards)}
+        if path.is_absolute() or ".." in path.parts or not path.parts or name in taken:
+            raise ValueError(f"{name!r} is not a name for a file beside the weights, or is taken")
+        with _reporting(self.target):
+            place = self._workspace.path / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(data, Path):
+                shutil.copyfile(data, place)
+            else:
+                _write_file(place, data)
+        self._companions.add(name)
+
+    def publish(self, receipt: Receipt) -> None:
+        """Make everything durable and put it at the target in one step. `receipt` is JSON, or makes it from `files`.
+
+        Raises OutputExists when something appeared at the target meanwhile, ValueError when a tensor is not wholly
+        written.
+        """
+        for name, info in self._infos.items():
+            if self._written[name] < info.size:
+                raise ValueError(f"tensor {name!r}: {self._written[name]} of {info.size} elements were written")
+        content = receipt if isinstance(receipt, bytes) else receipt(self.files)
+        with _reporting(self.target):
+            for fd in self._fds:
+                atomic.sync(fd)
+            place = self._workspace.path / (RECEIPT if self.kind == "folder" else _waiting(self.target).name)
+            _write_file(place, content, durable=True)
+            _check_target(self.target, self.kind, self._force)
+            if self.kind == "folder":
+                self._publish_folder()
+            else:
+                self._publish_file()
+        self._published = True
+        self._close()
+        self._workspace.discard()
+
+    def _publish_folder(self) -> None:
+        work = self._workspace.path
+        if len(self._shards) > 1:
+            index = {
+                "metadata": {"total_size": sum(info.nbytes for info in self._infos.values())},
+                "weight_map": {name: self._shards[shard].name for name, shard in sorted(self._home.items())},
+            }
+            _write_file(
+                work / INDEX, (json.dumps(index, indent=2, ensure_ascii=False) + "\n").encode("utf-8"), durable=True
+            )
+        folders = {work}
+        for name in self._companions:
+            atomic.sync_path(work / name)
+            folders.update(work / parent for parent in PurePosixPath(name).parents)
+        for folder in sorted(folders, reverse=True):
+            atomic.sync_path(folder)
+        if os.path.lexists(self.target):
+            old = atomic.replace_folder(work, self.target)
+            atomic.sync_path(self.target.parent)
+            atomic.remove(old)
+        else:
+            atomic.rename_new(work, self.target)
+            atomic.sync_path(self.target.parent)
+
+    def _publish_file(self) -> None:
+        work, target = self._workspace.path, self.target
+        receipt, waiting = receipt_beside(target), _waiting(target)
+        atomic.sync_path(work)
+        _settle(target)
+        os.replace(work / waiting.name, waiting)
+        try:
+            atomic.sync_path(target.parent)
+            if self._force:
+                os.replace(work / target.name, target)
+            else:
+                atomic.rename_new(work / target.name, target)
+        except BaseException:
+            waiting.unlink(missing_ok=True)
+            raise
+        atomic.sync_path(target.parent)
+        os.replace(waiting, receipt)
+        atomic.sync_path(target.parent)
+
+    def discard(self) -> None:
+        """Remove what was written. Nothing happens to an output that was published."""
+        if not self._published:
+            self._close()
+            self._workspace.discard()
+            atomic.remove_empty(self._parents)
+
+    def _close(self) -> None:
+        self._mapped.clear()
+        for fd in self._fds:
+            os.close(fd)
+        self._fds.clear()
+
+    def __enter__(self) -> Output:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.discard()
+
+
+def _write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
+    """pwrite until everything is written: one call takes 2 GiB at most."""
+    rest = memoryview(data)
+    while rest:
+        done = os.pwrite(fd, rest, offset)
+        rest, offset = rest[done:], offset + done
+
+
+def _write_file(path: Path, data: bytes, *, durable: bool = False) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        _write_all(fd, data, 0)
+        if durable:
+            atomic.sync(fd)
+    finally:
+        os.close(fd)
+
+
+def receipt_beside(target: Path) -> Path:
+    """Where the receipt of an output file is: OUT.receipt.json."""
+    return target.with_name(target.name + ".receipt.json")
+
+
+def _waiting(target: Path) -> Path:
+    return target.with_name(target.name + ".receipt.json.new")
+
+
+def find_receipt(out: str | Path) -> Path | None:
+    """The receipt of the output at `out`, None when it has none.
+
+    Beside a file a receipt may still wait under its temporary name, because a merge was killed at the last moment. It
+    counts when it describes the weights that are there; this reads them once. Whether a receipt in its proper place
+    does is for `verify` to say.
+    """
+    out = Path(out)
+    if out.is_dir():
+        return out / RECEIPT if (out / RECEIPT).is_file() else None
+    if not out.is_file():
+        return None
+    if _describes(_waiting(out), out):
+        return _waiting(out)
+    return receipt_beside(out) if receipt_beside(out).is_file() else None
+
+
+def _describes(receipt: Path, weights: Path) -> bool:
+    """Whether `receipt` is there, whole, and about exactly these weights."""
+    try:
+        output = json.loads(receipt.read_bytes())["output"]
+        if [entry["bytes"] for entry in output["files"]] != [weights.stat().st_size]:
+            return False
+        opened = SafetensorsFile.open(weights)
+        return content_fingerprint(opened) == output["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError, CheckpointError):
+        return False
+
+
+def _settle(target: Path) -> None:
+    """Finish or drop what a killed merge left waiting: its receipt, once its weights are in place."""
+    waiting = _waiting(target)
+    if not os.path.lexists(waiting):
+        return
+    if _describes(waiting, target):
+        os.replace(waiting, receipt_beside(target))
+    else:
+        waiting.unlink()
+    atomic.sync_path(target.parent)
