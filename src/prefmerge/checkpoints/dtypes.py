@@ -79,9 +79,9 @@ def require_mergeable(dtype: Dtype, *, file: str, tensor: str) -> None:
 
 
 def to_float32(stored: np.ndarray, dtype: Dtype) -> np.ndarray:
-    """The elements of a float format as float32, shape kept. No copy for float32."""
+    """The elements of a float format as float32, shape kept. No copy for float32, unless its file has it unaligned."""
     if dtype.code == "F32":
-        return stored
+        return np.require(stored, requirements="A")
     if dtype.code == "BF16":
         return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
     if dtype.family != "float":

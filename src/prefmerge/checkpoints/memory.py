@@ -98,9 +98,8 @@ def _unsupported(where: str, key: str, found: str) -> NoReturn:
     )
 
 
-_Taken = tuple[
-    Dtype, tuple[int, ...], tuple[Any, ...], np.ndarray
-]  # dtype, shape, what an alias would share, flat elements
+# dtype, shape, what an alias would share, flat elements
+_Taken = tuple[Dtype, tuple[int, ...], tuple[Any, ...], np.ndarray]
 
 
 def _from_numpy(array: np.ndarray, where: str, key: str) -> _Taken:
@@ -135,7 +134,6 @@ def _from_torch(tensor: Any, where: str, key: str) -> _Taken:
         tensor.is_neg(),
     )
     values = tensor.resolve_conj().resolve_neg().cpu().contiguous()
-    values = values.as_strided(
-        (values.numel(),), (1,)
-    )  # reshape(-1) leaves the odd stride that one lone element may have
+    # Not reshape(-1): that keeps the odd stride which a lone element may have, and then there is no view of its bytes.
+    values = values.as_strided((values.numel(),), (1,))
     return dtype, tuple(tensor.shape), identity, values.view(torch.uint8).numpy().view(dtype.storage)
