@@ -19,6 +19,7 @@ from prefmerge.checkpoints.fingerprint import (
     Fingerprint,
     content_fingerprint,
     file_entries,
+    fingerprint_of,
     header_fingerprint,
     sha256_files,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "create_output",
     "file_entries",
     "find_receipt",
+    "fingerprint_of",
     "from_float32",
     "from_state_dict",
     "header_fingerprint",

@@ -64,6 +64,10 @@ class Fingerprint:
         """Whether every chunk of every tensor was added."""
         return all(bool(seen.all()) for seen in self._seen.values())
 
+    def tensor_digests(self) -> dict[str, str]:
+        """Each tensor's own hash, 16 hexadecimal digits: says which one differs where `hexdigest` says that one does."""
+        return {name: xxhash.xxh3_64_hexdigest(chunks.tobytes()) for name, chunks in self._chunks.items()}
+
     def hexdigest(self) -> str:
         """`xxh3-128:` and 32 hexadecimal digits. Raises ValueError while a chunk is missing."""
         if not self.covered():
@@ -82,13 +86,18 @@ def _described(info: TensorInfo) -> bytes:
     return head + name + struct.pack(f"<{len(info.shape)}Q", *info.shape)
 
 
-def content_fingerprint(checkpoint: Checkpoint) -> str:
-    """The fingerprint of all tensors; reads everything once."""
+def fingerprint_of(checkpoint: Checkpoint) -> Fingerprint:
+    """The fingerprint of all tensors, covered; reads everything once."""
     fingerprint = Fingerprint(checkpoint.tensors.values(), aliases=checkpoint.aliases)
     for info in checkpoint.tensors.values():
         if info.name not in checkpoint.aliases:
             fingerprint.add(info.name, checkpoint.raw(info.name), 0, info.size)
-    return fingerprint.hexdigest()
+    return fingerprint
+
+
+def content_fingerprint(checkpoint: Checkpoint) -> str:
+    """`hexdigest` of all tensors; reads everything once."""
+    return fingerprint_of(checkpoint).hexdigest()
 
 
 def header_fingerprint(checkpoint: Checkpoint) -> str:

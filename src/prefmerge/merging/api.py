@@ -178,6 +178,7 @@ def run(
                 "versions": _versions(),
             }
             data["output"] = {"path": str(out), "kind": kind, "files": [], "fingerprint": fingerprint.hexdigest()}
+            _add_digests(data, fingerprint)
             if kind == "folder":
                 _add_companions(output, planned, data)
             written: list[Receipt] = []
@@ -224,6 +225,7 @@ def merge_state_dicts(
             fingerprint.add(info.name, sink.arrays[info.name], 0, info.size)
         data = _receipt(planned, outcome, sha256=False)
         data["output"] = {"path": None, "kind": "memory", "files": [], "fingerprint": fingerprint.hexdigest()}
+        _add_digests(data, fingerprint)
         data["run"] = {
             "seconds": round(time.perf_counter() - clock, 3),
             "threads": work.threads,
@@ -307,6 +309,11 @@ def _add_companions(output: Any, planned: Plan, data: dict[str, Any]) -> None:
     for path in companion_files(planned.base.checkpoint):
         output.add_file(path.name, updated_config(path, planned.recipe) if path.name == "config.json" else path)
     output.add_file("README.md", model_card(data).encode())
+
+
+def _add_digests(data: dict[str, Any], fingerprint: Fingerprint) -> None:
+    for name, digest in fingerprint.tensor_digests().items():
+        data["tensors"][name]["xxh3"] = digest
 
 
 def _versions() -> dict[str, str]:

@@ -1,11 +1,9 @@
 """A recipe: which checkpoints, which method, which settings. It decides the merged bytes and nothing else does.
 
 Built from arguments (`Recipe(...)`), from a YAML file (`Recipe.from_yaml`, in `recipe_file`) or from a receipt
-(`Recipe.from_settings`).
-Shares, weights, densities, strength and carry are exact fractions of what was written. Here every setting is checked by
-itself; whether it fits
-the checkpoints is for the plan to say. Cost: none; no checkpoint is opened. Left out: how the merge is carried out
-(threads, memory, force).
+(`Recipe.from_settings`). Shares, weights, densities, strength and carry are exact fractions of what was written. Here
+every setting is checked by itself; whether it fits the checkpoints is for the plan to say. Cost: none; no checkpoint is
+opened. Left out: how the merge is carried out (threads, memory, force).
 """
 
 from __future__ import annotations
@@ -169,8 +167,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _convert(values: Mapping[str, Any], optional: Iterable[str]) -> dict[str, Any]:
-    """`values` with every setting converted; None stays None for `optional` ones. Raises MethodError naming the
-    setting."""
+    """`values` with every setting converted, except None where `optional`. Raises MethodError naming the setting."""
     converted = dict(values)
     for name, value in values.items():
         if name in CONVERTERS and not (value is None and name in optional):
@@ -201,8 +198,7 @@ class Recipe(BaseModel):
     """Every setting of a merge. `None` means the method's default; `settings()` spells it out.
 
     Raises MethodError for a value that no method could honour. Whether the chosen method honours a setting is asked
-    where the user
-    stated it: `with_overrides` and `from_yaml`.
+    where the user stated it: `with_overrides` and `from_yaml`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -252,8 +248,7 @@ class Recipe(BaseModel):
 
     @property
     def resolved_scale(self) -> float:
-        """The merge coefficient: the one asked for, else the method's default (0.5 for the magnitude methods, 1.0 for
-        the others)."""
+        """The merge coefficient: the one asked for, else the method's default."""
         return METHODS[self.method].default_scale if self.scale is None else self.scale
 
     @property
@@ -271,8 +266,7 @@ class Recipe(BaseModel):
 
     @property
     def normalized(self) -> bool | None:
-        """Whether weighted sums are divided by the sum of the weights: mergekit's default is yes but for
-        task_arithmetic."""
+        """Whether sums are divided by the sum of the weights: as in mergekit, yes but for task_arithmetic."""
         if "normalize" not in self.options:
             return None
         return self.method != "task_arithmetic" if self.normalize is None else self.normalize
@@ -320,8 +314,7 @@ class Recipe(BaseModel):
     def from_settings(
         cls, settings: Mapping[str, Any], *, base: str, tasks: Sequence[str], names: Sequence[str] | None = None
     ) -> Recipe:
-        """The inverse of `settings`: the recipe that a receipt describes, over the checkpoints at `base` and
-        `tasks`."""
+        """The inverse of `settings`: the recipe that a receipt tells, over the checkpoints at `base` and `tasks`."""
         weights = settings.get("weights") or [Fraction(1)] * len(tasks)
         densities = settings.get("density") or [None] * len(tasks)
         called = names or [None] * len(tasks)
@@ -343,9 +336,8 @@ class Recipe(BaseModel):
         """This recipe with every flag that is not None in place of its own setting.
 
         Raises UsageError when a flag says something that the method ignores (`strict`: also when it says no more than
-        the default), MethodError
-        for a value that makes no sense. A new method keeps what it can use of the recipe's settings; what it cannot is
-        dropped, with a note.
+        the default), MethodError for a value that makes no sense. A new method keeps what it can use of the recipe's
+        settings; what it cannot is dropped, with a note.
         """
         given = {name: value for name, value in flags.items() if value is not None}
         for name in given:
@@ -404,8 +396,7 @@ class Recipe(BaseModel):
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Recipe:
-        """The recipe in a YAML file. Raises RecipeError naming file, line and key; CheckpointNotFound for a model that
-        is not there."""
+        """The recipe in a YAML file. Raises RecipeError naming file, line and key; CheckpointNotFound."""
         from prefmerge.merging.recipe_file import read_recipe
 
         return read_recipe(Path(path))

@@ -1,9 +1,8 @@
 """A recipe in a YAML file: mergekit's keys where the meaning is the same, and ours.
 
 With mergekit's keys come mergekit's defaults (ties: density 1; the base listed among the models skipped, or, for
-linear, one of them), so its
-recipes for linear, task_arithmetic and ties run unchanged. Every refusal names file, line and key, and says what to
-write instead.
+linear, one of them), so its recipes for linear, task_arithmetic and ties run unchanged. Every refusal names file, line
+and key, and says what to write instead.
 Cost: one small file; no checkpoint is opened, only looked for. Left out: slices, gradients, filters, tokenizers, other
 methods.
 """
@@ -85,14 +84,12 @@ _UNSUPPORTED = {  # mergekit's keys that prefmerge does not have -> what to do
 
 
 def read_recipe(path: Path) -> Recipe:
-    """The recipe in the file at `path`. Raises RecipeError, PreferenceError or CheckpointNotFound naming file, line and
-    key."""
+    """The recipe in a file. Raises RecipeError, PreferenceError or CheckpointNotFound naming file, line and key."""
     return _RecipeFile(path).read()
 
 
 class _RecipeFile:
-    """One reading of one file. Walks YAML nodes rather than loaded values: they know their line, and numbers keep their
-    text."""
+    """One reading of one file. Walks YAML nodes, not loaded values: they know their line and a number's text."""
 
     def __init__(self, path: Path) -> None:
         import yaml
@@ -226,9 +223,8 @@ class _RecipeFile:
         base_weight = Fraction(0)
         if method == "linear":
             base_weight = sum((row.weight for row in listed), Fraction(0))
-            if (
-                not listed and weight is not None
-            ):  # mergekit adds the base to the models, with the weight that holds for all
+            # mergekit adds the base to the models, with the weight that holds for all.
+            if not listed and weight is not None:
                 base_weight = weight
                 self.notes.append(
                     f"the base takes part with weight {as_text(weight)}, the one given for all models, as in mergekit."
@@ -276,8 +272,7 @@ class _RecipeFile:
         return [set(self._mapping(row["parameters"], "", _MODEL_PARAMETERS)) for row in rows if "parameters" in row]
 
     def _locate(self, node: Any, place: str) -> str:
-        """The path as it is from here: relative to the recipe's folder, or, as in mergekit, to the working
-        directory."""
+        """The path from here: relative to the recipe's folder or else, as in mergekit, to the working directory."""
         if _kind(node) != "scalar":
             raise self._error(node, f"{place}: expected the path of a checkpoint, found {_found(node)}.")
         text = self._text(node, place)

@@ -181,10 +181,9 @@ class _Stream:
     def note_differences(self, entry: Entry, raw: np.ndarray) -> None:
         differing = []
         for name, source in zip(self.plan.names, self.plan.tasks, strict=True):
-            if entry.name in source.checkpoint.tensors:
-                source.touched = True
-                if not np.array_equal(source.checkpoint.raw(entry.name), raw):
-                    differing.append(name)
+            # A look at a buffer does not make a task's file one that was read: its weights may be no part of this merge.
+            if entry.name in source.checkpoint.tensors and not np.array_equal(source.checkpoint.raw(entry.name), raw):
+                differing.append(name)
         if differing:
             self.outcome.notes.append(
                 f"{entry.name!r} holds {entry.info.dtype.name} and differs in {', '.join(differing)}; such buffers "

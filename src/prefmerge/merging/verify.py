@@ -1,10 +1,8 @@
 """Is an output what its receipt says?
 
 Checked always: names, shapes and number formats of the tensors, the fingerprint of all their elements, and that the
-receipt's counts add up
-(per tensor and in total: owned = asked = sum of passes + random, and every merged element has one owner). On request:
-the inputs' fingerprints
-where the inputs still are, and a second merge from the receipt.
+receipt's counts add up (per tensor and in total: owned = asked = sum of passes + random, and every merged element has
+one owner). On request: the inputs' fingerprints where the inputs still are, and a second merge from the receipt.
 Cost: one reading of the output; with `inputs` one of the inputs, with `rerun` a merge and its disk space.
 Left out: SHA-256, which `sha256sum` checks against the receipt's.
 """
@@ -26,6 +24,7 @@ from prefmerge.checkpoints import (
     by_name,
     content_fingerprint,
     find_receipt,
+    fingerprint_of,
     header_fingerprint,
     open_checkpoint,
 )
@@ -93,7 +92,16 @@ def verify(
     checkpoint = open_checkpoint(out)
     try:
         _check_tensors(data, checkpoint, out)
-        found, expected = content_fingerprint(checkpoint), data["output"]["fingerprint"]
+        elements = fingerprint_of(checkpoint)
+        found, expected = elements.hexdigest(), data["output"]["fingerprint"]
+        if found != expected:
+            told = {name: entry.get("xxh3") for name, entry in data["tensors"].items()}
+            wrong = [name for name, digest in elements.tensor_digests().items() if digest != told[name]]
+            raise VerificationFailed(
+                f"{out}: the elements are not those that were merged, in tensors: {_few(wrong) or 'none it names'}. "
+                f"Fingerprint {found}, the receipt says {expected}. The file was changed or damaged: merge again, or "
+                "fetch it again."
+            )
         passed = ["tensor names, shapes and number formats", "content fingerprint", "the receipt's counts add up"]
         skipped: list[str] = []
         if inputs:
@@ -101,14 +109,6 @@ def verify(
         if rerun:
             _check_rerun(data, checkpoint, out, threads, max_memory, progress)
             passed.append("merging again gives the same tensors")
-        # Last, so that a rerun may say first which tensors are wrong.
-        if found != expected:
-            raise VerificationFailed(
-                f"{out}: the elements are not those that were merged: fingerprint {found}, the receipt says "
-                f"{expected}. "
-                "The file was changed or damaged; `prefmerge verify --rerun` names the tensors. Merge again, or "
-                "fetch it again."
-            )
     finally:
         checkpoint.close()
     return VerifyReport(str(out), str(place), found, len(checkpoint.tensors), tuple(passed), tuple(skipped))

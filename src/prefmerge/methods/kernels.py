@@ -7,6 +7,8 @@ scale * tau`, each operation rounded to float32).
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from numba import njit
 
@@ -18,6 +20,12 @@ _TOP = np.uint64(52)  # 64 - 12
 STRETCH = (
     1024  # elements whose candidates are listed before they are looked at: the list stays in the first-level cache
 )
+
+
+def compiled() -> bool:
+    """Whether a merge has been run on this machine with this version, so that the kernels need not be compiled now."""
+    index = Path(subtract.stats.cache_path).glob("kernels.subtract-*.nbi")
+    return any(index)
 
 
 @njit(cache=True, nogil=True)

@@ -35,6 +35,8 @@ SAMPLE = 1 << 20  # importances in one sample, rows x tasks
 EIGHTHS = 8  # independent parts of a sample, whose prices show its error
 RARE = 32  # rows: with fewer in an eighth of the sample, a task's price is too uncertain to settle anything for it
 ATTEMPTS = 4  # times the bounds are widened, threefold each time
+STRETCH = 512  # elements whose best tasks are found together
+UNIT = 2.0**-53  # turns the upper 53 bits of a keyed number into a fraction
 BLOCK = 1 << 14  # elements whose importances for all tasks are held by one thread
 
 
@@ -52,51 +54,61 @@ def _add_noise(importance, keys, indices, noise, task, out):
     """
     for i in range(out.size):
         h = keyed(keys[i], indices[i]) * (np.uint64(2 * task + 1) * GOLDEN)
-        out[i] = np.float64(abs(importance[i])) + noise * (np.float64(h >> np.uint64(11)) * (1.0 / 9007199254740992.0))
+        out[i] = np.float64(abs(importance[i])) + noise * (np.float64(h >> np.uint64(11)) * UNIT)
 
 
 @njit(cache=True, nogil=True)
 def _settle(importance_PB, price_P, bound_PP, tasks_P, key, start, noise, owner, settled_P):
     """Give each free element of a block to its best task if that wins against every other by more than the bound.
-    Returns the importance settled.
+
+    `bound_PP` is -inf on the diagonal. Returns the importance settled.
     """
     P = importance_PB.shape[0]
+    value = np.empty(STRETCH)  # importance less price of the best task so far
+    top = np.empty(STRETCH)  # its importance
+    best = np.empty(STRETCH, np.int64)
+    plain = np.empty(STRETCH, np.bool_)
     worth = np.empty(P)
     total = 0.0
-    for i in range(owner.size):
-        if owner[i] != kernels.FREE:
-            continue
-        best = 0
+    for first in range(0, owner.size, STRETCH):
+        count = min(STRETCH, owner.size - first)
+        value[:count] = -np.inf
+        plain[:count] = True
+        # Task by task over a short stretch: rows of a block lie far apart, and a walk across them misses the cache.
         for t in range(P):
-            worth[t] = np.float64(abs(importance_PB[t, i]))
-            if worth[t] - price_P[t] > worth[best] - price_P[best]:
-                best = t
-        plain = True
+            price = price_P[t]
+            for i in range(count):
+                x = np.float64(abs(importance_PB[t, first + i]))
+                better = x - price > value[i]
+                value[i] = x - price if better else value[i]
+                top[i] = x if better else top[i]
+                best[i] = t if better else best[i]
         for t in range(P):
-            if t != best and not worth[best] - worth[t] > bound_PP[best, t] + noise:
-                plain = False
-                break
-        if not plain:
-            # Only the close ones pay for their tie-breaking numbers.
-            h = keyed(key, start + i)
-            for t in range(P):
-                worth[t] += noise * (
-                    np.float64((h * (np.uint64(2 * tasks_P[t] + 1) * GOLDEN)) >> np.uint64(11))
-                    * (1.0 / 9007199254740992.0)
-                )
-            best = 0
-            for t in range(1, P):
-                if worth[t] - price_P[t] > worth[best] - price_P[best]:
-                    best = t
-            plain = True
-            for t in range(P):
-                if t != best and not worth[best] - worth[t] > bound_PP[best, t]:
-                    plain = False
-                    break
-        if plain:
-            owner[i] = tasks_P[best]
-            settled_P[best] += 1
-            total += np.float64(abs(importance_PB[best, i]))
+            for i in range(count):
+                margin = top[i] - np.float64(abs(importance_PB[t, first + i]))
+                plain[i] &= margin > bound_PP[best[i], t] + noise
+        for i in range(count):
+            if owner[first + i] != kernels.FREE:
+                continue
+            winner = best[i]
+            if not plain[i]:
+                # Only the close ones pay for their tie-breaking numbers.
+                h = keyed(key, start + first + i)
+                for t in range(P):
+                    u = np.float64((h * (np.uint64(2 * tasks_P[t] + 1) * GOLDEN)) >> np.uint64(11)) * UNIT
+                    worth[t] = np.float64(abs(importance_PB[t, first + i])) + noise * u
+                winner = 0
+                for t in range(1, P):
+                    if worth[t] - price_P[t] > worth[winner] - price_P[winner]:
+                        winner = t
+                close = False
+                for t in range(P):
+                    close |= not worth[winner] - worth[t] > bound_PP[winner, t]
+                if close:
+                    continue
+            owner[first + i] = tasks_P[winner]
+            settled_P[winner] += 1
+            total += np.float64(abs(importance_PB[winner, first + i]))
     return total
 
 
@@ -283,18 +295,23 @@ def _search(problem: _Problem, widen: float, *, final: bool) -> tuple[float, np.
     while not final and int(left_P.sum()) * P > ROWS:
         number += 1
         contested = int(left_P.sum())
-        picked = problem.sample(SAMPLE / P / contested, number)
-        W_RP, noise = problem.gather(picked, noise)
-        price_P, bound_PP = _prices(W_RP, left_P, widen, price_P)
+        with problem.work.heavy:
+            W_RP, noise = problem.gather(problem.sample(SAMPLE / P / contested, number), noise)
+            price_P, bound_PP = _prices(W_RP, left_P, widen, price_P)
+            del W_RP
         settled_P, importance = _settle_all(problem, price_P, bound_PP, noise)
         settled_importance += importance
         left_P -= settled_P
         bounds_PP[settled_P > 0] = np.minimum(bounds_PP, bound_PP)[settled_P > 0]
         if (left_P < 0).any() or int(settled_P.sum()) * 4 < contested:
             return None  # settled too much for someone, or the bounds settle too little to end soon
-    picked = problem.sample(1.0, 0)
-    W_RP, noise = problem.gather(picked, noise)
-    owner_R, price_P = solve(W_RP, left_P, _levels(len(W_RP), problem.settings.seed), price_P)
+    with problem.work.heavy:
+        picked = problem.sample(1.0, 0)
+        W_RP, noise = problem.gather(picked, noise)
+        owner_R, price_P = solve(W_RP, left_P, _levels(len(W_RP), problem.settings.seed), price_P)
+        held = W_RP[np.arange(len(W_RP)), owner_R]
+        lost = float(((W_RP - price_P).max(axis=1) - (held - price_P[owner_R])).sum()) if len(W_RP) else 0.0
+        del W_RP
     differences_PP = price_P[:, None] - price_P[None, :]
     np.fill_diagonal(differences_PP, -np.inf)
     if not (differences_PP <= bounds_PP).all():
@@ -303,9 +320,7 @@ def _search(problem: _Problem, widen: float, *, final: bool) -> tuple[float, np.
     for part, positions in zip(problem.parts, picked, strict=True):
         part.owner[positions] = problem.tasks_P[owner_R[origin : origin + len(positions)]]
         origin += len(positions)
-    held = W_RP[np.arange(len(W_RP)), owner_R]
     retained = settled_importance + float(held.sum())
-    lost = float(((W_RP - price_P).max(axis=1) - (held - price_P[owner_R])).sum()) if len(W_RP) else 0.0
     return ((lost + problem.elements * noise) / retained if retained > 0 else 0.0), price_P
 
 
@@ -339,6 +354,7 @@ def _prices(
         largest_PP = np.maximum(largest_PP, part_P[:, None] - part_P[None, :])
     bound_PP = centre_PP + widen * (largest_PP - centre_PP)
     bound_PP[rare_P] = np.inf
+    np.fill_diagonal(bound_PP, -np.inf)  # nothing need win against itself
     return centre_P, bound_PP
 
 

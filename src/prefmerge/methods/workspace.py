@@ -25,6 +25,9 @@ BLOCK = 1 << 16  # elements; 256 KiB of float32, so a few of them stay in the se
 PARTS = 16  # blocks in one stretch of masks: fewer, longer kernel calls where only masks are walked
 
 
+HEAVY = 2  # problems solved in memory at a time, tens of MiB each: more threads must not mean more of them
+
+
 class Workspace:
     """Threads and memory of one merge. Close it (or use `with`) to let go of both.
 
@@ -39,6 +42,7 @@ class Workspace:
         self.block = block
         self.part = block * PARTS
         self.scratch = scratch
+        self.heavy = threading.BoundedSemaphore(HEAVY)  # held by whoever fills memory beyond blocks and `allocate`
         self._left = memory
         self._spilled = 0
         self._lock = threading.Lock()

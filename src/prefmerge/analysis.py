@@ -1,0 +1,286 @@
+"""Who owns what in a merged model, per task and per layer; and what is in a checkpoint that was not merged.
+
+    owned[layer, task] = sum over the layer's tensors of the elements that take their value from the task
+
+Read from receipts and headers alone: counts of elements, no weights. Cost: O(tensors x tasks). Left out: sign conflicts
+and magnitudes, which need the weights.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from prefmerge.errors import CheckpointNotFound, MissingExtra, OutputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+By = Literal["layer", "tensor"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer or tensor: its tensors, its elements, and the merged ones of each task (None: they have no owner)."""
+
+    name: str
+    tensors: int
+    elements: int
+    owned: tuple[int, ...] | None
+
+    @property
+    def shares(self) -> tuple[float, ...] | None:
+        """`owned` as fractions of what the layer owns in all; None where nothing is owned."""
+        total = sum(self.owned or ())
+        return tuple(n / total for n in self.owned or ()) if total else None
+
+
+@dataclass(frozen=True)
+class Ownership:
+    """A merged model as its receipt tells it. `rows` in the order of the network as far as names tell."""
+
+    source: str
+    method: str
+    tasks: tuple[str, ...]
+    asked: tuple[int, ...] | None
+    random: tuple[int, ...] | None
+    total: Row
+    rows: tuple[Row, ...]
+    by: By
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with everything that the table shows."""
+        return {
+            "source": self.source,
+            "method": self.method,
+            "tasks": list(self.tasks),
+            "asked": None if self.asked is None else list(self.asked),
+            "random": None if self.random is None else list(self.random),
+            "total": _row_json(self.total),
+            "by": self.by,
+            "rows": [_row_json(row) for row in self.rows],
+        }
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """A checkpoint without a receipt, counted by layer and number format (name -> tensors, elements, bytes)."""
+
+    source: str
+    dtypes: Mapping[str, tuple[int, int, int]]
+    rows: tuple[Row, ...]
+    by: By
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with everything that the table shows."""
+        keys = ("tensors", "elements", "bytes")
+        return {
+            "source": self.source,
+            "dtypes": {name: dict(zip(keys, counts, strict=True)) for name, counts in self.dtypes.items()},
+            "by": self.by,
+            "rows": [_row_json(row) for row in self.rows],
+        }
+
+
+def _row_json(row: Row) -> dict[str, Any]:
+    data: dict[str, Any] = {"name": row.name, "tensors": row.tensors, "elements": row.elements}
+    return data if row.owned is None else {**data, "owned": list(row.owned)}
+
+
+def look(path: str | Path, by: By = "layer") -> Ownership | Inventory:
+    """What is at `path`: the ownership that a receipt tells (`path` is the receipt, or an output that has one), else a
+    checkpoint's inventory.
+
+    Reads headers only. Raises CheckpointNotFound and CheckpointCorrupt.
+    """
+    from prefmerge.checkpoints import find_receipt, open_checkpoint
+    from prefmerge.merging.receipt import Receipt
+
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointNotFound(f"{path} does not exist. Give a merged model, its receipt or a checkpoint.")
+    is_receipt = path.is_file() and path.suffix == ".json" and not path.name.endswith(".index.json")
+    receipt = path if is_receipt else find_receipt(path)
+    if receipt is not None:
+        return ownership(Receipt.load(receipt).data, source=str(path), by=by)
+    checkpoint = open_checkpoint(path)
+    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
+    for info in checkpoint.tensors.values():
+        for i, count in enumerate((1, info.size, info.nbytes)):
+            counts[info.dtype.name][i] += count
+    sizes = {name: info.size for name, info in checkpoint.tensors.items()}
+    checkpoint.close()
+    dtypes = {name: (n, elements, nbytes) for name, (n, elements, nbytes) in sorted(counts.items())}
+    return Inventory(str(path), dtypes, _rows(sizes, {}, by), by)
+
+
+def ownership(receipt: Mapping[str, Any], *, source: str = "", by: By = "layer") -> Ownership:
+    """The ownership that a receipt (its JSON object) tells."""
+    tensors, totals = receipt["tensors"], receipt["totals"]
+    sizes = {name: _size(entry["shape"]) for name, entry in tensors.items()}
+    owned = {name: tuple(entry["owned"]) for name, entry in tensors.items() if entry.get("owned")}
+
+    def counts(key: str) -> tuple[int, ...] | None:
+        return tuple(totals[key]) if totals.get(key) is not None else None
+
+    total = Row("all", len(tensors), sum(sizes.values()), counts("owned"))
+    return Ownership(
+        source,
+        receipt["recipe"]["method"],
+        tuple(receipt["tasks"]),
+        counts("asked"),
+        counts("random"),
+        total,
+        _rows(sizes, owned, by),
+        by,
+    )
+
+
+def _size(shape: Iterable[int]) -> int:
+    size = 1
+    for length in shape:
+        size *= length
+    return size
+
+
+def _rows(sizes: Mapping[str, int], owned: Mapping[str, Sequence[int]], by: By) -> tuple[Row, ...]:
+    names = sorted(sizes, key=_natural)
+    group = layers(names) if by == "layer" else {name: name for name in names}
+    members: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        members[group[name]].append(name)
+    rows = []
+    for layer, inside in members.items():
+        counts = [owned[name] for name in inside if name in owned]
+        summed = tuple(sum(column) for column in zip(*counts, strict=True)) if counts else None
+        rows.append(Row(layer, len(inside), sum(sizes[name] for name in inside), summed))
+    return tuple(rows)
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """Sorts block 10 after block 9."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def layers(names: Iterable[str]) -> dict[str, str]:
+    """Tensor name -> the layer that it belongs to.
+
+    A name with a number between dots (`visual.transformer.resblocks.3.ln_1.weight`) belongs to a block of a stack:
+    `block 3`, preceded by what tells the stack from the others where there are several (`visual block 3`). Any other
+    belongs to its module (`visual.conv1`).
+    """
+    found: dict[str, tuple[str, str] | None] = {}
+    modules: dict[str, str] = {}
+    for name in names:
+        parts = name.split(".")
+        at = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+        found[name] = None if at is None else (".".join(parts[:at]), parts[at])
+        modules[name] = ".".join(parts[:-1]) or name
+    stacks = _told_apart(sorted({block[0] for block in found.values() if block is not None}))
+    labels = {}
+    for name, block in found.items():
+        labels[name] = (
+            modules[name] if block is None else " ".join(part for part in (stacks[block[0]], "block", block[1]) if part)
+        )
+    return labels
+
+
+def _told_apart(stacks: Sequence[str]) -> dict[str, str]:
+    """Each dotted prefix without the components that all of them begin or end with."""
+    split = [stack.split(".") if stack else [] for stack in stacks]
+    if len(split) < 2:
+        return dict.fromkeys(stacks, "")
+    shortest = min(len(parts) for parts in split)
+    head = next((i for i in range(shortest) if len({parts[i] for parts in split}) > 1), shortest)
+    tail = next((i for i in range(shortest - head) if len({parts[-1 - i] for parts in split}) > 1), shortest - head)
+    return {stack: ".".join(parts[head : len(parts) - tail]) for stack, parts in zip(stacks, split, strict=True)}
+
+
+# The picture
+
+# Okabe and Ito's colours, told apart with any colour vision; black is left out, it is the text's.
+_FEW = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#7F7F7F")
+_NARROWEST = 2.5  # % of a bar that holds a task's number
+_INCHES_PER_ROW = 0.24
+_MOST_ROWS = 400  # a figure of 100 inches; beyond that nobody reads it
+
+
+def draw(found: Ownership, path: str | Path) -> None:
+    """A picture of `found`: one stacked bar per layer, task by task, in the format that the suffix of `path` says.
+
+    Raises OutputError where there is nothing to draw or no way to write it, MissingExtra without matplotlib.
+    """
+    rows = [row for row in (found.total, *found.rows) if row.shares]
+    if not rows:
+        raise OutputError(
+            f"{found.source}: {found.method} blends the tasks, so no element has an owner and there is nothing to draw."
+        )
+    if len(rows) > _MOST_ROWS:
+        raise OutputError(
+            f"{found.source}: {len(rows)} bars are too many for one picture; at most {_MOST_ROWS}. Draw it by layer."
+        )
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtra("a picture", "plot") from error
+
+    # Figure without pyplot: no window system, no state that is shared with the caller's own plots.
+    columns = min(len(found.tasks), 5)
+    legend_rows = -(-len(found.tasks) // columns)
+    figure = Figure(figsize=(10, 1.6 + _INCHES_PER_ROW * (len(rows) + legend_rows)), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    _bars(axes, rows, found.tasks)
+    axes.set_xlabel("elements owned (% of the layer's merged elements)")
+    axes.set_ylabel("tensor" if found.by == "tensor" else "layer")
+    axes.set_title(f"Who owns what: {Path(found.source).name or found.source} ({found.method})", loc="left")
+    figure.legend(
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        fontsize=8,
+        title="task, in the order of training",
+        title_fontsize=8,
+    )
+    try:
+        figure.savefig(path)
+    except (OSError, ValueError) as error:  # no such folder; a suffix that matplotlib does not write
+        raise OutputError(f"{path}: the picture cannot be written: {error}.") from error
+
+
+def _bars(axes: Axes, rows: Sequence[Row], tasks: Sequence[str]) -> None:
+    colours, numbered = _colours(len(tasks)), len(tasks) > len(_FEW)
+    left = [0.0] * len(rows)
+    for task, (name, colour) in enumerate(zip(tasks, colours, strict=True)):
+        widths = [100 * row.shares[task] for row in rows if row.shares]
+        # A label that begins with an underscore would be left out of the legend.
+        label = f"{task + 1}  {name}" if numbered else name.lstrip("_") or name
+        axes.barh(range(len(rows)), widths, left=left, label=label, color=colour, edgecolor="white", linewidth=0.4)
+        if numbered:
+            ink = "black" if task > 0.55 * len(tasks) else "white"  # viridis ends bright
+            for i, (start, width) in enumerate(zip(left, widths, strict=True)):
+                if width >= _NARROWEST:
+                    axes.text(
+                        start + width / 2, i, str(task + 1), color=ink, fontsize=6, ha="center", va="center_baseline"
+                    ).set_in_layout(False)
+        left = [start + width for start, width in zip(left, widths, strict=True)]
+    axes.set_yticks(range(len(rows)), [row.name for row in rows], fontsize=7)
+    axes.axhline(0.5, color="black", linewidth=0.6)  # above it the model as a whole, below it its layers
+    axes.set_xlim(0, 100)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _colours(count: int) -> list[Any]:
+    """A colour per task. Beyond eight no set is told apart by everyone: then a scale in the order of training."""
+    if count <= len(_FEW):
+        return list(_FEW[:count])
+    from matplotlib import colormaps
+
+    return [colormaps["viridis"](i / (count - 1)) for i in range(count)]

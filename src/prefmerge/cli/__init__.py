@@ -1,0 +1,288 @@
+"""The command line: parse, call, show. Nothing is decided here.
+
+Exit codes: 0 done; 1 the job cannot be done (one message on stderr, no traceback); 2 wrong usage; 130 interrupted.
+Results go to stdout, everything else to stderr; `--json` prints one object. Only typer is imported before a command
+runs: `--help` must answer at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prefmerge.cli import options as o
+from prefmerge.errors import MethodError, PrefmergeError, UsageError
+
+if TYPE_CHECKING:
+    from prefmerge.merging.recipe import Recipe
+
+app = typer.Typer(
+    name="prefmerge",
+    help="Merge task checkpoints into one model for the place where it will run.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # plain help: rich would double the time that it takes
+    pretty_exceptions_enable=False,  # an unexpected exception keeps its ordinary traceback
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+
+def main() -> None:
+    """The script `prefmerge`."""
+    app(prog_name="prefmerge")
+
+
+def _command(run: Callable[..., None]) -> Callable[..., None]:
+    """Register `run` as a command whose errors become one message and an exit code."""
+
+    @functools.wraps(run)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        try:
+            run(*args, **kwargs)
+        except PrefmergeError as error:
+            _say_error(str(error))
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            _say_error("interrupted; nothing was written.")
+            raise typer.Exit(130) from error
+
+    return app.command(epilog=o.examples(run.__name__))(guarded)
+
+
+def _say_error(message: str) -> None:
+    label = typer.style("error:", fg="red", bold=True) if sys.stderr.isatty() else "error:"
+    print(f"{label} {message}", file=sys.stderr)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"prefmerge {version('prefmerge')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@_command
+def merge(
+    inputs: o.Inputs,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="OUT", help="A .safetensors file, or a folder.")
+    ] = None,
+    method: o.Method = None,
+    prefer: o.Prefer = None,
+    scale: o.Scale = None,
+    seed: o.Seed = None,
+    selection: o.Selection = None,
+    importance: o.Importance = None,
+    strength: o.Strength = None,
+    carry: o.Carry = None,
+    scope: o.Scope = None,
+    passes: o.Passes = None,
+    density: o.Density = None,
+    dtype: o.Dtype = None,
+    exclude: o.Exclude = None,
+    as_task_vector: o.AsTaskVector = False,
+    threads: o.Threads = None,
+    max_memory: o.MaxMemory = "256MiB",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, as `plan` does, and write nothing.")
+    ] = False,
+    force: o.Force = False,
+    sha256: Annotated[
+        bool, typer.Option("--sha256", help="Also put the SHA-256 of every file into the receipt.")
+    ] = False,
+    json: o.Json = False,
+) -> None:
+    """Merge a base and its tasks into one model with a receipt.
+
+    The receipt says how it was made and which task owns how much of it. An explicit flag wins over the recipe file.
+    """
+    if out is None and not dry_run:
+        raise UsageError("-o OUT is missing: where should the merged model go?")
+    recipe = _recipe(
+        inputs,
+        method=method,
+        preference=prefer,
+        scale=scale,
+        seed=seed,
+        selection=selection,
+        importance=importance,
+        strength=strength,
+        carry=carry,
+        scope=scope,
+        passes=passes,
+        density=density,
+        dtype=dtype,
+        exclude=exclude,
+        as_task_vector=as_task_vector or None,
+    )
+    from prefmerge.cli import show
+
+    if dry_run or out is None:
+        _plan(recipe, json)
+        return
+    from prefmerge.merging.api import run
+
+    show.say_compiling()
+    with show.progress() as report:
+        receipt = run(recipe, out, threads=threads, max_memory=max_memory, force=force, sha256=sha256, progress=report)
+    if json:
+        show.as_json(receipt.data)
+    else:
+        show.merged(receipt.data, recipe, out)
+
+
+@_command
+def plan(
+    inputs: o.Inputs,
+    method: o.Method = None,
+    prefer: o.Prefer = None,
+    scale: o.Scale = None,
+    seed: o.Seed = None,
+    selection: o.Selection = None,
+    importance: o.Importance = None,
+    strength: o.Strength = None,
+    carry: o.Carry = None,
+    scope: o.Scope = None,
+    passes: o.Passes = None,
+    density: o.Density = None,
+    dtype: o.Dtype = None,
+    exclude: o.Exclude = None,
+    as_task_vector: o.AsTaskVector = False,
+    json: o.Json = False,
+) -> None:
+    """Say what merge would do. Reads headers only, so budgets are upper bounds until unchanged tensors are known."""
+    recipe = _recipe(
+        inputs,
+        method=method,
+        preference=prefer,
+        scale=scale,
+        seed=seed,
+        selection=selection,
+        importance=importance,
+        strength=strength,
+        carry=carry,
+        scope=scope,
+        passes=passes,
+        density=density,
+        dtype=dtype,
+        exclude=exclude,
+        as_task_vector=as_task_vector or None,
+    )
+    _plan(recipe, json)
+
+
+@_command
+def verify(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A merged file or folder.")],
+    inputs: Annotated[bool, typer.Option("--inputs", help="Also hash the inputs again, where they still are.")] = False,
+    rerun: Annotated[
+        bool, typer.Option("--rerun", help="Also merge again from the receipt, into a temporary folder, and compare.")
+    ] = False,
+    threads: o.Threads = None,
+    json: o.Json = False,
+) -> None:
+    """Check a merged model against its receipt."""
+    from prefmerge.cli import show
+    from prefmerge.merging.verify import verify as check
+
+    with show.progress() as report:
+        found = check(out, inputs=inputs, rerun=rerun, threads=threads, progress=report)
+    if json:
+        show.as_json(found.to_json())
+    else:
+        show.verified(found)
+
+
+@_command
+def inspect(
+    path: Annotated[
+        Path, typer.Argument(metavar="RECEIPT|OUT|CHECKPOINT", help="A merged model or its receipt, or any checkpoint.")
+    ],
+    png: Annotated[
+        Path | None, typer.Option("--png", metavar="FILE", help="Draw the ownership of every layer into this file.")
+    ] = None,
+    by: Annotated[str, typer.Option("--by", metavar="layer|tensor", help="One row per layer or per tensor.")] = "layer",
+    json: o.Json = False,
+) -> None:
+    """Show which task owns how much, per layer. For a checkpoint without a receipt: its tensors."""
+    from prefmerge import analysis
+    from prefmerge.cli import show
+
+    if by not in ("layer", "tensor"):
+        raise UsageError(f"--by: expected layer or tensor, found {by!r}.")
+    found = analysis.look(path, by=by)
+    if png is not None:
+        if not isinstance(found, analysis.Ownership):
+            raise UsageError(
+                f"--png draws who owns what, which needs a receipt; {path} has none. Leave --png out, or give a "
+                f"merged model."
+            )
+        analysis.draw(found, png)
+    if json:
+        show.as_json(found.to_json())
+    else:
+        show.inspected(found, png)
+
+
+@_command
+def demo(
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Where checkpoints, table and chart go.")
+    ] = Path("demo-out"),
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Decides training and merging.")] = 0,
+    force: o.Force = False,
+    json: o.Json = False,
+) -> None:
+    """Fine-tune a tiny model on digits and merge it for one place.
+
+    Five tasks of two handwritten digits each, in sequence; a place that sees mostly two of them; accuracies, a chart.
+    Takes about a minute and needs the extra `demo`.
+    """
+    from prefmerge.cli import show
+    from prefmerge.demo import run
+
+    result = run(out, seed, quiet=json, force=force)
+    if json:
+        show.as_json(result)
+
+
+def _recipe(inputs: list[Path], **flags: Any) -> Recipe:
+    """The recipe that the arguments and flags describe."""
+    from prefmerge.merging.recipe import Recipe, TaskEntry
+
+    if inputs[0].suffix.lower() in (".yaml", ".yml"):
+        if len(inputs) > 1:
+            raise UsageError(f"{inputs[0]} is a recipe and names its own checkpoints; {inputs[1]} is one too many.")
+        recipe = Recipe.from_yaml(inputs[0])
+    else:
+        recipe = Recipe(base=str(inputs[0]), tasks=tuple(TaskEntry(path=str(path)) for path in inputs[1:]))
+    try:
+        return recipe.with_overrides(strict=True, **flags)
+    except MethodError as error:  # the flags are all that is new: a value that makes no sense is wrong usage
+        raise UsageError(str(error)) from error
+
+
+def _plan(recipe: Recipe, json: bool) -> None:
+    from prefmerge.cli import show
+    from prefmerge.merging.api import make_plan
+
+    with make_plan(recipe) as found:
+        if json:
+            show.as_json(found.to_json())
+        else:
+            show.planned(found, recipe)

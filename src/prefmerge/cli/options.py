@@ -1,0 +1,127 @@
+"""The flags that commands share, and the examples that their help texts end with.
+
+Values that must stay exact (shares, strength, carry, density) come as text; `prefmerge.merging.recipe` reads and checks
+them all.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Inputs = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="BASE TASK... | RECIPE.yaml", help="The base and the tasks in the order of training, or a recipe."
+    ),
+]
+Method = Annotated[
+    str | None,
+    typer.Option(
+        metavar="METHOD",
+        help="tunable-magmax (default), magmax, max-abs, average, task-arithmetic, linear, random-mix, ties or last.",
+    ),
+]
+Prefer = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SPEC",
+        help="How much each task matters: uniform (default), alpha:2, 0.8,0.2,0, cars=0.8,birds=0.2 or "
+        "@preference.json.",
+    ),
+]
+Scale = Annotated[
+    str | None,
+    typer.Option(metavar="S", help="Merge coefficient. Default 0.5 for tunable-magmax, magmax and max-abs, else 1.0."),
+]
+Seed = Annotated[str | None, typer.Option(metavar="N", help="Decides every random choice. Default 0.")]
+Selection = Annotated[
+    str | None,
+    typer.Option(
+        metavar="paper|optimal|printed",
+        help="Who gets which element: Algorithm 1 (default), the best for the budgets, or the printed letter.",
+    ),
+]
+Importance = Annotated[
+    str | None,
+    typer.Option(
+        metavar="magnitude|step",
+        help="What ranks an element for a task: its whole change (default) or that of the task alone.",
+    ),
+]
+Strength = Annotated[
+    str | None, typer.Option(metavar="0..1", help="From MAGMAX's own shares (0) to the full preference (1, default).")
+]
+Carry = Annotated[
+    str | None, typer.Option(metavar="0..1", help="How much of a task's share its successors may serve. Default 0.")
+]
+Scope = Annotated[
+    str | None,
+    typer.Option(metavar="tensor|model", help="Where budgets hold: in every tensor (default) or over the whole model."),
+]
+Passes = Annotated[
+    str | None, typer.Option(metavar="K", help="Passes of Algorithm 1 before the random rest. Default 2.")
+]
+Density = Annotated[
+    str | None,
+    typer.Option(
+        metavar="0..1", help="ties: share of each task vector that is kept. Default 0.2 (in a recipe file: 1)."
+    ),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DTYPE",
+        help="Format of the merged tensors: float32, float16, bfloat16 or float64. Default: the base's.",
+    ),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATTERN", help="Leave these tensors out of the merge (head.*): the base's are copied. Repeatable."
+    ),
+]
+AsTaskVector = Annotated[
+    bool,
+    typer.Option("--as-task-vector", help="Write the merged task vector, unscaled, to carry on with as tasks arrive."),
+]
+Threads = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Default: one per core. The output does not depend on it.")
+]
+MaxMemory = Annotated[
+    str,
+    typer.Option(
+        metavar="SIZE", help="Bound on working memory, such as 256MiB or 1GB. The output does not depend on it."
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
+
+EXAMPLES = {
+    "merge": (
+        "prefmerge merge base.safetensors cars.safetensors birds.safetensors -o merged.safetensors --prefer 0.8,0.2",
+        "prefmerge merge base/ cars/ birds/ -o merged/ --prefer cars=0.8,birds=0.2 --selection optimal",
+        "prefmerge merge recipe.yaml -o from-recipe.safetensors --scale 1.0",
+    ),
+    "plan": (
+        "prefmerge plan base.safetensors cars.safetensors birds.safetensors --prefer alpha:2",
+        "prefmerge plan recipe.yaml --json",
+    ),
+    "verify": (
+        "prefmerge verify merged.safetensors",
+        "prefmerge verify merged/ --inputs --rerun",
+    ),
+    "inspect": (
+        "prefmerge inspect merged.safetensors --png ownership.png",
+        "prefmerge inspect merged/receipt.json --by tensor",
+        "prefmerge inspect base.safetensors",
+    ),
+    "demo": ("prefmerge demo -o demo-out --seed 1",),
+}
+
+
+def examples(command: str) -> str:
+    """The end of a command's help text. The \\b keeps its lines as they are."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in EXAMPLES[command])

@@ -1,0 +1,279 @@
+"""What commands print: tables on stdout, progress and news on stderr, both without colour where there is no terminal.
+
+Every merge says how it was made: preference, method, scale, where the receipt is. Nothing is computed here that the
+receipt does not hold.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from prefmerge.analysis import Inventory, Ownership, Row
+    from prefmerge.merging.plan import Plan
+    from prefmerge.merging.recipe import Recipe
+    from prefmerge.merging.verify import VerifyReport
+
+WIDTH_OF_A_PIPE = 200  # columns; where nobody looks, tables are not folded
+WIDTH_OF_A_NAME = 32  # columns of a progress bar
+MOST_TASKS = 8  # columns; beyond that a layer shows its largest owners
+LARGEST = 4
+MOST_PASSES = 3  # columns; a merge with more passes shows the last ones summed
+
+
+def _console() -> Console:
+    # Markup would eat [brackets] in names; the highlighter would colour digits in them.
+    width = None if sys.stdout.isatty() else WIDTH_OF_A_PIPE
+    return Console(width=width, markup=False, highlight=False, emoji=False)
+
+
+def as_json(data: Any) -> None:
+    """One object on stdout."""
+    print(json.dumps(data, indent=1))  # ASCII: no encoding of stdout can refuse it
+
+
+def say_compiling() -> None:
+    """Say, on a terminal, that the first merge on a machine compiles its kernels."""
+    from prefmerge.methods import kernels
+
+    compiled = getattr(kernels, "compiled", None)
+    if sys.stderr.isatty() and compiled is not None and not compiled():
+        print("Compiling the kernels, once on this machine: a few seconds.", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Callable[[int, int, str], None] | None]:
+    """A callback (bytes done, bytes in all, what) that draws a bar on stderr; None where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True, markup=False), transient=True) as bar:
+        job = bar.add_task("", total=None)
+
+        def report(done: int, total: int, what: str) -> None:
+            # The end of a tensor's name tells more than its beginning.
+            bar.update(
+                job,
+                completed=done,
+                total=total,
+                description=what if len(what) <= WIDTH_OF_A_NAME else f"...{what[3 - WIDTH_OF_A_NAME :]}",
+            )
+
+        yield report
+
+
+def merged(receipt: Mapping[str, Any], recipe: Recipe, out: Path) -> None:
+    """What a merge did, from its receipt."""
+    from prefmerge.checkpoints import find_receipt
+
+    console = _console()
+    totals, elements = receipt["totals"], receipt["elements"]
+    if totals["owned"] is not None:
+        console.print(_owners(receipt["tasks"], receipt["shares"], totals, elements["merged"]))
+        console.print()
+    parts = [f"{elements['merged']:,} elements merged"]
+    parts += [f"{elements[key]:,} {key}" for key in ("unchanged", "excluded", "copied", "tied") if elements.get(key)]
+    console.print(", ".join(parts) + ".")
+    if totals.get("gap") is not None:
+        console.print(f"The retained importance is at most {totals['gap']:.1e} of it below the best for these budgets.")
+    _say_how(console, receipt["recipe"], recipe)
+    _say_notes(console, receipt["notes"])
+    console.print(
+        f"Output:  {out} ({_bytes(sum(file['bytes'] for file in receipt['output']['files']))}, "
+        f"{receipt['run']['seconds']:.1f} s)",
+        soft_wrap=True,
+    )
+    console.print(f"Receipt: {find_receipt(out)}", soft_wrap=True)
+
+
+def planned(plan: Plan, recipe: Recipe) -> None:
+    """What a merge would do."""
+    console = _console()
+    data = plan.to_json()
+    headings, rows = ["task", "file", "share"], []
+    for task in data["tasks"]:
+        rows.append([task["name"], task["path"] or "", "-" if task["share"] is None else _share(task["share"])])
+    if any(task["most_elements"] is not None for task in data["tasks"]):
+        headings.append("elements at most")
+        rows = [[*row, f"{task['most_elements']:,}"] for row, task in zip(rows, data["tasks"], strict=True)]
+    console.print(_table(headings, rows, names=2))
+    console.print()
+    words = {"merge": "to merge", "copy": "to copy", "exclude": "excluded", "tied": "tied"}
+    counts = [
+        f"{n} tensors {words[role]} ({data['elements'][role]:,} elements)"
+        for role, n in data["tensors"].items()
+        if n or role == "merge"
+    ]
+    console.print("; ".join(counts) + ".")
+    _say_how(console, data["recipe"], recipe)
+    _say_notes(console, data["notes"])
+    console.print(f"The output would take {_bytes(data['output_bytes'])}. Nothing was written.")
+
+
+def verified(report: VerifyReport) -> None:
+    """What was checked."""
+    console = _console()
+    for line in report.passed:
+        console.print(f"ok       {line}", soft_wrap=True)
+    for line in report.skipped:
+        console.print(f"skipped  {line}", soft_wrap=True)
+    console.print(
+        f"{report.out} is what {report.receipt} says: {report.tensors} tensors, {report.fingerprint}", soft_wrap=True
+    )
+
+
+def inspected(found: Ownership | Inventory, png: Path | None) -> None:
+    """Ownership per layer, or a checkpoint's tensors."""
+    from prefmerge.analysis import Ownership
+
+    console = _console()
+    if isinstance(found, Ownership):
+        _ownership(console, found)
+    else:
+        _inventory(console, found)
+    if png is not None:
+        console.print(f"Picture: {png}", soft_wrap=True)
+
+
+def _ownership(console: Console, found: Ownership) -> None:
+    if found.total.owned is None:
+        console.print(f"{found.method} blends the tasks: no element has an owner. The tensors are:")
+        console.print(_sizes(found.rows, found.by))
+        return
+    whole = found.total.shares or (0.0,) * len(found.tasks)
+    tasks = zip(found.tasks, found.total.owned, whole, strict=True)
+    console.print(
+        _table(
+            ["task", "elements owned", "share owned"],
+            [[name, f"{count:,}", _percent(share)] for name, count, share in tasks],
+        )
+    )
+    console.print()
+    few = len(found.tasks) <= MOST_TASKS
+    rows = []
+    for row in found.rows:
+        if few:
+            cells = [_percent(share) for share in row.shares] if row.shares else ["-"] * len(found.tasks)
+        else:
+            cells = [_largest(found.tasks, row.shares) if row.shares else "-"]
+        rows.append([row.name, str(row.tensors), f"{row.elements:,}", *cells])
+    console.print(_table([found.by, "tensors", "elements", *(found.tasks if few else ["largest owners"])], rows))
+    if any(row.shares is None for row in found.rows):
+        console.print("-: not merged (no task changed it, or it was excluded or copied).")
+
+
+def _largest(tasks: Sequence[str], shares: Sequence[float]) -> str:
+    first = sorted(range(len(tasks)), key=lambda t: -shares[t])[:LARGEST]
+    return ", ".join(f"{tasks[t]} {_percent(shares[t])}" for t in first if shares[t])
+
+
+def _inventory(console: Console, found: Inventory) -> None:
+    console.print(f"{found.source} has no receipt: a checkpoint, not a merged model.", soft_wrap=True)
+    rows = [[name, *(f"{n:,}" for n in counts)] for name, counts in found.dtypes.items()]
+    console.print(_table(["number format", "tensors", "elements", "bytes"], rows))
+    console.print()
+    console.print(_sizes(found.rows, found.by))
+
+
+def _sizes(rows: Sequence[Row], by: str) -> Table:
+    return _table([by, "tensors", "elements"], [[row.name, str(row.tensors), f"{row.elements:,}"] for row in rows])
+
+
+def _owners(tasks: Sequence[str], shares: Sequence[str] | None, totals: Mapping[str, Any], elements: int) -> Table:
+    """One row per task: share asked, elements owned, and what part of these each pass and chance brought."""
+    owned = totals["owned"]
+
+    def parts(counts: Sequence[int], wholes: Sequence[int]) -> list[str]:
+        return [_percent(n / whole) if whole else "-" for n, whole in zip(counts, wholes, strict=True)]
+
+    columns: dict[str, list[str]] = {}
+    if shares is not None:
+        columns["share asked"] = [_share(share) for share in shares]
+    columns["elements owned"] = [f"{n:,}" for n in owned]
+    columns["share owned"] = parts(owned, [elements] * len(tasks))
+    passes = totals["passes"] or []
+    shown = len(passes) if len(passes) <= MOST_PASSES else MOST_PASSES - 1
+    for i, counts in enumerate(passes[:shown]):
+        columns[f"by pass {i + 1}"] = parts(counts, owned)
+    if passes[shown:]:
+        columns[f"by passes {shown + 1} to {len(passes)}"] = parts(
+            [sum(column) for column in zip(*passes[shown:], strict=True)], owned
+        )
+    if totals["random"] is not None:
+        columns["at random"] = parts(totals["random"], owned)
+    return _table(["task", *columns], [list(row) for row in zip(tasks, *columns.values(), strict=True)])
+
+
+def _say_how(console: Console, settings: Mapping[str, Any], recipe: Recipe) -> None:
+    """Preference and settings, whether they were given or not."""
+    if settings["preference"] is not None:
+        given = "uniform (none was given)" if recipe.preference is None else recipe.preference.describe()
+        console.print(f"Preference: {given}", soft_wrap=True)
+    shown = {
+        name: value
+        for name, value in settings.items()
+        if not (value is None or value is False or value == []) and name != "preference"
+    }
+    console.print(", ".join(f"{name} {_setting(value)}" for name, value in shown.items()) + ".", soft_wrap=True)
+
+
+def _say_notes(console: Console, notes: Sequence[str]) -> None:
+    for note in notes:
+        console.print(f"Note: {note}", soft_wrap=True)
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], names: int = 1) -> Table:
+    """The first `names` columns hold names, the others numbers. In too little room, all but numbers are folded."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for i, heading in enumerate(headings):
+        if i < names:
+            table.add_column(heading, overflow="fold")
+        else:
+            table.add_column(
+                heading, overflow="fold", justify="right", min_width=max((len(row[i]) for row in rows), default=0)
+            )
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _share(fraction: str) -> str:
+    """`4/5` or `0.8` as a percentage."""
+    from fractions import Fraction
+
+    return _percent(float(Fraction(fraction)))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%"
+
+
+def _bytes(count: int) -> str:
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"

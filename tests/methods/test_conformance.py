@@ -1,0 +1,125 @@
+"""What every registered method must do, and what must not change its bytes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from prefmerge import merge_state_dicts
+from prefmerge.methods import METHODS
+from tests.methods.problems import gaussian, state_dicts
+
+OPTIONS = {
+    "tunable_magmax": [
+        {},
+        {"preference": "0.7,0.1,0,0.2"},
+        {"scope": "model", "preference": "alpha:0.5"},
+        {"selection": "optimal"},
+        {"selection": "optimal", "scope": "model", "importance": "step"},
+        {"selection": "printed", "passes": 3},
+        {"strength": "0.5", "carry": "0.5", "importance": "step"},
+    ],
+    "ties": [{}, {"scope": "model"}, {"density": 0.5, "weights": [1, 2, 3, -1], "normalize": False}],
+    "linear": [{}, {"weights": [1, 2, 3, 4]}, {"normalize": False}],
+    "task_arithmetic": [{}, {"weights": [0.5, 0, -1, 2]}],
+}
+CASES = [(method, options) for method in METHODS for options in OPTIONS.get(method, [{}])]
+named = pytest.mark.parametrize(("method", "options"), CASES, ids=[f"{m}-{i}" for i, (m, _) in enumerate(CASES)])
+
+
+def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    return a.keys() == b.keys() and all(
+        a[k].dtype == b[k].dtype and a[k].shape == b[k].shape and a[k].tobytes() == b[k].tobytes() for k in a
+    )
+
+
+@named
+@pytest.mark.parametrize(("block", "threads"), [(1, 1), (7, 2), (4096, 3), (65536, 2)])
+def test_the_same_bytes_for_every_block_size_and_thread_count(method: str, options: dict, block: int, threads: int):
+    base, tasks = state_dicts(4)
+    expected, receipt = merge_state_dicts(base, tasks, method=method, threads=1, **options)
+    found, other = merge_state_dicts(base, tasks, method=method, threads=threads, block=block, **options)
+    assert same(expected, found)
+    assert {k: v for k, v in receipt.data.items() if k != "run"} == {k: v for k, v in other.data.items() if k != "run"}
+
+
+@named
+def test_keeps_names_order_shapes_dtypes_and_what_no_task_changed(method: str, options: dict):
+    base, tasks = state_dicts(4)
+    merged, receipt = merge_state_dicts(base, tasks, method=method, **options)
+    assert list(merged) == list(base)
+    assert all(merged[k].shape == base[k].shape and merged[k].dtype == base[k].dtype for k in base)
+    if options.get("normalize", True) or method != "linear":  # a sum of models moves what no task changed, too
+        assert merged["untouched"].tobytes() == base["untouched"].tobytes()
+    assert merged["position_ids"].tobytes() == base["position_ids"].tobytes()
+    assert receipt.data["elements"]["total"] == sum(v.size for v in base.values())
+
+
+@named
+def test_scale_zero_is_the_base(method: str, options: dict):
+    if options.get("normalize") is False and method == "linear":
+        return  # the base is then part of the sum, not only of the differences
+    base, tasks = state_dicts(4)
+    merged, _ = merge_state_dicts(base, tasks, method=method, scale=0, **options)
+    assert all(np.array_equal(merged[k], base[k]) for k in base)
+
+
+@named
+def test_scaling_all_deltas_by_a_power_of_two_scales_the_merged_vector(method: str, options: dict):
+    if options.get("normalize") is False and method == "linear":
+        return  # its merged vector has the base in it
+    _, tasks = gaussian(4, 500)
+    base = {"w": np.zeros(500, np.float32)}
+    small, _ = merge_state_dicts(base, tasks, method=method, scale=1, **options)
+    large, _ = merge_state_dicts(base, [{"w": t["w"] * 4} for t in tasks], method=method, scale=1, **options)
+    # Scaling by 4 is exact in float32, so every comparison and every rounding falls the same way.
+    np.testing.assert_array_equal(large["w"], small["w"] * 4)
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_one_task_at_scale_one_is_that_task_to_one_rounding(method: str):
+    base, tasks = gaussian(1, 300)
+    options = {"density": 1} if method == "ties" else {}
+    merged, _ = merge_state_dicts(base, tasks, method=method, scale=1, **options)
+    delta = tasks[0]["w"] - base["w"]
+    np.testing.assert_array_equal(merged["w"], base["w"] + delta)
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m not in ("average", "task_arithmetic", "linear", "ties")])
+def test_every_element_is_one_tasks_value_bit_for_bit(method: str):
+    base, tasks = gaussian(5, 999)
+    merged, receipt = merge_state_dicts(base, tasks, method=method, scale=0.3)
+    candidates = np.stack([base["w"] + np.float32(0.3) * (t["w"] - base["w"]) for t in tasks])
+    owners = candidates.view(np.uint32) == merged["w"].view(np.uint32)
+    assert owners.any(axis=0).all()
+    assert owners.sum(axis=1).tolist() == receipt.owned
+
+
+def test_seed_changes_draws_and_nothing_else():
+    base, tasks = gaussian(4, 2000)
+    first, _ = merge_state_dicts(base, tasks, seed=1)
+    again, _ = merge_state_dicts(base, tasks, seed=1)
+    other, receipt = merge_state_dicts(base, tasks, seed=2)
+    assert same(first, again)
+    assert not same(first, other)
+    assert receipt.owned == [500] * 4
+
+
+def test_tensor_order_in_the_dict_changes_nothing():
+    base, tasks = state_dicts(4)
+    backwards, _ = merge_state_dicts(dict(reversed(base.items())), tasks, scope="model", preference="0.1,0.2,0.3,0.4")
+    forwards, _ = merge_state_dicts(base, tasks, scope="model", preference="0.1,0.2,0.3,0.4")
+    assert same(forwards, {k: backwards[k] for k in forwards})
+
+
+def test_relabelling_tasks_of_equal_magnitude_relabels_owners():
+    rng = np.random.default_rng(3)
+    magnitude = rng.random(400).astype(np.float32)
+    base = {"w": np.zeros(400, np.float32)}
+    signs = [rng.choice([-1, 1], 400).astype(np.float32) for _ in range(3)]
+    tasks = [{"w": magnitude * s} for s in signs]
+    shares = ["0.5", "0.3", "0.2"]
+    _, receipt = merge_state_dicts(base, tasks, preference=",".join(shares))
+    _, relabelled = merge_state_dicts(base, tasks[::-1], preference=",".join(shares[::-1]))
+    assert receipt.owned == [200, 120, 80]
+    assert relabelled.owned == [80, 120, 200]
