@@ -1,4 +1,4 @@
-"""What bad input gets: one message that names file and tensor and says what to do, and nothing at the target (design, section 8)."""
+"""What bad input gets: one message that names file and tensor and says what to do, and nothing at the target."""
 
 from __future__ import annotations
 
@@ -104,8 +104,14 @@ BREAKAGES: dict[str, tuple[Breakage, str]] = {
         lambda c: change(c.base, deep__bias=with_nan(np.inf)),
         r"base \(base.safetensors\): tensor 'deep.bias' holds inf at element 7",
     ),
-    "short preference": (lambda c: c.options.update(preference="0.5,0.5"), "has 2 shares, but there are 3 tasks: cars, birds, digits"),
-    "negative preference": (lambda c: c.options.update(preference="0.5,-0.5,1"), "share 2 is -0.5; shares cannot be negative"),
+    "short preference": (
+        lambda c: c.options.update(preference="0.5,0.5"),
+        "has 2 shares, but there are 3 tasks: cars, birds, digits",
+    ),
+    "negative preference": (
+        lambda c: c.options.update(preference="0.5,-0.5,1"),
+        "share 2 is -0.5; shares cannot be negative",
+    ),
     "zero preference": (lambda c: c.options.update(preference="0,0,0"), "every share is zero"),
     "NaN preference": (lambda c: c.options.update(preference="nan,1,1"), "share 1: expected a finite number"),
     "unknown task": (lambda c: c.options.update(preference="bird=1"), "names 'bird'.*Did you mean 'birds'"),
@@ -125,7 +131,10 @@ BREAKAGES: dict[str, tuple[Breakage, str]] = {
     "nothing there": (lambda c: c.tasks[1].unlink(), "birds.safetensors"),
     "unsafe pickle": (pickled_code, "birds.pt"),
     "index that leaves its folder": (index_that_leaves, r"\.\./base.safetensors"),
-    "exclude that matches nothing": (lambda c: c.options.update(exclude=["heads.*"]), "--exclude 'heads.\\*' matches no tensor"),
+    "exclude that matches nothing": (
+        lambda c: c.options.update(exclude=["heads.*"]),
+        "--exclude 'heads.\\*' matches no tensor",
+    ),
     "independent run": (
         lambda c: (
             (c.base.parent / "run.json").write_text(

@@ -12,8 +12,7 @@ from safetensors.numpy import load_file, save_file
 import prefmerge
 from prefmerge import Receipt, merge, merge_state_dicts, open_checkpoint
 from prefmerge.checkpoints.dtypes import from_float32, to_float32
-from prefmerge.merging.api import run
-from prefmerge.merging.api import recipe_of
+from prefmerge.merging.api import recipe_of, run
 from tests.methods.problems import state_dicts
 
 
@@ -31,7 +30,10 @@ def test_files_and_state_dicts_give_the_same_values(files: tuple[Path, list[Path
     base, tasks = files
     receipt = merge(base, tasks, tmp_path / "out.safetensors", preference="cars=0.8,birds=0.2")
     expected, other = merge_state_dicts(
-        load_file(base), [load_file(t) for t in tasks], names=["cars", "birds", "digits", "signs"], preference="0.8,0.2,0,0"
+        load_file(base),
+        [load_file(t) for t in tasks],
+        names=["cars", "birds", "digits", "signs"],
+        preference="0.8,0.2,0,0",
     )
     merged = load_file(tmp_path / "out.safetensors")
     assert merged.keys() == expected.keys()
@@ -47,7 +49,9 @@ def test_equal_recipes_give_equal_files_whatever_the_threads_blocks_memory_names
 ):
     base, tasks = files
     contents = set()
-    for i, (threads, block, memory) in enumerate([(1, 65536, "1GB"), (3, 7, "1MiB"), (2, 1, "256MiB"), (2, 4096, "1kB")]):
+    for i, (threads, block, memory) in enumerate(
+        [(1, 65536, "1GB"), (3, 7, "1MiB"), (2, 1, "256MiB"), (2, 4096, "1kB")]
+    ):
         out = tmp_path / f"elsewhere-{i}" / f"{i}.safetensors"
         names = [f"{name}{i}" for name in "abcd"]
         recipe = recipe_of(base, tasks, names=names, scope="model", preference="alpha:0.5")
@@ -123,7 +127,9 @@ def test_other_number_formats_are_merged_in_float32_and_rounded_once(name: str, 
     tau = deltas.gather(0, owner[None])[0]
     expected = (base["w"].float() + tau).to(dtype)
     assert torch.equal(load(tmp_path / "out.safetensors")["w"], expected)
-    merge(tmp_path / "base.safetensors", paths, tmp_path / "wide.safetensors", method="magmax", scale=1, dtype="float32")
+    merge(
+        tmp_path / "base.safetensors", paths, tmp_path / "wide.safetensors", method="magmax", scale=1, dtype="float32"
+    )
     assert torch.equal(load(tmp_path / "wide.safetensors")["w"], base["w"].float() + tau)
 
 
@@ -173,7 +179,9 @@ def test_exclude_copies_from_the_base_and_ignores_a_tasks_own_head(files: tuple[
 def test_a_narrower_format_that_cannot_hold_a_value_is_an_error(tmp_path: Path):
     save_file({"w": np.zeros(4, np.float32)}, tmp_path / "base.safetensors")
     save_file({"w": np.array([0, 1, 1e5, 0], np.float32)}, tmp_path / "task.safetensors")
-    with pytest.raises(prefmerge.PrefmergeError, match=r"tensor 'w': the merged value 100000 at element 2 does not fit float16"):
+    with pytest.raises(
+        prefmerge.PrefmergeError, match=r"tensor 'w': the merged value 100000 at element 2 does not fit float16"
+    ):
         merge(
             tmp_path / "base.safetensors",
             [tmp_path / "task.safetensors"],
@@ -189,7 +197,9 @@ def test_fingerprints_say_what_was_read(files: tuple[Path, list[Path]], tmp_path
     receipt = merge(base, tasks, tmp_path / "out.safetensors", preference="0.5,0,0.5,0")
     covers = [row["covers"] for row in receipt.data["inputs"]["tasks"]]
     assert covers == ["content", "header", "content", "header"]
-    assert receipt.data["inputs"]["base"]["fingerprint"] == prefmerge.checkpoints.content_fingerprint(open_checkpoint(base))
+    assert receipt.data["inputs"]["base"]["fingerprint"] == prefmerge.checkpoints.content_fingerprint(
+        open_checkpoint(base)
+    )
     strong = merge(base, tasks, tmp_path / "two.safetensors", sha256=True)
     assert all(len(digest) == 64 for digest in strong.data["inputs"]["tasks"][0]["sha256"].values())
 

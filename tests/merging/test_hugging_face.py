@@ -15,7 +15,13 @@ transformers = pytest.importorskip("transformers", reason="makes and loads model
 
 
 def tiny_clip() -> Any:
-    text = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 50}
+    text = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "vocab_size": 50,
+    }
     vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = transformers.CLIPConfig(
         text_config=text, vision_config={**vision, "image_size": 16, "patch_size": 8}, projection_dim=8

@@ -1,4 +1,4 @@
-"""Small state dicts with everything awkward in them: ties, zeros, -0.0, 0-d, empty and unchanged tensors, integer buffers."""
+"""Small state dicts with everything awkward in them: ties, zeros, -0.0, 0-d, empty and unchanged tensors, integers."""
 
 from __future__ import annotations
 

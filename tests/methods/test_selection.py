@@ -180,7 +180,8 @@ def test_one_reading_per_pass_and_none_per_stage():
         with Workspace(block=4096) as work:
             TunableMagmax().prepare([deltas], Settings(8, shares=shares, passes=passes), work)
         readings.append(deltas.readings)
-    # The first pass reads each of 8 tasks once; looking for a change read one block more. The second reads only tasks with budget left.
+    # The first pass reads each of 8 tasks once; looking for a change reads one block more. The second reads only tasks
+    # with budget left.
     assert 8 * 40_000 <= readings[0] <= 8 * 40_000 + 4096
     assert readings[1] - readings[0] < 8 * 40_000
 

@@ -65,7 +65,7 @@ class Fingerprint:
         return all(bool(seen.all()) for seen in self._seen.values())
 
     def tensor_digests(self) -> dict[str, str]:
-        """Each tensor's own hash, 16 hexadecimal digits: says which one differs where `hexdigest` says that one does."""
+        """Each tensor's own hash, 16 hexadecimal digits: says which one differs where `hexdigest` says one does."""
         return {name: xxhash.xxh3_64_hexdigest(chunks.tobytes()) for name, chunks in self._chunks.items()}
 
     def hexdigest(self) -> str:

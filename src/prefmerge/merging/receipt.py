@@ -40,7 +40,8 @@ class Receipt:
 
     def to_bytes(self) -> bytes:
         """The receipt as it is written."""
-        return (json.dumps(self.data, indent=1, ensure_ascii=False) + "\n").encode()
+        # A path that is no valid UTF-8 holds surrogates; written as \\udc.. they are valid JSON and read back the same.
+        return (json.dumps(self.data, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
     def save(self, path: str | Path) -> None:
         """Write it to a file."""

@@ -181,7 +181,7 @@ class _Stream:
     def note_differences(self, entry: Entry, raw: np.ndarray) -> None:
         differing = []
         for name, source in zip(self.plan.names, self.plan.tasks, strict=True):
-            # A look at a buffer does not make a task's file one that was read: its weights may be no part of this merge.
+            # A look at a buffer does not make a task's file one that was read: its weights may be no part of it.
             if entry.name in source.checkpoint.tensors and not np.array_equal(source.checkpoint.raw(entry.name), raw):
                 differing.append(name)
         if differing:
