@@ -12,7 +12,7 @@ def state_dicts(
 ) -> tuple[dict[str, np.ndarray], list[dict[str, np.ndarray]]]:
     """A base and T sequential tasks. Steps are multiples of 1/64, so that equal magnitudes and zeros are common."""
     rng = np.random.default_rng(seed)
-    base = {name: np.asarray(rng.standard_normal(shape), np.float32) for name, shape in SHAPES.items()}
+    base: dict[str, np.ndarray] = {n: np.asarray(rng.standard_normal(s), np.float32) for n, s in SHAPES.items()}
     base["deep.bias"][:3] = -0.0
     base["position_ids"] = np.arange(7)
     current, result = dict(base), []

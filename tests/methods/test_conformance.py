@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -79,7 +81,7 @@ def test_scaling_all_deltas_by_a_power_of_two_scales_the_merged_vector(method: s
 @pytest.mark.parametrize("method", list(METHODS))
 def test_one_task_at_scale_one_is_that_task_to_one_rounding(method: str):
     base, tasks = gaussian(1, 300)
-    options = {"density": 1} if method == "ties" else {}
+    options: dict[str, Any] = {"density": 1} if method == "ties" else {}
     merged, _ = merge_state_dicts(base, tasks, method=method, scale=1, **options)
     delta = tasks[0]["w"] - base["w"]
     np.testing.assert_array_equal(merged["w"], base["w"] + delta)

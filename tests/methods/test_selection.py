@@ -161,6 +161,8 @@ def test_the_certificate_of_a_scope_too_large_for_memory_holds_when_read_again(p
     with Workspace(threads=2) as work:
         rule = TunableMagmax().prepare([deltas], settings, work)
         owners = rule.owners[0]  # type: ignore[attr-defined]  # the rule of this method has them
+        assert rule.report.asked is not None
+        assert rule.report.prices is not None
         assert np.bincount(owners, minlength=tasks).tolist() == list(rule.report.asked)
         prices = np.array([np.nan if p is None else p for p in rule.report.prices])
         found = relative_gap([deltas], owners, prices, Magnitude(), settings, work)

@@ -24,8 +24,8 @@ STRETCH = (
 
 def compiled() -> bool:
     """Whether a merge has been run on this machine with this version, so that the kernels need not be compiled now."""
-    index = Path(subtract.stats.cache_path).glob("kernels.subtract-*.nbi")
-    return any(index)
+    folder = subtract.stats.cache_path
+    return folder is not None and any(Path(folder).glob("kernels.subtract-*.nbi"))
 
 
 @njit(cache=True, nogil=True)
