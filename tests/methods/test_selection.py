@@ -214,3 +214,34 @@ def test_masks_of_64_tasks():
     base, tasks = gaussian(64, 6400)
     _, receipt = merge_state_dicts(base, tasks)
     assert receipt.owned == [100] * 64
+
+
+def sparse(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    tau_TP = np.zeros(shape, np.float32)
+    tau_TP[:, 1000:1100] = rng.standard_normal((shape[0], 100))  # an embedding of which a few rows moved
+    return tau_TP
+
+
+AWKWARD = {
+    "sparse": sparse,
+    "one task dominates": lambda rng, shape: (
+        rng.standard_normal(shape) * np.where(np.arange(shape[0]) == 1, 1e3, 1e-3)[:, None]
+    ),
+    "sixty orders of magnitude": lambda rng, shape: 10 ** rng.uniform(-30, 30, shape),
+    "denormal": lambda rng, shape: rng.standard_normal(shape) * 1e-41,
+    "all equal": lambda rng, shape: np.full(shape, 0.5),
+}
+
+
+@pytest.mark.parametrize("kind", list(AWKWARD))
+@pytest.mark.parametrize("preference", ["uniform", "0.9,0.0999995,0.0000005,0"])
+def test_awkward_importances_are_still_assigned_optimally(kind: str, preference: str):
+    size = ROWS // 4 * 2  # twice what is solved at once
+    deltas = Arrays(AWKWARD[kind](np.random.default_rng(0), (4, size)).astype(np.float32))
+    settings = Settings(4, shares=Preference.parse(preference).shares("abcd"), selection="optimal")
+    with Workspace(threads=2) as work:
+        rule = TunableMagmax().prepare([deltas], settings, work)
+    assert rule.report.asked is not None
+    assert rule.report.gap is not None
+    assert np.bincount(rule.owners[0], minlength=4).tolist() == list(rule.report.asked)  # type: ignore[attr-defined]
+    assert rule.report.gap < 1e-6

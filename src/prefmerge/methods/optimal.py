@@ -34,6 +34,7 @@ ROWS = 1 << 22  # importances held at once, rows x tasks: 32 MiB of float64
 SAMPLE = 1 << 20  # importances in one sample, rows x tasks
 EIGHTHS = 8  # independent parts of a sample, whose prices show its error
 RARE = 32  # rows: with fewer in an eighth of the sample, a task's price is too uncertain to settle anything for it
+LEAST = 1e-45  # stands for a mean importance of zero: the smallest float32
 ATTEMPTS = 4  # times the bounds are widened, threefold each time
 STRETCH = 512  # elements whose best tasks are found together
 UNIT = 2.0**-53  # turns the upper 53 bits of a keyed number into a fraction
@@ -225,7 +226,8 @@ class _Problem:
 
         self.work.map(fill, range(len(self.parts)))
         if noise is None:
-            noise = float(W_RP.max(axis=1).mean()) * 2.0**-32 if len(W_RP) else 0.0
+            # Where a sample is all zeros (an embedding of which few rows moved) ties must be told apart all the same.
+            noise = max(float(W_RP.max(axis=1).mean()) if len(W_RP) else 0.0, LEAST) * 2.0**-32
         for i, positions in enumerate(picked):
             if len(positions):
                 part, block = self.parts[i], W_RP[origins[i] : origins[i + 1]]
