@@ -237,6 +237,10 @@ def trim(tau, threshold, ties):
     Returns the ties left.
     """
     bits = tau.view(np.uint32)
+    if ties >= bits.size:  # all equals stay: no order among them, so no branch
+        for i in range(bits.size):
+            bits[i] = bits[i] if bits[i] & np.uint32(0x7FFFFFFF) >= threshold else np.uint32(0)
+        return ties
     for i in range(bits.size):
         b = bits[i] & np.uint32(0x7FFFFFFF)
         if b < threshold:
@@ -252,21 +256,30 @@ def trim(tau, threshold, ties):
 @njit(cache=True, nogil=True)
 def disjoint_merge(tau_TP, weights_T, normalize, out):
     """TIES: elect the sign of the weighted mass, then the (weighted) mean, or sum, of the values that agree with it.
+
     Sums in float64.
     """
-    tasks = tau_TP.shape[0]
-    for i in range(out.size):
-        mass = 0.0
-        for t in range(tasks):
-            mass += weights_T[t] * tau_TP[t, i]
-        total = 0.0
-        weight = 0.0
-        for t in range(tasks):
-            x = weights_T[t] * tau_TP[t, i]
-            # A mass of exactly zero elects plus, as the sign convention of the compared implementation does.
-            if (x > 0 and mass >= 0) or (x < 0 and mass < 0):
-                total += x
-                weight += weights_T[t]
-        if normalize and weight != 0.0:
-            total /= weight
-        out[i] = np.float32(total)
+    mass = np.empty(STRETCH)
+    total = np.empty(STRETCH)
+    weight = np.empty(STRETCH)
+    for first in range(0, out.size, STRETCH):
+        count = min(STRETCH, out.size - first)
+        mass[:count] = 0.0
+        total[:count] = 0.0
+        weight[:count] = 0.0
+        # Task by task over a short stretch: rows of a block lie far apart, and a walk across them misses the cache.
+        for t in range(tau_TP.shape[0]):
+            w = weights_T[t]
+            for i in range(count):
+                mass[i] += w * tau_TP[t, first + i]
+        for t in range(tau_TP.shape[0]):
+            w = weights_T[t]
+            for i in range(count):
+                x = w * tau_TP[t, first + i]
+                # A mass of exactly zero elects plus, as the sign convention of the compared implementation does.
+                agrees = (x > 0.0) if mass[i] >= 0.0 else (x < 0.0)
+                total[i] += x if agrees else 0.0
+                weight[i] += w if agrees else 0.0
+        for i in range(count):
+            mean = normalize and weight[i] != 0.0
+            out[first + i] = np.float32(total[i] / weight[i] if mean else total[i])
