@@ -1,0 +1,268 @@
+"""How long does a merge take, and how much memory, next to reading its inputs once and writing its output?
+
+A ViT-B/16 visual tower (86.2 M elements) and T tasks on disk; every method as a whole process (`prefmerge merge`:
+start, merge, fsync), with a warm page cache unless it says cold. The yardstick is measured in the same run, before,
+between and after the methods. First the results are checked: budgets against exact fractions, and a few tensors
+element by element. Writes `results/merge_speed.json`; `--docs` renders it. At T = 20: 7.2 GB of disk, two minutes.
+Left out: other tools.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+
+from benchmarks import common, yardstick
+from benchmarks.make_checkpoints import MODELS, make
+
+CHECKED = ("visual.ln_post.weight", "visual.class_embedding", "visual.proj")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row: the command line's options, and how it is called in the table. `shares` of T tasks where the result has
+    budgets to check.
+    """
+
+    name: str
+    options: tuple[str, ...]
+    cold: bool = False
+
+    def shares(self, tasks: int) -> list[Fraction] | None:
+        if "--prefer" not in self.options:
+            return None
+        spec = self.options[self.options.index("--prefer") + 1]
+        kind, _, rest = spec.partition(":")
+        weights = (
+            [Fraction(rest) ** (tasks - 1 - t) for t in range(tasks)]
+            if kind == "alpha"
+            else [Fraction(w) for w in spec.split(",")]
+        )
+        return [w / sum(weights) for w in weights]
+
+
+def place_of_two(tasks: int) -> str:
+    """0.8 of the first task, 0.2 of the middle one, nothing of the others: what a deployment asks for."""
+    wanted = ["0"] * tasks
+    wanted[0], wanted[tasks // 2] = "0.8", "0.2"
+    return ",".join(wanted)
+
+
+def cases(tasks: int, cold: bool) -> list[Case]:
+    """The rows for T tasks."""
+    tunable = ("--method", "tunable-magmax", "--prefer")
+    rows = [
+        Case("tunable-magmax, alpha 1", (*tunable, "alpha:1")),
+        Case("tunable-magmax, alpha 2", (*tunable, "alpha:2")),
+        Case("tunable-magmax, alpha 0.5", (*tunable, "alpha:0.5")),
+        Case("tunable-magmax, a place of two tasks", (*tunable, place_of_two(tasks))),
+        Case("tunable-magmax, alpha 1, scope model", (*tunable, "alpha:1", "--scope", "model")),
+        *(Case(method, ("--method", method)) for method in ("magmax", "average", "task-arithmetic", "ties")),
+    ]
+    return rows + [Case("tunable-magmax, alpha 1, cold cache", (*tunable, "alpha:1"), cold=True)] if cold else rows
+
+
+def command(case: Case, base: Path, tasks: Sequence[Path], out: Path) -> list[str]:
+    return [*common.PREFMERGE, "merge", str(base), *map(str, tasks), "-o", str(out), "--force", *case.options]
+
+
+def receipt_of(out: Path) -> dict[str, Any]:
+    return json.loads(Path(f"{out}.receipt.json").read_text(encoding="utf-8"))
+
+
+def check(case: Case, base: Path, tasks: Sequence[Path], out: Path) -> None:
+    """AssertionError unless the merge that was just run is right where it can be told cheaply."""
+    receipt = receipt_of(out)
+    shares = case.shares(len(tasks))
+    if shares is None and case.name != "magmax":
+        return
+    totals = receipt["totals"]
+    assert sum(totals["owned"]) == receipt["elements"]["merged"], f"{case.name}: owners do not add up"
+    if shares is not None:
+        for name, entry in receipt["tensors"].items():
+            if entry["role"] == "merged" and "asked" in entry:
+                assert entry["asked"] == entry["owned"] == budgets(shares, sum(entry["owned"])), (
+                    f"{case.name}: {name} misses its budgets"
+                )
+        if "model" in case.options:
+            assert totals["owned"] == budgets(shares, sum(totals["owned"])), (
+                f"{case.name}: the model misses its budgets"
+            )
+    scale = np.float32(receipt["recipe"]["scale"])
+    for name in CHECKED:
+        start, merged = tensor(base, name), tensor(out, name)
+        deltas = [tensor(task, name) - start for task in tasks]
+        whose = np.array([start + scale * delta == merged for delta in deltas])
+        assert whose.any(axis=0).all(), f"{case.name}: {name} has an element that is no task's"
+        if case.name == "magmax":
+            last_first = np.array(deltas[::-1])  # argmax takes the first of equals; ties go to the later task
+            taken = np.take_along_axis(last_first, np.abs(last_first).argmax(axis=0)[None], axis=0)[0]
+            assert np.array_equal(merged, start + scale * taken), f"magmax: {name} is not the argmax"
+
+
+def budgets(shares: Sequence[Fraction], elements: int) -> list[int]:
+    """Tunable MAGMAX eq. 5, 6, written here a second time: a check that asks the package proves nothing."""
+    counts = [int(share * elements) for share in shares]
+    first = [t for t, share in enumerate(shares) if share]
+    for t in first[: elements - sum(counts)]:
+        counts[t] += 1
+    return counts
+
+
+def tensor(path: Path, name: str) -> np.ndarray:
+    with safe_open(path, framework="numpy") as file:
+        return file.get_tensor(name)
+
+
+def measure(base: Path, tasks: Sequence[Path], workdir: Path, *, runs: int, cold: bool) -> dict[str, Any]:
+    """All rows for these inputs."""
+    inputs, out = [base, *tasks], workdir / "merged.safetensors"
+    nbytes = sum(path.stat().st_size for path in inputs)
+    yardstick.measure(inputs, workdir / "yardstick.tmp")  # warms the page cache
+    sticks: dict[bool, list[yardstick.Yardstick]] = {False: [], True: []}
+    rows = []
+
+    def stick(cold: bool) -> None:
+        if cold:
+            common.drop_from_cache(inputs)
+        sticks[cold].append(yardstick.measure(inputs, workdir / "yardstick.tmp"))
+
+    for case in cases(len(tasks), cold):
+        measured = []
+        for run in range(runs + 1):
+            stick(case.cold)
+            if case.cold:
+                common.drop_from_cache(inputs)
+            measured.append(common.run_measured(command(case, base, tasks, out)))
+            if run == 0:
+                check(case, base, tasks, out)
+        del measured[
+            : runs > 0
+        ]  # the first compiles kernels where this machine never has; with no other run it must do
+        seconds = common.spread([m.seconds for m in measured])
+        rows.append(
+            {
+                "method": case.name,
+                "options": list(case.options),
+                "cold": case.cold,
+                "seconds": seconds,
+                "processor_seconds": common.spread([m.processor for m in measured]),
+                "gb_per_second": round(nbytes / 1e9 / seconds["median"], 2),
+                "anonymous_mb": round(max(m.anonymous for m in measured) / 1e6, 1),
+                "resident_mb": round(max(m.resident for m in measured) / 1e6, 1),
+            }
+        )
+        anonymous = rows[-1]["anonymous_mb"]
+        print(f"T = {len(tasks)}  {case.name:40s} {seconds['median']:7.2f} s  {anonymous:7.0f} MB", flush=True)
+    for path in (out, Path(f"{out}.receipt.json")):
+        path.unlink(missing_ok=True)
+    result: dict[str, Any] = {"tasks": len(tasks), "input_gb": round(nbytes / 1e9, 3), "rows": rows}
+    for is_cold, name in ((False, "yardstick"), (True, "yardstick_cold")):
+        if sticks[is_cold]:
+            result[name] = {
+                "seconds": common.spread([s.total for s in sticks[is_cold]]),
+                "read": common.spread([s.read for s in sticks[is_cold]]),
+            }
+    for row in rows:
+        against = result["yardstick_cold" if row["cold"] else "yardstick"]["seconds"]["median"]
+        row["times_yardstick"] = round(row["seconds"]["median"] / against, 2)
+    return result
+
+
+def benchmark(
+    workdir: Path, *, model: str, tasks: Sequence[int], dtype: str, runs: int, cold: bool, keep: bool
+) -> dict[str, Any]:
+    """The whole result, ready to be written."""
+    origin = common.provenance()
+    base, made = make(workdir, model=model, tasks=max(tasks), dtype=dtype)
+    try:
+        sets = [measure(base, made[:count], workdir, runs=runs, cold=cold) for count in tasks]
+    finally:
+        if not keep:
+            for path in (base, *made):
+                path.unlink()
+    return {
+        "question": common.question(__doc__),
+        **origin,
+        "model": model,
+        "dtype": dtype,
+        "sets": sets,
+    }
+
+
+COLUMNS = ("seconds", "spread", "CPU seconds", "GB/s", "x yardstick", "anonymous MB", "resident MB")
+
+
+def _timed(seconds: dict[str, float]) -> list[str]:
+    return [f"{seconds['median']:.2f}", f"{seconds['least']:.2f} - {seconds['most']:.2f}"]
+
+
+def render(data: dict[str, Any]) -> str:
+    """docs/speed.md, whole."""
+    made_by = "python -m benchmarks.merge_speed --render-only --docs docs/speed.md"
+    about = (
+        f"Model: {data['model']}, {data['dtype']}. Whole processes (`prefmerge merge`), median of several runs. "
+        "One *yardstick* is all inputs read once through memory maps on all cores plus one output written and fsynced, "
+        "measured between the runs. Anonymous memory is what `--max-memory` bounds; resident memory counts mapped "
+        "pages of the inputs too, which the kernel takes back when it needs them.\n"
+    )
+    generated = f"<!-- generated from benchmarks/results/merge_speed.json: {made_by} -->\n"
+    parts = ["# Speed and memory\n", generated, data["question"] + "\n", about]
+    for measured in data["sets"]:
+        rows = []
+        for key, name in (("yardstick", "*yardstick*"), ("yardstick_cold", "*yardstick, cold cache*")):
+            if key in measured:
+                seconds = measured[key]["seconds"]
+                rows.append(
+                    [name, *_timed(seconds), "", f"{measured['input_gb'] / seconds['median']:.1f}", "1", "", ""]
+                )
+        for row in measured["rows"]:
+            processor = f"{row['processor_seconds']['median']:.2f}"
+            speed, times = f"{row['gb_per_second']:.1f}", f"{row['times_yardstick']:.1f}"
+            memory = [f"{row['anonymous_mb']:.0f}", f"{row['resident_mb']:.0f}"]
+            rows.append([row["method"], *_timed(row["seconds"]), processor, speed, times, *memory])
+        parts.append(common.table([f"T = {measured['tasks']}", *COLUMNS], rows))
+    parts.append(common.origin(data) + "\n")
+    return "\n".join(parts)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=common.question(__doc__),
+        epilog="python -m benchmarks.merge_speed --tasks 5 20 --workdir /data --docs docs/speed.md",
+    )
+    parser.add_argument("--tasks", type=int, nargs="+", default=[5, 20])
+    parser.add_argument("--model", choices=MODELS, default="vit-b-16")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--runs", type=int, default=5, help="measured runs after the first, which is checked")
+    parser.add_argument("--cold", action="store_true", help="also measure with the inputs dropped from the page cache")
+    parser.add_argument("--workdir", type=Path, help="where the checkpoints are made; a temporary folder by default")
+    parser.add_argument("--keep", action="store_true", help="leave the checkpoints in --workdir")
+    parser.add_argument("--toy", action="store_true", help="a model of 51 k elements, T = 3, no run after the first")
+    parser.add_argument("--result", type=Path, default=common.RESULTS / "merge_speed.json")
+    parser.add_argument("--docs", type=Path, help="also render the tables into this file")
+    parser.add_argument("--render-only", action="store_true", help="render an existing result; measure nothing")
+    options = parser.parse_args(arguments)
+    if not options.render_only:
+        model, tasks, runs = ("toy", [3], 0) if options.toy else (options.model, options.tasks, options.runs)
+        with tempfile.TemporaryDirectory(dir=options.workdir) as scratch:
+            workdir = options.workdir if options.keep and options.workdir else Path(scratch)
+            data = benchmark(
+                workdir, model=model, tasks=tasks, dtype=options.dtype, runs=runs, cold=options.cold, keep=options.keep
+            )
+        common.write_result(options.result, data)
+    if options.docs:
+        options.docs.write_text(render(json.loads(options.result.read_text(encoding="utf-8"))), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
