@@ -64,20 +64,14 @@ class _SumRule(Rule):
 
     def block(self, tensor: int, start: int, stop: int, out: np.ndarray, work: Workspace) -> None:
         deltas, length = self.tensors[tensor], stop - start
-        tau, total, term = (
-            work.buffer("tau", length),
-            work.buffer("total", length, np.float64),
-            work.buffer("term", length, np.float64),
-        )
+        tau, total = work.buffer("tau", length), work.buffer("total", length, np.float64)
         total[:] = 0
         for task, factor in enumerate(self.factors):
             if factor != 0.0:
                 deltas.read(task, start, stop, tau)
-                np.multiply(tau, factor, out=term, dtype=np.float64)
-                total += term
+                kernels.add_scaled(tau, factor, total)
         if self.base_weight:
-            np.multiply(deltas.base(start, stop), self.base_weight, out=term, dtype=np.float64)
-            total += term
+            kernels.add_scaled(deltas.base(start, stop), self.base_weight, total)
         out[:] = total
 
 

@@ -67,6 +67,13 @@ def finish(base, tau, scale, out):
 
 
 @njit(cache=True, nogil=True)
+def add_scaled(values, factor, total):
+    """total += factor * values, in float64."""
+    for i in range(values.size):
+        total[i] += factor * np.float64(values[i])
+
+
+@njit(cache=True, nogil=True)
 def fold_max(tau, best, owner, task):
     """best = tau and owner = task where |tau| >= |best|: MAGMAX (paper eq. 1), ties to the later task."""
     for i in range(tau.size):
