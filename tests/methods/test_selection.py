@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -234,7 +236,7 @@ AWKWARD = {
 
 
 @pytest.mark.parametrize("kind", list(AWKWARD))
-@pytest.mark.parametrize("preference", ["uniform", "0.9,0.0999995,0.0000005,0"])
+@pytest.mark.parametrize("preference", ["uniform", "0.9,0.0999995,0.0000005,0", "0.49995,0.0001,0.49995,0"])
 def test_awkward_importances_are_still_assigned_optimally(kind: str, preference: str):
     size = ROWS // 4 * 2  # twice what is solved at once
     deltas = Arrays(AWKWARD[kind](np.random.default_rng(0), (4, size)).astype(np.float32))
@@ -245,3 +247,27 @@ def test_awkward_importances_are_still_assigned_optimally(kind: str, preference:
     assert rule.report.gap is not None
     assert np.bincount(rule.owners[0], minlength=4).tolist() == list(rule.report.asked)  # type: ignore[attr-defined]
     assert rule.report.gap < 1e-6
+
+
+def test_where_no_bound_holds_the_pieces_are_exact_in_budget_and_honest_about_the_gap(monkeypatch: pytest.MonkeyPatch):
+    tasks, size = 8, 3 * ROWS // 8
+    tau_TP = tau_walk(tasks, size, 5, rounded=False)
+    settings = Settings(
+        tasks, shares=Preference.parse("alpha:2").shares([str(t) for t in range(tasks)]), selection="optimal"
+    )
+    with Workspace(threads=2) as work:
+        best = TunableMagmax().prepare([Arrays(tau_TP)], settings, work)
+        monkeypatch.setattr("prefmerge.methods.optimal._search", lambda problem, widen: None)
+        pieces = TunableMagmax().prepare([Arrays(tau_TP)], settings, work)
+    assert best.report.gap is not None
+    assert pieces.report.gap is not None
+    assert pieces.report.asked is not None
+    counts = np.bincount(pieces.owners[0], minlength=tasks)  # type: ignore[attr-defined]
+    assert counts.tolist() == list(pieces.report.asked)
+
+    def retained(rule: Any) -> float:
+        return float(np.abs(np.take_along_axis(tau_TP, rule.owners[0][None].astype(int), 0)).sum(dtype=np.float64))
+
+    lost = (retained(best) - retained(pieces)) / retained(pieces)
+    assert best.report.gap < lost <= pieces.report.gap * (1 + 1e-2)  # the report is rounded to two digits
+    assert pieces.report.gap < 1e-3

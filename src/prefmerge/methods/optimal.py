@@ -9,7 +9,7 @@ how far each price difference may still move; an element whose best task wins by
 contested are sampled again, finer, until they fit in memory; `transport.solve` then assigns them exactly under the
 budgets that are left. If the last prices respect every bound that an element was settled by, the whole assignment is
 optimal: all owners are best at one set of prices. Otherwise the bounds are widened and the search begins again. Equal
-importances are told apart by a keyed number below `noise` (2^-32 of the mean best importance), so the answer is
+importances are told apart by a keyed number below `noise` (2^-28 of the mean best importance), so the answer is
 deterministic, and `gap` counts what that may cost. Shapes: W_RP rows by competing tasks, float64. Cost: a scope of at
 most `ROWS / P` elements is read once; a larger one about twice, with at most `ROWS` float64 in memory and a byte an
 element.
@@ -17,7 +17,7 @@ element.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,8 +34,11 @@ ROWS = 1 << 22  # importances held at once, rows x tasks: 32 MiB of float64
 SAMPLE = 1 << 20  # importances in one sample, rows x tasks
 EIGHTHS = 8  # independent parts of a sample, whose prices show its error
 RARE = 32  # rows: with fewer in an eighth of the sample, a task's price is too uncertain to settle anything for it
+NOISE = 2.0**-28  # of the mean best importance: far above the rounding of prices, far below what a gap of 1e-6 allows
 LEAST = 1e-45  # stands for a mean importance of zero: the smallest float32
-ATTEMPTS = 4  # times the bounds are widened, threefold each time
+ATTEMPTS = 4
+WIDEN = 1.5  # how much wider than the sample's eighths the bounds are at first; threefold at each failure
+AIM = 5e-7  # relative gap; half of what is promised
 STRETCH = 512  # elements whose best tasks are found together
 UNIT = 2.0**-53  # turns the upper 53 bits of a keyed number into a fraction
 BLOCK = 1 << 14  # elements whose importances for all tasks are held by one thread
@@ -114,13 +117,14 @@ def _settle(importance_PB, price_P, bound_PP, tasks_P, key, start, noise, owner,
 
 
 @njit(cache=True, nogil=True)
-def _sampled(owner, key, start, limit, everything, indices):
-    """List the free elements whose keyed number lies below `limit` (or all of them). Returns how many."""
+def _sampled(owner, key, start, low, high, indices):
+    """List the free elements whose keyed number lies in [low, high]. Returns how many."""
     count = 0
     for i in range(owner.size):
-        if owner[i] == kernels.FREE and (everything or keyed(key, start + i) < limit):
+        if owner[i] == kernels.FREE:
+            h = keyed(key, start + i)
             indices[count] = i
-            count += 1
+            count += 1 if low <= h <= high else 0
     return count
 
 
@@ -165,6 +169,7 @@ class _Problem:
                 for start, stop in spans(deltas.size, work.part)
             ]
             origin += deltas.size
+        self.noise = NOISE
         self.ties = [key(settings.seed, deltas.name, "ties") for deltas in tensors]
 
     def read(self, part: _Part, low: int, high: int) -> np.ndarray:
@@ -182,16 +187,16 @@ class _Problem:
             )
         return importance_PB
 
-    def sample(self, rate: float, purpose: int) -> list[np.ndarray]:
-        """For each part, the positions of its free elements that a keyed draw at `rate` picks; all of them at rate
-        1.
-        """
-        limit = np.uint64(min(int(rate * 2.0**64), 2**64 - 1))
+    def sample(self, low: float, high: float, purpose: int) -> list[np.ndarray]:
+        """For each part, the positions of its free elements whose draw, uniform in [0, 1), lies in [low, high)."""
+        first, last = int(low * 2.0**64), min(int(high * 2.0**64), 2**64) - 1
 
         def pick(part: _Part) -> np.ndarray:
-            indices = np.empty(part.owner.size, np.int64)
+            indices = np.empty(
+                part.owner.size + 1, np.int64
+            )  # one more: the next candidate is written before it counts
             k = key(self.settings.seed, self.tensors[part.tensor].name, "sample", purpose)
-            return indices[: _sampled(part.owner, k, part.start, limit, rate >= 1.0, indices)].copy()
+            return indices[: _sampled(part.owner, k, part.start, np.uint64(first), np.uint64(last), indices)].copy()
 
         return self.work.map(pick, self.parts)
 
@@ -227,7 +232,7 @@ class _Problem:
         self.work.map(fill, range(len(self.parts)))
         if noise is None:
             # Where a sample is all zeros (an embedding of which few rows moved) ties must be told apart all the same.
-            noise = max(float(W_RP.max(axis=1).mean()) if len(W_RP) else 0.0, LEAST) * 2.0**-32
+            noise = max(float(W_RP.max(axis=1).mean()) if len(W_RP) else 0.0, LEAST) * self.noise
         for i, positions in enumerate(picked):
             if len(positions):
                 part, block = self.parts[i], W_RP[origins[i] : origins[i + 1]]
@@ -235,6 +240,13 @@ class _Problem:
                 for j, task in enumerate(self.tasks_P):
                     _add_noise(block[:, j].copy(), keys, part.start + positions, noise, int(task), block[:, j])
         return W_RP, noise
+
+    def give(self, picked: Sequence[np.ndarray], owner_R: np.ndarray) -> None:
+        """Write down the owners of what `gather` gathered."""
+        origin = 0
+        for part, positions in zip(self.parts, picked, strict=True):
+            part.owner[positions] = self.tasks_P[owner_R[origin : origin + len(positions)]]
+            origin += len(positions)
 
 
 def select_optimal(
@@ -260,15 +272,23 @@ def select_optimal(
         owners[:] = competing[0]
         report.gap = 0.0
         return owners, report
-    for attempt in range(ATTEMPTS):
-        found = _search(problem, 1.5 * 3.0**attempt, final=attempt == ATTEMPTS - 1)
-        if found is not None:
-            gap, price_P = found
-            report.gap = float(f"{gap:.2g}")  # a bound; its further digits depend on the order of a sum
-            prices = dict(zip(competing, price_P.tolist(), strict=True))
-            report.prices = tuple(prices.get(t) for t in range(settings.tasks))
-            return owners, report
-    raise AssertionError("the last attempt always answers")
+    found, widen = None, WIDEN
+    for _ in range(ATTEMPTS):
+        found = _search(problem, widen)
+        if found is None:
+            widen *= 3.0
+        elif found[0] > AIM:
+            # What is retained is far below the best importances: so must the noise be.
+            problem.noise *= AIM / (4 * found[0])
+        else:
+            break
+    if found is None:
+        found = _piecewise(problem)
+    gap, price_P = found
+    report.gap = float(f"{gap:.2g}")  # a bound; its further digits depend on the order of a sum
+    prices = dict(zip(competing, price_P.tolist(), strict=True))
+    report.prices = tuple(prices.get(t) for t in range(settings.tasks))
+    return owners, report
 
 
 def _magmax(problem: _Problem, part: _Part) -> None:
@@ -282,10 +302,8 @@ def _magmax(problem: _Problem, part: _Part) -> None:
             kernels.fold_max(tau, best, owner, np.uint8(task))
 
 
-def _search(problem: _Problem, widen: float, *, final: bool) -> tuple[float, np.ndarray] | None:
-    """One attempt: settle, cut down, solve. Returns the relative gap and the prices, or None when a bound did not hold.
-    The `final` one keeps everything contested.
-    """
+def _search(problem: _Problem, widen: float) -> tuple[float, np.ndarray] | None:
+    """One attempt: settle, cut down, solve. Returns the relative gap and the prices; None when a bound did not hold."""
     P = len(problem.tasks_P)
     problem.owners[:] = kernels.FREE
     left_P = problem.budget_P.copy()
@@ -294,11 +312,11 @@ def _search(problem: _Problem, widen: float, *, final: bool) -> tuple[float, np.
     noise: float | None = None
     price_P: np.ndarray | None = None
     number = 0
-    while not final and int(left_P.sum()) * P > ROWS:
+    while int(left_P.sum()) * P > ROWS:
         number += 1
         contested = int(left_P.sum())
         with problem.work.heavy:
-            W_RP, noise = problem.gather(problem.sample(SAMPLE / P / contested, number), noise)
+            W_RP, noise = problem.gather(problem.sample(0.0, SAMPLE / P / contested, number), noise)
             price_P, bound_PP = _prices(W_RP, left_P, widen, price_P)
             del W_RP
         settled_P, importance = _settle_all(problem, price_P, bound_PP, noise)
@@ -308,7 +326,7 @@ def _search(problem: _Problem, widen: float, *, final: bool) -> tuple[float, np.
         if (left_P < 0).any() or int(settled_P.sum()) * 4 < contested:
             return None  # settled too much for someone, or the bounds settle too little to end soon
     with problem.work.heavy:
-        picked = problem.sample(1.0, 0)
+        picked = problem.sample(0.0, 1.0, 0)
         W_RP, noise = problem.gather(picked, noise)
         owner_R, price_P = solve(W_RP, left_P, _levels(len(W_RP), problem.settings.seed), price_P)
         held = W_RP[np.arange(len(W_RP)), owner_R]
@@ -316,14 +334,41 @@ def _search(problem: _Problem, widen: float, *, final: bool) -> tuple[float, np.
         del W_RP
     differences_PP = price_P[:, None] - price_P[None, :]
     np.fill_diagonal(differences_PP, -np.inf)
-    if not (differences_PP <= bounds_PP).all():
+    rounding = 4 * np.finfo(np.float64).eps * float(np.abs(price_P).max())
+    if not (differences_PP <= bounds_PP + rounding).all():
         return None
-    origin = 0
-    for part, positions in zip(problem.parts, picked, strict=True):
-        part.owner[positions] = problem.tasks_P[owner_R[origin : origin + len(positions)]]
-        origin += len(positions)
+    problem.give(picked, owner_R)
     retained = settled_importance + float(held.sum())
-    return ((lost + problem.elements * noise) / retained if retained > 0 else 0.0), price_P
+    return ((lost + problem.elements * (noise + rounding)) / retained if retained > 0 else 0.0), price_P
+
+
+def _piecewise(problem: _Problem) -> tuple[float, np.ndarray]:
+    """Where no attempt held: random pieces that fit in memory, each assigned optimally under its part of the budgets.
+
+    The budgets are exact and memory is bounded all the same; the gap is then measured, by reading everything again.
+    """
+    problem.owners[:] = kernels.FREE
+    left_P = problem.budget_P.copy()
+    pieces = -(-2 * problem.elements * len(problem.tasks_P) // ROWS)
+    noise: float | None = None
+    price_P = np.zeros(len(problem.tasks_P))
+    for i in range(pieces):
+        # Free elements are those of later pieces, so the draw of this one is over what is left.
+        with problem.work.heavy:
+            picked = problem.sample(0.0, 1.0 if i == pieces - 1 else (i + 1) / pieces, 0)
+            W_RP, noise = problem.gather(picked, noise)
+            rows = len(W_RP)
+            share_P = apportion(left_P, rows)
+            owner_R, price_P = solve(W_RP, share_P, _levels(rows, problem.settings.seed), price_P)
+            del W_RP
+        problem.give(picked, owner_R)
+        left_P -= share_P
+    price_T = np.full(problem.settings.tasks, np.nan)
+    price_T[problem.tasks_P] = price_P
+    measured = relative_gap(
+        problem.tensors, problem.owners, price_T, problem.importance, problem.settings, problem.work
+    )
+    return max(0.0, measured), price_P
 
 
 def _levels(rows: int, seed: int) -> list[np.ndarray]:
@@ -340,24 +385,45 @@ def _prices(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Prices from a sample and, for each pair (a, b), how large price_a - price_b may be: from the spread of the
     sample's eighths, widened.
+
+    A rare task's price is the edge of a tail of which the sample holds a handful. Nothing is settled for it, and it is
+    held against the others at the price it would have with many more rows than its due, which is lower.
     """
     R = len(W_RP)
-    # A rare task is given more rows than its due: its price comes out too low, so nothing is settled against it
-    # wrongly; and nothing is settled for it.
-    least = RARE * EIGHTHS * int(left_P.sum()) // R
-    rare_P = left_P < least
-    budget_P = np.maximum(left_P, least)
-    _, centre_P = solve(W_RP, apportion(budget_P, R), _levels(R, R), price_P)
-    centre_PP = centre_P[:, None] - centre_P[None, :]
-    largest_PP = centre_PP.copy()
-    for e in range(EIGHTHS):
-        rows = np.ascontiguousarray(W_RP[e::EIGHTHS])
-        _, part_P = solve(rows, apportion(budget_P, len(rows)), [], centre_P)
-        largest_PP = np.maximum(largest_PP, part_P[:, None] - part_P[None, :])
-    bound_PP = centre_PP + widen * (largest_PP - centre_PP)
-    bound_PP[rare_P] = np.inf
+    due_P = left_P / left_P.sum()
+    rare_P = due_P * R < RARE * EIGHTHS
+    centre_P, bound_PP = _range(W_RP, lambda rows: due_P * rows, widen, price_P)
+    if rare_P.any():
+
+        def ample(rows: int) -> np.ndarray:
+            # Counts in a sample scatter by their square root; that many of them more are never seen by chance.
+            return np.where(rare_P, due_P * rows + 3 * widen * (np.sqrt(due_P * rows) + 1), due_P * rows)
+
+        _, low_PP = _range(W_RP, ample, widen, centre_P)
+        bound_PP[:, rare_P] = low_PP[:, rare_P]
+        bound_PP = np.maximum(bound_PP, low_PP)  # more for the rare is less for the others
+        bound_PP[rare_P] = np.inf
     np.fill_diagonal(bound_PP, -np.inf)  # nothing need win against itself
     return centre_P, bound_PP
+
+
+def _range(
+    W_RP: np.ndarray, rows_for: Callable[[int], np.ndarray], widen: float, price_P: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Prices of a sample whose R rows are shared out by `rows_for(R)`, and how large each price_a - price_b may be."""
+
+    def budgets_of(rows: int) -> np.ndarray:
+        return apportion(np.ceil(rows_for(rows) * 2.0**20).astype(np.int64), rows)
+
+    R = len(W_RP)
+    _, centre_P = solve(W_RP, budgets_of(R), _levels(R, R), price_P)
+    centre_PP = centre_P[:, None] - centre_P[None, :]
+    largest_PP = centre_PP
+    for e in range(EIGHTHS):
+        rows = np.ascontiguousarray(W_RP[e::EIGHTHS])
+        _, part_P = solve(rows, budgets_of(len(rows)), [], centre_P)
+        largest_PP = np.maximum(largest_PP, part_P[:, None] - part_P[None, :])
+    return centre_P, centre_PP + widen * (largest_PP - centre_PP)
 
 
 def _settle_all(problem: _Problem, price_P: np.ndarray, bound_PP: np.ndarray, noise: float) -> tuple[np.ndarray, float]:
