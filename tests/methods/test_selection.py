@@ -257,7 +257,7 @@ def test_where_no_bound_holds_the_pieces_are_exact_in_budget_and_honest_about_th
     )
     with Workspace(threads=2) as work:
         best = TunableMagmax().prepare([Arrays(tau_TP)], settings, work)
-        monkeypatch.setattr("prefmerge.methods.optimal._search", lambda problem, widen: None)
+        monkeypatch.setattr("prefmerge.methods.optimal._search", lambda *_: None)
         pieces = TunableMagmax().prepare([Arrays(tau_TP)], settings, work)
     assert best.report.gap is not None
     assert pieces.report.gap is not None

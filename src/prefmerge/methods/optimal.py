@@ -273,8 +273,8 @@ def select_optimal(
         report.gap = 0.0
         return owners, report
     found, widen = None, WIDEN
-    for _ in range(ATTEMPTS):
-        found = _search(problem, widen)
+    for attempt in range(ATTEMPTS):
+        found = _search(problem, widen, attempt)
         if found is None:
             widen *= 3.0
         elif found[0] > AIM:
@@ -302,7 +302,7 @@ def _magmax(problem: _Problem, part: _Part) -> None:
             kernels.fold_max(tau, best, owner, np.uint8(task))
 
 
-def _search(problem: _Problem, widen: float) -> tuple[float, np.ndarray] | None:
+def _search(problem: _Problem, widen: float, attempt: int) -> tuple[float, np.ndarray] | None:
     """One attempt: settle, cut down, solve. Returns the relative gap and the prices; None when a bound did not hold."""
     P = len(problem.tasks_P)
     problem.owners[:] = kernels.FREE
@@ -311,7 +311,7 @@ def _search(problem: _Problem, widen: float) -> tuple[float, np.ndarray] | None:
     settled_importance = 0.0
     noise: float | None = None
     price_P: np.ndarray | None = None
-    number = 0
+    number = 1000 * attempt  # every attempt draws samples of its own
     while int(left_P.sum()) * P > ROWS:
         number += 1
         contested = int(left_P.sum())
@@ -323,7 +323,7 @@ def _search(problem: _Problem, widen: float) -> tuple[float, np.ndarray] | None:
         settled_importance += importance
         left_P -= settled_P
         bounds_PP[settled_P > 0] = np.minimum(bounds_PP, bound_PP)[settled_P > 0]
-        if (left_P < 0).any() or int(settled_P.sum()) * 4 < contested:
+        if (left_P < 0).any() or int(settled_P.sum()) * 10 < contested:
             return None  # settled too much for someone, or the bounds settle too little to end soon
     with problem.work.heavy:
         picked = problem.sample(0.0, 1.0, 0)
@@ -335,9 +335,11 @@ def _search(problem: _Problem, widen: float) -> tuple[float, np.ndarray] | None:
     differences_PP = price_P[:, None] - price_P[None, :]
     np.fill_diagonal(differences_PP, -np.inf)
     rounding = 4 * np.finfo(np.float64).eps * float(np.abs(price_P).max())
-    if not (differences_PP <= bounds_PP + rounding).all():
-        return None
     problem.give(picked, owner_R)
+    if not (differences_PP <= bounds_PP + rounding).all():
+        # Some settled element may be worth more to another task. Mostly it is a handful by a hair: measure.
+        measured = max(0.0, _measured(problem, price_P))
+        return (measured, price_P) if measured <= AIM else None
     retained = settled_importance + float(held.sum())
     return ((lost + problem.elements * (noise + rounding)) / retained if retained > 0 else 0.0), price_P
 
@@ -363,12 +365,14 @@ def _piecewise(problem: _Problem) -> tuple[float, np.ndarray]:
             del W_RP
         problem.give(picked, owner_R)
         left_P -= share_P
+    return max(0.0, _measured(problem, price_P)), price_P
+
+
+def _measured(problem: _Problem, price_P: np.ndarray) -> float:
+    """The relative gap of the owners found, by reading everything again."""
     price_T = np.full(problem.settings.tasks, np.nan)
     price_T[problem.tasks_P] = price_P
-    measured = relative_gap(
-        problem.tensors, problem.owners, price_T, problem.importance, problem.settings, problem.work
-    )
-    return max(0.0, measured), price_P
+    return relative_gap(problem.tensors, problem.owners, price_T, problem.importance, problem.settings, problem.work)
 
 
 def _levels(rows: int, seed: int) -> list[np.ndarray]:
