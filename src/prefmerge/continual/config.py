@@ -1,0 +1,213 @@
+"""The configuration of a run of fine-tuning: every number of the papers' recipe, with the papers' values as defaults.
+
+Read from YAML, checked, resolved (defaults spelled out) and kept in the run folder as `config.yaml`; a resolved
+configuration reads back as itself. Source of the values: both papers, section 4.1 of Tunable MAGMAX, and the authors'
+released code where the papers are silent. Refusals name file, key, what was found and the nearest known key. Cost: one
+small file. Leaves out: whether models and data exist.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from prefmerge.errors import ConfigError
+from prefmerge.runs import Training
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(_Part):
+    """Which encoder. A string in the file stands for `{id: STRING}`."""
+
+    id: str  # hub id or local folder; for open_clip ARCHITECTURE, ARCHITECTURE/PRETRAINED or a local file
+    kind: Literal["auto", "clip", "open_clip", "vision", "sentence"] = "auto"  # auto: from the folder's config.json
+    revision: str | None = None  # of the hub
+    pooling: Literal["auto", "cls", "mean", "pooler"] = "auto"  # vision: cls; sentence: mean
+    logit_scale: float | None = Field(default=None, gt=0)  # None: the model's own (CLIP), else 20
+    max_length: int = Field(default=64, gt=0)  # tokens of a text; longer ones are cut (sentence encoders only)
+
+
+class DataConfig(_Part):
+    """One data set. A string in the file stands for `{name: STRING}`: a registered name, an image folder or a CSV."""
+
+    name: str
+    path: str | None = None  # a local copy, in the layout of the hub, in place of the hub
+    test: str | None = None  # folder or CSV of test samples; None: the registry's, or a seeded fifth of the samples
+    input: str | None = None  # column of the image or text; None: the registry's, or the first of image, img, text, ...
+    label: str | None = None  # column of the label
+    domain: str | None = None  # column of the domain, for domain-incremental runs
+    classes: tuple[str, ...] | None = None  # class names in the order of the labels; None: the data set's
+    templates: tuple[str, ...] | None = None  # prompts with one {} each; None: the registry's, or "a photo of a {}."
+    kind: Literal["auto", "image", "text"] = "auto"
+    revision: str | None = None  # of the hub
+    train_per_class: int | None = Field(default=None, gt=0)  # at most so many training samples of a class
+    test_per_class: int | None = Field(default=None, gt=0)
+    epochs: int | None = Field(default=None, gt=0)  # in a sequence of data sets: None: the papers', or training.epochs
+
+    @field_validator("templates")
+    @classmethod
+    def _one_place(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for template in value or ():
+            if template.count("{}") != 1:
+                raise ValueError(f"the template {template!r} needs exactly one {{}}, where the class name goes")
+        return value
+
+
+class ScenarioConfig(_Part):
+    """How the samples become tasks."""
+
+    kind: Literal["class-incremental", "domain-incremental", "datasets", "auto"] = "auto"  # auto: datasets if several
+    tasks: int | None = Field(default=None, gt=0)  # class-incremental only; None: 5
+    class_order: str | tuple[str, ...] = "auto"  # natural, A, B, C, imagenet_r, random, or names; auto: the papers'
+    domain_order: tuple[str, ...] | None = None  # None: the papers', else the data set's own
+
+
+class LwfConfig(_Part):
+    """Learning without Forgetting: + coefficient * CE(softmax(old / temperature), softmax(new / temperature))."""
+
+    coefficient: float = Field(default=0.3, ge=0)
+    temperature: float = Field(default=2.0, gt=0)
+
+
+class EwcConfig(_Part):
+    """Elastic Weight Consolidation: + coefficient / 2 * sum F (theta - theta_prev)^2."""
+
+    coefficient: float = Field(default=1e6, ge=0)
+    decay: float = Field(default=0.5, ge=0, le=1)  # F <- decay F + (1 - decay) F_task
+    fisher_samples: int | None = Field(default=None, gt=0)  # per task, drawn without replacement; None: all
+
+
+class TrainingConfig(_Part):
+    """How every task is fine-tuned."""
+
+    method: Training = "sequential"
+    epochs: int | None = Field(default=None, gt=0)  # None: the papers' for a registered data set, else 10
+    batch: int = Field(default=128, gt=0)  # samples of one step, over all processes
+    micro_batch: int | None = Field(default=None, gt=0)  # samples in memory at once, per process; None: the whole batch
+    learning_rate: float = Field(default=1e-5, gt=0)
+    weight_decay: float = Field(default=0.1, ge=0)
+    warmup_steps: int | None = Field(default=None, ge=0)  # of each task; None: 500, as both papers; or
+    warmup_fraction: float | None = Field(default=None, ge=0, lt=1)  # of each task's steps, in its place
+    clip_norm: float | None = Field(default=1.0, gt=0)  # of all gradients together; None: no clipping
+    augmentation: bool = True  # images: random resized crop
+    crop_scale: tuple[float, float] = (0.9, 1.0)  # of the image's area
+    logit_scale: float | None = Field(default=None, gt=0)  # in the training loss; None: the head's own
+    lwf: LwfConfig = LwfConfig()
+    ewc: EwcConfig = EwcConfig()
+    precision: Literal["no", "fp16", "bf16"] = "no"  # accelerate's mixed precision; the papers train in float32
+    device: Literal["auto", "cpu"] = "auto"
+    fused: bool = True  # PyTorch's one-kernel AdamW; not the same last bits as the other
+    threads: int | None = Field(default=None, gt=0)  # PyTorch's on a CPU; None: its own choice. 1: same on any machine
+    workers: int | None = Field(default=None, ge=0)  # processes that read images; None: up to 4, and 0 for text
+    save_every: int | None = Field(default=1, gt=0)  # epochs between resumable states inside a task; None: none
+
+    @model_validator(mode="after")
+    def _checked(self) -> TrainingConfig:
+        if self.warmup_steps is not None and self.warmup_fraction is not None:
+            raise ValueError("warmup_steps and warmup_fraction say the same thing twice; give one")
+        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ValueError(f"crop_scale must be 0 < low <= high <= 1, found {list(self.crop_scale)}")
+        return self
+
+
+class FinetuneConfig(_Part):
+    """A whole run."""
+
+    model: ModelConfig
+    data: tuple[DataConfig, ...] = Field(min_length=1)
+    scenario: ScenarioConfig = ScenarioConfig()
+    head: Literal["auto", "text", "prototype"] = "auto"  # auto: text where there is a text side
+    training: TrainingConfig = TrainingConfig()
+    seed: int = Field(default=0, ge=0)
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _model_by_name(cls, value: Any) -> Any:
+        return {"id": value} if isinstance(value, str) else value
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _data_by_name(cls, value: Any) -> Any:
+        several = value if isinstance(value, list | tuple) else [value]
+        return [{"name": one} if isinstance(one, str) else one for one in several]
+
+    @field_validator("scenario", mode="before")
+    @classmethod
+    def _scenario_by_name(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+    def to_yaml(self) -> str:
+        import yaml
+
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def read_config(file: str | Path) -> FinetuneConfig:
+    """The configuration in a YAML file. Relative paths in it that exist beside the file mean those.
+
+    Raises ConfigError naming file, key, what was found and the nearest known key.
+    """
+    import yaml
+
+    file = Path(file)
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{file}: no such file. Give the YAML file of the run; `prefmerge finetune -h` shows one.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file}: cannot be read as YAML: {error}") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{file}: expected a mapping with at least `model` and `data`, found {type(found).__name__}.")
+    return _anchored(make_config(found, str(file)), file.parent)
+
+
+def make_config(found: Mapping[str, Any], where: str = "configuration") -> FinetuneConfig:
+    """The configuration that a mapping holds. Raises ConfigError; `where` is what its message begins with."""
+    try:
+        return FinetuneConfig.model_validate(dict(found))
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{where}: {line}" for line in _complaints(error))) from error
+
+
+def _complaints(error: ValidationError) -> Iterator[str]:
+    for one in error.errors(include_url=False):
+        at = ".".join(str(part) for part in one["loc"]) or "the top level"
+        if one["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(str(one["loc"][-1]), _keys(one["loc"][:-1]), n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(_keys(one['loc'][:-1]))}."
+            yield f"unknown key {at!r}.{hint}"
+        elif one["type"] == "missing":
+            yield f"{at!r} is missing."
+        else:
+            message = str(one["msg"]).removeprefix("Value error, ")
+            shown = "" if isinstance(one["input"], dict) else f", found {one['input']!r}"
+            yield f"{at}: {message[0].lower() + message[1:]}{shown}."
+
+
+def _keys(path: tuple[int | str, ...]) -> list[str]:
+    """The keys that are known at a place of the configuration."""
+    part: Any = FinetuneConfig
+    for step in path:
+        if isinstance(step, str):
+            kind = part.model_fields[step].annotation
+            part = next((k for k in (kind, *getattr(kind, "__args__", ())) if hasattr(k, "model_fields")), part)
+    return list(part.model_fields)
+
+
+def _anchored(config: FinetuneConfig, home: Path) -> FinetuneConfig:
+    """Paths beside the configuration's own file, made absolute; hub ids and registered names stay."""
+
+    def at(path: str | None) -> str | None:
+        if path is None or Path(path).is_absolute() or path.startswith("~"):
+            return None if path is None else str(Path(path).expanduser())
+        return str((home / path).resolve()) if (home / path).exists() else path
+
+    data = [one.model_copy(update={"name": at(one.name), "path": at(one.path), "test": at(one.test)}) for one in config.data]
+    return config.model_copy(update={"model": config.model.model_copy(update={"id": at(config.model.id)}), "data": tuple(data)})

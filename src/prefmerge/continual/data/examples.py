@@ -1,0 +1,99 @@
+"""What training and evaluation see of a data set: labelled inputs with ids, read on demand.
+
+An `Examples` is a split: N inputs (RGB images as PIL images, or strings), a label each into the names of the classes, an
+id each that is stable from run to run, and, where the data set has them, a domain (a style) each. A `Corpus` is a data
+set: classes, prompt templates, a training and a test split. Nothing is decoded before `read` is called. Cost: the ids
+and labels are in memory (about 100 bytes a sample), the inputs are not. Leaves out: several labels for one input.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+Kind = Literal["image", "text"]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """N labelled inputs. `labels` (N,) int64 count from 0 into the class names of whoever holds this."""
+
+    ids: tuple[str, ...]
+    labels: np.ndarray
+    read: Callable[[Sequence[int]], list[Any]] = field(repr=False)  # positions (n,) -> n inputs; may be called anywhere
+    fingerprint: Callable[[Sequence[int]], str] = field(repr=False)  # positions -> hash of the contents; decodes nothing
+    domains: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.labels) or (self.domains is not None and len(self.domains) != len(self.ids)):
+            raise ValueError(
+                f"{len(self.ids)} ids, {len(self.labels)} labels and {len(self.domains or ())} domains do not match"
+            )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, positions: Sequence[int] | np.ndarray, labels: np.ndarray | None = None) -> Examples:
+        """The samples at `positions`, in that order; `labels` (n,) replaces theirs."""
+        chosen = np.asarray(positions, dtype=np.int64)
+        own, fingerprint = self.read, self.fingerprint
+        return Examples(
+            ids=tuple(self.ids[i] for i in chosen.tolist()),
+            labels=(self.labels[chosen] if labels is None else np.asarray(labels, dtype=np.int64)),
+            read=lambda at: own(chosen[np.asarray(at, dtype=np.int64)].tolist()),
+            fingerprint=lambda at: fingerprint(chosen[np.asarray(at, dtype=np.int64)].tolist()),
+            domains=None if self.domains is None else tuple(self.domains[i] for i in chosen.tolist()),
+        )
+
+    def label_counts(self) -> Mapping[int, int]:
+        """How often each label occurs, in the order of the labels."""
+        return dict(sorted(Counter(self.labels.tolist()).items()))
+
+
+def concatenated(parts: Sequence[Examples]) -> Examples:
+    """All samples of several splits, one after another. At least one part."""
+    if len(parts) == 1:
+        return parts[0]
+    starts = np.cumsum([0, *(len(part) for part in parts)])
+
+    def placed(at: Sequence[int]) -> list[tuple[int, int]]:
+        which = np.searchsorted(starts, np.asarray(at, dtype=np.int64), side="right") - 1
+        return [(int(w), int(i) - int(starts[w])) for w, i in zip(which, at, strict=True)]
+
+    def read(at: Sequence[int]) -> list[Any]:
+        found: list[Any] = [None] * len(at)
+        where = placed(at)
+        for part in {w for w, _ in where}:
+            slots = [k for k, (w, _) in enumerate(where) if w == part]
+            for k, item in zip(slots, parts[part].read([where[k][1] for k in slots]), strict=True):
+                found[k] = item
+        return found
+
+    def fingerprint(at: Sequence[int]) -> str:
+        where = placed(at)
+        return "+".join(parts[w].fingerprint([i for v, i in where if v == w]) for w in sorted({w for w, _ in where}))
+
+    domains = [part.domains for part in parts]
+    return Examples(
+        ids=tuple(i for part in parts for i in part.ids),
+        labels=np.concatenate([part.labels for part in parts]),
+        read=read,
+        fingerprint=fingerprint,
+        domains=None if any(d is None for d in domains) else tuple(x for d in domains if d is not None for x in d),
+    )
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A data set. `templates` hold one `{}` each, where a class name goes; labels of both splits index `classes`."""
+
+    name: str
+    kind: Kind
+    classes: tuple[str, ...]
+    templates: tuple[str, ...]
+    train: Examples
+    test: Examples

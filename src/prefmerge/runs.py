@@ -1,0 +1,157 @@
+"""What a run of fine-tuning left behind, read without torch: `run.json` and the checkpoints that it names.
+
+    RUN/
+      run.json              this manifest: kind of training, base, head, tasks in order with classes and label counts
+      config.yaml           the configuration with every default spelled out
+      samples.json          the ids of every task's training and test samples
+      base/  tasks/*/       checkpoints: folders (or files) that `prefmerge merge` takes
+      head.safetensors      the frozen head
+      log.jsonl             one line per event
+
+`prefmerge merge --run`, importance `step` (which refuses independent training) and everything that evaluates start
+here. Cost: one small file. Leaves out: the making of a run, which is `continual`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from prefmerge.errors import RunError
+
+FORMAT = "prefmerge-run/1"
+FILE = "run.json"
+
+Training = Literal["sequential", "independent", "joint", "lwf", "ewc"]
+TRAININGS: tuple[str, ...] = get_args(Training)
+IN_SEQUENCE = ("sequential", "lwf", "ewc")  # theta_t starts from theta_{t-1}
+
+
+@dataclass(frozen=True)
+class RunTask:
+    """One task of a run. `label_counts` maps the name of a class to its number of training samples."""
+
+    name: str
+    file: str  # the checkpoint, relative to the run's folder
+    classes: tuple[str, ...] = ()
+    label_counts: Mapping[str, int] = field(default_factory=dict)
+    done: bool = True
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder's manifest. `about` holds what else the manifest says, untouched."""
+
+    folder: Path
+    training: str
+    base: str
+    tasks: tuple[RunTask, ...]
+    head: str | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def base_path(self) -> Path:
+        return self.folder / self.base
+
+    @property
+    def head_path(self) -> Path | None:
+        return None if self.head is None else self.folder / self.head
+
+    def task_path(self, index: int) -> Path:
+        return self.folder / self.tasks[index].file
+
+    @property
+    def finished(self) -> bool:
+        return all(task.done for task in self.tasks)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "training": self.training,
+            "base": self.base,
+            "head": self.head,
+            "tasks": [
+                {
+                    "name": task.name,
+                    "file": task.file,
+                    "done": task.done,
+                    "classes": list(task.classes),
+                    "label_counts": dict(task.label_counts),
+                }
+                for task in self.tasks
+            ],
+            **self.about,
+        }
+
+
+def read_run(folder: str | Path) -> Run:
+    """The manifest of a run folder. Raises RunError saying what is wrong with it and where."""
+    folder = Path(folder)
+    file = folder / FILE
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        what = "no such folder" if not folder.is_dir() else f"there is no {FILE} in it"
+        raise RunError(
+            f"{folder}: not a run of prefmerge: {what}. Give the folder that `prefmerge finetune … -o RUN` wrote."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file}: cannot be read as a run's manifest: {error}.") from error
+    return _parsed(folder, file, found)
+
+
+def _parsed(folder: Path, file: Path, found: Any) -> Run:
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        form = found.get("format") if isinstance(found, dict) else type(found).__name__
+        raise RunError(f"{file}: its format is {form!r}; this prefmerge reads {FORMAT!r}.")
+    known = ("format", "training", "base", "head", "tasks")
+    try:
+        tasks = tuple(
+            RunTask(
+                name=str(task["name"]),
+                file=_inside(file, task["file"]),
+                classes=tuple(str(c) for c in task.get("classes", ())),
+                label_counts={str(c): int(n) for c, n in task.get("label_counts", {}).items()},
+                done=bool(task.get("done", True)),
+            )
+            for task in found["tasks"]
+        )
+        run = Run(
+            folder,
+            str(found["training"]),
+            _inside(file, found["base"]),
+            tasks,
+            None if found.get("head") is None else _inside(file, found["head"]),
+            {key: value for key, value in found.items() if key not in known},
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise RunError(f"{file}: the manifest lacks or garbles {error}. Was it edited by hand?") from error
+    if run.training not in TRAININGS:
+        raise RunError(f"{file}: training is {run.training!r}; expected one of {', '.join(TRAININGS)}.")
+    return run
+
+
+def _inside(file: Path, named: Any) -> str:
+    """A path in the manifest, which must not leave the run's folder."""
+    path = os.path.normpath(str(named))
+    if os.path.isabs(path) or path.split(os.sep)[0] == os.pardir:
+        raise RunError(f"{file}: names {named!r}, which lies outside the run's folder.")
+    return str(named)
+
+
+def run_of(checkpoint: str | Path) -> tuple[Run, int] | None:
+    """The run that a checkpoint belongs to and the index of its task; None where no manifest lists it."""
+    path = Path(os.path.abspath(checkpoint))
+    for folder in (path.parent, path.parent.parent):
+        try:
+            run = read_run(folder)
+        except RunError:
+            continue  # a file of that name that is no manifest of ours says nothing
+        for index in range(len(run.tasks)):
+            if Path(os.path.abspath(run.task_path(index))) == path:
+                return run, index
+    return None
