@@ -12,7 +12,19 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "prefmerge"
 # From the bottom of the design's list to its top: a module may import from its own row and the rows before it.
-LAYERS = ["errors", "preference", "checkpoints", "methods", "merging", "analysis", "demo", "cli", "__main__"]
+LAYERS = [
+    "errors",
+    "runs",
+    "preference",
+    "checkpoints",
+    "methods",
+    "merging",
+    "analysis",
+    "continual",
+    "demo",
+    "cli",
+    "__main__",
+]
 
 
 def layer_of(module: str) -> int | None:

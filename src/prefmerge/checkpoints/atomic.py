@@ -210,3 +210,40 @@ def recover(target: Path) -> None:
         with _locked_if_stale(path) as stale:
             if stale:
                 remove(path)
+
+
+@contextlib.contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `target`, in place of what is there, when the block ends without an exception."""
+    recover(target)
+    workspace = make_workspace(target)
+    try:
+        yield workspace.path
+        for parent, _, names in os.walk(workspace.path):
+            for name in names:
+                sync_path(Path(parent) / name)
+            sync_path(Path(parent))
+        if os.path.lexists(target):
+            remove(replace_folder(workspace.path, target))
+        else:
+            rename_new(workspace.path, target)
+        sync_path(target.parent)
+        workspace.release()
+    except BaseException:
+        workspace.discard()
+        raise
+
+
+def write_whole(target: Path, content: bytes) -> None:
+    """Write a file that is there with all of its content or not at all, in place of what is there."""
+    work = target.with_name(f".{target.name}.prefmerge-{secrets.token_hex(6)}.tmp")
+    try:
+        with open(work, "xb") as file:
+            file.write(content)
+            file.flush()
+            sync(file.fileno())
+        os.replace(work, target)
+    except BaseException:
+        work.unlink(missing_ok=True)
+        raise
+    sync_path(target.parent)

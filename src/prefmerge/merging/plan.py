@@ -8,12 +8,10 @@ header per file. Left out: values (NaN and infinity show when they are read).
 from __future__ import annotations
 
 import difflib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -33,6 +31,7 @@ from prefmerge.merging.source import Input
 from prefmerge.methods import METHODS, Method, Settings
 from prefmerge.methods.records import MOST_COMPETING
 from prefmerge.preference import Preference, as_text, budgets, carried
+from prefmerge.runs import run_of
 
 Role = Literal["merge", "copy", "exclude", "tied"]
 SHOWN = 5  # names listed in a message about many
@@ -417,15 +416,8 @@ def _refuse_independent(tasks: Sequence[Checkpoint], names: Sequence[str]) -> No
 
 
 def training_of(checkpoint: Checkpoint) -> str | None:
-    """ "sequential" or "independent" where a run manifest (`run.json` beside the checkpoint) lists it; None where there
-    is none.
-    """
+    """How it was trained ("sequential", "independent", ...) where a run's manifest lists it; None where there is none."""
     if checkpoint.path is None:
         return None
-    path = Path(os.path.abspath(checkpoint.path))
-    try:
-        manifest = json.loads((path.parent / "run.json").read_text(encoding="utf-8"))
-        listed = [task["file"] for task in manifest["tasks"]]
-        return str(manifest["training"]) if path.name in (Path(file).name for file in listed) else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # a file of that name that is no manifest of ours says nothing
+    found = run_of(checkpoint.path)
+    return found[0].training if found else None

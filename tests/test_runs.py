@@ -1,0 +1,68 @@
+"""Reading a run's manifest, without torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefmerge.errors import RunError
+from prefmerge.runs import Run, RunTask, read_run, run_of
+
+
+def manifest(**changes: Any) -> dict[str, Any]:
+    task = {"name": "a", "file": "tasks/a", "classes": ["cat"], "label_counts": {"cat": 3}}
+    whole = {"format": "prefmerge-run/1", "training": "sequential", "base": "base", "tasks": [task], "seed": 4}
+    return {key: value for key, value in {**whole, **changes}.items() if value is not ...}
+
+
+def written(folder: Path, content: Any) -> Path:
+    (folder / "run.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    return folder
+
+
+def test_what_was_written_is_read(tmp_path: Path):
+    run = Run(
+        tmp_path, "ewc", "base", (RunTask("a", "tasks/a", ("cat",), {"cat": 3}, done=False),), "head", {"seed": 4}
+    )
+    assert read_run(written(tmp_path, run.to_json())) == run
+    assert not run.finished
+    assert run.head_path == tmp_path / "head"
+
+
+def test_an_older_manifest_without_head_and_done_is_read(tmp_path: Path):
+    run = read_run(written(tmp_path, manifest()))
+    assert run.head_path is None
+    assert run.finished
+    assert run.about == {"seed": 4}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "cannot be read as a run's manifest"),
+        ([], "its format is 'list'; this prefmerge reads 'prefmerge-run/1'"),
+        (manifest(format="prefmerge-run/9"), "its format is 'prefmerge-run/9'"),
+        (manifest(tasks=...), "lacks or garbles 'tasks'"),
+        (manifest(training="by heart"), "training is 'by heart'; expected one of sequential, independent"),
+        (manifest(base="../../etc"), "names '../../etc', which lies outside the run's folder"),
+        (manifest(base="/etc"), "names '/etc', which lies outside"),
+    ],
+)
+def test_what_is_no_manifest(content: Any, said: str, tmp_path: Path):
+    with pytest.raises(RunError) as raised:
+        read_run(written(tmp_path, content))
+    assert str(raised.value).startswith(f"{tmp_path / 'run.json'}: ")
+    assert said in str(raised.value)
+
+
+def test_a_checkpoint_finds_its_run(tmp_path: Path):
+    written(tmp_path, manifest(tasks=[{"name": "a", "file": "tasks/a"}, {"name": "b", "file": "b.safetensors"}]))
+    for index, path in enumerate((tmp_path / "tasks" / "a", tmp_path / "b.safetensors")):
+        found = run_of(path)
+        assert found is not None
+        assert found[1] == index
+    assert run_of(tmp_path / "tasks" / "c") is None
+    assert run_of(tmp_path / "base") is None
