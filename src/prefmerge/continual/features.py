@@ -1,0 +1,209 @@
+"""Embeddings of a data set under a model, encoded once and then read from a cache.
+
+    embed(encoder, examples)[i] = tower(prepare(input_i)),   (N, E) float32, not normalised
+
+The cache is keyed by content: the weights' fingerprint, what encoder and preprocessing are, the fingerprint and the ids
+of the inputs, and what rounding depends on (size of the batches, kind of device, PyTorch's version and threads). So a
+hit is, bit for bit, what encoding again would give. Cost: one forward pass per sample, one batch prepared ahead; a hit
+costs one reading of the weights, for their hash. On disk 4 N E bytes a key, which nothing removes but `clear_cache`. A
+file that is damaged counts as absent. Leaves out: augmentation, several processes or accelerators.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xxhash
+
+from prefmerge.checkpoints import atomic
+from prefmerge.checkpoints.fingerprint import content_fingerprint
+from prefmerge.checkpoints.memory import from_state_dict
+from prefmerge.continual.data.examples import Examples
+from prefmerge.continual.encoders.protocol import Batch, Encoder
+from prefmerge.errors import EncoderError
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT = "prefmerge-features/1"
+SUFFIX = ".features"  # a file: 16 bytes of xxh3_128 of what follows, then N E numbers, little-endian float32
+_DIGEST = 16  # bytes
+
+Progress = Callable[[int, int], None]  # samples done, samples in all
+
+
+def embed(
+    encoder: Encoder,
+    examples: Examples,
+    *,
+    batch: int = 256,
+    device: str | torch.device | None = None,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """The embeddings (N, E), float32, of all examples under the evaluation transform, in eval mode, without gradients.
+
+    `device`: the tower is moved there and stays; None: where it is. `cache`: a folder (`cache_folder()` is the user's);
+    None: none. Only encoders that say in a string `preprocessing` what weights do not tell (size and normalisation of
+    images, pooling, length of texts) are cached: of another, old features could pass for new ones. The modes of the
+    tower's modules are as before afterwards. Raises EncoderError where the tower gives another shape than (n, E), or
+    NaN or infinity; what `examples.read` raises.
+    """
+    import torch
+
+    if batch < 1:
+        raise ValueError(f"batch is {batch}; it must be at least 1")
+    if device is not None:
+        encoder.tower.to(device)
+    place = _device_of(encoder) if device is None else torch.device(device)
+    if len(examples) == 0:
+        return np.zeros((0, encoder.width), np.float32)
+    preprocessing = getattr(encoder, "preprocessing", "")
+    if cache is None or not preprocessing:
+        return _encoded(encoder, examples, batch, place, progress)
+    file = cache / f"{_key(encoder, preprocessing, examples, batch, place)}{SUFFIX}"
+    found = _read(file, (len(examples), encoder.width))
+    if found is None:
+        found = _encoded(encoder, examples, batch, place, progress)
+        _write(file, found)
+    elif progress is not None:
+        progress(len(examples), len(examples))
+    return found
+
+
+def cache_folder() -> Path:
+    """Where features are kept: `features` in $PREFMERGE_CACHE, or in prefmerge's folder among the user's caches."""
+    chosen = os.environ.get("PREFMERGE_CACHE")
+    if chosen:
+        return Path(chosen).expanduser() / "features"
+    if sys.platform == "darwin":
+        caches = Path.home() / "Library" / "Caches"
+    else:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return caches / "prefmerge" / "features"
+
+
+def cache_size(folder: Path) -> int:
+    """The bytes that the features in a cache folder take."""
+    return sum(file.stat().st_size for file in _kept(folder))
+
+
+def clear_cache(folder: Path) -> int:
+    """Remove the features in a cache folder, and nothing else that is there. Returns the bytes freed."""
+    freed = cache_size(folder)
+    for file in _kept(folder):
+        file.unlink(missing_ok=True)
+    return freed
+
+
+def _kept(folder: Path) -> list[Path]:
+    """Files whose name is a key: 32 hexadecimal digits. Temporaries that a kill left behind are ours too."""
+    if not folder.is_dir():
+        return []
+    keys = [(file, file.name.lstrip(".").partition(".")[0]) for file in folder.iterdir() if SUFFIX in file.name]
+    return [file for file, key in keys if len(key) == 32 and set(key) <= set("0123456789abcdef")]
+
+
+def _device_of(encoder: Encoder) -> torch.device:
+    import torch
+
+    return next((parameter.device for parameter in encoder.tower.parameters()), torch.device("cpu"))
+
+
+def _encoded(
+    encoder: Encoder, examples: Examples, batch: int, device: torch.device, progress: Progress | None
+) -> np.ndarray:
+    import torch
+
+    tower, count = encoder.tower, len(examples)
+    result = np.empty((count, encoder.width), np.float32)
+    modes = [(module, module.training) for module in tower.modules()]
+    tower.eval()
+    try:
+        # Not inference_mode: what a tower keeps for later (tables of positions) would then be of no use in training.
+        with torch.no_grad():
+            start = 0
+            for inputs, size in _batches(encoder, examples, batch):
+                found = tower(**{name: tensor.to(device) for name, tensor in inputs.items()})
+                if tuple(found.shape) != (size, encoder.width):
+                    raise EncoderError(
+                        f"{encoder.name}: the tower gives shape {tuple(found.shape)} for {size} inputs; "
+                        f"expected {(size, encoder.width)}, one embedding each."
+                    )
+                result[start : start + size] = found.float().cpu().numpy()
+                bad = ~np.isfinite(result[start : start + size]).all(axis=1)
+                if bad.any():
+                    raise EncoderError(
+                        f"{encoder.name}: the embedding of sample {examples.ids[start + int(bad.argmax())]!r} holds "
+                        "NaN or infinity. Did the training diverge? Look at the loss in the run's log.jsonl."
+                    )
+                start += size
+                if progress is not None:
+                    progress(start, count)
+    finally:
+        for module, training in modes:
+            module.training = training
+    return result
+
+
+def _batches(encoder: Encoder, examples: Examples, batch: int) -> Iterator[tuple[Batch, int]]:
+    """Prepared batches and their sizes, in order; the next is prepared while the tower works on one."""
+    starts = range(0, len(examples), batch)
+
+    def prepared(start: int) -> tuple[Batch, int]:
+        inputs = examples.read(range(start, min(start + batch, len(examples))))
+        return encoder.prepare(inputs), len(inputs)
+
+    with ThreadPoolExecutor(1) as ahead:
+        waiting = ahead.submit(prepared, starts[0])
+        for start in starts[1:]:
+            done = waiting.result()
+            waiting = ahead.submit(prepared, start)
+            yield done
+        yield waiting.result()
+
+
+def _key(encoder: Encoder, preprocessing: str, examples: Examples, batch: int, device: torch.device) -> str:
+    import torch
+
+    kind = type(encoder)
+    described = {
+        "format": FORMAT,
+        "weights": content_fingerprint(from_state_dict(encoder.state(), name=encoder.name)),
+        "encoder": [f"{kind.__module__}.{kind.__qualname__}", encoder.kind, encoder.width, repr(encoder.tower)],
+        "preprocessing": preprocessing,
+        "inputs": examples.fingerprint(range(len(examples))),
+        "ids": xxhash.xxh3_128_hexdigest(json.dumps(examples.ids).encode()),
+        "rounding": [batch, device.type, torch.__version__, torch.get_num_threads() if device.type == "cpu" else 0],
+    }
+    return xxhash.xxh3_128_hexdigest(json.dumps(described).encode())
+
+
+def _read(file: Path, shape: tuple[int, int]) -> np.ndarray | None:
+    """What a file of the cache holds; None where it is absent or damaged."""
+    try:
+        content = file.read_bytes()
+    except OSError:
+        return None
+    digest, values = content[:_DIGEST], content[_DIGEST:]
+    if len(values) != 4 * shape[0] * shape[1] or xxhash.xxh3_128_digest(values) != digest:
+        return None
+    return np.frombuffer(values, "<f4").astype(np.float32).reshape(shape)
+
+
+def _write(file: Path, features: np.ndarray) -> None:
+    """Keep features for the next time; where that cannot be, say so and go on."""
+    values = features.astype("<f4").tobytes()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write_whole(file, xxhash.xxh3_128_digest(values) + values)
+    except OSError as error:
+        warnings.warn(f"{file}: the features cannot be kept ({error}); they are encoded anew next time.", stacklevel=3)

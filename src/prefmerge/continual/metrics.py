@@ -1,0 +1,151 @@
+"""What is said of a whole run of T tasks, from the accuracies of its checkpoints on all of its tasks.
+
+    R[i][j] = accuracy on task j of the model after training on task i,   b[j] = that of theta_0;   i, j = 0..T-1
+
+Source: Lopez-Paz and Ranzato 2017 (transfer), Chaudhry et al. 2018 (average accuracy, forgetting), Rebuffi et al. 2017
+(average incremental accuracy); the formula of each is at its function. Shapes: R (T, T), b (T,); fractions of 1. Every
+task counts the same, however many samples it has. Cost: nothing. Leaves out: where R comes from (`evaluation`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+Matrix = np.ndarray | Sequence[Sequence[float]]
+
+
+def average_accuracies(matrix: Matrix) -> np.ndarray:
+    """A_i = 1 / (i + 1) * sum over j <= i of R[i][j]: after task i, the mean over the tasks seen so far, (T,).
+
+    Chaudhry et al. 2018, section 3. Raises ValueError unless `matrix` is (T, T) of finite numbers.
+    """
+    found = _square(matrix)
+    return np.array([found[i, : i + 1].mean() for i in range(len(found))])
+
+
+def last_accuracy(matrix: Matrix) -> float:
+    """A_{T-1} = 1 / T * sum over j of R[T-1][j]: the last model, all tasks.
+
+    ACC of Lopez-Paz and Ranzato 2017, eq. 2. Takes (K, T) too: any checkpoints, of which it looks at the last.
+    """
+    return float(_finite(matrix)[-1].mean())
+
+
+def average_incremental_accuracy(matrix: Matrix) -> float:
+    """1 / T * sum over i of A_i, the mean of `average_accuracies`.
+
+    Rebuffi et al. 2017, section 4, who average over the samples of the classes seen; the same where all tasks have
+    equally many.
+    """
+    return float(average_accuracies(matrix).mean())
+
+
+def forgetting(matrix: Matrix) -> float | None:
+    """1 / (T-1) * sum over j < T-1 of (max over i < T-1 of R[i][j] - R[T-1][j]); None for one task.
+
+    Chaudhry et al. 2018, section 3. Negative where the last model is the best one that there was for the tasks before.
+    """
+    found = _square(matrix)
+    if len(found) == 1:
+        return None
+    return float((found[:-1, :-1].max(axis=0) - found[-1, :-1]).mean())
+
+
+def backward_transfer(matrix: Matrix) -> float | None:
+    """1 / (T-1) * sum over j < T-1 of (R[T-1][j] - R[j][j]): what later tasks did to earlier ones; None for one task.
+
+    BWT of Lopez-Paz and Ranzato 2017, eq. 3.
+    """
+    found = _square(matrix)
+    if len(found) == 1:
+        return None
+    return float((found[-1, :-1] - np.diagonal(found)[:-1]).mean())
+
+
+def forward_transfer(matrix: Matrix, baseline: np.ndarray | Sequence[float]) -> float | None:
+    """1 / (T-1) * sum over j > 0 of (R[j-1][j] - b[j]): what earlier tasks did to later ones; None for one task.
+
+    FWT of Lopez-Paz and Ranzato 2017, eq. 4, where b is a model with random weights; here it is theta_0, which a
+    pre-trained run starts from. Raises ValueError unless `baseline` is (T,).
+    """
+    found, start = _square(matrix), np.asarray(baseline, dtype=np.float64)
+    if start.shape != (len(found),) or not np.isfinite(start).all():
+        raise ValueError(f"expected {len(found)} finite accuracies of theta_0, one per task, found {start.tolist()}")
+    if len(found) == 1:
+        return None
+    return float((np.diagonal(found, offset=1) - start[1:]).mean())
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The numbers above for one run. None: not defined for it, or (where `training` is not in sequence) meaningless."""
+
+    last_accuracy: float
+    average_incremental_accuracy: float | None = None
+    forgetting: float | None = None
+    backward_transfer: float | None = None
+    forward_transfer: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def metrics(matrix: Matrix, baseline: np.ndarray | Sequence[float] | None, *, in_sequence: bool) -> Metrics:
+    """All of them; of checkpoints that were not trained one after the other ((K, T) accuracies) only the last's mean.
+
+    Raises ValueError where shapes do not fit, or a number is not finite.
+    """
+    if not in_sequence:
+        return Metrics(last_accuracy(matrix))
+    return Metrics(
+        last_accuracy(matrix),
+        average_incremental_accuracy(matrix),
+        forgetting(matrix),
+        backward_transfer(matrix),
+        None if baseline is None else forward_transfer(matrix, baseline),
+    )
+
+
+def mean_std(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation (n - 1) over seeds; None where there is one seed, which says nothing of it."""
+    if len(values) == 0:
+        raise ValueError("the mean over no seeds is not defined")
+    mean = math.fsum(values) / len(values)
+    if len(values) == 1:
+        return mean, None
+    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
+def wilson(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's score interval of an accuracy of `right` in `n`; z = 1.959964 is the normal quantile for 95 %.
+
+    (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n); Wilson 1927. It stays inside [0, 1], and is
+    sound where all or none are right.
+    """
+    if not 0 <= right <= n or n == 0:
+        raise ValueError(f"expected 0 <= right <= n and n > 0, found {right} of {n}")
+    p, s = right / n, z * z / n
+    centre, half = p + s / 2, math.sqrt(p * (1 - p) * s + s * s / 4)
+    # At right = n the upper end is 1, which rounding must not miss.
+    return (centre - half) / (1 + s), 1.0 if right == n else (centre + half) / (1 + s)
+
+
+def _finite(matrix: Matrix) -> np.ndarray:
+    found = np.asarray(matrix, dtype=np.float64)
+    if found.ndim != 2 or found.size == 0 or not np.isfinite(found).all():
+        raise ValueError(f"expected a table of finite accuracies, found shape {found.shape}: {found.tolist()}")
+    return found
+
+
+def _square(matrix: Matrix) -> np.ndarray:
+    found = _finite(matrix)
+    if found.shape[0] != found.shape[1]:
+        raise ValueError(
+            f"expected one row per task, in the order of training, found {found.shape[0]} of {found.shape[1]} tasks"
+        )
+    return found
