@@ -160,7 +160,9 @@ def read_config(file: str | Path) -> FinetuneConfig:
     try:
         found = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{file}: no such file. Give the YAML file of the run; `prefmerge finetune -h` shows one.") from None
+        raise ConfigError(
+            f"{file}: no such file. Give the YAML file of the run; `prefmerge finetune -h` shows one."
+        ) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{file}: cannot be read as YAML: {error}") from error
     if not isinstance(found, dict):
@@ -209,5 +211,9 @@ def _anchored(config: FinetuneConfig, home: Path) -> FinetuneConfig:
             return None if path is None else str(Path(path).expanduser())
         return str((home / path).resolve()) if (home / path).exists() else path
 
-    data = [one.model_copy(update={"name": at(one.name), "path": at(one.path), "test": at(one.test)}) for one in config.data]
-    return config.model_copy(update={"model": config.model.model_copy(update={"id": at(config.model.id)}), "data": tuple(data)})
+    data = [
+        one.model_copy(update={"name": at(one.name), "path": at(one.path), "test": at(one.test)}) for one in config.data
+    ]
+    return config.model_copy(
+        update={"model": config.model.model_copy(update={"id": at(config.model.id)}), "data": tuple(data)}
+    )

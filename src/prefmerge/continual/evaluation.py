@@ -294,8 +294,8 @@ def open_run(run_folder: str | Path) -> OpenedRun:
     from prefmerge.continual.config import read_config
     from prefmerge.continual.data import load_corpus
     from prefmerge.continual.encoders import load_encoder
-    from prefmerge.continual.finetuning import CONFIG, check_samples
     from prefmerge.continual.heads import Head
+    from prefmerge.continual.run_folder import CONFIG, check_samples
     from prefmerge.continual.scenarios import build_scenario
 
     run = read_run(run_folder)

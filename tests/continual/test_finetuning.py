@@ -1,0 +1,322 @@
+"""Whole runs: what is in the folder, what starts from what, and a kill at any moment changes nothing."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+import prefmerge
+from prefmerge.continual import finetuning, run_folder
+from prefmerge.continual.config import FinetuneConfig, make_config
+from prefmerge.continual.data.examples import Examples
+from prefmerge.continual.finetuning import Progress, run_tasks
+from prefmerge.continual.scenarios import Scenario, joined
+from prefmerge.continual.training import fine_tune
+from prefmerge.errors import DiskFull, OutputExists, RunError
+from prefmerge.runs import IN_SEQUENCE, Run, read_run
+from tests.continual.stubs import ToyEncoder, toy_head, toy_scenario
+
+TASKS = 3
+
+
+def config(method: str = "sequential", **training: Any) -> FinetuneConfig:
+    own = {
+        "method": method,
+        "epochs": 2,
+        "batch": 5,
+        "learning_rate": 0.01,
+        "warmup_steps": 1,
+        "ewc": {"coefficient": 10},
+    }
+    machine = {"device": "cpu", "threads": 1, "workers": 0}
+    return make_config({"model": "toy", "data": "toy", "training": {**own, **machine, **training}, "seed": 3})
+
+
+def run(out: Path, method: str = "sequential", scenario: Scenario | None = None, **how: Any) -> Run:
+    scenario = scenario or toy_scenario(TASKS)
+    asked = how.pop("config", config(method))
+    return run_tasks(scenario, ToyEncoder(), lambda: toy_head(scenario), asked, out, **how)
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def checkpoints(out: Path) -> dict[str, bytes]:
+    """Every checkpoint of a run, and its head, byte for byte."""
+    return {str(file.relative_to(out)): file.read_bytes() for file in sorted(out.rglob("*.safetensors"))}
+
+
+def test_what_a_run_leaves(tmp_path: Path):
+    out = tmp_path / "run"
+    made = run(out)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "base",
+        "config.yaml",
+        "head.safetensors",
+        "log.jsonl",
+        "run.json",
+        "samples.json",
+        "tasks",
+    ]
+    assert sorted(path.name for path in (out / "tasks").iterdir()) == ["task-1", "task-2", "task-3"]
+    assert made == read_run(out)
+    assert made.finished
+    assert made.tasks[1].classes == ("class 2", "class 3")
+    assert made.tasks[1].label_counts == {"class 2": 8, "class 3": 8}
+    samples = json.loads((out / "samples.json").read_text())["tasks"]
+    assert samples[0]["train"][:2] == ["train-0-0", "train-0-1"]
+    assert len(samples[2]["test"]) == 10
+    events = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [one["event"] for one in events if one["event"] != "step"] == ["begin", *["task", "done"] * TASKS]
+    assert {"loss", "accuracy", "learning_rate", "epoch", "step", "steps"} <= next(
+        one for one in events if one["event"] == "step"
+    ).keys()
+
+
+def test_the_configuration_kept_is_the_one_resolved(tmp_path: Path):
+    run(tmp_path / "run")
+    assert run_folder.kept_config(tmp_path / "run") == config()
+
+
+@pytest.mark.parametrize("method", ["sequential", "independent"])
+def test_where_a_task_starts(method: str, tmp_path: Path):
+    """theta_t against `fine_tune` from theta_{t-1}, or from theta_0."""
+    scenario, asked = toy_scenario(TASKS), config(method)
+    made = run(tmp_path / "run", method)
+    for index, task in enumerate(scenario.tasks):
+        encoder = ToyEncoder()
+        encoder.load(made.task_path(index - 1) if method == "sequential" and index else made.base_path)
+        head, seed = toy_head(scenario), 3 * finetuning.TASK_SEEDS + index
+        fine_tune(encoder, head, task.train, task.classes, asked.training, epochs=2, seed=seed)
+        assert all(torch.equal(encoder.state()[name], w) for name, w in weights(made.task_path(index)).items())
+
+
+def test_the_first_task_is_the_same_in_every_training_but_joint(tmp_path: Path):
+    first = {m: weights(run(tmp_path / m, m).task_path(0)) for m in (*IN_SEQUENCE, "independent")}
+    last = {m: weights(tmp_path / m / "tasks" / "task-3") for m in first}
+    for method in first:
+        assert all(torch.equal(first["sequential"][name], w) for name, w in first[method].items())
+        if method != "sequential":
+            assert any(not torch.equal(last["sequential"][name], w) for name, w in last[method].items())
+
+
+def test_joint_is_one_task_with_everything(tmp_path: Path):
+    made, whole = run(tmp_path / "run", "joint"), joined(toy_scenario(TASKS)).tasks[0]
+    assert [task.name for task in made.tasks] == ["joint"]
+    assert made.tasks[0].classes == tuple(f"class {c}" for c in range(6))
+    assert sum(made.tasks[0].label_counts.values()) == len(whole.train) == 48
+    # What is evaluated stays in tasks.
+    assert len(json.loads((tmp_path / "run" / "samples.json").read_text())["tasks"]) == TASKS
+
+
+@pytest.mark.parametrize("method", ["lwf", "ewc"])
+def test_coefficient_zero_is_sequential_bit_for_bit(method: str, tmp_path: Path):
+    plain = run(tmp_path / "plain")
+    zero = config(method, **{method: {"coefficient": 0.0}})
+    other = run(tmp_path / "other", config=zero)
+    for index in range(TASKS):
+        a, b = weights(plain.task_path(index)), weights(other.task_path(index))
+        assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_ewc_stays_nearer(tmp_path: Path):
+    def moved(coefficient: float) -> float:
+        made = run(tmp_path / str(coefficient), config=config("ewc", ewc={"coefficient": coefficient}, epochs=8))
+        a, b = weights(made.task_path(0)), weights(made.task_path(2))
+        return float(sum((a[name] - b[name]).square().sum() for name in a))
+
+    assert moved(1e3) < 0.7 * moved(0.0)
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it but what cleans up."""
+
+
+@pytest.mark.parametrize("method", ["sequential", "ewc"])
+@pytest.mark.parametrize(
+    ("where", "call"),
+    [
+        ("write_manifest", 1),  # begun, and nothing trained
+        ("write_manifest", 3),  # task 2 saved, and not yet counted as done
+        ("save_checkpoint", 3),  # task 2 trained, and not yet saved
+        ("remove_state", 2),  # task 2 counted as done, its scratch still there
+        ("progress", 7),  # in the midst of a task
+    ],
+)
+def test_a_stop_at_any_moment_changes_nothing(
+    method: str, where: str, call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run(tmp_path / "whole", method)
+    calls = 0
+
+    def counted() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise Killed
+
+    def progress(_: Progress) -> None:
+        if where == "progress":
+            counted()
+
+    with monkeypatch.context() as patched:
+        if where != "progress":
+            real = getattr(run_folder, where)
+            patched.setattr(run_folder, where, lambda *a: (counted(), real(*a))[1])
+        with pytest.raises(Killed):
+            run(tmp_path / "cut", method, progress=progress)
+    told: list[Progress] = []
+    assert run(tmp_path / "cut", method, progress=told.append).finished
+    assert checkpoints(tmp_path / "cut") == checkpoints(tmp_path / "whole")
+    assert not [path.name for path in (tmp_path / "cut").iterdir() if "progress" in path.name or "fisher" in path.name]
+    again: list[Progress] = []
+    run(tmp_path / "cut", method, progress=again.append)
+    assert again == []  # a finished run is left alone
+
+
+KILLED = """
+import os, signal, sys
+from dataclasses import replace
+from pathlib import Path
+from tests.continual import test_finetuning as t
+from tests.continual.stubs import toy_scenario
+
+def progress(now):
+    if now.task == 2 and now.step is not None and now.step.epoch == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+t.run(Path(sys.argv[1]), scenario=toy_scenario(5), config=t.config(epochs=3, save_every=1), progress=progress)
+"""
+
+
+def test_a_run_killed_in_the_middle_of_task_3_of_5_ends_with_the_same_checkpoints(tmp_path: Path):
+    asked = config(epochs=3, save_every=1)
+    run(tmp_path / "whole", scenario=toy_scenario(5), config=asked)
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "cut")], cwd=root, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert [task.done for task in read_run(tmp_path / "cut").tasks] == [True, True, False, False, False]
+    told: list[Progress] = []
+    run(tmp_path / "cut", scenario=toy_scenario(5), config=asked, progress=told.append)
+    assert told[0].task == 2
+    assert told[0].resumed
+    assert told[1].step is not None
+    assert told[1].step.epoch == 1  # the first epoch of the task was kept
+    assert checkpoints(tmp_path / "cut") == checkpoints(tmp_path / "whole")
+
+
+def test_another_configuration_is_refused_and_what_does_not_matter_is_not(tmp_path: Path):
+    out = tmp_path / "run"
+    run(out)
+    with pytest.raises(RunError) as raised:
+        run(out, config=config(learning_rate=0.5))
+    assert str(raised.value) == (
+        f"{out}: holds a run of another configuration: training.learning_rate is 0.01 there, 0.5 now. Give another "
+        "folder, or --force to begin it anew."
+    )
+    run(out, config=config(workers=1, save_every=None))
+    before = checkpoints(out)
+    assert run(out, config=config(learning_rate=0.5), force=True).finished
+    assert checkpoints(out) != before
+
+
+def test_other_samples_are_refused(tmp_path: Path):
+    out = tmp_path / "run"
+    run(out)
+    scenario = toy_scenario(TASKS)
+    task = scenario.tasks[1]
+    fewer = Scenario(
+        scenario.kind,
+        scenario.inputs,
+        scenario.classes,
+        (
+            scenario.tasks[0],
+            type(task)(task.name, task.classes, task.among, task.train.take(range(15)), task.test),
+            scenario.tasks[2],
+        ),
+    )
+    with pytest.raises(RunError) as raised:
+        run(out, scenario=fewer)
+    assert str(raised.value) == (
+        f"{out}: the data are not those that the run was begun with: the train samples of task 'task-2' (1 gone, 0 "
+        "new). Restore the data, or begin another run."
+    )
+
+
+def test_a_folder_with_something_else_is_left_alone(tmp_path: Path):
+    (tmp_path / "photo.png").write_bytes(b"mine")
+    for force in (False, True):
+        with pytest.raises(OutputExists, match="holds something that is not a run of prefmerge"):
+            run(tmp_path, force=force)
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputExists, match="is a file; a run is a folder"):
+        run(tmp_path / "file")
+
+
+def test_a_full_disk_is_seen_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(finetuning.shutil, "disk_usage", lambda _: type("U", (), {"free": 100})())
+    with pytest.raises(DiskFull, match=r"needs about 0\.0 GB \(3 tasks, the base, and the state of training\)"):
+        run(tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_the_checkpoints_merge_and_step_importance_knows_the_training(tmp_path: Path):
+    made = run(tmp_path / "sequential")
+    paths = [made.task_path(i) for i in range(TASKS)]
+    receipt = prefmerge.merge(made.base_path, paths, tmp_path / "merged", preference="alpha:2", importance="step")
+    assert receipt.data["totals"]["owned"]
+    apart = run(tmp_path / "independent", "independent")
+    with pytest.raises(prefmerge.PrefmergeError, match="fine-tuned independently"):
+        prefmerge.merge(
+            apart.base_path, [apart.task_path(i) for i in range(TASKS)], tmp_path / "other", importance="step"
+        )
+
+
+def test_fisher_samples_are_drawn_once_for_all(tmp_path: Path):
+    task = toy_scenario().tasks[0].train
+    some: Examples = finetuning._some(task, 5, 3)
+    assert len(some) == 5
+    assert finetuning._some(task, 5, 3).ids == some.ids
+    assert finetuning._some(task, 5, 4).ids != some.ids
+    assert finetuning._some(task, None, 3) is task
+
+
+def test_what_was_left_to_a_default_is_spelled_out_and_can_be_gone_on_with(tmp_path: Path):
+    least = make_config({"model": "toy", "data": ["one", "two", "three"], "training": {"device": "cpu", "batch": 16}})
+    scenario = toy_scenario(TASKS)
+    own = (2, None, 1)  # epochs of the data sets
+    tasks = tuple(replace(task, epochs=epochs) for task, epochs in zip(scenario.tasks, own, strict=True))
+    scenario = replace(scenario, tasks=tasks)
+    spelled = finetuning.resolved(least, scenario, ToyEncoder())
+    assert (spelled.training.epochs, spelled.training.warmup_steps) == (10, 500)
+    assert [one.epochs for one in spelled.data] == [2, None, 1]
+    run(tmp_path / "run", scenario=scenario, config=spelled)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert {one["task"]: one["steps"] for one in lines if one["event"] == "step"} == {
+        "task-1": 2,
+        "task-2": 10,
+        "task-3": 1,
+    }
+    told: list[Progress] = []
+    run(tmp_path / "run", scenario=scenario, config=least, progress=told.append)
+    assert told == []  # what was None is not another configuration
+
+
+@pytest.mark.parametrize(("own", "epochs"), [((30, 30, 30), 30), ((None, None, None), 10), ((30, 20, 30), 10)])
+def test_the_epochs_of_a_single_data_set(own: tuple[int | None, ...], epochs: int):
+    scenario = toy_scenario(TASKS)
+    tasks = tuple(replace(task, epochs=one) for task, one in zip(scenario.tasks, own, strict=True))
+    least = make_config({"model": "toy", "data": "one"})
+    assert finetuning.resolved(least, replace(scenario, tasks=tasks), ToyEncoder()).training.epochs == epochs
