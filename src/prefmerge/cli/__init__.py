@@ -78,10 +78,11 @@ def _root(
 
 @_command
 def merge(
-    inputs: o.Inputs,
+    inputs: o.Inputs = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="OUT", help="A .safetensors file, or a folder.")
     ] = None,
+    run: o.Run = None,
     method: o.Method = None,
     prefer: o.Prefer = None,
     scale: o.Scale = None,
@@ -114,7 +115,8 @@ def merge(
     if out is None and not dry_run:
         raise UsageError("-o OUT is missing: where should the merged model go?")
     recipe = _recipe(
-        inputs,
+        inputs or [],
+        run,
         method=method,
         preference=prefer,
         scale=scale,
@@ -135,11 +137,13 @@ def merge(
     if dry_run or out is None:
         _plan(recipe, json)
         return
-    from prefmerge.merging.api import run
+    from prefmerge.merging import api
 
     show.say_compiling()
     with show.progress() as report:
-        receipt = run(recipe, out, threads=threads, max_memory=max_memory, force=force, sha256=sha256, progress=report)
+        receipt = api.run(
+            recipe, out, threads=threads, max_memory=max_memory, force=force, sha256=sha256, progress=report
+        )
     if json:
         show.as_json(receipt.data)
     else:
@@ -148,7 +152,8 @@ def merge(
 
 @_command
 def plan(
-    inputs: o.Inputs,
+    inputs: o.Inputs = None,
+    run: o.Run = None,
     method: o.Method = None,
     prefer: o.Prefer = None,
     scale: o.Scale = None,
@@ -167,7 +172,8 @@ def plan(
 ) -> None:
     """Say what merge would do. Reads headers only, so budgets are upper bounds until unchanged tensors are known."""
     recipe = _recipe(
-        inputs,
+        inputs or [],
+        run,
         method=method,
         preference=prefer,
         scale=scale,
@@ -240,6 +246,79 @@ def inspect(
 
 
 @_command
+def finetune(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="What to train, on what, and how.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="RUN", help="The run's folder.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Begin a run that is there anew.")] = False,
+    json: o.Json = False,
+) -> None:
+    """Fine-tune one checkpoint per task, one task after another. Needs the extra `train`.
+
+    The same command on a run that was interrupted goes on with it. The smallest CONFIG.yaml, with the papers' recipe:
+
+    \b
+      model: openai/clip-vit-base-patch16
+      data: cifar100
+      scenario: {kind: class-incremental, tasks: 5}
+    """
+    if out is None:
+        raise UsageError("-o RUN is missing: where should the checkpoints go?")
+    from prefmerge.cli import show
+    from prefmerge.continual.config import read_config
+    from prefmerge.continual.finetuning import finetune as train
+
+    asked = read_config(config)
+    with show.training() as report:
+        run = train(asked, out, force=force, progress=report)
+    if json:
+        show.as_json(run.to_json())
+    else:
+        show.trained(run)
+
+
+@_command
+def evaluate(
+    checkpoint: Annotated[
+        Path | None,
+        typer.Argument(metavar="CHECKPOINT", help="A merged model, or any of the run's. None: all of the run's."),
+    ] = None,
+    run: Annotated[Path | None, typer.Option("--run", metavar="RUN", help="The run whose tasks it is for.")] = None,
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Samples encoded at once.")] = 256,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Neither read nor write encoded features on disk.")
+    ] = False,
+    json: o.Json = False,
+) -> None:
+    """Accuracy of a checkpoint on every task of a run. Needs the extra `train`.
+
+    Without a checkpoint: all of the run's, each on every task, and what was forgotten.
+    """
+    if run is None:
+        raise UsageError("--run RUN is missing: whose tasks, classes and test samples?")
+    from prefmerge.cli import show
+    from prefmerge.continual import evaluation, features
+    from prefmerge.continual.finetuning import require_train
+
+    require_train("evaluation")
+    how: dict[str, Any] = {"batch": batch, "cache": None if no_cache else features.cache_folder()}
+    found: dict[str, Any]
+    with show.encoding() as report:
+        if checkpoint is not None:
+            one = evaluation.evaluate_checkpoint(checkpoint, run, progress=report, **how)
+            found, print_it = one.to_json(), functools.partial(show.evaluated, one)
+        else:
+            opened = evaluation.open_run(run)
+            device = evaluation.best_device(opened.config)
+            parts = (opened.encoder, opened.run, opened.head, opened.scenario)
+            every = evaluation.evaluate_matrix(*parts, device=device, progress=report, **how)
+            found, print_it = every.to_json(), functools.partial(show.matrix, every)
+    if json:
+        show.as_json(found)
+    else:
+        print_it()
+
+
+@_command
 def demo(
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="DIR", help="Where checkpoints, table and chart go.")
@@ -261,11 +340,17 @@ def demo(
         show.as_json(result)
 
 
-def _recipe(inputs: list[Path], **flags: Any) -> Recipe:
+def _recipe(inputs: list[Path], run: Path | None, **flags: Any) -> Recipe:
     """The recipe that the arguments and flags describe."""
     from prefmerge.merging.recipe import Recipe, TaskEntry
 
-    if inputs[0].suffix.lower() in (".yaml", ".yml"):
+    if run is not None:
+        if inputs:
+            raise UsageError(f"--run {run} already says which checkpoints to take; {inputs[0]} is one too many.")
+        recipe = _of_run(run)
+    elif not inputs:
+        raise UsageError("nothing to merge: give a base and its tasks, a recipe, or --run RUN.")
+    elif inputs[0].suffix.lower() in (".yaml", ".yml"):
         if len(inputs) > 1:
             raise UsageError(f"{inputs[0]} is a recipe and names its own checkpoints; {inputs[1]} is one too many.")
         recipe = Recipe.from_yaml(inputs[0])
@@ -275,6 +360,23 @@ def _recipe(inputs: list[Path], **flags: Any) -> Recipe:
         return recipe.with_overrides(strict=True, **flags)
     except MethodError as error:  # the flags are all that is new: a value that makes no sense is wrong usage
         raise UsageError(str(error)) from error
+
+
+def _of_run(folder: Path) -> Recipe:
+    """A recipe with the base and the tasks of a run that is finished."""
+    from prefmerge.errors import RunError
+    from prefmerge.merging.recipe import Recipe, TaskEntry
+    from prefmerge.runs import read_run
+
+    run = read_run(folder)
+    missing = [task.name for task in run.tasks if not task.done]
+    if missing:
+        raise RunError(
+            f"{folder}: task {missing[0]!r} is not trained yet ({len(missing)} of {len(run.tasks)} are missing). "
+            f"Run the same `prefmerge finetune` again to go on, or name the checkpoints that are to be merged."
+        )
+    tasks = tuple(TaskEntry(path=str(run.task_path(i)), name=task.name) for i, task in enumerate(run.tasks))
+    return Recipe(base=str(run.base_path), tasks=tasks)
 
 
 def _plan(recipe: Recipe, json: bool) -> None:

@@ -12,9 +12,17 @@ from typing import Annotated
 import typer
 
 Inputs = Annotated[
-    list[Path],
+    list[Path] | None,
     typer.Argument(
-        metavar="BASE TASK... | RECIPE.yaml", help="The base and the tasks in the order of training, or a recipe."
+        metavar="BASE TASK... | RECIPE.yaml",
+        help="The base and the tasks in the order of training, or a recipe.",
+        show_default=False,
+    ),
+]
+Run = Annotated[
+    Path | None,
+    typer.Option(
+        "--run", metavar="RUN", help="Take base and tasks, in order and with their names, from a run of finetune."
     ),
 ]
 Method = Annotated[
@@ -104,6 +112,7 @@ EXAMPLES = {
         "prefmerge merge base.safetensors cars.safetensors birds.safetensors -o merged.safetensors --prefer 0.8,0.2",
         "prefmerge merge base/ cars/ birds/ -o merged/ --prefer cars=0.8,birds=0.2 --selection optimal",
         "prefmerge merge recipe.yaml -o from-recipe.safetensors --scale 1.0",
+        "prefmerge merge --run my-run -o for-my-place/ --prefer alpha:2",
     ),
     "plan": (
         "prefmerge plan base.safetensors cars.safetensors birds.safetensors --prefer alpha:2",
@@ -117,6 +126,11 @@ EXAMPLES = {
         "prefmerge inspect merged.safetensors --png ownership.png",
         "prefmerge inspect merged/receipt.json --by tensor",
         "prefmerge inspect base.safetensors",
+    ),
+    "finetune": ("prefmerge finetune cifar100.yaml -o my-run",),
+    "evaluate": (
+        "prefmerge evaluate for-my-place/ --run my-run",
+        "prefmerge evaluate --run my-run --json",
     ),
     "demo": ("prefmerge demo -o demo-out --seed 1",),
 }

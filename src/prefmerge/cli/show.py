@@ -19,9 +19,12 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from prefmerge.analysis import Inventory, Ownership, Row
+    from prefmerge.continual.evaluation import Evaluation, MatrixReport
+    from prefmerge.continual.finetuning import Progress as TrainingProgress
     from prefmerge.merging.plan import Plan
     from prefmerge.merging.recipe import Recipe
     from prefmerge.merging.verify import VerifyReport
+    from prefmerge.runs import Run
 
 WIDTH_OF_A_PIPE = 200  # columns; where nobody looks, tables are not folded
 WIDTH_OF_A_NAME = 32  # columns of a progress bar
@@ -78,6 +81,131 @@ def progress() -> Iterator[Callable[[int, int, str], None] | None]:
             )
 
         yield report
+
+
+@contextlib.contextmanager
+def training() -> Iterator[Callable[[TrainingProgress], None]]:
+    """What draws a run's progress on stderr: a bar per task on a terminal, a line per task and epoch elsewhere."""
+    if not sys.stderr.isatty():
+        yield _training_lines()
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("steps"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[told]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True, markup=False)) as bars:
+        opened: dict[int, Any] = {}
+
+        def report(now: TrainingProgress) -> None:
+            if now.task not in opened:
+                opened[now.task] = bars.add_task(f"{now.task + 1}/{now.tasks} {now.name}", total=None, told="")
+            if now.fisher is not None:
+                bars.update(opened[now.task], told="Fisher information: {} of {} samples".format(*now.fisher))
+            if now.step is not None:
+                told = f"loss {now.step.loss:.3f}, accuracy {now.step.accuracy:.3f}, epoch {now.step.epoch + 1}"
+                bars.update(opened[now.task], completed=now.step.step, total=now.step.steps, told=told)
+
+        yield report
+
+
+def _training_lines() -> Callable[[TrainingProgress], None]:
+    shown = -1
+
+    def report(now: TrainingProgress) -> None:
+        nonlocal shown
+        if now.fisher is not None:
+            return
+        if now.step is None:
+            what = "done" if now.done else "going on where it was interrupted" if now.resumed else "begins"
+            print(f"{now.task + 1}/{now.tasks} {now.name}: {what}", file=sys.stderr, flush=True)
+            shown = -1
+        elif now.step.epoch != shown:
+            shown = now.step.epoch
+            told = (
+                f"loss {now.step.loss:.3f}, accuracy {now.step.accuracy:.3f}, {_duration(now.step.seconds_left)} left"
+            )
+            print(
+                f"{now.task + 1}/{now.tasks} {now.name}: epoch {now.step.epoch + 1}, step {now.step.step} of "
+                f"{now.step.steps}, {told}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    return report
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def trained(run: Run) -> None:
+    """What a run holds, and what can be done with it."""
+    console = _console()
+    table = Table("task", "classes", "samples", "checkpoint", box=box.SIMPLE)
+    for task in run.tasks:
+        table.add_row(task.name, _few(task.classes), f"{sum(task.label_counts.values()):,}", task.file)
+    console.print(table)
+    console.print(f"{run.folder}: {run.training} fine-tuning of {run.about.get('encoder', {}).get('id', 'a model')}.")
+    console.print(f"Next: prefmerge evaluate --run {run.folder}")
+    console.print(f"      prefmerge merge --run {run.folder} -o merged/ --prefer uniform")
+
+
+def _few(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+@contextlib.contextmanager
+def encoding() -> Iterator[Callable[[int, int], None] | None]:
+    """A callback (samples done, samples in all) that draws a bar on stderr; None where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True, markup=False), transient=True) as bar:
+        job = bar.add_task("samples", total=None)
+        yield lambda done, total: bar.update(job, completed=done, total=total)
+
+
+def evaluated(found: Evaluation) -> None:
+    """The accuracies of one model: per task, mean over tasks, all samples."""
+    table = Table("task", "samples", "among all", "task known", box=box.SIMPLE)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, samples, agnostic, aware in found.rows():
+        table.add_row(name, f"{samples:,}", _percent(agnostic), _percent(aware))
+    low, high = found.to_json()["overall"]["interval"]
+    console = _console()
+    console.print(table)
+    console.print(
+        f"Accuracy among all classes of the head, and among the task's own; the first overall: {_percent(low)} to "
+        f"{_percent(high)} (95 % interval)."
+    )
+
+
+def matrix(found: MatrixReport) -> None:
+    """Every checkpoint of a run on every task, and what that says of forgetting."""
+    console = _console()
+    for knowing, title in (("agnostic", "Among all classes"), ("aware", "Among the task's own classes")):
+        table = Table("after", *found.tasks, "mean", "overall", title=title, title_justify="left", box=box.SIMPLE)
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for name, *accuracies in found.rows("aware" if knowing == "aware" else "agnostic"):
+            table.add_row(name, *map(_percent, accuracies))
+        console.print(table)
+        values = found.metrics("aware" if knowing == "aware" else "agnostic").to_json()
+        told = [f"{name.replace('_', ' ')} {_percent(value)}" for name, value in values.items() if value is not None]
+        console.print(f"{', '.join(told)}.")
 
 
 def merged(receipt: Mapping[str, Any], recipe: Recipe, out: Path) -> None:

@@ -416,7 +416,7 @@ def _refuse_independent(tasks: Sequence[Checkpoint], names: Sequence[str]) -> No
 
 
 def training_of(checkpoint: Checkpoint) -> str | None:
-    """How it was trained ("sequential", "independent", ...) where a run's manifest lists it; None where there is none."""
+    """How it was trained ("sequential", ...) where a run's manifest lists it; None where there is none."""
     if checkpoint.path is None:
         return None
     found = run_of(checkpoint.path)

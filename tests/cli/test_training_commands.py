@@ -1,0 +1,155 @@
+"""finetune, evaluate and merge --run, as typed: a tiny BERT, a CSV of words, three tasks."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Result
+
+pytest.importorskip("transformers", reason="fine-tuning needs the extra train")
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is first imported
+
+CONFIG = """\
+model: tiny
+data: words.csv
+scenario: {kind: class-incremental, tasks: 3}
+training: {method: METHOD, epochs: 2, batch: 8, learning_rate: 0.001, warmup_steps: 2, threads: 1, device: cpu}
+seed: 1
+"""
+
+
+@pytest.fixture
+def words(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with an encoder, six classes of words, and a configuration per way of training."""
+    from tests.continual.models import tiny_bert
+
+    tiny_bert(folder / "tiny")
+    rng = random.Random(0)
+    with open(folder / "words.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("text", "label"))
+        for label in ("ab", "cd", "ef", "gh", "ij", "kl"):
+            writer.writerows(("".join(rng.choices(label, k=6)) + str(n), label) for n in range(20))
+    for method in ("sequential", "independent"):
+        (folder / f"{method}.yaml").write_text(CONFIG.replace("METHOD", method))
+    monkeypatch.setenv("PREFMERGE_CACHE", str(folder / "cache"))
+    return folder
+
+
+def test_from_a_configuration_to_a_merged_model(words: Path, call: Callable[[str], Result]) -> None:
+    done = call("finetune sequential.yaml -o my-run")
+    assert (done.code, done.exception) == (0, None), done.stderr
+    assert "sequential fine-tuning of " in done.stdout
+    assert "3/3 task-03: done" in done.stderr
+
+    again = call("finetune sequential.yaml -o my-run --json")
+    assert again.code == 0
+    assert again.stderr == ""
+    listed = json.loads(again.stdout)
+    assert [task["name"] for task in listed["tasks"]] == ["task-01", "task-02", "task-03"]
+
+    plain = call("merge --run my-run -o merged --force --prefer task-01=0.8,task-03=0.2")
+    assert (plain.code, plain.stderr) == (0, "")
+    by_hand = call(
+        "merge my-run/base my-run/tasks/task-01 my-run/tasks/task-02 my-run/tasks/task-03 -o by-hand --prefer 0.8,0,0.2"
+    )
+    assert by_hand.code == 0
+    same = [(words / name / "model.safetensors").read_bytes() for name in ("merged", "by-hand")]
+    assert same[0] == same[1]
+    assert call("plan --run my-run --prefer alpha:2").code == 0
+
+    one = json.loads(call("evaluate merged --run my-run --json").stdout)
+    assert [task["name"] for task in one["tasks"]] == ["task-01", "task-02", "task-03"]
+    assert one["overall"]["n"] == 24
+    shown = call("evaluate merged --run my-run")
+    assert shown.code == 0
+    assert f"{100 * one['overall']['agnostic']:.1f}%" in shown.stdout
+
+    matrix = json.loads(call("evaluate --run my-run --json").stdout)
+    assert len(matrix["agnostic"]["matrix"]) == 3
+    table = call("evaluate --run my-run --no-cache")
+    assert table.code == 0
+    assert "forgetting" in table.stdout
+    assert "theta_0" in table.stdout
+
+
+def test_importance_step_refuses_an_independent_run(words: Path, call: Callable[[str], Result]) -> None:
+    assert call("finetune independent.yaml -o apart").code == 0
+    assert call("merge --run apart -o merged --force --method max-abs").code == 0
+    refused = call("merge --run apart -o other --importance step")
+    assert refused.code == 1
+    assert "fine-tuned independently" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("finetune sequential.yaml", 2, "-o RUN is missing"),
+        ("finetune absent.yaml -o r", 1, "absent.yaml: no such file"),
+        ("finetune words.csv -o r", 1, "words.csv: expected a mapping with at least `model` and `data`, found str"),
+        ("finetune typo.yaml -o r", 1, "typo.yaml: unknown key 'training.epoch'. Did you mean 'epochs'?"),
+        ("evaluate base", 2, "--run RUN is missing"),
+        ("evaluate base --run base", 1, "base: not a run of prefmerge: there is no run.json in it"),
+        ("evaluate base --run nowhere", 1, "nowhere: not a run of prefmerge: no such folder"),
+        ("merge --run base -o out", 1, "base: not a run of prefmerge"),
+        ("merge base --run base -o out", 2, "--run base already says which checkpoints to take; base is one too many"),
+        ("merge -o out", 2, "nothing to merge: give a base and its tasks, a recipe, or --run RUN"),
+    ],
+)
+def test_what_a_user_gets_wrong(line: str, code: int, said: str, words: Path, call: Callable[[str], Result]) -> None:
+    (words / "typo.yaml").write_text("model: tiny\ndata: words.csv\ntraining: {epoch: 3}\n")
+    done = call(line)
+    assert (done.code, done.exception) == (code, None)
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_unfinished_run_is_not_merged(words: Path, call: Callable[[str], Result]) -> None:
+    assert call("finetune sequential.yaml -o my-run").code == 0
+    file = words / "my-run" / "run.json"
+    manifest = json.loads(file.read_text())
+    manifest["tasks"][2]["done"] = False
+    file.write_text(json.dumps(manifest))
+    done = call("merge --run my-run -o out")
+    assert done.code == 1
+    assert "task 'task-03' is not trained yet (1 of 3 are missing)" in done.stderr
+    assert call("evaluate --run my-run").code == 1
+
+
+def test_merging_a_run_needs_no_torch(words: Path, call: Callable[[str], Result]) -> None:
+    assert call("finetune sequential.yaml -o my-run").code == 0
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'transformers', 'datasets', 'accelerate'): sys.modules[name] = None\n"
+        "from prefmerge.cli import main\n"
+        "sys.argv = ['prefmerge', 'merge', '--run', 'my-run', '-o', 'without']\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (words / "without" / "model.safetensors").is_file()
+    asked = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            code.replace("'merge', '--run', 'my-run', '-o', 'without'", "'evaluate', '--run', 'my-run'"),
+        ],
+        cwd=words,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert asked.returncode == 1
+    assert asked.stderr == (
+        "error: evaluation needs an optional dependency. Install it with: pip install 'prefmerge[train]'\n"
+    )
