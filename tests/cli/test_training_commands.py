@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from prefmerge.cli.options import EXAMPLES
 from tests.cli.conftest import Result
 
 pytest.importorskip("transformers", reason="fine-tuning needs the extra train")
@@ -81,6 +82,16 @@ def test_from_a_configuration_to_a_merged_model(words: Path, call: Callable[[str
     assert table.code == 0
     assert "forgetting" in table.stdout
     assert "theta_0" in table.stdout
+
+
+def test_the_examples_of_the_help_texts_work(words: Path, call: Callable[[str], Result]) -> None:
+    (words / "cifar100.yaml").write_text((words / "sequential.yaml").read_text())
+    lines = [line for name in ("finetune", "merge", "evaluate") for line in EXAMPLES[name] if "my-run" in line]
+    assert len(lines) == 4
+    for line in lines:
+        done = call(line.removeprefix("prefmerge "))
+        assert (done.code, done.exception) == (0, None), line
+        assert done.stdout
 
 
 def test_importance_step_refuses_an_independent_run(words: Path, call: Callable[[str], Result]) -> None:
