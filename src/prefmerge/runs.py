@@ -65,6 +65,15 @@ class Run:
         return self.folder / self.tasks[index].file
 
     @property
+    def last_path(self) -> Path:
+        """The checkpoint of the last task. Raises RunError where it is not trained yet."""
+        if not self.tasks or not self.tasks[-1].done:
+            raise RunError(
+                f"{self.folder}: its last task is not trained yet. Go on with the `prefmerge finetune` of it."
+            )
+        return self.task_path(len(self.tasks) - 1)
+
+    @property
     def finished(self) -> bool:
         return all(task.done for task in self.tasks)
 

@@ -25,6 +25,7 @@ model: tiny
 data: words.csv
 scenario: {kind: class-incremental, tasks: 3}
 training: {method: METHOD, epochs: 2, batch: 8, learning_rate: 0.001, warmup_steps: 2, threads: 1, device: cpu}
+head: prototype
 seed: 1
 """
 
@@ -40,7 +41,7 @@ def words(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         writer = csv.writer(file)
         writer.writerow(("text", "label"))
         for label in ("ab", "cd", "ef", "gh", "ij", "kl"):
-            writer.writerows(("".join(rng.choices(label, k=6)) + str(n), label) for n in range(20))
+            writer.writerows(("".join(rng.choices(label, k=8)), label) for _ in range(20))
     for method in ("sequential", "independent"):
         (folder / f"{method}.yaml").write_text(CONFIG.replace("METHOD", method))
     monkeypatch.setenv("PREFMERGE_CACHE", str(folder / "cache"))
@@ -87,11 +88,31 @@ def test_from_a_configuration_to_a_merged_model(words: Path, call: Callable[[str
 def test_the_examples_of_the_help_texts_work(words: Path, call: Callable[[str], Result]) -> None:
     (words / "cifar100.yaml").write_text((words / "sequential.yaml").read_text())
     lines = [line for name in ("finetune", "merge", "evaluate") for line in EXAMPLES[name] if "my-run" in line]
-    assert len(lines) == 4
+    assert len(lines) == 5
+    (words / "seed-4.yaml").write_text((words / "sequential.yaml").read_text().replace("seed: 1", "seed: 4"))
+    assert call("finetune seed-4.yaml -o my-run-seed-4").code == 0
     for line in lines:
         done = call(line.removeprefix("prefmerge "))
         assert (done.code, done.exception) == (0, None), line
         assert done.stdout
+
+
+def test_mean_and_deviation_over_seeds(words: Path, call: Callable[[str], Result]) -> None:
+    for seed in (4, 5):
+        (words / "own.yaml").write_text((words / "sequential.yaml").read_text().replace("seed: 1", f"seed: {seed}"))
+        assert call(f"finetune own.yaml -o run-{seed}").code == 0
+    single = [  # prototypes of letters: even a tiny random model tells some words apart
+        json.loads(call(f"evaluate run-{seed}/tasks/task-03 --run run-{seed} --json").stdout)["overall"]["agnostic"]
+        for seed in (4, 5)
+    ]
+    both = json.loads(call("evaluate --run run-4 --run run-5 --json").stdout)
+    assert both["runs"] == 2
+    assert both["overall"]["agnostic"]["mean"] == pytest.approx(sum(single) / 2)
+    assert both["overall"]["agnostic"]["std"] == pytest.approx(abs(single[0] - single[1]) / 2**0.5)
+    assert both["overall"]["agnostic"]["std"] > 0
+    given = json.loads(call("evaluate run-4/base run-5/base --run run-4 --run run-5 --json").stdout)
+    assert given["overall"] != both["overall"]
+    assert "over 2 runs" in call("evaluate --run run-4 --run run-5").stdout
 
 
 def test_importance_step_refuses_an_independent_run(words: Path, call: Callable[[str], Result]) -> None:
@@ -110,6 +131,7 @@ def test_importance_step_refuses_an_independent_run(words: Path, call: Callable[
         ("finetune words.csv -o r", 1, "words.csv: expected a mapping with at least `model` and `data`, found str"),
         ("finetune typo.yaml -o r", 1, "typo.yaml: unknown key 'training.epoch'. Did you mean 'epochs'?"),
         ("evaluate base", 2, "--run RUN is missing"),
+        ("evaluate base cars --run base", 2, "2 checkpoints for 1 runs: give one for each --run"),
         ("evaluate base --run base", 1, "base: not a run of prefmerge: there is no run.json in it"),
         ("evaluate base --run nowhere", 1, "nowhere: not a run of prefmerge: no such folder"),
         ("merge --run base -o out", 1, "base: not a run of prefmerge"),

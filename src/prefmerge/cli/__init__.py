@@ -278,11 +278,14 @@ def finetune(
 
 @_command
 def evaluate(
-    checkpoint: Annotated[
-        Path | None,
-        typer.Argument(metavar="CHECKPOINT", help="A merged model, or any of the run's. None: all of the run's."),
+    checkpoints: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[CHECKPOINT]...", help="A merged model, or any of the run's; one for each --run."),
     ] = None,
-    run: Annotated[Path | None, typer.Option("--run", metavar="RUN", help="The run whose tasks it is for.")] = None,
+    run: Annotated[
+        list[Path] | None,
+        typer.Option("--run", metavar="RUN", help="The run whose tasks it is for. Repeatable: seeds."),
+    ] = None,
     batch: Annotated[int, typer.Option(metavar="N", min=1, help="Samples encoded at once.")] = 256,
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Neither read nor write encoded features on disk.")
@@ -291,23 +294,38 @@ def evaluate(
 ) -> None:
     """Accuracy of a checkpoint on every task of a run. Needs the extra `train`.
 
-    Without a checkpoint: all of the run's, each on every task, and what was forgotten.
+    Without a checkpoint: all of the run's, each on every task, and what was forgotten. With several runs, which differ
+    in their seed: mean and standard deviation over them, of the checkpoints given or of the last ones.
     """
-    if run is None:
+    checkpoints, runs = checkpoints or [], run or []
+    if not runs:
         raise UsageError("--run RUN is missing: whose tasks, classes and test samples?")
+    if checkpoints and len(checkpoints) != len(runs):
+        raise UsageError(
+            f"{len(checkpoints)} checkpoints for {len(runs)} runs: give one for each --run, in the same order, or none."
+        )
     from prefmerge.cli import show
     from prefmerge.continual import evaluation, features
     from prefmerge.continual.finetuning import require_train
+    from prefmerge.runs import read_run
 
     require_train("evaluation")
     how: dict[str, Any] = {"batch": batch, "cache": None if no_cache else features.cache_folder()}
     found: dict[str, Any]
     with show.encoding() as report:
-        if checkpoint is not None:
-            one = evaluation.evaluate_checkpoint(checkpoint, run, progress=report, **how)
+        if len(runs) > 1:
+            paths = checkpoints or [read_run(one).last_path for one in runs]
+            several = [
+                evaluation.evaluate_checkpoint(path, one, progress=report, **how).to_json()
+                for path, one in zip(paths, runs, strict=True)
+            ]
+            found = evaluation.summary_over_seeds(several)
+            print_it = functools.partial(show.over_seeds, found)
+        elif checkpoints:
+            one = evaluation.evaluate_checkpoint(checkpoints[0], runs[0], progress=report, **how)
             found, print_it = one.to_json(), functools.partial(show.evaluated, one)
         else:
-            opened = evaluation.open_run(run)
+            opened = evaluation.open_run(runs[0])
             device = evaluation.best_device(opened.config)
             parts = (opened.encoder, opened.run, opened.head, opened.scenario)
             every = evaluation.evaluate_matrix(*parts, device=device, progress=report, **how)

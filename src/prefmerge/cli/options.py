@@ -131,6 +131,7 @@ EXAMPLES = {
     "evaluate": (
         "prefmerge evaluate for-my-place/ --run my-run",
         "prefmerge evaluate --run my-run --json",
+        "prefmerge evaluate --run my-run --run my-run-seed-4",
     ),
     "demo": ("prefmerge demo -o demo-out --seed 1",),
 }

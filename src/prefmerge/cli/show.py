@@ -193,6 +193,20 @@ def evaluated(found: Evaluation) -> None:
     )
 
 
+def over_seeds(found: Mapping[str, Any]) -> None:
+    """Mean and standard deviation over runs."""
+    table = Table("task", "among all", "task known", box=box.SIMPLE)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    rows = [*found["tasks"], {"name": "mean over tasks", **found["mean"]}, {"name": "overall", **found["overall"]}]
+    for row in rows:
+        spread = [f"{_percent(row[k]['mean'])} ± {100 * row[k]['std']:.1f}" for k in ("agnostic", "aware")]
+        table.add_row(row["name"], *spread)
+    console = _console()
+    console.print(table)
+    console.print(f"Mean ± standard deviation over {found['runs']} runs, in percent.")
+
+
 def matrix(found: MatrixReport) -> None:
     """Every checkpoint of a run on every task, and what that says of forgetting."""
     console = _console()
