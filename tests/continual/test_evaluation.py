@@ -27,8 +27,8 @@ from prefmerge.continual.evaluation import (
     summary_over_seeds,
 )
 from prefmerge.continual.features import embed
-from prefmerge.continual.finetuning import samples_of
 from prefmerge.continual.heads import Head
+from prefmerge.continual.run_folder import samples_of
 from prefmerge.continual.scenarios import ClassInfo, Scenario
 from prefmerge.errors import DataError, RunError
 from prefmerge.runs import Run, RunTask

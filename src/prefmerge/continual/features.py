@@ -66,10 +66,9 @@ def embed(
     place = _device_of(encoder) if device is None else torch.device(device)
     if len(examples) == 0:
         return np.zeros((0, encoder.width), np.float32)
-    preprocessing = getattr(encoder, "preprocessing", "")
-    if cache is None or not preprocessing:
+    if cache is None or not encoder.preprocessing:
         return _encoded(encoder, examples, batch, place, progress)
-    file = cache / f"{_key(encoder, preprocessing, examples, batch, place)}{SUFFIX}"
+    file = cache / f"{_key(encoder, examples, batch, place)}{SUFFIX}"
     found = _read(file, (len(examples), encoder.width))
     if found is None:
         found = _encoded(encoder, examples, batch, place, progress)
@@ -171,7 +170,7 @@ def _batches(encoder: Encoder, examples: Examples, batch: int) -> Iterator[tuple
         yield waiting.result()
 
 
-def _key(encoder: Encoder, preprocessing: str, examples: Examples, batch: int, device: torch.device) -> str:
+def _key(encoder: Encoder, examples: Examples, batch: int, device: torch.device) -> str:
     import torch
 
     kind = type(encoder)
@@ -179,7 +178,7 @@ def _key(encoder: Encoder, preprocessing: str, examples: Examples, batch: int, d
         "format": FORMAT,
         "weights": content_fingerprint(from_state_dict(encoder.state(), name=encoder.name)),
         "encoder": [f"{kind.__module__}.{kind.__qualname__}", encoder.kind, encoder.width, repr(encoder.tower)],
-        "preprocessing": preprocessing,
+        "preprocessing": encoder.preprocessing,
         "inputs": examples.fingerprint(range(len(examples))),
         "ids": xxhash.xxh3_128_hexdigest(json.dumps(examples.ids).encode()),
         "rounding": [batch, device.type, torch.__version__, torch.get_num_threads() if device.type == "cpu" else 0],

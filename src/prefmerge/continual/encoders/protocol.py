@@ -1,8 +1,9 @@
 """What training, heads and evaluation ask of an encoder, whatever library it comes from.
 
 An encoder has one tower that is trained (an image encoder, a sentence encoder) and sees to everything around it:
-preprocessing, phrases to embeddings for the head, and the files of a checkpoint. Shapes: embeddings are (N, E), float32,
-not normalised. Only the tower's parameters are trained, saved and merged; what makes the head stays frozen.
+preprocessing, phrases to embeddings for the head, and the files of a checkpoint. Shapes: embeddings are (N, E),
+float32, not normalised. Only the tower's parameters are trained, saved and merged; what makes the head stays frozen,
+and so do parameters of the tower that no embedding depends on (`requires_grad` is False).
 Leaves out: losses, heads, devices (accelerate moves the tower and the batches).
 """
 
@@ -37,6 +38,7 @@ class Encoder(abc.ABC):
     name: str  # the hub id or folder that it was loaded from
     tower: nn.Module  # tower(**batch) -> embeddings (N, E), float32, not normalised
     width: int  # E
+    preprocessing: str = ""  # what decides embeddings beside inputs and weights: settings, files; "" if that is unknown
     logit_scale: float  # the factor on cosines that the model was trained with (CLIP: exp of its learned parameter)
 
     @abc.abstractmethod
@@ -44,7 +46,8 @@ class Encoder(abc.ABC):
         self, inputs: Sequence[Any], augmentation: Augmentation | None = None, seeds: Sequence[int] | None = None
     ) -> dict[str, Tensor]:
         """The batch of `inputs` (PIL images or strings), on the CPU. With an augmentation, sample i is cropped by a
-        generator seeded with `seeds[i]` alone, so that neither workers nor batches change what is drawn. Text ignores it.
+        generator seeded with `seeds[i]` alone, so that neither workers nor batches change what is drawn. Text ignores
+        it. Raises ValueError where there is an augmentation and not one seed for each image.
         """
 
     @abc.abstractmethod
@@ -55,18 +58,18 @@ class Encoder(abc.ABC):
 
     @abc.abstractmethod
     def state(self) -> dict[str, Tensor]:
-        """The tower's parameters and buffers by the names that the saved folder has: what is merged."""
+        """The tower's parameters and buffers by the names that the saved folder has: what is merged. Not copies."""
 
     @abc.abstractmethod
     def load(self, checkpoint: Path) -> None:
         """Put a checkpoint's weights (a folder, or a safetensors file, with the names of `state`) into the tower.
 
-        Raises CheckpointMismatch naming the first tensors that are missing, extra or of another shape, and the errors of
-        `prefmerge.open_checkpoint` where it cannot be read.
+        Raises CheckpointMismatch naming the first tensors that are missing, extra or of another shape, and the errors
+        of `prefmerge.open_checkpoint` where it cannot be read; then the tower is as it was.
         """
 
     @abc.abstractmethod
     def save(self, folder: Path) -> None:
-        """Write the tower as a folder that its library loads and `prefmerge merge` takes: weights in safetensors, config,
-        tokenizer or preprocessing. `folder` is new.
+        """Write the tower as a folder that its library loads and `prefmerge merge` takes: weights in safetensors,
+        config, tokenizer or preprocessing. `folder` is new.
         """

@@ -1,0 +1,103 @@
+"""Encoders from Hugging Face and open_clip behind one protocol.
+
+protocol.py        what training, heads and evaluation ask of an encoder
+weights.py         hub ids and folders; a checkpoint's tensors into a tower; files that travel with a model
+hugging_face.py    what the three Hugging Face kinds share: names of tensors, loading, saving
+towers.py          the trained modules: batch -> embeddings (imports torch)
+sentence.py        BERT family with mean pooling
+clip.py            CLIP: the image tower is trained, the text side is frozen
+vision.py          ViT, DINOv2 and other image backbones without a text side
+open_clip.py       open_clip's models, where torchvision can be imported
+open_clip_keys.py  open_clip's names and shapes to Hugging Face's, and back
+images.py          preprocessing with Pillow; random resized crop
+
+Importing this loads no torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prefmerge.continual.encoders.protocol import Augmentation, Batch, Encoder
+from prefmerge.continual.encoders.weights import local_folder, model_type
+from prefmerge.errors import EncoderError
+
+if TYPE_CHECKING:
+    from prefmerge.continual.config import ModelConfig
+
+__all__ = ["Augmentation", "Batch", "Encoder", "load_encoder"]
+
+SENTENCE = (
+    "albert",
+    "bert",
+    "camembert",
+    "deberta",
+    "deberta-v2",
+    "distilbert",
+    "electra",
+    "modernbert",
+    "mpnet",
+    "roberta",
+    "xlm-roberta",
+)
+VISION = (
+    "beit",
+    "convnext",
+    "convnextv2",
+    "data2vec-vision",
+    "deit",
+    "dinov2",
+    "dinov2_with_registers",
+    "resnet",
+    "swin",
+    "swinv2",
+    "vit",
+    "vit_msn",
+)
+
+
+def load_encoder(config: ModelConfig) -> Encoder:
+    """The encoder that a configuration names, in float32, on the CPU, in eval mode.
+
+    `kind: auto` goes by the `model_type` of the folder's config.json. Raises EncoderError where the model is absent, of
+    a kind that is not known, or lacks weights that the embeddings need, and MissingExtra without transformers.
+    """
+    if config.kind == "open_clip":
+        from prefmerge.continual.encoders.open_clip import OpenClipEncoder
+
+        return OpenClipEncoder(config)
+    folder = local_folder(config.id, config.revision)
+    kind = _kind(folder, config.id) if config.kind == "auto" else config.kind
+    if kind == "clip":
+        from prefmerge.continual.encoders.clip import ClipEncoder
+
+        return ClipEncoder(config, folder)
+    if kind == "vision":
+        from prefmerge.continual.encoders.vision import VisionEncoder
+
+        return VisionEncoder(config, folder)
+    from prefmerge.continual.encoders.sentence import SentenceEncoder
+
+    return SentenceEncoder(config, folder)
+
+
+def _kind(folder: Path, name: str) -> str:
+    found = model_type(folder, name)
+    if found == "clip":
+        return "clip"
+    if found in SENTENCE:
+        return "sentence"
+    if found in VISION:
+        return "vision"
+    if found == "clip_vision_model":
+        raise EncoderError(
+            f"model {name!r}: its config.json is of a CLIP image tower alone (model_type 'clip_vision_model'), "
+            "expected a whole CLIP: the head comes from the text side. Give the model that it was trained from, and "
+            "this folder as the checkpoint."
+        )
+    raise EncoderError(
+        f"model {name!r}: its config.json has model_type {found!r}, expected 'clip', a sentence encoder "
+        f"({', '.join(SENTENCE)}) or an image backbone ({', '.join(VISION)}). If it is one of these in all but name, "
+        "set model.kind to clip, sentence or vision."
+    )

@@ -1,0 +1,184 @@
+"""Models on disk: a hub id to a local folder, a checkpoint's tensors into a tower, the small files beside the weights.
+
+From the hub only configuration, tokenizer, preprocessing and one set of weights are fetched, so that a hub id and a
+local folder run the same code. Cost: one copy of a tensor at a time when loading. Leaves out: other caches than
+huggingface_hub's, and code that comes with a model (it is never run).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefmerge.checkpoints import Checkpoint, is_task_vector, open_checkpoint
+from prefmerge.errors import CheckpointMismatch, EncoderError, MissingExtra
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SHOWN = 5  # names listed in a message about many
+
+# Small files that make a folder of weights a model again, for transformers and for sentence-transformers.
+COMPANIONS = (
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "bpe.codes",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece*.model",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "sentence_*_config.json",
+    "config_sentence_transformers.json",
+    "[0-9]_*/config.json",
+    "licen[cs]e*",
+)
+_FETCHED = (*COMPANIONS, "config.json", "open_clip_config.json")
+_SAFETENSORS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
+_PICKLED = ("pytorch_model.bin", "pytorch_model-*-of-*.bin", "pytorch_model.bin.index.json")
+
+
+def local_folder(name: str, revision: str | None = None) -> Path:
+    """The folder of a model: `name` itself if it is one, else the hub's, from its cache or the network.
+
+    Raises EncoderError saying what to do where neither exists.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_file():
+        raise EncoderError(
+            f"model {name!r} is a file, expected a folder with config.json and weights, as `save_pretrained` writes "
+            "it. Give the folder; a file of weights alone is a checkpoint, not a model."
+        )
+    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise EncoderError(f"model {name!r}: no such folder. Give a folder with config.json and weights, or a hub id.")
+    try:
+        from huggingface_hub import constants, snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    except ImportError:
+        raise MissingExtra("a model by hub id", "train") from None
+
+    def fetched(patterns: tuple[str, ...]) -> Path:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
+
+    try:
+        found = fetched((*_FETCHED, *_SAFETENSORS))
+        if not any(found.glob("model*.safetensors")):
+            found = fetched((*_FETCHED, *_PICKLED))
+    except (OSError, HfHubHTTPError, HFValidationError) as error:
+        offline = (
+            " HF_HUB_OFFLINE is set, so only the local cache was searched: unset it to download the model,"
+            if constants.HF_HUB_OFFLINE
+            else " Check the spelling and the network,"
+        )
+        raise EncoderError(
+            f"model {name!r}: no such folder, and not to be had from the Hugging Face hub"
+            f"{'' if revision is None else f' at revision {revision!r}'} ({_short(error)}).{offline} or give a local "
+            "folder with config.json and weights."
+        ) from error
+    return found
+
+
+def model_type(folder: Path, name: str) -> str:
+    """The `model_type` of a folder's config.json. Raises EncoderError where there is none."""
+    return str(read_json(folder, "config.json", name).get("model_type"))
+
+
+def read_json(folder: Path, file: str, name: str) -> Any:
+    """A JSON file of the model `name`. Raises EncoderError where it is absent or broken."""
+    try:
+        return json.loads((folder / file).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise EncoderError(
+            f"model {name!r}: no {file} in {folder}. Give a folder as `save_pretrained` writes it."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise EncoderError(f"model {name!r}: {folder / file} cannot be read as JSON: {error}") from error
+
+
+def companions(folder: Path) -> dict[str, bytes]:
+    """The small files of a model's folder, by path in it. In memory: the folder may be gone when they are written."""
+    files = {file.relative_to(folder).as_posix(): file for file in (*folder.glob("*"), *folder.glob("*/config.json"))}
+    return {
+        path: file.read_bytes()
+        for path, file in sorted(files.items())
+        if file.is_file() and any(fnmatchcase(path.lower(), pattern) for pattern in COMPANIONS)
+    }
+
+
+def put(checkpoint: Path, into: Mapping[str, Tensor], ignored: tuple[str, ...] = ()) -> None:
+    """Copy a checkpoint's tensors into those of the same name, in place, converted to their dtype.
+
+    Nothing is written before all names and shapes are known to fit. Names that end in one of `ignored` may be extra.
+    Raises CheckpointMismatch naming the first tensors that are missing, extra or of another shape.
+    """
+    import torch
+
+    source = open_checkpoint(checkpoint)
+    try:
+        _require_fit(source, checkpoint, into, ignored)
+        with torch.no_grad():
+            for name, target in into.items():
+                target.copy_(_as_tensor(source, name))
+    finally:
+        source.close()
+
+
+def _require_fit(source: Checkpoint, path: Path, into: Mapping[str, Tensor], ignored: tuple[str, ...]) -> None:
+    if is_task_vector(source):
+        raise CheckpointMismatch(
+            f"{path}: holds a task vector, expected a model. Merge it into its base first: "
+            f"prefmerge merge BASE {path} …"
+        )
+    found = {
+        name: info for name, info in source.tensors.items() if name in into or not name.endswith(ignored or ("\0",))
+    }
+    missing = [name for name in into if name not in found]
+    extra = [name for name in found if name not in into]
+    other = [
+        f"{name!r} has shape {found[name].shape}, the model's has {tuple(tensor.shape)}"
+        for name, tensor in into.items()
+        if name in found and found[name].shape != tuple(tensor.shape)
+    ]
+    if not (missing or extra or other):
+        return
+    facts = []
+    if missing:
+        facts.append(f"lacks {len(missing)} of the model's {len(into)} tensors: {_named(missing)}")
+    if extra:
+        facts.append(f"has {len(extra)} tensors that the model has not: {_named(extra)}")
+    if other:
+        facts.append("; ".join(other[:SHOWN]) + (f" and {len(other) - SHOWN} more" if len(other) > SHOWN else ""))
+    raise CheckpointMismatch(
+        f"{path}: {'; '.join(facts)}. Expected a checkpoint of the tower that this model trains, as `prefmerge "
+        "finetune` and `prefmerge merge` write it."
+    )
+
+
+def _named(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(repr(name) for name in names[:SHOWN]) + more
+
+
+def _as_tensor(source: Checkpoint, name: str) -> Tensor:
+    """One tensor, copied: the source's memory map is read-only and closes."""
+    import torch
+
+    info = source.tensors[name]
+    values = torch.from_numpy(source.raw(name).copy())
+    if info.dtype.name == "bfloat16":  # comes as its bits
+        values = values.view(torch.bfloat16)
+    return values.reshape(info.shape)
+
+
+def _short(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0].rstrip(".") or type(error).__name__
