@@ -1,9 +1,9 @@
 """What training and evaluation see of a data set: labelled inputs with ids, read on demand.
 
-An `Examples` is a split: N inputs (RGB images as PIL images, or strings), a label each into the names of the classes, an
-id each that is stable from run to run, and, where the data set has them, a domain (a style) each. A `Corpus` is a data
-set: classes, prompt templates, a training and a test split. Nothing is decoded before `read` is called. Cost: the ids
-and labels are in memory (about 100 bytes a sample), the inputs are not. Leaves out: several labels for one input.
+An `Examples` is a split: N inputs (RGB images as PIL images, or strings), a label each into the names of the classes,
+an id each that is stable from run to run, and, where the data set has them, a domain (a style) each. A `Corpus` is a
+data set: classes, prompt templates, a training and a test split. Nothing is decoded before `read` is called. Cost: the
+ids and labels are in memory (about 100 bytes a sample), the inputs are not. Leaves out: several labels for one input.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import xxhash
 
 Kind = Literal["image", "text"]
 
@@ -24,8 +25,8 @@ class Examples:
 
     ids: tuple[str, ...]
     labels: np.ndarray
-    read: Callable[[Sequence[int]], list[Any]] = field(repr=False)  # positions (n,) -> n inputs; may be called anywhere
-    fingerprint: Callable[[Sequence[int]], str] = field(repr=False)  # positions -> hash of the contents; decodes nothing
+    read: Callable[[Sequence[int]], list[Any]] = field(repr=False)  # positions (n,) -> n inputs; workers pickle it
+    fingerprint: Callable[[Sequence[int]], str] = field(repr=False)  # positions -> hash of the contents; no decoding
     domains: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -40,12 +41,11 @@ class Examples:
     def take(self, positions: Sequence[int] | np.ndarray, labels: np.ndarray | None = None) -> Examples:
         """The samples at `positions`, in that order; `labels` (n,) replaces theirs."""
         chosen = np.asarray(positions, dtype=np.int64)
-        own, fingerprint = self.read, self.fingerprint
         return Examples(
             ids=tuple(self.ids[i] for i in chosen.tolist()),
             labels=(self.labels[chosen] if labels is None else np.asarray(labels, dtype=np.int64)),
-            read=lambda at: own(chosen[np.asarray(at, dtype=np.int64)].tolist()),
-            fingerprint=lambda at: fingerprint(chosen[np.asarray(at, dtype=np.int64)].tolist()),
+            read=_Taken(self.read, chosen),
+            fingerprint=_Taken(self.fingerprint, chosen),
             domains=None if self.domains is None else tuple(self.domains[i] for i in chosen.tolist()),
         )
 
@@ -59,32 +59,65 @@ def concatenated(parts: Sequence[Examples]) -> Examples:
     if len(parts) == 1:
         return parts[0]
     starts = np.cumsum([0, *(len(part) for part in parts)])
-
-    def placed(at: Sequence[int]) -> list[tuple[int, int]]:
-        which = np.searchsorted(starts, np.asarray(at, dtype=np.int64), side="right") - 1
-        return [(int(w), int(i) - int(starts[w])) for w, i in zip(which, at, strict=True)]
-
-    def read(at: Sequence[int]) -> list[Any]:
-        found: list[Any] = [None] * len(at)
-        where = placed(at)
-        for part in {w for w, _ in where}:
-            slots = [k for k, (w, _) in enumerate(where) if w == part]
-            for k, item in zip(slots, parts[part].read([where[k][1] for k in slots]), strict=True):
-                found[k] = item
-        return found
-
-    def fingerprint(at: Sequence[int]) -> str:
-        where = placed(at)
-        return "+".join(parts[w].fingerprint([i for v, i in where if v == w]) for w in sorted({w for w, _ in where}))
-
     domains = [part.domains for part in parts]
     return Examples(
         ids=tuple(i for part in parts for i in part.ids),
         labels=np.concatenate([part.labels for part in parts]),
-        read=read,
-        fingerprint=fingerprint,
+        read=_Joined(tuple(part.read for part in parts), starts),
+        fingerprint=_JoinedPrint(tuple(part.fingerprint for part in parts), starts),
         domains=None if any(d is None for d in domains) else tuple(x for d in domains if d is not None for x in d),
     )
+
+
+# Classes and not closures: where processes are spawned, those that read images are sent a pickle of these.
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """A function of positions, called with those of a part."""
+
+    whole: Callable[[Sequence[int]], Any]
+    chosen: np.ndarray
+
+    def __call__(self, at: Sequence[int]) -> Any:
+        return self.whole(self.chosen[np.asarray(at, dtype=np.int64)].tolist())
+
+
+def _placed(starts: np.ndarray, at: Sequence[int]) -> list[tuple[int, int]]:
+    """(part, position in it) of positions in the whole."""
+    which = np.searchsorted(starts, np.asarray(at, dtype=np.int64), side="right") - 1
+    return [(int(w), int(i) - int(starts[w])) for w, i in zip(which, at, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Joined:
+    """`read` over several parts, one call for each that is needed."""
+
+    parts: tuple[Callable[[Sequence[int]], list[Any]], ...]
+    starts: np.ndarray
+
+    def __call__(self, at: Sequence[int]) -> list[Any]:
+        found: list[Any] = [None] * len(at)
+        where = _placed(self.starts, at)
+        for part in {w for w, _ in where}:
+            slots = [k for k, (w, _) in enumerate(where) if w == part]
+            for k, item in zip(slots, self.parts[part]([where[k][1] for k in slots]), strict=True):
+                found[k] = item
+        return found
+
+
+@dataclass(frozen=True)
+class _JoinedPrint:
+    """`fingerprint` over several parts: theirs, and which sample comes from which."""
+
+    parts: tuple[Callable[[Sequence[int]], str], ...]
+    starts: np.ndarray
+
+    def __call__(self, at: Sequence[int]) -> str:
+        where = _placed(self.starts, at)
+        order = xxhash.xxh3_64_hexdigest(np.asarray([w for w, _ in where], dtype="<i8").tobytes())
+        used = sorted({w for w, _ in where})
+        return "+".join([order, *(self.parts[w]([i for v, i in where if v == w]) for w in used)])
 
 
 @dataclass(frozen=True)
