@@ -548,3 +548,25 @@ def test_what_decides_embeddings_is_said(tmp_path: Path):
         .replace('"lowercase": true', '"lowercase": false')
     )
     assert said() != first
+
+
+def test_a_merged_sentence_transformer_keeps_its_parts(tmp_path: Path):
+    folder = tiny_bert(tmp_path / "bert")
+    (folder / "modules.json").write_text(
+        json.dumps([{"type": f"sentence_transformers.models.{kind}"} for kind in ("Transformer", "Pooling")])
+    )
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))
+    encoder = load_encoder(ModelConfig(id=str(folder)))
+    encoder.save(tmp_path / "base")
+    with torch.no_grad():
+        for tensor in encoder.state().values():
+            tensor.add_(0.01)
+    encoder.save(tmp_path / "task")
+    prefmerge.merge(tmp_path / "base", [tmp_path / "task"], tmp_path / "merged", scale=1)
+    merged = load_encoder(ModelConfig(id=str(tmp_path / "merged")))
+    assert (tmp_path / "merged" / "1_Pooling" / "config.json").is_file()
+    with torch.no_grad():
+        batch = encoder.prepare(["a b", "c"])
+        # base + 1.0 * (task - base) in float32: one rounding a weight
+        assert torch.allclose(merged.tower(**batch), encoder.tower.eval()(**batch), atol=1e-5)

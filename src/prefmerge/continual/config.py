@@ -26,7 +26,7 @@ class _Part(BaseModel):
 class ModelConfig(_Part):
     """Which encoder. A string in the file stands for `{id: STRING}`."""
 
-    id: str  # hub id or local folder; for open_clip ARCHITECTURE, ARCHITECTURE/PRETRAINED or a local file
+    id: str  # hub id or local folder; open_clip: ARCHITECTURE/PRETRAINED (a tag, or a file of weights)
     kind: Literal["auto", "clip", "open_clip", "vision", "sentence"] = "auto"  # auto: from the folder's config.json
     revision: str | None = None  # of the hub
     pooling: Literal["auto", "cls", "mean", "pooler"] = "auto"  # vision: cls; sentence: mean

@@ -306,8 +306,8 @@ def _base_content(planned: Plan) -> str:
 
 
 def _add_companions(output: Any, planned: Plan, data: dict[str, Any]) -> None:
-    for path in companion_files(planned.base.checkpoint):
-        output.add_file(path.name, updated_config(path, planned.recipe) if path.name == "config.json" else path)
+    for name, path in companion_files(planned.base.checkpoint).items():
+        output.add_file(name, updated_config(path, planned.recipe) if name == "config.json" else path)
     output.add_file("README.md", model_card(data).encode())
 
 
