@@ -6,15 +6,14 @@ digits were reduced, enlarges them to the model's input and trains encoder and h
 cross-entropy on the scaled cosine). The ten digit rows of the head are then frozen. Never reads scikit-learn's digits.
 Same seed, same torch: same bytes. About 12 minutes on one slow core.
 
-    python -m benchmarks.demo_base                        # writes src/prefmerge/demo/{base,head}.safetensors and
-    results/demo_base.json python -m benchmarks.demo_base --steps 20 --out DIR # toy size
+    python -m benchmarks.demo_base                       # into src/prefmerge/demo and results/demo_base.json
+    python -m benchmarks.demo_base --steps 20 --out DIR  # toy size
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import platform
 import string
 import time
@@ -29,9 +28,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks import common
-from prefmerge.demo.model import EMBED_WIDTH, LOGIT_SCALE, encode, new_weights, prepare
+from prefmerge.continual.heads import Head
+from prefmerge.continual.training import learning_rate_at
+from prefmerge.demo.digits import CLASSES
+from prefmerge.demo.model import BASE, EMBED_WIDTH, FOLDER, HEAD, LOGIT_SCALE, enlarged
+from prefmerge.demo.tower import DigitsTower
 
-SHIPPED = common.ROOT / "src" / "prefmerge" / "demo"
 # Text fonts only: the symbol fonts map letters to other signs, and LastResort draws the same box for everything.
 SYMBOLS = ("LastResort", "STIXSiz", "STIXNonUni", "Display", "cmex10", "cmsy10")
 # Letters that look like a digit, or like their own capital, would teach the head a difference that is not there.
@@ -100,25 +102,27 @@ def distort(images: Tensor, generator: torch.Generator) -> Tensor:
     level = torch.minimum(level, written.amax(dim=(2, 3), keepdim=True) * 0.6)  # a hairline must not vanish
     written = torch.sigmoid((written - level) * 25)
     counts = functional.avg_pool2d(written, WRITTEN // 8)
-    return prepare((counts * uniform(0.85, 1.1, n, 1, 1, 1)).clamp(0, 1))
+    return enlarged((counts * uniform(0.85, 1.1, n, 1, 1, 1)).clamp(0, 1))
 
 
 def train(steps: int, batch: int, peak: float, seed: int) -> tuple[dict[str, Tensor], Tensor, float]:
     """Encoder, unit-norm head rows of CHARACTERS, and the accuracy over the last tenth of the (ever fresh) batches."""
     generator = torch.Generator().manual_seed(seed)
     images, labels = glyphs()
-    weights = new_weights(seed)
+    tower = DigitsTower()
+    tower.draw(seed)
     rows = torch.randn((len(CHARACTERS), EMBED_WIDTH), generator=generator)
-    leaves = [tensor.requires_grad_() for tensor in (*weights.values(), rows)]
+    # The order of the shipped base's own making: that in which norms of gradients are added decides the last bits.
+    leaves = [*tower.state_dict(keep_vars=True).values(), rows.requires_grad_()]
     optimizer = torch.optim.AdamW(leaves, lr=peak, weight_decay=0.05)
     hits, started = [], time.perf_counter()
     for step in range(steps):
-        warm = max(1, steps // 20)
-        rate = peak * min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * max(0, step - warm) / max(1, steps - warm))))
+        rate = learning_rate_at(step, steps, max(1, steps // 20), peak)
         for group in optimizer.param_groups:
             group["lr"] = rate
         pick = torch.randint(len(images), (batch,), generator=generator)
-        scores = LOGIT_SCALE * encode(weights, distort(images[pick], generator)) @ functional.normalize(rows, dim=1).T
+        embeddings = functional.normalize(tower(distort(images[pick], generator)), dim=-1)
+        scores = LOGIT_SCALE * embeddings @ functional.normalize(rows, dim=1).T
         loss = functional.cross_entropy(scores, labels[pick])
         optimizer.zero_grad()
         loss.backward()
@@ -132,7 +136,7 @@ def train(steps: int, batch: int, peak: float, seed: int) -> tuple[dict[str, Ten
                 flush=True,
             )
     tail = hits[-max(1, steps // 10) :]
-    return {k: v.detach() for k, v in weights.items()}, functional.normalize(rows.detach(), dim=1), float(np.mean(tail))
+    return dict(tower.state_dict()), functional.normalize(rows.detach(), dim=1), float(np.mean(tail))
 
 
 def main() -> None:
@@ -141,16 +145,15 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--peak", type=float, default=1e-3, help="learning rate after the warm-up")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=SHIPPED)
+    parser.add_argument("--out", type=Path, default=FOLDER)
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # the order of additions, hence the bytes, depends on it
     started = time.perf_counter()
     weights, rows, accuracy = train(arguments.steps, arguments.batch, arguments.peak, arguments.seed)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "base.safetensors").write_bytes(save(weights))
-    (arguments.out / "head.safetensors").write_bytes(
-        save({"head.weight": rows[:10].contiguous()}, {"classes": string.digits})
-    )
+    (arguments.out / BASE.name).write_bytes(save(weights))
+    # Of the two kinds of heads that there are: learned with the base, one row a class, out of no text.
+    Head(rows[: len(CLASSES)], LOGIT_SCALE, CLASSES, "prototype").save(arguments.out / HEAD.name)
     result = {
         "question": "What does the demo's base know of printed characters?",
         "characters": CHARACTERS,
@@ -168,7 +171,7 @@ def main() -> None:
             "matplotlib": matplotlib.__version__,
         },
     }
-    target = common.RESULTS if arguments.out == SHIPPED else arguments.out
+    target = common.RESULTS if arguments.out == FOLDER else arguments.out
     common.write_result(target / "demo_base.json", result)
     print(json.dumps(result, indent=1))
 

@@ -17,6 +17,7 @@ import argparse
 import json
 import re
 import statistics
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -28,11 +29,12 @@ from torch import Tensor
 
 import prefmerge
 from benchmarks import common
+from prefmerge.continual.config import TrainingConfig
 from prefmerge.demo.digits import META_LABELS, NAMES, PLACES, SHOWN, TASKS, Digits, Place, load_digits
-from prefmerge.demo.evaluate import Right, right_answers, share
-from prefmerge.demo.model import load_base
+from prefmerge.demo.evaluate import Right, right_images, share
+from prefmerge.demo.model import BASE, load_base
 from prefmerge.demo.run import COMMON_SCALE, label_preference
-from prefmerge.demo.train import Regime, fine_tune_in_sequence
+from prefmerge.demo.train import REGIME, fine_tune_in_sequence
 
 GRID = {
     "learning_rate": (1e-5, 3e-5, 1e-4, 2e-4, 4e-4, 1e-3),
@@ -91,16 +93,23 @@ def merged_delta(base: State, states: Sequence[State], options: Mapping[str, Any
     return delta, float(receipt.data["recipe"]["scale"])
 
 
-def soundness(base: State, head: Tensor, digits: Digits, regime: Regime, seed: int) -> dict[str, Any]:
+def trained(digits: Digits, regime: TrainingConfig, seed: int) -> list[State]:
+    """theta_0, theta_1, ..., theta_T."""
+    encoder, head = load_base()
+    with tempfile.TemporaryDirectory() as folder:
+        run = fine_tune_in_sequence(encoder, head, digits, Path(folder) / "run", seed, regime)
+        return [encoder.read(path) for path in (run.base_path, *(run.task_path(t) for t in range(len(TASKS))))]
+
+
+def soundness(digits: Digits, regime: TrainingConfig, seed: int) -> dict[str, Any]:
     """How well the sequential model holds up on validation images under one regime."""
     started = time.perf_counter()
-    states = fine_tune_in_sequence(base, head, digits, regime, seed)
+    _, *states = trained(digits, regime, seed)
     seconds = time.perf_counter() - started
-    right = right_answers(states[-1], head, digits, "validation")
-    fresh = [
-        share(right_answers(state, head, digits, "validation"), digits.ids("validation", t))
-        for t, state in enumerate(states)
-    ]
+    model = load_base()
+    rights = [right_images(state, *model, digits, "validation") for state in states]
+    right = rights[-1]
+    fresh = [share(found, digits.ids("validation", t)) for t, found in enumerate(rights)]
     return {
         "seed": seed,
         "other_places": mean_at(right, others(digits, "validation")),
@@ -119,11 +128,11 @@ def score(entry: Mapping[str, Any]) -> float:
 def search_regimes(file: Path, grid: Mapping[str, Sequence[float]], seeds: Sequence[int]) -> dict[str, Any]:
     """Try every regime and choose; `file` grows by one regime at a time."""
     torch.set_num_threads(1)
-    digits, (base, head) = load_digits(), load_base()
+    digits, model = load_digits(), load_base()
     tried: list[dict[str, Any]] = _read(file).get("tried", [])
     done = {(e["learning_rate"], e["epochs"], e["logit_scale"]) for e in tried}
     question = "Which regime keeps the sequential model sound on places that the demo does not show?"
-    untouched = right_answers(base, head, digits, "validation")
+    untouched = right_images(BASE, *model, digits, "validation")
     result: dict[str, Any] = {
         "question": question,
         **about(),
@@ -139,20 +148,20 @@ def search_regimes(file: Path, grid: Mapping[str, Sequence[float]], seeds: Seque
     for rate, epochs, logit in product(grid["learning_rate"], grid["epochs"], grid["logit_scale"]):
         if (rate, epochs, logit) in done:
             continue
-        regime = Regime(learning_rate=rate, epochs=int(epochs), logit_scale=logit)
-        runs = [soundness(base, head, digits, regime, seed) for seed in seeds]
+        regime = REGIME.model_copy(update={"learning_rate": rate, "epochs": int(epochs), "logit_scale": logit})
+        runs = [soundness(digits, regime, seed) for seed in seeds]
         tried.append({"learning_rate": rate, "epochs": int(epochs), "logit_scale": logit, "runs": runs})
         common.write_result(file, result)
         print(f"lr {rate:g} epochs {epochs} logit {logit:g}: {score(tried[-1]):.3f} on other places", flush=True)
     best = max(tried, key=score)
     chosen = {key: best[key] for key in ("learning_rate", "epochs", "logit_scale")}
-    regime = Regime(**chosen)
+    regime = REGIME.model_copy(update=chosen)
     by_scale: dict[str, list[float]] = {str(scale): [] for scale in SCALES}
     for seed in seeds:
-        states = fine_tune_in_sequence(base, head, digits, regime, seed)
+        base, *states = trained(digits, regime, seed)
         delta, _ = merged_delta(base, states, {"method": "magmax"})
         for scale in SCALES:
-            right = right_answers(scaled(base, delta, scale), head, digits, "validation")
+            right = right_images(scaled(base, delta, scale), *model, digits, "validation")
             by_scale[str(scale)].append(mean_at(right, others(digits, "validation")))
     result["chosen"] = {**chosen, "other_places": score(best)}
     result["magmax_by_scale"] = by_scale
@@ -161,10 +170,12 @@ def search_regimes(file: Path, grid: Mapping[str, Sequence[float]], seeds: Seque
     return result
 
 
-def measure(seed: int, regime: Regime, scales: Sequence[float], places: Sequence[tuple[int, int]]) -> dict[str, Any]:
+def measure(
+    seed: int, regime: TrainingConfig, scales: Sequence[float], places: Sequence[tuple[int, int]]
+) -> dict[str, Any]:
     """Every method at every scale for one training seed: accuracy at each place and on all digits, test images."""
-    digits, (base, head) = load_digits(), load_base()
-    states = fine_tune_in_sequence(base, head, digits, regime, seed)
+    digits, model = load_digits(), load_base()
+    base, *states = trained(digits, regime, seed)
     at = {tasks: digits.place(tasks) for tasks in places}
     found: dict[str, Any] = {}
     default_scale: dict[str, float] = {}
@@ -177,7 +188,7 @@ def measure(seed: int, regime: Regime, scales: Sequence[float], places: Sequence
             entry["places"]["-".join(str(t + 1) for t in tasks)] = share(right, at[tasks].test)
         entry["all_digits"].append(share(right, digits.parts["test"]))
 
-    note("base", None, right_answers(base, head, digits), places)
+    note("base", None, right_images(base, *model, digits), places)
     for name, options in METHODS.items():
         groups = [[tasks] for tasks in places] if options["method"] == "tunable_magmax" else [list(places)]
         for group in groups:
@@ -186,7 +197,7 @@ def measure(seed: int, regime: Regime, scales: Sequence[float], places: Sequence
             )
             delta, default_scale[name] = merged_delta(base, states, {**options, **asked})
             for scale in scales:
-                note(name, scale, right_answers(scaled(base, delta, scale), head, digits), group)
+                note(name, scale, right_images(scaled(base, delta, scale), *model, digits), group)
     for by_scale in found.values():
         for entry in by_scale.values():
             entry["all_digits"] = statistics.fmean(entry["all_digits"])  # a tunable model per place: their mean
@@ -198,7 +209,7 @@ def compare_methods(
 ) -> dict[str, Any]:
     """All seeds; `file` grows by one seed at a time."""
     torch.set_num_threads(1)
-    regime = Regime()
+    regime = REGIME
     seen = _read(file)
     wanted = {"learning_rate": regime.learning_rate, "epochs": regime.epochs, "logit_scale": regime.logit_scale}
     runs: dict[str, Any] = seen["runs"] if seen.get("regime") == wanted else {}

@@ -272,7 +272,7 @@ def measure(work: Path, folders: Mapping[str, Path], plans: Sequence[Plan]) -> l
                 print(f"T = {plan.tasks}: {_label(kept[key])}: {kept[key]['accuracy']:.3f}", flush=True)
             rows.append(kept[key])
         forgetting = {}
-        for training in FORGETTING:
+        for training in FORGETTING if plan is plans[0] else ():  # every checkpoint on every text: many for T = 17
             key = f"{plan.tasks} forgetting {training}"
             if key not in kept:
                 opened = opened or open_run(runs["sequential"].folder)
@@ -326,6 +326,8 @@ def report(data: Mapping[str, Any]) -> str:
             [training, *(f"{100 * found[name]:.1f}" for name in ("forgetting", "backward_transfer", "last_accuracy"))]
             for training, found in plan["forgetting"].items()
         ]
+        if not forgetting:
+            continue
         parts.append(
             "\n"
             + common.table(["training", "forgetting", "backward transfer", "last accuracy (mean of tasks)"], forgetting)

@@ -12,17 +12,19 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch", reason="the demo trains with torch (extra demo)")
+pytest.importorskip("accelerate", reason="training is accelerate's (extra demo)")
 pytest.importorskip("sklearn", reason="the demo's digits come with scikit-learn (extra demo)")
 pytest.importorskip("matplotlib", reason="the base is rendered from matplotlib's fonts (extra demo)")
 
 from safetensors.torch import load_file
 
 from benchmarks import demo_base, demo_regimes
+from prefmerge.continual.heads import Head
 from prefmerge.demo.digits import NAMES, PLACES, SHOWN, Digits, load_digits
-from prefmerge.demo.evaluate import right_answers, share
-from prefmerge.demo.model import FOLDER, load_base
+from prefmerge.demo.evaluate import right_images, share
+from prefmerge.demo.model import BASE, HEAD, load_base
 from prefmerge.demo.run import COMMON_SCALE, label_preference
-from prefmerge.demo.train import Regime, fine_tune_in_sequence
+from prefmerge.demo.train import REGIME
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,7 +52,7 @@ def test_regimes_are_searched_and_taken_up_again(
 ) -> None:
     monkeypatch.setattr(demo_regimes, "load_digits", lambda: few)
     monkeypatch.setattr(demo_regimes, "SCALES", (0.5, 1.0))
-    grid = {"learning_rate": (0.0, 1e-3), "epochs": (1,), "logit_scale": (20.0,)}
+    grid = {"learning_rate": (1e-12, 1e-3), "epochs": (1,), "logit_scale": (20.0,)}
     found = demo_regimes.search_regimes(tmp_path / "r.json", grid, (100,))
     assert json.loads((tmp_path / "r.json").read_text()) == found
     untrained, trained = found["tried"]
@@ -68,14 +70,14 @@ def test_methods_are_compared_on_what_prefmerge_merges(
     import prefmerge
 
     monkeypatch.setattr(demo_regimes, "load_digits", lambda: few)
-    monkeypatch.setattr(demo_regimes, "Regime", lambda: Regime(learning_rate=1e-3, epochs=1))
+    regime = REGIME.model_copy(update={"learning_rate": 1e-3, "epochs": 1})
+    monkeypatch.setattr(demo_regimes, "REGIME", regime)
     places = (SHOWN, (1, 3))
     found = demo_regimes.compare_methods(tmp_path / "m.json", (7,), (0.5, 1.0), places)
     run = found["runs"]["7"]
     assert set(run["accuracy"]) == {"base", *demo_regimes.METHODS}
     assert (run["default_scale"]["MAGMAX"], run["default_scale"]["average"]) == (0.5, 1.0)
-    base, head = load_base()
-    states = fine_tune_in_sequence(base, head, few, Regime(learning_rate=1e-3, epochs=1), 7)
+    base, *states = demo_regimes.trained(few, regime, 7)
     at_place = few.place((1, 3))
     asked: list[tuple[str, dict[str, Any]]] = [
         ("MAGMAX", {}),
@@ -85,16 +87,17 @@ def test_methods_are_compared_on_what_prefmerge_merges(
         merged, _ = prefmerge.merge_state_dicts(
             base, states, names=NAMES, **demo_regimes.METHODS[name], **options, scale=1.0
         )
-        assert run["accuracy"][name]["1.0"]["places"]["2-4"] == share(right_answers(merged, head, few), at_place.test)
+        assert run["accuracy"][name]["1.0"]["places"]["2-4"] == share(
+            right_images(merged, *load_base(), few), at_place.test
+        )
     assert len({json.dumps(entry) for entry in run["accuracy"].values()}) > 5
 
 
 def test_the_shipped_regime_is_the_chosen_one() -> None:
     found = results("regimes")
-    regime = Regime()
     best = max(found["tried"], key=lambda entry: sum(run["other_places"] for run in entry["runs"]))
     for key in ("learning_rate", "epochs", "logit_scale"):
-        assert getattr(regime, key) == found["chosen"][key] == best[key] == results("methods")["regime"][key]
+        assert getattr(REGIME, key) == found["chosen"][key] == best[key] == results("methods")["regime"][key]
     assert found["common_scale"] == COMMON_SCALE
     assert len(found["tried"]) == len(found["grid"]["learning_rate"]) * len(found["grid"]["epochs"]) * len(
         found["grid"]["logit_scale"]
@@ -112,10 +115,12 @@ def test_the_page_is_the_one_that_the_results_make(tmp_path: Path) -> None:
 def test_the_base_is_made_of_printed_characters(threads: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["demo_base.py", "--steps", "2", "--batch", "8", "--out", str(tmp_path)])
     demo_base.main()
-    made = load_file(tmp_path / "base.safetensors")
-    assert {name: tensor.shape for name, tensor in made.items()} == {
-        name: tensor.shape for name, tensor in load_base()[0].items()
-    }
+    shapes = [{name: w.shape for name, w in load_file(file).items()} for file in (tmp_path / BASE.name, BASE)]
+    assert shapes[0] == shapes[1]
+    heads = [Head.load(file) for file in (tmp_path / HEAD.name, HEAD)]
+    assert [(h.classes, h.scale, h.kind, h.rows.shape) for h in heads[:1]] == [
+        (h.classes, h.scale, h.kind, h.rows.shape) for h in heads[1:]
+    ]
     assert demo_base.CHARACTERS[:10] == "0123456789"
     images, labels = demo_base.glyphs()
     assert len(images) == len(labels) == len(demo_base.text_fonts()) * len(demo_base.CHARACTERS)
@@ -123,4 +128,4 @@ def test_the_base_is_made_of_printed_characters(threads: None, tmp_path: Path, m
     shape = tuple(demo_base.distort(images[:4], torch.Generator().manual_seed(0)).shape)
     assert shape == (4, 1, 16, 16)
     assert "sklearn" not in (ROOT / "benchmarks" / "demo_base.py").read_text()
-    assert (FOLDER / "base.safetensors").stat().st_size < 4 * 10**6
+    assert BASE.stat().st_size < 4 * 10**6

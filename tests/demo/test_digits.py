@@ -10,7 +10,18 @@ import pytest
 
 pytest.importorskip("sklearn", reason="the demo's digits come with scikit-learn (extra demo)")
 
-from prefmerge.demo.digits import MAIN_SHARE, META_LABELS, PLACES, SHOWN, TASKS, Digits, label_similarities, load_digits
+from prefmerge.demo.digits import (
+    MAIN_SHARE,
+    META_LABELS,
+    NAMES,
+    PLACES,
+    SHOWN,
+    TASKS,
+    Digits,
+    label_similarities,
+    load_digits,
+    scenario_of,
+)
 from prefmerge.demo.run import label_preference
 
 
@@ -85,9 +96,19 @@ def test_preference_follows_the_labels(digits: Digits) -> None:
         assert abs(float(shares[tasks[0]]) - 0.8) < 0.02
 
 
-def test_images_are_enlarged_and_in_range(digits: Digits) -> None:
-    pytest.importorskip("torch", reason="tensors need torch (extra demo)")
-    images, labels = digits.tensors(digits.place(SHOWN).test)
-    assert tuple(images.shape) == (125, 1, 16, 16)
-    assert 0 <= float(images.min()) < float(images.max()) <= 1
-    assert labels.tolist() == [int(digits.labels[i]) for i in digits.place(SHOWN).test]
+def test_the_scenario_holds_the_tasks_in_order(digits: Digits) -> None:
+    scenario = scenario_of(digits)
+    assert [info.name for info in scenario.classes] == [str(y) for y in range(10)]
+    assert [task.name for task in scenario.tasks] == list(NAMES)
+    for t, task in enumerate(scenario.tasks):
+        assert (task.classes, task.among) == (TASKS[t], tuple(range(10)))
+        for part, examples in (("train", task.train), ("test", task.test)):
+            assert examples.ids == tuple(f"digit-{i}" for i in digits.ids(part, t))
+            assert set(examples.labels.tolist()) == set(TASKS[t])
+
+
+def test_images_are_in_range(digits: Digits) -> None:
+    images = digits.examples(digits.place(SHOWN).test).read(range(125))
+    assert {image.shape for image in images} == {(1, 8, 8)}
+    assert {image.dtype.name for image in images} == {"float32"}
+    assert 0 <= min(image.min() for image in images) < max(image.max() for image in images) <= 1

@@ -1,4 +1,4 @@
-"""The demo end to end at one epoch: real files, a receipt each, and numbers that belong to the files."""
+"""The demo end to end at one epoch: real files, a receipt each, numbers that belong to the files; interruptions."""
 
 from __future__ import annotations
 
@@ -7,27 +7,32 @@ import json
 import shlex
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("torch", reason="the demo trains with torch (extra demo)")
+pytest.importorskip("accelerate", reason="training is accelerate's (extra demo)")
 pytest.importorskip("sklearn", reason="the demo's digits come with scikit-learn (extra demo)")
 pytest.importorskip("matplotlib", reason="the demo draws with matplotlib (extra demo)")
 
-from safetensors.torch import load_file
-
 import prefmerge
+from prefmerge.continual.finetuning import Progress
+from prefmerge.continual.heads import Head
 from prefmerge.demo import run
-from prefmerge.demo.digits import NAMES, SHOWN, TASKS, load_digits
-from prefmerge.demo.evaluate import accuracies, right_answers
+from prefmerge.demo.digits import NAMES, SHOWN, TASKS, Digits, load_digits
+from prefmerge.demo.evaluate import accuracies, right_images
+from prefmerge.demo.model import DigitsEncoder
 from prefmerge.demo.report import verdicts
 from prefmerge.demo.run import COMMON_SCALE
-from prefmerge.demo.train import Regime
-from prefmerge.errors import OutputExists
+from prefmerge.demo.train import REGIME
+from prefmerge.errors import MissingExtra, OutputExists, RunError
+from prefmerge.runs import read_run
 
 SURVEYED = (SHOWN, (2, 1))
+QUICK = REGIME.model_copy(update={"learning_rate": 1e-3, "epochs": 1})
 
 
 @pytest.fixture(scope="module")
@@ -39,19 +44,18 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
     console = Console(width=100, record=True, file=io.StringIO())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys.modules["prefmerge.demo.run"], "PLACES", SURVEYED)  # all twenty take half a minute
-        result = run(out, 3, regime=Regime(learning_rate=1e-3, epochs=1), console=console)
+        result = run(out, 3, regime=QUICK, console=console)
     return out, result, console.export_text()
 
 
 def test_numbers_are_those_of_the_files(done: tuple[Path, dict[str, Any], str]) -> None:
     out, result, _ = done
-    digits = load_digits()
-    head = load_file(out / "head.safetensors")["head.weight"]
+    digits, encoder, head = load_digits(), DigitsEncoder(), Head.load(out / "head.safetensors")
     stored = json.loads((out / "demo.json").read_text())
     assert stored == json.loads(json.dumps(result))
     assert [row["method"] for row in stored["rows"][:5]] == ["base", "last", "average", "magmax", "tunable_magmax"]
     for row in stored["rows"]:
-        right = right_answers(load_file(out / row["file"]), head, digits)
+        right = right_images(out / row["file"], encoder, head, digits)
         found = accuracies(right, digits, digits.place(SHOWN))
         assert (row["place"], row["all_digits"], tuple(row["tasks"])) == (found.place, found.all_digits, found.tasks)
     assert len({row["all_digits"] for row in stored["rows"]}) > 1
@@ -69,15 +73,20 @@ def test_every_method_is_shown_at_its_default_and_at_the_common_scale(done: tupl
             assert receipt["tasks"] == list(NAMES)
 
 
-def test_run_folder_names_its_checkpoints(done: tuple[Path, dict[str, Any], str]) -> None:
+def test_the_run_folder_is_that_of_a_finetuning(done: tuple[Path, dict[str, Any], str]) -> None:
     out, _, _ = done
     manifest = json.loads((out / "run.json").read_text())
     assert (manifest["format"], manifest["training"]) == ("prefmerge-run/1", "sequential")
-    assert [task["classes"] for task in manifest["tasks"]] == [list(classes) for classes in TASKS]
-    assert [task["file"] for task in manifest["tasks"]] == [f"{name}.safetensors" for name in NAMES]
-    for task in manifest["tasks"]:
-        assert set(task["label_counts"]) == {str(y) for y in task["classes"]}
-        assert load_file(out / task["file"]).keys() == load_file(out / manifest["base"]).keys()
+    made = read_run(out)
+    assert made.finished
+    assert [task.name for task in made.tasks] == list(NAMES)
+    encoder, base = DigitsEncoder(), DigitsEncoder().state()
+    assert all((encoder.read(made.base_path)[name] == tensor).all() for name, tensor in base.items())
+    for t, task in enumerate(made.tasks):
+        assert task.classes == tuple(str(y) for y in TASKS[t])
+        assert set(task.label_counts) == set(task.classes)
+        assert any((w != base[name]).any() for name, w in encoder.read(made.task_path(t)).items())
+    assert (made.about["seed"], made.about["scenario"]) == (3, "class-incremental")
 
 
 def test_the_printed_command_does_the_same_merge(done: tuple[Path, dict[str, Any], str]) -> None:
@@ -134,15 +143,110 @@ def test_survey_agrees_with_the_table(done: tuple[Path, dict[str, Any], str]) ->
             assert entry[method] == row["place"]
 
 
-def test_a_folder_with_files_is_not_written_into(tmp_path: Path) -> None:
+@pytest.mark.parametrize("force", [False, True])
+def test_a_folder_with_files_is_not_written_into(tmp_path: Path, force: bool) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(OutputExists, match="something is there already"):
-        run(tmp_path, quiet=True)
+    with pytest.raises(OutputExists, match=r"holds something that is not a run of prefmerge"):
+        run(tmp_path, quiet=True, force=force)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """40 training images and no chart: what is shown does not matter here."""
+    digits = load_digits()
+    fewer = Digits(digits.pixels, digits.labels, {**digits.parts, "train": digits.parts["train"][::25]})
+    monkeypatch.setattr(sys.modules["prefmerge.demo.run"], "load_digits", lambda: fewer)
+    monkeypatch.setattr(sys.modules["prefmerge.demo.run"], "draw", lambda *_: None)
+
+
+def quick(out: Path, seed: int = 0, **how: Any) -> dict[str, Any]:
+    return run(out, seed, regime=QUICK, survey=False, quiet=True, **how)
+
+
+def begun(out: Path) -> int:
+    """How often a task was begun."""
+    return sum(json.loads(line)["event"] == "task" for line in (out / "log.jsonl").read_text().splitlines())
+
+
+def test_an_interrupted_demo_is_gone_on_with(few: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def interrupting(now: Progress) -> None:
+        told.append(now.task)
+        if now.task == 2 and now.step is not None:
+            interrupted()
+
+    whole, out = quick(tmp_path / "whole"), tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        quick(out, watch=lambda: nullcontext(interrupting))
+    assert sorted(set(told)) == [0, 1, 2]
+    with monkeypatch.context() as patch:  # after the training and the merges, before the result
+        patch.setattr(sys.modules["prefmerge.demo.run"], "draw", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            quick(out)
+    assert begun(out) == len(TASKS) + 1  # the third one twice
+    result = quick(out)
+    assert begun(out) == len(TASKS) + 1
+    assert result["rows"] == whole["rows"]
+    merged = "merged/tunable_magmax.safetensors"
+    assert (out / merged).read_bytes() == (tmp_path / "whole" / merged).read_bytes()
+
+
+def test_a_finished_demo_is_begun_anew_only_by_force(few: None, tmp_path: Path) -> None:
+    quick(tmp_path, 1)
+    model = tmp_path / "tasks" / NAMES[0] / "model.safetensors"
+    first = model.read_bytes()
+    with pytest.raises(OutputExists, match=r"a demo is there already. Give another folder, or --force to begin it"):
+        quick(tmp_path, 1)
+    assert model.read_bytes() == first
+    quick(tmp_path, 2, force=True)
+    assert model.read_bytes() != first
+    assert json.loads((tmp_path / "demo.json").read_text())["seed"] == 2
+    assert begun(tmp_path) == len(TASKS)
+
+
+def test_another_demo_is_not_gone_on_with(few: None, tmp_path: Path) -> None:
+    quick(tmp_path, 1)
+    (tmp_path / "demo.json").unlink()  # as if interrupted
+    with pytest.raises(RunError, match="holds a run of another configuration: seed is 1 there, 2 now"):
+        quick(tmp_path, 2)
+
+
+@pytest.mark.parametrize("absent", ["torch", "accelerate", "sklearn", "matplotlib"])
+def test_what_is_absent_is_asked_for_before_anything_is_done(
+    absent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, absent, None)
+    with pytest.raises(MissingExtra, match=r"prefmerge demo needs .* pip install 'prefmerge\[demo\]'"):
+        run(tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_demo_needs_neither_transformers_nor_datasets(tmp_path: Path) -> None:
+    code = f"""
+import sys
+for name in ("transformers", "datasets", "open_clip"):
+    sys.modules[name] = None  # an import of it fails, as where it is not installed
+import prefmerge.demo.run
+from prefmerge.demo.digits import Digits, load_digits
+from prefmerge.demo.train import REGIME
+d = load_digits()
+few = Digits(d.pixels, d.labels, {{**d.parts, "train": d.parts["train"][::25]}})
+sys.modules["prefmerge.demo.run"].load_digits = lambda: few
+prefmerge.demo.run({str(tmp_path / "out")!r}, regime=REGIME.model_copy(update={{"epochs": 1}}), survey=False)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "demo.json").is_file()
+
+
 def test_importing_the_demo_is_cheap() -> None:
-    code = "import sys, prefmerge.demo; print([m for m in ('torch', 'sklearn', 'matplotlib') if m in sys.modules])"
+    heavy = ("torch", "accelerate", "sklearn", "matplotlib")
+    code = f"import sys, prefmerge.demo; print([m for m in {heavy} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert found.stdout.strip() == "[]"
     assert prefmerge.__version__

@@ -1,25 +1,26 @@
-"""Fine-tuning: the same bytes for a seed, whatever torch's threads; a head that never sees other classes."""
+"""The demo's run is `prefmerge.continual`'s: its regime, its tasks, its seeds; the same bytes for a seed."""
 
 # ruff: noqa: E402  (imports that need an extra come after asking for it)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the demo trains with torch (extra demo)")
+pytest.importorskip("accelerate", reason="training is accelerate's (extra demo)")
 pytest.importorskip("sklearn", reason="the demo's digits come with scikit-learn (extra demo)")
 
-from torch import Tensor
-
-from prefmerge.demo import train
-from prefmerge.demo.digits import TASKS, Digits, load_digits
+from prefmerge.continual.config import make_config
+from prefmerge.continual.training import fine_tune
+from prefmerge.demo.digits import NAMES, TASKS, Digits, load_digits
 from prefmerge.demo.model import load_base
-from prefmerge.demo.train import Regime, fine_tune, fine_tune_in_sequence
+from prefmerge.demo.train import REGIME, configuration, fine_tune_in_sequence
+from prefmerge.runs import Run
 
-QUICK = Regime(learning_rate=1e-3, epochs=1, batch=16)
+QUICK = REGIME.model_copy(update={"learning_rate": 1e-3, "epochs": 1, "batch": 16})
 
 
 @pytest.fixture(scope="module")
@@ -29,99 +30,63 @@ def few() -> Digits:
     return Digits(digits.pixels, digits.labels, {**digits.parts, "train": digits.parts["train"][::25]})
 
 
-@pytest.fixture(scope="module")
-def shipped() -> tuple[dict[str, Tensor], Tensor]:
-    return load_base()
+def trained(out: Path, digits: Digits, seed: int) -> Run:
+    return fine_tune_in_sequence(*load_base(), digits, out, seed, QUICK)
 
 
-def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    return all(torch.equal(one[name], other[name]) for name in one)
+def checkpoints(run: Run) -> list[bytes]:
+    return [(run.task_path(t) / "model.safetensors").read_bytes() for t in range(len(TASKS))]
 
 
-def test_a_seed_gives_the_same_bytes_on_any_number_of_threads(
-    few: Digits, shipped: tuple[dict[str, Tensor], Tensor]
-) -> None:
+def test_a_seed_gives_the_same_bytes_on_any_number_of_threads(few: Digits, tmp_path: Path) -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        one = fine_tune_in_sequence(*shipped, few, QUICK, 5)
+        one = checkpoints(trained(tmp_path / "one", few, 5))
         torch.set_num_threads(2)
-        two = fine_tune_in_sequence(*shipped, few, QUICK, 5)
+        two = checkpoints(trained(tmp_path / "two", few, 5))
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
-    assert len(one) == len(TASKS)
-    assert all(same(a, b) for a, b in zip(one, two, strict=True))
-    other = fine_tune_in_sequence(*shipped, few, QUICK, 6)
-    assert not same(one[0], other[0])
+    assert one == two
+    assert len(set(one)) == len(TASKS)
+    assert checkpoints(trained(tmp_path / "other", few, 6))[0] != one[0]
 
 
-def test_every_task_starts_from_the_one_before_with_a_new_optimizer(
-    few: Digits, shipped: tuple[dict[str, Tensor], Tensor]
-) -> None:
-    base, head = shipped
-    states = fine_tune_in_sequence(base, head, few, QUICK, 2)
-    by_hand = base
+def test_a_task_learns_its_two_digits_from_the_one_before(few: Digits, tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", few, 2)
+    assert run.training == "sequential"
+    assert [(task.name, task.classes) for task in run.tasks] == [
+        (name, tuple(str(y) for y in classes)) for name, classes in zip(NAMES, TASKS, strict=True)
+    ]
+    encoder, head = load_base()
     for t, classes in enumerate(TASKS):
-        by_hand = fine_tune(by_hand, head, *few.tensors(few.ids("train", t)), classes, QUICK, 2000 + t)
-        assert same(states[t], by_hand)
+        encoder.load(run.base_path if t == 0 else run.task_path(t - 1))
+        ids = few.ids("train", t)
+        assert {int(y): n for y, n in run.tasks[t].label_counts.items()} == few.label_counts(ids)
+        fine_tune(encoder, head, few.examples(ids), classes, QUICK, epochs=1, seed=2000 + t)
+        found = encoder.read(run.task_path(t))
+        assert all(torch.equal(found[name], w) for name, w in encoder.state().items())
 
 
-def test_rows_of_other_classes_do_not_matter(few: Digits, shipped: tuple[dict[str, Tensor], Tensor]) -> None:
-    base, head = shipped
-    images, labels = few.tensors(few.ids("train", 1))
-    spoilt = head.clone()
-    spoilt[[0, 1, 4, 5, 6, 7, 8, 9]] = float("nan")
-    tuned = fine_tune(base, head, images, labels, TASKS[1], QUICK, 0)
-    assert same(tuned, fine_tune(base, spoilt, images, labels, TASKS[1], QUICK, 0))
-    swapped = head.clone()
-    swapped[[2, 3]] = head[[3, 2]]
-    assert not same(tuned, fine_tune(base, swapped, images, labels, TASKS[1], QUICK, 0))
+def test_the_configuration_says_everything_and_reads_back() -> None:
+    import yaml
+
+    config = configuration(3)
+    assert make_config(yaml.safe_load(config.to_yaml())) == config
+    regime = config.training
+    assert (regime.method, regime.weight_decay, regime.clip_norm) == ("sequential", 0.1, 1.0)  # both papers
+    # Without these the bytes would depend on the machine.
+    assert (regime.device, regime.threads, regime.fused, regime.precision) == ("cpu", 1, False, "no")
+    assert config.seed == 3
 
 
-def test_labels_of_another_task_are_refused(few: Digits, shipped: tuple[dict[str, Tensor], Tensor]) -> None:
-    base, head = shipped
-    with pytest.raises(ValueError, match=r"labels \[2, 3\] are not all among the task's classes \[0, 1\]"):
-        fine_tune(base, head, *few.tensors(few.ids("train", 1)), TASKS[0], QUICK, 0)
-
-
-def test_a_rate_of_zero_changes_nothing_and_the_base_is_never_touched(
-    few: Digits, shipped: tuple[dict[str, Tensor], Tensor]
-) -> None:
-    base, head = shipped
-    before = {name: tensor.clone() for name, tensor in base.items()}
-    images, labels = few.tensors(few.ids("train", 0))
-    assert same(base, fine_tune(base, head, images, labels, TASKS[0], Regime(learning_rate=0.0, epochs=1), 0))
-    assert not same(base, fine_tune(base, head, images, labels, TASKS[0], QUICK, 0))
-    assert same(base, before)
-
-
-def test_gradients_are_clipped_and_the_rate_follows_its_schedule(
-    few: Digits, shipped: tuple[dict[str, Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    base, head = shipped
-    rates: list[float] = []
-    norms: list[float] = []
-    step = torch.optim.AdamW.step
-
-    def spy(self: Any, *rest: object) -> object:
-        rates.append(self.param_groups[0]["lr"])
-        norms.append(float(torch.stack([p.grad.norm() for group in self.param_groups for p in group["params"]]).norm()))
-        return step(self, *rest)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
-    regime = Regime(learning_rate=1e-3, epochs=10, batch=4, warmup=0.25, clip=0.01)
-    images, labels = few.tensors(few.ids("train", 0))
-    seen: list[tuple[int, int]] = []
-    fine_tune(base, head, images, labels, TASKS[0], regime, 0, lambda step, steps: seen.append((step, steps)))
-    steps = 10 * -(-len(images) // 4)
-    assert seen == [(k + 1, steps) for k in range(steps)]
-    assert max(norms) <= 0.01 * (1 + 1e-4)
-    warm = round(0.25 * steps)
-    assert rates[:warm] == pytest.approx([1e-3 * (k + 1) / warm for k in range(warm)])
-    assert all(later < earlier for earlier, later in zip(rates[warm:], rates[warm + 1 :], strict=False))
-    assert 0 < rates[-1] < 2e-5
-
-
-def test_the_module_has_no_second_regime() -> None:
-    assert [name for name, value in vars(train).items() if isinstance(value, Regime)] == []
+def test_examples_are_the_images_of_their_numbers(few: Digits) -> None:
+    ids = few.ids("train", 3)
+    examples = few.examples(ids)
+    assert examples.ids == tuple(f"digit-{i}" for i in ids)
+    assert examples.labels.tolist() == [int(few.labels[i]) for i in ids]
+    for at in (0, len(ids) - 1):
+        (image,) = examples.read([at])
+        np.testing.assert_array_equal(image, few.pixels[ids[at]][None])
+    assert examples.fingerprint([0, 1]) == few.examples(ids[:2]).fingerprint([0, 1]) != examples.fingerprint([1, 0])

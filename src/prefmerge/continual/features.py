@@ -120,6 +120,20 @@ def _device_of(encoder: Encoder) -> torch.device:
 def _encoded(
     encoder: Encoder, examples: Examples, batch: int, device: torch.device, progress: Progress | None
 ) -> np.ndarray:
+    """The embeddings in the order of the examples. Texts are read in the order of their length, longest first: a batch
+    is padded to its longest, and what does not fit into memory fails at once."""
+    if encoder.kind == "image":
+        return _in_order(encoder, examples, batch, device, progress)
+    lengths = np.array([len(str(text)) for text in examples.read(range(len(examples)))])
+    order = np.argsort(-lengths, kind="stable")
+    result = np.empty((len(examples), encoder.width), np.float32)
+    result[order] = _in_order(encoder, examples.take(order), batch, device, progress)
+    return result
+
+
+def _in_order(
+    encoder: Encoder, examples: Examples, batch: int, device: torch.device, progress: Progress | None
+) -> np.ndarray:
     import torch
 
     tower, count = encoder.tower, len(examples)
