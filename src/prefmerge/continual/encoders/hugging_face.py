@@ -71,11 +71,12 @@ class HuggingFaceEncoder(Encoder):
             )
         self.width = int(embedding.shape[1])
         self._stored_as = _names_in_files(tower.model)
+        described: Any = tower.get_submodule("model")
         self.preprocessing = json.dumps(
             {
                 "settings": self._settings,
                 "files": {path: xxhash.xxh3_64_hexdigest(content) for path, content in sorted(self._files.items())},
-                "model": tower.model.config.to_dict(),
+                "model": described.config.to_dict(),
             },
             sort_keys=True,
             default=str,
