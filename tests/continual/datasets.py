@@ -178,8 +178,11 @@ def hub_copy(
     shuffle: int | None = None,
     card: bool = True,
     per_class: Mapping[str, int] = PER_CLASS,
+    files: bool = True,
+    backwards: bool = False,
 ) -> Path:
-    """A tiny copy of a registered data set: a few samples of `labels` (positions in the registry's classes).
+    """A tiny copy of a registered data set: a few samples of `labels` (positions in the registry's classes), with or
+    without the names of their files, in one order or the other.
 
     `shuffle` seeds another order of the declared names; the images keep the colours of the registry's positions.
     """
@@ -190,7 +193,8 @@ def hub_copy(
     position = {label: at for at, label in enumerate(order)}  # registry's position -> hub's
     for split, file in (layout.splits or _DATA).items():
         each = [(label, n) for n in range(per_class.get(split, 2)) for label in labels]
-        _write(name, folder / file, layout, [names[i] for i in order], each, position)
+        each = each[::-1] if backwards else each
+        _write(name, folder / file, layout, [names[i] for i in order], each, position, files)
     if name == "svhn":  # the other configuration has columns of its own
         _write_other(folder / "full_numbers" / _parquet("train"))
     if card and layout.card:
@@ -205,6 +209,7 @@ def _write(
     names: list[str],
     each: list[tuple[int, int]],
     position: Mapping[int, int],
+    files: bool,
 ) -> None:
     import datasets
 
@@ -212,7 +217,8 @@ def _write(
     features: dict[str, Any] = {layout.input: datasets.Image()}
     columns: dict[str, list[Any]] = {
         layout.input: [
-            {"bytes": png(label, n), "path": f"{(styles or ['x', 'x'])[n % 2]}_{n}.png"} for label, n in each
+            {"bytes": png(label, n), "path": f"{(styles or ['x', 'x'])[n % 2]}_{n}.png" if files else None}
+            for label, n in each
         ]
     }
     if name == "imagenet_r":

@@ -247,6 +247,17 @@ def test_imagenet_r_splits_alike_from_the_hub_and_from_the_archive(tmp_path: Pat
     assert set(chosen[0]) <= set(chosen[2])
 
 
+def test_imagenet_r_without_names_of_files_splits_by_contents(tmp_path: Path):
+    chosen = []
+    for backwards in (False, True):
+        folder = copy("imagenet_r", tmp_path, per_class={"test": 10}, files=False, backwards=backwards)
+        corpus = load_corpus(DataConfig(name="imagenet_r", path=str(folder)), 0)
+        assert corpus.train.domains is None
+        chosen.append(sorted(str(image.getpixel((0, 0))) for image in corpus.test.read(range(6))))
+    assert len(chosen[0]) == 6
+    assert chosen[0] == chosen[1], "the order of the rows must not matter"
+
+
 def test_styles_of_imagenet_r_come_from_the_names_of_files(tmp_path: Path):
     folder = copy("imagenet_r", tmp_path, per_class={"test": 10})
     config = make_config(
@@ -286,3 +297,8 @@ def test_the_hub_out_of_reach(tmp_path: Path):
     )
     with pytest.raises(DataError, match=message):
         load_corpus(DataConfig(name="cifar-100"), 0)
+
+
+def test_the_document_names_every_data_set():
+    text = (Path(__file__).parents[2] / "docs" / "finetuning.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in text for name in REGISTRY)
