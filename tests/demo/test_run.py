@@ -169,11 +169,12 @@ def begun(out: Path) -> int:
     return sum(json.loads(line)["event"] == "task" for line in (out / "log.jsonl").read_text().splitlines())
 
 
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_an_interrupted_demo_is_gone_on_with(few: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[int] = []
-
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
 
     def interrupting(now: Progress) -> None:
         told.append(now.task)
@@ -203,7 +204,9 @@ def test_a_finished_demo_is_begun_anew_only_by_force(few: None, tmp_path: Path) 
     with pytest.raises(OutputExists, match=r"a demo is there already. Give another folder, or --force to begin it"):
         quick(tmp_path, 1)
     assert model.read_bytes() == first
-    quick(tmp_path, 2, force=True)
+    with pytest.raises(KeyboardInterrupt):
+        quick(tmp_path, 2, force=True, watch=lambda: nullcontext(interrupted))
+    quick(tmp_path, 2)  # the first one's result is no result of this one
     assert model.read_bytes() != first
     assert json.loads((tmp_path / "demo.json").read_text())["seed"] == 2
     assert begun(tmp_path) == len(TASKS)

@@ -4,7 +4,8 @@ A place (i, j) sees task i with share 0.8 and task j with share 0.2; it owns a f
 and the two never meet. Label similarity (paper section 3.3): sim_t = sum over classes y of p_place(y) p_task_t(y),
 whence the preference s_t = sim_t / sum sim. Source of the images: UCI's optical recognition of handwritten digits
 (1,797 of them, 8 x 8 counts 0..16), as scikit-learn ships them. The split is by a hash of the image's number: frozen
-for ever, whatever the versions. Cost: milliseconds. Leaves out: augmentation.
+for ever, whatever the versions. Shapes: an image is (1, 8, 8) float32 in [0, 1]. Cost: milliseconds. Leaves out:
+augmentation.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import xxhash
 
-from prefmerge.demo.model import prepare
+from prefmerge.continual.data.examples import Examples
+from prefmerge.continual.scenarios import ClassInfo, Scenario, Task
 from prefmerge.errors import MissingExtra
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
+CLASSES = tuple("0123456789")
 TASKS = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))  # classes of each task, in the order of training
 NAMES = tuple(f"task-{t + 1}-digits-{''.join(map(str, classes))}" for t, classes in enumerate(TASKS))
 PLACES = tuple((i, j) for i in range(len(TASKS)) for j in range(len(TASKS)) if i != j)
@@ -63,12 +64,11 @@ class Digits:
         """Numbers of the images in a part, of one task or of all."""
         return tuple(i for i in self.parts[part] if task is None or int(self.labels[i]) in TASKS[task])
 
-    def tensors(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Images (N, 1, 16, 16) float32 and labels (N,) int64."""
-        import torch
-
+    def examples(self, ids: Sequence[int]) -> Examples:
+        """The images of these numbers, in that order."""
         chosen = np.asarray(ids, dtype=np.int64)
-        return prepare(torch.from_numpy(self.pixels[chosen])[:, None]), torch.from_numpy(self.labels[chosen])
+        images = _Images(self.pixels[chosen][:, None])
+        return Examples(tuple(f"digit-{i}" for i in ids), self.labels[chosen], images, images.fingerprint)
 
     def label_counts(self, ids: Sequence[int]) -> dict[int, int]:
         """How often each digit occurs, in order of the digit."""
@@ -82,6 +82,19 @@ class Digits:
         labels = int(META_LABELS * (1 - MAIN_SHARE))
         told, told_side = (self.ids("meta", t) for t in tasks)
         return Place(tasks, told[: META_LABELS - labels] + told_side[:labels], main[: sided * ratio] + side[:sided])
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Reads images (N, 1, 8, 8) by position."""
+
+    pixels: np.ndarray
+
+    def __call__(self, at: Sequence[int]) -> list[np.ndarray]:
+        return [self.pixels[i] for i in at]
+
+    def fingerprint(self, at: Sequence[int]) -> str:
+        return xxhash.xxh3_64_hexdigest(self.pixels[list(at)].tobytes())
 
 
 def load_digits() -> Digits:
@@ -101,6 +114,21 @@ def load_digits() -> Digits:
             shuffled = shuffled[count:]
         parts["train"] += shuffled
     return Digits(pixels, labels, {part: tuple(sorted(ids, key=_hash)) for part, ids in parts.items()})
+
+
+def scenario_of(digits: Digits) -> Scenario:
+    """The five tasks, over the head's ten rows."""
+    tasks = (
+        Task(
+            name=name,
+            classes=classes,
+            among=tuple(range(len(CLASSES))),
+            train=digits.examples(digits.ids("train", t)),
+            test=digits.examples(digits.ids("test", t)),
+        )
+        for t, (name, classes) in enumerate(zip(NAMES, TASKS, strict=True))
+    )
+    return Scenario("class-incremental", "image", tuple(ClassInfo(name, ()) for name in CLASSES), tuple(tasks))
 
 
 def label_similarities(place: Mapping[int, int], tasks: Sequence[Mapping[int, int]]) -> tuple[Fraction, ...]:

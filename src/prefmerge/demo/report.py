@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +19,9 @@ PLACE_COLOUR, ALL_COLOUR = "#0072B2", "#E69F00"
 TASK_COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442")
 
 
-def merge_command(base: Path, tasks: Sequence[Path], preference: Path, out: Path) -> str:
+def merge_command(run: Path, preference: Path, out: Path) -> str:
     """The line that a user could type to make the demo's tunable merge again."""
-    parts = ["prefmerge", "merge", str(base), *map(str, tasks), "--prefer", f"@{preference}", "-o", str(out)]
+    parts = ["prefmerge", "merge", "--run", str(run), "--prefer", f"@{preference}", "-o", str(out)]
     return " ".join(shlex.quote(part) for part in parts)
 
 

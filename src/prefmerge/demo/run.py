@@ -1,8 +1,9 @@
 """The main job on real data, start to end: train five tasks in sequence, ask for a place, merge, say what it did.
 
 Every merge goes through the public `prefmerge.merge`, once at the method's own default scale and once at COMMON_SCALE.
-Writes into one folder: the run's checkpoints, preference.json, merged/*.safetensors with receipts, demo.json, demo.png.
-Cost: under a minute on two slow cores. Leaves out: other ways to a preference than labels.
+Writes into one folder: a run as `prefmerge finetune` leaves it, preference.json, merged/*.safetensors with receipts,
+demo.png and, last, demo.json: a folder without it is a demo that was interrupted, and is gone on with. Cost: under a
+minute on two slow cores. Leaves out: other ways to a preference than labels.
 """
 
 from __future__ import annotations
@@ -10,25 +11,31 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prefmerge.checkpoints import atomic
+from prefmerge.continual.config import TrainingConfig
+from prefmerge.continual.finetuning import Progress
 from prefmerge.demo.digits import NAMES, PLACES, SHOWN, TASKS, Digits, Place, label_similarities, load_digits
-from prefmerge.demo.evaluate import Right, accuracies, right_answers, share
-from prefmerge.demo.model import load_base, require_torch
+from prefmerge.demo.evaluate import Right, accuracies, right_images, share
+from prefmerge.demo.model import DigitsEncoder, load_base
 from prefmerge.demo.report import draw, merge_command, show
-from prefmerge.demo.train import Regime, fine_tune_in_sequence, write_run
+from prefmerge.demo.train import REGIME, fine_tune_in_sequence
 from prefmerge.errors import MissingExtra, OutputExists
 from prefmerge.preference import Preference
+from prefmerge.runs import FILE, Run
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from torch import Tensor
 
-DEMO_FORMAT = "prefmerge-demo/1"
+    from prefmerge.continual.heads import Head
+
+DEMO_FORMAT = "prefmerge-demo/2"
+RESULT = "demo.json"
 COMMON_SCALE = 1.25  # MAGMAX's best on validation images of the other places: docs/demo.md
 MERGES = {"average": "Average", "magmax": "MAGMAX", "tunable_magmax": "Tunable MAGMAX"}
 
@@ -39,49 +46,61 @@ def label_preference(digits: Digits, place: Place) -> Preference:
     return Preference.from_similarities(label_similarities(digits.label_counts(place.meta), tasks), NAMES)
 
 
+def require_demo() -> None:
+    """Raise MissingExtra, with the install command, where the extra `demo` is absent."""
+    try:
+        import accelerate  # noqa: F401  (only whether it can be imported)
+        import matplotlib  # noqa: F401
+        import sklearn  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError as error:  # asked for before the training, not after it
+        raise MissingExtra("prefmerge demo", "demo") from error
+
+
 def run(
     out: str | Path,
     seed: int = 0,
     *,
     tasks: tuple[int, int] = SHOWN,
-    regime: Regime | None = None,
+    regime: TrainingConfig = REGIME,
     survey: bool = True,
     console: Console | None = None,
     quiet: bool = False,
     force: bool = False,
+    watch: Callable[[], AbstractContextManager[Callable[[Progress], None] | None]] = nullcontext,
 ) -> dict[str, Any]:
-    """Run the demo into the folder `out` and return what demo.json holds.
+    """Run the demo into the folder `out` and return what demo.json holds; go on with one that was interrupted.
 
     `tasks` are the place's two tasks (indices from 0; 0.8 of the first). `survey` also merges for all 20 places, to put
-    the shown one in proportion. Raises OutputExists when `out` holds files and `force` is not set, MissingExtra when
-    the extra `demo` is absent.
+    the shown one in proportion. `watch` makes what is told of the training. With `force` a demo that is there is begun
+    anew. Raises OutputExists when `out` holds a finished demo and `force` is not set, or something that is no run at
+    all; RunError when it holds another run; MissingExtra when the extra `demo` is absent.
     """
-    require_torch()
-    try:
-        import matplotlib
-        import sklearn
-    except ImportError as error:  # asked for before the training, not after it
-        raise MissingExtra("prefmerge demo", "demo") from error
+    require_demo()
+    import matplotlib
+    import sklearn
     import torch
     from rich.console import Console
 
     import prefmerge
 
-    out, regime = Path(out), regime or Regime()
+    out = Path(out)
     console = console or Console(quiet=quiet)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not force:
-        raise OutputExists(
-            f"{out}: something is there already, and the demo would write over it. Give an empty folder, or --force."
-        )
+    if (out / FILE).is_file() and (out / RESULT).exists():
+        if not force:
+            raise OutputExists(
+                f"{out}: a demo is there already. Give another folder, or --force to begin it anew there."
+            )
+        atomic.remove(out / RESULT)  # what it says is no longer so
     started = time.perf_counter()
-    digits, (base, head) = load_digits(), load_base()
+    digits, (encoder, head) = load_digits(), load_base()
     place = digits.place(tasks)
     console.print(
         f"Fine-tuning a vision transformer on {len(TASKS)} tasks of two digits, one after another (seed {seed}) ..."
     )
-    with _bars(console) as progress:
-        states = fine_tune_in_sequence(base, head, digits, regime, seed, progress)
-    base_file, files = write_run(out, base, head, states, digits, {"seed": seed, "regime": asdict(regime)})
+    with watch() as progress:
+        made = fine_tune_in_sequence(encoder, head, digits, out, seed, regime, force=force, progress=progress)
+    files = [made.task_path(t) for t in range(len(TASKS))]
     trained = time.perf_counter()
 
     preference = label_preference(digits, place)
@@ -95,12 +114,14 @@ def run(
         + ", the others 0."
     )
 
+    # What the files hold, not the tensors in memory: the demo reports on what it wrote.
     rows: list[dict[str, Any]] = []
     rights: dict[tuple[str, float], Right] = {}
     owned: dict[str, list[int]] = {}
-    for model, method, file in (("Base", "base", base_file), ("Last model", "last", files[-1])):
-        row = accuracies(_right(file, head, digits), digits, place)
-        rows.append({"model": model, "method": method, "scale": None, "file": file.name, **asdict(row)})
+    for model, method, file in (("Base", "base", made.base_path), ("Last model", "last", files[-1])):
+        row = accuracies(right_images(file, encoder, head, digits), digits, place)
+        named = file.relative_to(out).as_posix()
+        rows.append({"model": model, "method": method, "scale": None, "file": named, **asdict(row)})
     for wanted in (None, COMMON_SCALE):
         for method, model in MERGES.items():
             if (method, wanted) in rights:
@@ -109,10 +130,10 @@ def run(
             file.parent.mkdir(exist_ok=True)
             chosen = preference if method == "tunable_magmax" else None
             receipt = prefmerge.merge(
-                base_file, files, file, method=method, preference=chosen, scale=wanted, force=force
+                made.base_path, files, file, method=method, preference=chosen, scale=wanted, force=True
             ).data
             scale = float(receipt["recipe"]["scale"])
-            right = rights[method, scale] = _right(file, head, digits)
+            right = rights[method, scale] = right_images(file, encoder, head, digits)
             row = accuracies(right, digits, place)
             rows.append(
                 {"model": model, "method": method, "scale": scale, "file": f"merged/{file.name}", **asdict(row)}
@@ -123,7 +144,7 @@ def run(
     result: dict[str, Any] = {
         "format": DEMO_FORMAT,
         "seed": seed,
-        "regime": asdict(regime),
+        "regime": regime.model_dump(mode="json", exclude={"lwf", "ewc"}),
         "place": {
             "title": place.title,
             "tasks": [NAMES[t] for t in tasks],
@@ -134,8 +155,8 @@ def run(
         "preference": {name: str(s) for name, s in shares.items()},
         "rows": rows,
         "owned": owned,
-        "survey": _survey(base, states, head, digits, rights) if survey else None,
-        "command": merge_command(base_file, files, out / "preference.json", out / "merged" / "by-hand.safetensors"),
+        "survey": _survey(made, encoder, head, digits, rights) if survey else None,
+        "command": merge_command(out, out / "preference.json", out / "merged" / "by-hand.safetensors"),
         "seconds": {"training": round(trained - started, 1), "all": round(time.perf_counter() - started, 1)},
         "versions": {
             "prefmerge": prefmerge.__version__,
@@ -146,29 +167,19 @@ def run(
         },
     }
     draw(result, out / "demo.png")
-    (out / "demo.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    atomic.write_whole(out / RESULT, (json.dumps(result, indent=1) + "\n").encode())
     show(console, result, out)
     return result
 
 
-def _right(file: Path, head: Tensor, digits: Digits) -> Right:
-    """What the model in a file names correctly: the demo reports on the files it wrote, not on tensors in memory."""
-    from safetensors.torch import load_file
-
-    return right_answers(load_file(file), head, digits)
-
-
 def _survey(
-    base: Mapping[str, Tensor],
-    states: Sequence[Mapping[str, Tensor]],
-    head: Tensor,
-    digits: Digits,
-    rights: Mapping[tuple[str, float], Right],
+    made: Run, encoder: DigitsEncoder, head: Head, digits: Digits, rights: Mapping[tuple[str, float], Right]
 ) -> list[dict[str, Any]]:
     """Tunable MAGMAX against MAGMAX and the last model at all 20 places, at every scale shown."""
     import prefmerge
 
-    found, last = [], right_answers(states[-1], head, digits)
+    base, states = encoder.read(made.base_path), [encoder.read(made.task_path(t)) for t in range(len(TASKS))]
+    found, last = [], right_images(states[-1], encoder, head, digits)
     for method, scale in rights:
         if method != "magmax" or ("tunable_magmax", scale) not in rights:
             continue
@@ -184,37 +195,7 @@ def _survey(
                     "scale": scale,
                     "last": share(last, place.test),
                     "magmax": share(rights["magmax", scale], place.test),
-                    "tunable_magmax": share(right_answers(merged, head, digits), place.test),
+                    "tunable_magmax": share(right_images(merged, encoder, head, digits), place.test),
                 }
             )
     return found
-
-
-def _bars(console: Console) -> Any:
-    """A context that yields a training callback: one bar per task on a terminal, None elsewhere."""
-    if not console.is_terminal or console.quiet:
-        return nullcontext(None)
-    from contextlib import contextmanager
-
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    @contextmanager
-    def bars() -> Any:
-        with Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("steps"),
-            TimeRemainingColumn(),
-            console=console,
-        ) as progress:
-            opened: dict[int, Any] = {}
-
-            def report(task: int, step: int, steps: int) -> None:
-                if task not in opened:
-                    opened[task] = progress.add_task(NAMES[task], total=steps)
-                progress.update(opened[task], completed=step)
-
-            yield report
-
-    return bars()
