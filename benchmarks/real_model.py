@@ -164,7 +164,9 @@ def config(model: Path, data: Path, plan: Plan, training: str, epochs: int) -> d
 
 
 def train(work: Path, model: Path, plans: Sequence[Plan], epochs: int, side_by_side: int) -> dict[str, Path]:
-    """All runs, finished ones skipped, unfinished ones gone on with. Returns the run folders by name."""
+    """All runs, finished ones skipped, unfinished ones gone on with; none where `side_by_side` is 0. Returns the run
+    folders by name.
+    """
     jobs: dict[str, Path] = {}
     commands: list[list[str]] = []
     for plan in plans:
@@ -182,8 +184,9 @@ def train(work: Path, model: Path, plans: Sequence[Plan], epochs: int, side_by_s
             raise RuntimeError(f"prefmerge {' '.join(command)}: {done.stderr.strip()}")
         print(f"{command[-1]}: {time.perf_counter() - started:.0f} s", flush=True)
 
-    with ThreadPoolExecutor(side_by_side) as pool:
-        list(pool.map(one, commands))
+    if side_by_side:
+        with ThreadPoolExecutor(side_by_side) as pool:
+            list(pool.map(one, commands))
     return jobs
 
 
@@ -253,17 +256,25 @@ def evaluated(candidate: Candidate, runs: Mapping[str, Run], opened: OpenedRun, 
     return row
 
 
+def finished(folder: Path) -> Run | None:
+    """The run in a folder, if it is there with all of its tasks."""
+    run = read_run(folder) if (folder / "run.json").is_file() else None
+    return run if run is not None and run.finished else None
+
+
 def measure(work: Path, folders: Mapping[str, Path], plans: Sequence[Plan]) -> list[dict[str, Any]]:
     """The rows of every plan; rows that an earlier call left in `rows.json` are kept."""
     kept_file = work / "rows.json"
     kept: dict[str, Any] = json.loads(kept_file.read_text()) if kept_file.exists() else {}
     found = []
     for plan in plans:
-        runs = {training: read_run(folders[f"{training}-{plan.tasks}"]) for training in TRAININGS}
-        runs["joint"] = read_run(folders[f"joint-{plans[0].tasks}"])
+        names = {training: f"{training}-{plan.tasks}" for training in TRAININGS} | {"joint": f"joint-{plans[0].tasks}"}
+        runs = {training: run for training, name in names.items() if (run := finished(folders[name])) is not None}
         opened: OpenedRun | None = None
         rows = []
         for candidate in candidates():
+            if candidate.training not in runs:
+                continue
             key = f"{plan.tasks} {candidate}"
             if key not in kept:
                 opened = opened or open_run(runs["sequential"].folder)
@@ -273,6 +284,8 @@ def measure(work: Path, folders: Mapping[str, Path], plans: Sequence[Plan]) -> l
             rows.append(kept[key])
         forgetting = {}
         for training in FORGETTING if plan is plans[0] else ():  # every checkpoint on every text: many for T = 17
+            if training not in runs:
+                continue
             key = f"{plan.tasks} forgetting {training}"
             if key not in kept:
                 opened = opened or open_run(runs["sequential"].folder)
@@ -284,7 +297,16 @@ def measure(work: Path, folders: Mapping[str, Path], plans: Sequence[Plan]) -> l
                 kept_file.write_text(json.dumps(kept))
                 print(f"T = {plan.tasks}: {training} forgets {kept[key]['forgetting']:.3f}", flush=True)
             forgetting[training] = kept[key]
-        found.append({"tasks": plan.tasks, "per_class": plan.per_class, "rows": rows, "forgetting": forgetting})
+        missing = [name for training, name in names.items() if training not in runs]
+        found.append(
+            {
+                "tasks": plan.tasks,
+                "per_class": plan.per_class,
+                "rows": rows,
+                "forgetting": forgetting,
+                "missing": missing,
+            }
+        )
     return found
 
 
@@ -326,6 +348,8 @@ def report(data: Mapping[str, Any]) -> str:
             [training, *(f"{100 * found[name]:.1f}" for name in ("forgetting", "backward_transfer", "last_accuracy"))]
             for training, found in plan["forgetting"].items()
         ]
+        if plan["missing"]:
+            parts.append(f"\nNot trained when this was written: {', '.join(plan['missing'])}.\n")
         if not forgetting:
             continue
         parts.append(
@@ -365,7 +389,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--wordnet", type=Path, default=WORDNET, help="folder with data.noun and data.verb")
     parser.add_argument("--model", type=Path, help="folder of the encoder; default: the package's")
     parser.add_argument("--tasks", type=int, nargs="*", default=[plan.tasks for plan in PLANS], help="which plans")
-    parser.add_argument("--side-by-side", type=int, default=2, help="trainings at once, one thread each")
+    parser.add_argument(
+        "--side-by-side", type=int, default=2, help="trainings at once, one thread each; 0: report what is trained"
+    )
     parser.add_argument("--docs", type=Path, help="also write the tables into this file")
     asked = parser.parse_args(arguments)
     plans = [plan for plan in PLANS if plan.tasks in asked.tasks]

@@ -74,6 +74,15 @@ def test_the_whole_table_and_that_it_can_be_gone_on_with(
     assert set(data["plans"][0]["forgetting"]) == {"sequential", "lwf", "ewc"}
     text = real_model.report(data)
     assert "| Tunable MAGMAX, alpha 0.5 | sequential | 1.0 |" in text
+    # What is not trained to its end is left out, and said to be.
+    manifest = tmp_path / "work" / "ewc-2" / "run.json"
+    whole = manifest.read_text()
+    manifest.write_text(whole.replace('"done": true', '"done": false'))
+    partly = real_model.run(*arguments[:-1], 0)
+    assert partly["plans"][0]["missing"] == ["ewc-2"]
+    assert len(partly["plans"][0]["rows"]) == len(rows) - 1
+    assert "Not trained when this was written: ewc-2." in real_model.report(partly)
+    manifest.write_text(whole)
     # A second call finds everything done.
     monkeypatch.setattr(real_model, "open_run", None)
     again = real_model.run(*arguments)
