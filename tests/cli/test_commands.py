@@ -307,7 +307,7 @@ def test_an_error_is_one_message_and_leaves_nothing(
 
 
 @pytest.mark.parametrize(
-    "line", ["merge", "merge a b -o c --nonsense", "nonsense", "merge a b -o c --threads 0", "demo --seed x"]
+    "line", ["inspect", "merge a b -o c --nonsense", "nonsense", "merge a b -o c --threads 0", "demo --seed x"]
 )
 def test_what_the_parser_refuses(call: Call, line: str) -> None:
     done = call(line)

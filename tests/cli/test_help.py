@@ -13,6 +13,7 @@ import pytest
 
 import prefmerge
 import prefmerge.demo
+from prefmerge.cli import show
 from prefmerge.cli.options import EXAMPLES
 from tests.cli.conftest import Result
 
@@ -62,7 +63,9 @@ def test_the_examples_work(call: Callable[[str], Result], folder: Path, monkeypa
         "from-recipe.safetensors",
         "ownership.png",
     } <= {p.name for p in folder.iterdir()}
-    assert asked == [(Path("demo-out"), 1, {"quiet": False, "force": False})]  # the demo itself is tested in tests/demo
+    assert asked == [
+        (Path("demo-out"), 1, {"quiet": False, "force": False, "watch": show.training})
+    ]  # the demo itself is tested in tests/demo
 
 
 def test_version(call: Callable[[str], Result]) -> None:

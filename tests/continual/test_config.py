@@ -57,6 +57,8 @@ def test_a_configuration_reads_back_as_itself():
             "data.0.templates: the template 'a photo' needs exactly one {}, where the class name goes",
         ),
         ({"data": []}, "data: tuple should have at least 1 item"),
+        ({"training": {"learning_rate": float("inf")}}, "training.learning_rate: input should be a finite number"),
+        ({"seed": 2**40}, "seed: input should be less than 4294967296"),
         ({"seed": -1}, "seed: input should be greater than or equal to 0, found -1."),
     ],
 )
@@ -66,6 +68,22 @@ def test_what_is_refused(changes: dict[str, Any], said: str):
         make_config(whole, "run.yaml")
     assert str(raised.value).startswith("run.yaml: ")
     assert said in str(raised.value)
+
+
+def test_what_yaml_reads_otherwise(tmp_path: Path):
+    (tmp_path / "run.yaml").write_text("model: a/b\ndata: {name: mnist, classes: [0, 1]}\ntraining: {precision: no}\n")
+    found = read_config(tmp_path / "run.yaml")
+    assert found.training.precision == "no"
+    assert found.data[0].classes == ("0", "1")
+
+
+def test_a_registered_name_stays_a_name_whatever_lies_beside(tmp_path: Path):
+    for name in ("cifar100", "mnist", "test"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "run.yaml").write_text("model: a/b\ndata: [mnist, {name: cifar100, path: cifar100, test: test}]\n")
+    found = read_config(tmp_path / "run.yaml").data
+    assert [one.name for one in found] == ["mnist", "cifar100"]
+    assert (found[1].path, found[1].test) == (str(tmp_path / "cifar100"), "test")
 
 
 def test_paths_beside_the_file_are_meant(tmp_path: Path):

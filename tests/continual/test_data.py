@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -160,10 +161,54 @@ def test_names_of_files_that_look_like_patterns_and_relative_paths(tmp_path: Pat
     assert len(found.train.read(range(4))) == 4
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16"])
+def test_the_class_is_the_topmost_folder_however_deep_the_image(tmp_path: Path):
+    for split in ("train", "test"):
+        for label, name in enumerate(("cats", "dogs")):
+            (tmp_path / split / name / "images" / "more").mkdir(parents=True)
+            (tmp_path / split / name / "images" / "x.png").write_bytes(png(label))
+            (tmp_path / split / name / "images" / "more" / "y.png").write_bytes(png(label))
+    for found in (corpus(tmp_path), corpus(tmp_path / "train", test=str(tmp_path / "test"))):
+        assert found.classes == ("cats", "dogs")
+        assert [found.train.labels.tolist(), found.test.labels.tolist()] == [[0, 0, 1, 1]] * 2
+    assert corpus(tmp_path).train.ids[:2] == ("train/cats/images/more/y.png", "train/cats/images/x.png")
+
+
+def test_links_between_folders_repeat_no_sample(tmp_path: Path):
+    folder = image_folder(tmp_path / "pets", ("cat", "dog"))
+    image_folder(tmp_path / "store", ("owl",))
+    (folder / "owl").symlink_to(tmp_path / "store" / "owl")
+    plain = corpus(folder, test=str(folder))
+    (folder / "cat" / "loop").symlink_to(folder / "cat")
+    (folder / "cat" / "up").symlink_to(folder)
+    (folder / "cat" / "above").symlink_to(tmp_path)
+    (folder / "a cat").symlink_to(folder / "cat")  # sorts before it, and yet the real folder names the class
+    (tmp_path / "store" / "owl" / "out").symlink_to(tmp_path / "store")
+    (tmp_path / "store" / "other").mkdir()
+    (tmp_path / "store" / "other" / "0.png").write_bytes(png(3))
+    linked = corpus(folder, test=str(folder))
+    assert plain.classes == linked.classes == ("cat", "dog", "owl")
+    assert plain.train.ids == linked.train.ids
+    assert len(plain.train) == 12
+
+
+def grey(mode: str, values: list[float]) -> bytes:
+    """One row of pixels, as a TIFF of 16 or 32 bits (I;16, I) or of floats (F); or a PNG of 16 bits (PNG)."""
+    dtype = {"I;16": "<u2", "PNG": "<u2", "I": "<i4", "F": "<f4"}[mode]
+    content = io.BytesIO()
+    Image.fromarray(np.asarray([values], dtype)).save(content, "PNG" if mode == "PNG" else "TIFF")
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["PNG", "I;16", "I"])
+def test_16_bit_grey_is_scaled_to_8_bits(mode: str):
+    found = decode(grey(mode, [0, 128, 129, 257, 32896, 65406, 65407, 65535]), "it")
+    assert found.mode == "RGB"
+    assert np.asarray(found)[0].tolist() == [[v, v, v] for v in (0, 0, 1, 1, 128, 254, 255, 255)]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
 def test_any_image_becomes_rgb_as_a_plain_conversion(mode: str):
-    image = Image.new("RGB", (4, 4), (200, 30, 60)).convert("L").convert("I;16") if mode == "I;16" else None
-    image = image or Image.new("RGB", (4, 4), (200, 30, 60)).convert(mode)
+    image = Image.new("RGB", (4, 4), (200, 30, 60)).convert(mode)
     content = io.BytesIO()
     options = {"transparency": 0} if mode == "P" else {}
     image.save(content, "TIFF" if mode in ("CMYK", "LA") else "PNG", **options)
@@ -302,6 +347,16 @@ def unreadable_in_parquet(tmp_path: Path) -> object:
     return corpus(tmp_path / "p").train.read([0])
 
 
+def odd_image(mode: str, values: list[float]) -> Callable[[Path], object]:
+    def act(tmp_path: Path) -> object:
+        folder = image_folder(tmp_path / "pets", ("cat", "dog"))
+        (folder / "dog" / "x.tif").write_bytes(grey(mode, values))
+        train = corpus(folder, test=str(folder)).train
+        return train.read([train.ids.index("dog/x.tif")])
+
+    return act
+
+
 def table(text: str, name: str = "t.csv", **options) -> Callable[[Path], object]:
     def act(tmp_path: Path) -> object:
         (tmp_path / name).write_text(text, encoding="utf-8")
@@ -356,6 +411,20 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         unreadable_in_parquet,
         r"p, split 'train': sample 'train/00000', column 'image': cannot be read as an image \(3 bytes\)",
     ),
+    "an image of floats": (
+        odd_image("F", [0.0, 1.0]),
+        r"sample 'dog/x.tif', column 'image': is an image of mode F, which holds floats; expected 8 bits a channel, or "
+        r"16-bit grey \(0 to 65535\)\. Save it as 8-bit\.$",
+    ),
+    "an image of more than 16 bits": (
+        odd_image("I", [0, 65536]),
+        r"sample 'dog/x.tif', column 'image': is an image of mode I, which holds integers from 0 to 65536; expected 8 "
+        r"bits .* Save it as 8-bit\.$",
+    ),
+    "an image of negative numbers": (
+        odd_image("I", [-1, 5]),
+        r"of mode I, which holds integers from -1 to 5; expected",
+    ),
     "empty folder": (
         empty_folder,
         r"pets: no images \(\.bmp, .*\) in folders named after their classes\. Expected CLASS/IMAGE",
@@ -396,6 +465,43 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "an image that is not there": (
         table("image,label\na.png,x\n"),
         r"t\.csv: line 2 names '.*a\.png', and there is no such file\. Paths are relative to the CSV\.",
+    ),
+    "an image's path that is too long": (
+        table(f"image,label\n{'a' * 5000},x\n"),
+        r"t\.csv: line 2, column 'image': 'a{100}…' cannot be the path of an image: File name too long\. Correct the "
+        r"cell; or, if it is a text, say `kind: text`\.$",
+    ),
+    "an image's path with a NUL": (
+        table("image,label\na\0.png,x\n"),
+        r"t\.csv: line 2, column 'image': 'a\\x00\.png' cannot be the path of an image: embedded null",
+    ),
+    "a home that nobody has": (
+        lambda p: corpus("~nouser/x"),
+        r"^data set '~nouser/x': no home directory is known for '~nouser'\. Write the path out in full\.$",
+    ),
+    "a test set in a home that nobody has": (
+        lambda p: corpus(image_folder(p / "pets", ("cat",)), test="~nouser/x"),
+        r"^test: '~nouser/x': no home directory is known for '~nouser'\.",
+    ),
+    "a test table in a home that nobody has": (
+        lambda p: corpus(text_csv(p / "a.csv"), test="~nouser/x.csv"),
+        r"^test: '~nouser/x\.csv': no home directory is known for '~nouser'\.",
+    ),
+    "a NUL in a path": (
+        lambda p: corpus("a\0b"),
+        r"^data set 'a\\x00b': cannot be a path: .*null.*\. Give a folder of images, a CSV, or a hub id",
+    ),
+    "a NUL in the path of a table": (
+        lambda p: corpus("a\0b.csv"),
+        r"^data set 'a\\x00b\.csv': cannot be a path: .*null",
+    ),
+    "a name that is too long": (
+        lambda p: corpus("x" * 5000),
+        r"^data set 'x{100}…': cannot be a path: File name too long\. Give a folder of images",
+    ),
+    "a path just short of too long": (
+        lambda p: corpus("./" + "/".join(["y" * 99] * 40) + "/" + "z" * 90),
+        r": no such file or folder, and no registered name\.",
     ),
     "unknown class": (
         lambda p: corpus(text_csv(p / "a.csv"), classes=("cat", "dog", "owls")),
@@ -476,6 +582,19 @@ def test_bad_data_is_named(case: str, tmp_path: Path):
     act, message = BREAKAGES[case]
     with pytest.raises(DataError, match=message):
         act(tmp_path)
+
+
+def test_an_id_twice_among_many_is_found_in_time(tmp_path: Path):
+    rows = [(f"k{min(i, 49_998)}", "t", "x") for i in range(50_000)]
+    file = write_csv(tmp_path / "t.csv", ("id", "text", "label"), rows)
+    before = time.process_time()
+    with pytest.raises(DataError, match=r"the id 'k49998' occurs twice in column 'id'\. Ids must differ; or rename"):
+        corpus(file)
+    assert time.process_time() - before < 5, "counting each id anew takes a minute"
+
+
+def test_a_name_beside_a_path_need_not_be_a_path(tmp_path: Path):
+    assert corpus("~nouser/x", path=str(text_csv(tmp_path / "a.csv"))).name == "x"
 
 
 def test_importing_loads_neither_datasets_nor_torch_nor_pillow():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -22,9 +24,9 @@ from prefmerge.continual.data.examples import Examples
 from prefmerge.continual.finetuning import Progress, run_tasks
 from prefmerge.continual.scenarios import Scenario, joined
 from prefmerge.continual.training import fine_tune
-from prefmerge.errors import DiskFull, OutputExists, RunError
+from prefmerge.errors import ConfigError, DataError, DiskFull, OutputError, OutputExists, RunError
 from prefmerge.runs import IN_SEQUENCE, Run, read_run
-from tests.continual.stubs import ToyEncoder, toy_head, toy_scenario
+from tests.continual.stubs import ToyEncoder, toy_examples, toy_head, toy_scenario
 
 TASKS = 3
 
@@ -320,3 +322,145 @@ def test_the_epochs_of_a_single_data_set(own: tuple[int | None, ...], epochs: in
     tasks = tuple(replace(task, epochs=one) for task, one in zip(scenario.tasks, own, strict=True))
     least = make_config({"model": "toy", "data": "one"})
     assert finetuning.resolved(least, replace(scenario, tasks=tasks), ToyEncoder()).training.epochs == epochs
+
+
+def test_force_removes_nothing_before_the_new_run_can_begin(tmp_path: Path):
+    out = tmp_path / "run"
+    run(out)
+    (out / "notes.txt").write_text("mine")
+    before = checkpoints(out)
+
+    def no_head() -> Any:
+        raise DataError("no such data")
+
+    with pytest.raises(DataError):
+        run_tasks(toy_scenario(TASKS), ToyEncoder(), no_head, config(learning_rate=0.5), out, force=True)
+    assert checkpoints(out) == before
+    assert run(out, config=config(learning_rate=0.5), force=True).finished
+    assert (out / "notes.txt").read_text() == "mine"
+    assert checkpoints(out) != before
+
+
+@pytest.mark.parametrize("call", range(1, 7))
+def test_a_stop_while_a_run_is_begun_anew(call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Between the old run and the new one there is nothing that either would go on with."""
+    new = config(learning_rate=0.5)
+    run(tmp_path / "clean", config=new)
+
+    def stop(now: Progress) -> None:
+        if now.task == 1 and now.step is not None and now.step.epoch == 1:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(tmp_path / "run", progress=stop)  # leaves the state of an interrupted task
+    calls = 0
+    real = run_folder.atomic.remove
+
+    def counted(path: Path) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise Killed
+        real(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_folder.atomic, "remove", counted)
+        with pytest.raises(Killed):
+            run(tmp_path / "run", config=new, force=True)
+    run(tmp_path / "run", config=new)
+    assert checkpoints(tmp_path / "run") == checkpoints(tmp_path / "clean")
+
+
+def test_an_encoder_of_images_is_not_given_texts(tmp_path: Path):
+    with pytest.raises(ConfigError) as raised:
+        run(tmp_path / "run", scenario=replace(toy_scenario(TASKS), inputs="text"))
+    assert str(raised.value) == (
+        "model 'toy' reads images, and the data are texts. Choose a model of texts, or other data."
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("what", ["contents", "labels"])
+def test_changed_contents_and_labels_are_refused(what: str, tmp_path: Path):
+    out, scenario = tmp_path / "run", toy_scenario(TASKS)
+
+    def stop(now: Progress) -> None:
+        if now.task == 1 and now.done:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(out, progress=stop)
+    task = scenario.tasks[2]
+    if what == "contents":
+        inputs = np.array(task.train.read(range(len(task.train)))) + 1
+        other = replace(toy_examples(inputs, task.train.labels), ids=task.train.ids)
+    else:
+        other = replace(task.train, labels=task.train.labels[::-1].copy())
+    changed = replace(scenario, tasks=(*scenario.tasks[:2], replace(task, train=other)))
+    with pytest.raises(RunError, match=f"{what} of train samples of task 'task-3' changed. Restore the data"):
+        run(out, scenario=changed)
+
+
+@pytest.mark.parametrize("rate", [1e30, 3e38])
+def test_training_that_diverges_is_stopped_and_not_saved(rate: float, tmp_path: Path):
+    with pytest.raises(RunError, match=r"training diverged: .* not finite at step \d+ of \d+ of the task\. Lower"):
+        run(tmp_path / "run", config=config(learning_rate=rate, weight_decay=1e6))
+    assert not any((tmp_path / "run" / "tasks").iterdir())
+
+
+def test_two_processes_do_not_share_a_run(tmp_path: Path):
+    def again(now: Progress) -> None:
+        with pytest.raises(RunError, match="another process is at work on this run"):
+            run(tmp_path / "run")
+        raise Killed
+
+    with pytest.raises(Killed):
+        run(tmp_path / "run", progress=again)
+    assert run(tmp_path / "run").finished
+
+
+def test_a_lost_checkpoint_is_noticed(tmp_path: Path):
+    made = run(tmp_path / "run")
+    shutil.rmtree(made.task_path(1))
+    with pytest.raises(RunError, match=r"the checkpoint tasks/task-2 is gone\. Put it back, or begin .* --force"):
+        run(tmp_path / "run")
+
+
+def test_a_damaged_state_says_what_to_remove(tmp_path: Path):
+    def stop(now: Progress) -> None:
+        if now.step is not None and now.step.epoch == 1:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(tmp_path / "run", progress=stop)
+    (tmp_path / "run" / "progress-01" / "optimizer.bin").write_bytes(b"cut")
+    with pytest.raises(RunError, match=r"progress-01: what the task was to go on from cannot be read"):
+        run(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "progress-01")
+    assert run(tmp_path / "run").finished
+
+
+def test_a_moved_folder_is_the_same_run(tmp_path: Path):
+    out = tmp_path / "run"
+    old, new = ({"model": {"id": f"/{at}/toy"}, "data": f"/{at}/toy.csv"} for at in ("old", "new"))
+    rest = {key: config().model_dump(mode="json")[key] for key in ("training", "seed")}
+    run(out, config=make_config({**old, **rest}))
+    assert run(out, config=make_config({**new, **rest})).finished
+    with pytest.raises(RunError, match=r"model\.id is '/old/toy' there, '/new/other' now"):
+        run(out, config=make_config({**new, **rest, "model": "/new/other"}))
+
+
+@pytest.mark.parametrize("out", ["/proc/x", "file/run", "n" * 300])
+def test_a_place_that_cannot_be_written(out: str, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"cannot be written: .* Give another -o RUN"):
+        run(Path(out) if out.startswith("/") else tmp_path / out)
+
+
+def test_a_disk_that_fills_up_is_said_to_be_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_folder, "save_checkpoint", full)
+    with pytest.raises(DiskFull, match="the disk is full, or files may not grow so large"):
+        run(tmp_path / "run")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from prefmerge.continual.encoders.protocol import Augmentation, Batch, Encoder
 from prefmerge.continual.regularisers import Ewc, Lwf, Regulariser
 from prefmerge.continual.scenarios import Scenario
 from prefmerge.continual.training import Step, crop_seed, fine_tune, learning_rate_at, order_of, targets_of, warm_steps
+from prefmerge.errors import DataError
 from tests.continual.stubs import ToyEncoder, toy_head, toy_scenario
 
 RECIPE = TrainingConfig(batch=5, learning_rate=0.01, warmup_steps=3, device="cpu", threads=1, workers=0)
@@ -240,3 +242,17 @@ def test_the_augmentation_is_the_configured_one():
     config = RECIPE.model_copy(update={"crop_scale": (0.5, 0.8)})
     fine_tune(Asked(), toy_head(scenario), task.train, task.classes, config, epochs=1, seed=0)
     assert set(asked) == {Augmentation(scale=(0.5, 0.8))}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_cannot_be_read_is_said_without_a_workers_traceback(workers: int):
+    def broken(_: Any) -> list[Any]:
+        raise DataError("cats/1.png: cannot be read as an image.")
+
+    scenario = toy_scenario()
+    task = scenario.tasks[0]
+    config = RECIPE.model_copy(update={"workers": workers})
+    examples = dataclasses.replace(task.train, read=broken)
+    with pytest.raises(DataError) as raised:
+        fine_tune(ToyEncoder(), toy_head(scenario), examples, task.classes, config, epochs=1, seed=0)
+    assert str(raised.value) == "cats/1.png: cannot be read as an image."

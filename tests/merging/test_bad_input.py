@@ -138,7 +138,14 @@ BREAKAGES: dict[str, tuple[Breakage, str]] = {
     "independent run": (
         lambda c: (
             (c.base.parent / "run.json").write_text(
-                json.dumps({"training": "independent", "tasks": [{"file": t.name} for t in c.tasks]})
+                json.dumps(
+                    {
+                        "format": "prefmerge-run/1",
+                        "training": "independent",
+                        "base": c.base.name,
+                        "tasks": [{"name": t.stem, "file": t.name} for t in c.tasks],
+                    }
+                )
             ),
             c.options.update(importance="step"),
         ),

@@ -8,6 +8,7 @@ runs: `--help` must answer at once.
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -48,7 +49,8 @@ def _command(run: Callable[..., None]) -> Callable[..., None]:
             _say_error(str(error))
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
-            _say_error("interrupted; nothing was written.")
+            going_on = "the same command goes on." if run.__name__ == "finetune" else "nothing was written."
+            _say_error(f"interrupted; {going_on}")
             raise typer.Exit(130) from error
 
     return app.command(epilog=o.examples(run.__name__))(guarded)
@@ -112,6 +114,7 @@ def merge(
 
     The receipt says how it was made and which task owns how much of it. An explicit flag wins over the recipe file.
     """
+    _something(inputs, run)
     if out is None and not dry_run:
         raise UsageError("-o OUT is missing: where should the merged model go?")
     recipe = _recipe(
@@ -171,6 +174,7 @@ def plan(
     json: o.Json = False,
 ) -> None:
     """Say what merge would do. Reads headers only, so budgets are upper bounds until unchanged tensors are known."""
+    _something(inputs, run)
     recipe = _recipe(
         inputs or [],
         run,
@@ -270,6 +274,8 @@ def finetune(
     asked = read_config(config)
     with show.training() as report:
         run = train(asked, out, force=force, progress=report)
+    if os.environ.get("RANK", "0") != "0":
+        return  # one of several processes tells
     if json:
         show.as_json(run.to_json())
     else:
@@ -353,9 +359,14 @@ def demo(
     from prefmerge.cli import show
     from prefmerge.demo import run
 
-    result = run(out, seed, quiet=json, force=force)
+    result = run(out, seed, quiet=json, force=force, watch=show.training)
     if json:
         show.as_json(result)
+
+
+def _something(inputs: list[Path] | None, run: Path | None) -> None:
+    if not inputs and run is None:
+        raise UsageError("nothing to merge: give a base and its tasks, a recipe, or --run RUN.")
 
 
 def _recipe(inputs: list[Path], run: Path | None, **flags: Any) -> Recipe:
@@ -366,8 +377,6 @@ def _recipe(inputs: list[Path], run: Path | None, **flags: Any) -> Recipe:
         if inputs:
             raise UsageError(f"--run {run} already says which checkpoints to take; {inputs[0]} is one too many.")
         recipe = _of_run(run)
-    elif not inputs:
-        raise UsageError("nothing to merge: give a base and its tasks, a recipe, or --run RUN.")
     elif inputs[0].suffix.lower() in (".yaml", ".yml"):
         if len(inputs) > 1:
             raise UsageError(f"{inputs[0]} is a recipe and names its own checkpoints; {inputs[1]} is one too many.")

@@ -20,7 +20,7 @@ from prefmerge.runs import Training
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelConfig(_Part):
@@ -50,6 +50,11 @@ class DataConfig(_Part):
     train_per_class: int | None = Field(default=None, gt=0)  # at most so many training samples of a class
     test_per_class: int | None = Field(default=None, gt=0)
     epochs: int | None = Field(default=None, gt=0)  # in a sequence of data sets: None: the papers', or training.epochs
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        return [str(name) for name in value] if isinstance(value, list | tuple) else value
 
     @field_validator("templates")
     @classmethod
@@ -104,9 +109,18 @@ class TrainingConfig(_Part):
     precision: Literal["no", "fp16", "bf16"] = "no"  # accelerate's mixed precision; the papers train in float32
     device: Literal["auto", "cpu"] = "auto"
     fused: bool = True  # PyTorch's one-kernel AdamW; not the same last bits as the other
-    threads: int | None = Field(default=None, gt=0)  # PyTorch's on a CPU; None: its own choice. 1: same on any machine
-    workers: int | None = Field(default=None, ge=0)  # processes that read images; None: up to 4, and 0 for text
+    threads: int | None = Field(
+        default=None, gt=0, le=4096
+    )  # PyTorch's on a CPU; None: its own choice. 1: same on any machine
+    workers: int | None = Field(
+        default=None, ge=0, le=4096
+    )  # processes that read images; None: up to 4, and 0 for text
     save_every: int | None = Field(default=1, gt=0)  # epochs between resumable states inside a task; None: none
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _no(cls, value: Any) -> Any:
+        return "no" if value is False else value  # YAML reads a bare no as false
 
     @model_validator(mode="after")
     def _checked(self) -> TrainingConfig:
@@ -125,7 +139,7 @@ class FinetuneConfig(_Part):
     scenario: ScenarioConfig = ScenarioConfig()
     head: Literal["auto", "text", "prototype"] = "auto"  # auto: text where there is a text side
     training: TrainingConfig = TrainingConfig()
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
 
     @field_validator("model", mode="before")
     @classmethod
@@ -179,7 +193,10 @@ def make_config(found: Mapping[str, Any], where: str = "configuration") -> Finet
 
 
 def _complaints(error: ValidationError) -> Iterator[str]:
-    for one in error.errors(include_url=False):
+    found = error.errors(include_url=False)
+    for one in found:
+        if one["type"] == "too_short" and any(len(other["loc"]) > len(one["loc"]) for other in found):
+            continue  # what is inside it was refused, and counts as absent
         at = ".".join(str(part) for part in one["loc"]) or "the top level"
         if one["type"] == "extra_forbidden":
             near = difflib.get_close_matches(str(one["loc"][-1]), _keys(one["loc"][:-1]), n=1)
@@ -207,13 +224,24 @@ def _anchored(config: FinetuneConfig, home: Path) -> FinetuneConfig:
     """Paths beside the configuration's own file, made absolute; hub ids and registered names stay."""
 
     def at(path: str | None) -> str | None:
-        if path is None or Path(path).is_absolute() or path.startswith("~"):
-            return None if path is None else str(Path(path).expanduser())
-        return str((home / path).resolve()) if (home / path).exists() else path
+        if path is None or Path(path).is_absolute():
+            return path
+        try:
+            if path.startswith("~"):
+                return str(Path(path).expanduser())
+            return str((home / path).resolve()) if (home / path).exists() else path
+        except (OSError, ValueError, RuntimeError):  # no path of this system: whoever needs it will say so
+            return path
 
-    data = [
-        one.model_copy(update={"name": at(one.name), "path": at(one.path), "test": at(one.test)}) for one in config.data
-    ]
+    from prefmerge.continual.data.registry import registered
+
+    data = []
+    for one in config.data:
+        local = one.path is None and registered(one.name) is None  # else the name is a name, whatever lies beside
+        test = at(one.test) if one.test and (local or (home / one.test).is_file()) else one.test
+        data.append(
+            one.model_copy(update={"name": at(one.name) if local else one.name, "path": at(one.path), "test": test})
+        )
     return config.model_copy(
         update={"model": config.model.model_copy(update={"id": at(config.model.id)}), "data": tuple(data)}
     )

@@ -20,7 +20,7 @@ import numpy as np
 from prefmerge.continual.data.examples import concatenated
 from prefmerge.continual.features import Progress, embed
 from prefmerge.continual.metrics import Metrics, mean_std, metrics, wilson
-from prefmerge.continual.scenarios import Scenario
+from prefmerge.continual.scenarios import Scenario, check_inputs
 from prefmerge.errors import DataError, RunError
 from prefmerge.runs import IN_SEQUENCE, Run, read_run
 
@@ -303,14 +303,16 @@ def open_run(run_folder: str | Path) -> OpenedRun:
         raise RunError(f"{run.folder}: its manifest names no head, without which nothing can be evaluated.")
     config = read_config(run.folder / CONFIG)
     scenario = build_scenario(config, [load_corpus(one, config.seed) for one in config.data])
-    check_samples(scenario, run.folder)
+    check_samples(scenario, run.folder, {(task.name, "test") for task in scenario.tasks})
     head = Head.load(run.head_path)
     wrong = _other_classes(head, scenario)
     if wrong:
         raise RunError(
             f"{run.head_path}: the data changed since the run: {wrong}. Restore the data, or begin another run."
         )
-    return OpenedRun(run, config, scenario, load_encoder(config.model), head)
+    encoder = load_encoder(config.model)
+    check_inputs(scenario, encoder)
+    return OpenedRun(run, config, scenario, encoder, head)
 
 
 def best_device(config: FinetuneConfig) -> str:
@@ -354,6 +356,7 @@ def evaluate_checkpoint(
             "run": str(run_folder),
             "training": opened.run.training,
             "seed": opened.config.seed,
+            "classes": list(opened.head.classes),
         },
     )
 
@@ -366,6 +369,14 @@ def summary_over_seeds(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, An
     """
     if not evaluations:
         raise DataError("there is no evaluation to summarise. Give at least one.")
+    about = [one.get("about", {}) for one in evaluations]
+    for at, theirs in enumerate(about):
+        if theirs.get("classes") != about[0].get("classes"):
+            raise DataError(
+                f"evaluation {at + 1} is of other classes than the first. A mean over seeds needs the same data."
+            )
+        if theirs and theirs in about[:at]:
+            raise DataError(f"evaluation {at + 1} is the same as an earlier one: {theirs.get('checkpoint')}.")
     names = [[task["name"] for task in one["tasks"]] for one in evaluations]
     for at, theirs in enumerate(names):
         if theirs != names[0]:

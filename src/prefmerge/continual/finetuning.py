@@ -13,6 +13,7 @@ seed, task, epoch and sample). Cost: the training; disk: T + 1 checkpoints, and 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
@@ -25,7 +26,7 @@ from prefmerge.checkpoints import atomic
 from prefmerge.continual import run_folder
 from prefmerge.continual.config import FinetuneConfig
 from prefmerge.continual.data.examples import Examples
-from prefmerge.continual.scenarios import Scenario, Task
+from prefmerge.continual.scenarios import Scenario, Task, check_inputs
 from prefmerge.errors import ConfigError, DiskFull, MissingExtra, RunError
 from prefmerge.runs import IN_SEQUENCE, Run, RunTask
 
@@ -137,13 +138,25 @@ def run_tasks(
     require_train()
     from prefmerge.continual.training import make_accelerator
 
+    check_inputs(scenario, encoder)
     accelerator = make_accelerator(config.training)
-    job = _Job(scenario, encoder, config, Path(out), accelerator, progress or (lambda _: None))
-    with accelerator.main_process_first():  # the others find the run begun
-        run = run_folder.look(job.out, config, force and accelerator.is_main_process)
-        run = _begin(job, head(), about or {}) if run is None else run
-    run_folder.check_samples(scenario, job.out)
-    return _train(job, run)
+    heard = progress if progress is not None and accelerator.is_main_process else lambda _: None
+    job = _Job(scenario, encoder, config, Path(out), accelerator, heard)
+    with contextlib.ExitStack() as held:
+        with accelerator.main_process_first():  # the others find the run begun
+            run = run_folder.look(job.out, config, force and accelerator.is_main_process)
+            if run is None:
+                made = head()
+                run_folder.make_folder(job.out)
+            if accelerator.is_main_process:
+                held.enter_context(run_folder.locked(job.out))
+            if run is None:
+                run = _begin(job, made, about or {})
+            else:
+                waiting = {(task.name, "train") for task in run.tasks if not task.done}
+                everything = {(task.name, "train") for task in scenario.tasks}
+                run_folder.check_samples(scenario, job.out, everything if run.training == "joint" else waiting)
+        return _train(job, run)
 
 
 @dataclass(frozen=True)
@@ -172,19 +185,21 @@ class _Job:
 def _begin(job: _Job, head: Head, about: Mapping[str, Any]) -> Run:
     """Write what a run has before its first task; the manifest last."""
     out, config = job.out, job.config
-    out.mkdir(parents=True, exist_ok=True)
     size = sum(tensor.numel() * tensor.element_size() for tensor in job.encoder.state().values())
-    needed, free = size * (len(job.tasks) + 4), shutil.disk_usage(out).free
+    fisher = 2 if config.training.method == "ewc" else 0
+    needed, free = size * (len(job.tasks) + 4 + fisher), shutil.disk_usage(out).free
     if needed > free:
         raise DiskFull(
             f"{out}: the run needs about {needed / 1e9:.1f} GB ({len(job.tasks)} tasks, the base, and the state of "
             f"training), and {free / 1e9:.1f} GB are free. Give a folder on a larger disk."
         )
-    atomic.write_whole(out / run_folder.CONFIG, config.to_yaml().encode())
-    with atomic.whole_folder(out / run_folder.BASE) as folder:
-        run_folder.save_checkpoint(job.encoder, folder)
-    head.save(out / run_folder.HEAD)
-    atomic.write_whole(out / run_folder.SAMPLES, (json.dumps(run_folder.samples_of(job.scenario)) + "\n").encode())
+    samples = (json.dumps(run_folder.samples_of(job.scenario)) + "\n").encode()
+    run_folder.clear(out, config)
+    with run_folder.writing(out):
+        with atomic.whole_folder(out / run_folder.BASE) as folder:
+            run_folder.save_checkpoint(job.encoder, folder)
+        head.save(out / run_folder.HEAD)
+        atomic.write_whole(out / run_folder.SAMPLES, samples)
     names = [one.name for one in job.scenario.classes]
     run = Run(
         folder=out,
@@ -210,7 +225,6 @@ def _begin(job: _Job, head: Head, about: Mapping[str, Any]) -> Run:
             **about,
         },
     )
-    (out / run_folder.TASKS).mkdir(exist_ok=True)
     job.log("begin", training=run.training, tasks=[task.name for task in run.tasks])
     run_folder.write_manifest(run)
     return run
@@ -261,7 +275,7 @@ def _train(job: _Job, run: Run) -> Run:
             on_step=on_step,
         )
         if accelerator.is_main_process:
-            with atomic.whole_folder(run.task_path(index)) as folder:
+            with run_folder.writing(out), atomic.whole_folder(run.task_path(index)) as folder:
                 run_folder.save_checkpoint(job.encoder, folder)
             if config.method == "ewc" and index + 1 < len(tasks):
                 _keep_fisher(job, index, head)

@@ -7,17 +7,23 @@ on with: the messages say what differs. Cost: small files, but for checkpoints. 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import platform
 import re
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import xxhash
+
 from prefmerge.checkpoints import atomic
 from prefmerge.continual.config import FinetuneConfig, make_config
-from prefmerge.continual.scenarios import Scenario
-from prefmerge.errors import OutputExists, RunError
+from prefmerge.continual.data.examples import Examples
+from prefmerge.continual.scenarios import Scenario, Task
+from prefmerge.errors import DiskFull, OutputError, OutputExists, RunError
 from prefmerge.runs import FILE, Run, read_run
 
 if TYPE_CHECKING:
@@ -35,25 +41,26 @@ _STATE = "progress"  # what an interrupted task goes on from; -NN says which
 _FISHER = "fisher"  # EWC's F after a task; -NN says which
 # Settings that change how long a run takes, or where, but not what it ends with.
 _INDIFFERENT = re.compile(r"training\.(workers|save_every)|data\[\d+\]\.path")  # samples are compared by their ids
+_PLACES = re.compile(r"model\.id|data\[\d+\]\.(name|test)")
+_NO_SPACE = ("No space left", "Disk quota exceeded", "File too large", "file write failed", "unexpected pos")
 _RESOLVED = re.compile(r"training\.(epochs|warmup_steps)|data\[\d+\]\.epochs")
 
 
 def look(out: Path, config: FinetuneConfig, force: bool) -> Run | None:
-    """The run to go on with, or None where one is to be begun."""
-    if not out.exists():
-        return None
-    if not out.is_dir():
-        raise OutputExists(f"{out}: is a file; a run is a folder. Give another -o RUN.")
-    if not (out / FILE).exists():
+    """The run to go on with, or None where one is to be begun (by `clear`). Changes nothing."""
+    with writing(out):
+        if not out.exists():
+            return None
+        if not out.is_dir():
+            raise OutputExists(f"{out}: is a file; a run is a folder. Give another -o RUN.")
+        empty, begun = not any(out.iterdir()), (out / FILE).exists()
+    if not begun:
         # A run that was killed while it began has a configuration, and no manifest yet.
-        if any(out.iterdir()) and not (out / CONFIG).is_file():
+        if not empty and not (out / CONFIG).is_file():
             raise OutputExists(f"{out}: holds something that is not a run of prefmerge. Give a new or empty folder.")
         return None
     run = read_run(out)  # with --force too: nothing is removed that is not a run
     if force:
-        for name in (FILE, CONFIG, SAMPLES, LOG, HEAD, BASE, TASKS):
-            atomic.remove(out / name)
-        remove_scratch(out)
         return None
     differences = _differences(kept_config(out), config)
     if differences:
@@ -61,7 +68,72 @@ def look(out: Path, config: FinetuneConfig, force: bool) -> Run | None:
         raise RunError(
             f"{out}: holds a run of another configuration: {shown}. Give another folder, or --force to begin it anew."
         )
+    lost = [task.file for task in run.tasks if task.done and not (out / task.file).exists()]
+    if lost:
+        raise RunError(f"{out}: the checkpoint {lost[0]} is gone. Put it back, or begin the run anew with --force.")
     return run
+
+
+def make_folder(out: Path) -> None:
+    """The run's folder, and those above it, where they are missing."""
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+
+
+def clear(out: Path, config: FinetuneConfig) -> None:
+    """Make `out` the folder of a run that has a configuration and nothing else; other people's files in it stay.
+
+    The manifest goes first and the configuration is replaced whole: killed at any moment, the folder is either the old
+    run or one that is to be begun.
+    """
+    with writing(out):
+        (out / FILE).unlink(missing_ok=True)
+        atomic.write_whole(out / CONFIG, config.to_yaml().encode())
+        remove_scratch(out)
+        for name in (SAMPLES, LOG, HEAD, BASE, TASKS):
+            atomic.remove(out / name)
+        (out / TASKS).mkdir()
+
+
+@contextlib.contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Inside, what a full disk or a path that cannot be written raises becomes a DiskFull or an OutputError."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:  # torch.save raises RuntimeError for a full disk
+        told = str(error)
+        if any(sign in told for sign in _NO_SPACE):
+            raise DiskFull(
+                f"{out}: the disk is full, or files may not grow so large ({_short(told)}). Make room; the same "
+                f"command then goes on."
+            ) from error
+        if isinstance(error, OSError):
+            raise OutputError(f"{out}: cannot be written: {error.strerror or error}. Give another -o RUN.") from error
+        raise
+
+
+def _short(told: str) -> str:
+    return told.strip().splitlines()[0][:200]
+
+
+@contextlib.contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold the run's folder against other processes. Raises RunError where one is at work on it."""
+    descriptor = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"{out}: another process is at work on this run. Wait for it, or give another folder."
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def kept_config(out: Path) -> FinetuneConfig:
@@ -95,7 +167,13 @@ def _differences(kept: FinetuneConfig, asked: FinetuneConfig) -> list[tuple[str,
         if old.get(key) != new.get(key)
         and not _INDIFFERENT.fullmatch(key)
         and not (_RESOLVED.fullmatch(key) and new.get(key) is None)
+        and not (_PLACES.fullmatch(key) and _moved(old.get(key), new.get(key)))
     ]
+
+
+def _moved(old: Any, new: Any) -> bool:
+    """Whether two values are paths to something of one name: folders move, and samples are compared by contents."""
+    return isinstance(old, str) and isinstance(new, str) and os.path.isabs(old) and Path(old).name == Path(new).name
 
 
 def versions() -> dict[str, str]:
@@ -122,31 +200,57 @@ def samples_of(scenario: Scenario) -> dict[str, Any]:
     """The ids of every task's samples, as `samples.json` keeps them."""
     return {
         "tasks": [
-            {"name": task.name, "train": list(task.train.ids), "test": list(task.test.ids)} for task in scenario.tasks
+            {
+                "name": task.name,
+                **{part: list(examples.ids) for part, examples in _parts(task)},
+                **{f"{part}_labels": _labels(examples) for part, examples in _parts(task)},
+                **{f"{part}_contents": examples.fingerprint(range(len(examples))) for part, examples in _parts(task)},
+            }
+            for task in scenario.tasks
         ]
     }
 
 
-def check_samples(scenario: Scenario, out: Path) -> None:
-    """Raise RunError unless the scenario has the very samples that the run in `out` was begun with."""
+def _parts(task: Task) -> tuple[tuple[str, Examples], ...]:
+    return ("train", task.train), ("test", task.test)
+
+
+def _labels(examples: Examples) -> str:
+    return xxhash.xxh3_128_hexdigest(examples.labels.astype("<i8").tobytes())
+
+
+def check_samples(scenario: Scenario, out: Path, contents: Container[tuple[str, str]] = ()) -> None:
+    """Raise RunError unless the scenario has the very samples that the run in `out` was begun with.
+
+    Ids and labels are compared always; contents, which means to read all files, for the pairs (task, "train" or "test")
+    in `contents`.
+    """
     file = out / SAMPLES
     try:
         kept = json.loads(file.read_text(encoding="utf-8"))["tasks"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{file}: the run's list of samples cannot be read: {error}.") from error
-    now = samples_of(scenario)["tasks"]
-    for old, new in zip(kept, now, strict=False):
-        for part in ("train", "test"):
-            if old.get("name") == new["name"] and old.get(part) == new[part]:
-                continue
-            gone, come = set(old.get(part, [])) - set(new[part]), set(new[part]) - set(old.get(part, []))
-            raise RunError(
-                f"{out}: the data are not those that the run was begun with: the {part} samples of task "
-                f"{new['name']!r} ({len(gone)} gone, {len(come)} new{'' if gone or come else ', another order'}). "
-                f"Restore the data, or begin another run."
-            )
-    if len(kept) != len(now):
-        raise RunError(f"{out}: the run was begun with {len(kept)} tasks, and the data make {len(now)} now.")
+    begun = f"{out}: the data are not those that the run was begun with: "
+    restore = "Restore the data, or begin another run."
+    for old, task in zip(kept, scenario.tasks, strict=False):
+        for part, examples in _parts(task):
+            before, now = old.get(part, []), list(examples.ids)
+            if old.get("name") != task.name or before != now:
+                gone, come = len(set(before) - set(now)), len(set(now) - set(before))
+                order = "" if gone or come else ", another order"
+                raise RunError(
+                    f"{begun}the {part} samples of task {task.name!r} ({gone} gone, {come} new{order}). {restore}"
+                )
+            labels = old.get(f"{part}_labels")
+            if labels is not None and labels != _labels(examples):
+                raise RunError(f"{begun}labels of {part} samples of task {task.name!r} changed. {restore}")
+            known = old.get(f"{part}_contents")
+            if (task.name, part) in contents and known not in (None, examples.fingerprint(range(len(examples)))):
+                raise RunError(f"{begun}contents of {part} samples of task {task.name!r} changed. {restore}")
+    if len(kept) != len(scenario.tasks):
+        raise RunError(
+            f"{out}: the run was begun with {len(kept)} tasks, and the data make {len(scenario.tasks)} now. {restore}"
+        )
 
 
 def state_path(out: Path, index: int) -> Path:

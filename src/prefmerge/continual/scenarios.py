@@ -24,6 +24,7 @@ from prefmerge.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from prefmerge.continual.config import FinetuneConfig
+    from prefmerge.continual.encoders.protocol import Encoder
 
 DEFAULT_TASKS = 5  # both papers' smallest T
 
@@ -96,6 +97,15 @@ def build_scenario(config: FinetuneConfig, corpora: Sequence[Corpus]) -> Scenari
                     "classes out, or ask for fewer tasks."
                 )
     return scenario
+
+
+def check_inputs(scenario: Scenario, encoder: Encoder) -> None:
+    """Raise ConfigError where the encoder reads images and the data are texts, or the other way round."""
+    if encoder.kind != scenario.inputs:
+        raise ConfigError(
+            f"model {encoder.name!r} reads {encoder.kind}s, and the data are {scenario.inputs}s. Choose a model of "
+            f"{scenario.inputs}s, or other data."
+        )
 
 
 def joined(scenario: Scenario) -> Scenario:

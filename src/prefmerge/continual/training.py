@@ -25,7 +25,8 @@ from prefmerge.checkpoints import atomic
 from prefmerge.continual.config import TrainingConfig
 from prefmerge.continual.data.examples import Examples
 from prefmerge.continual.encoders.protocol import Augmentation, Encoder
-from prefmerge.errors import ConfigError
+from prefmerge.continual.run_folder import writing
+from prefmerge.errors import ConfigError, PrefmergeError, RunError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -141,9 +142,13 @@ class _Reader:
     def __init__(self, examples: Examples, targets: Sequence[int]) -> None:
         self.examples, self.targets = examples, targets
 
-    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> tuple[list[Any], list[int], list[int]]:
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> tuple[list[Any], list[int], list[int]] | PrefmergeError:
         positions = [at for at, _ in keys]
-        return self.examples.read(positions), [self.targets[at] for at in positions], [seed for _, seed in keys]
+        try:
+            inputs = self.examples.read(positions)
+        except PrefmergeError as error:  # raised in a worker, it would come wrapped in the worker's traceback
+            return error
+        return inputs, [self.targets[at] for at in positions], [seed for _, seed in keys]
 
 
 class _Collate:
@@ -152,9 +157,13 @@ class _Collate:
     def __init__(self, encoder: Encoder, augmentation: Augmentation | None) -> None:
         self.encoder, self.augmentation = encoder, augmentation
 
-    def __call__(self, read: tuple[list[Any], list[int], list[int]]) -> tuple[dict[str, Tensor], Tensor]:
+    def __call__(
+        self, read: tuple[list[Any], list[int], list[int]] | PrefmergeError
+    ) -> tuple[dict[str, Tensor], Tensor] | PrefmergeError:
         import torch
 
+        if isinstance(read, PrefmergeError):
+            return read
         inputs, targets, seeds = read
         return self.encoder.prepare(inputs, self.augmentation, seeds), torch.tensor(targets)
 
@@ -243,7 +252,10 @@ def _fine_tune(
         for epoch in range(first, epochs):
             batches.epoch = epoch
             torch.manual_seed(crop_seed(seed, epoch, -1 - process))  # dropout
-            for number, (inputs, targets) in enumerate(loader):
+            for number, read in enumerate(loader):
+                if isinstance(read, PrefmergeError):
+                    raise read
+                inputs, targets = read
                 whole = min(config.batch, len(examples) - number * config.batch)
                 counted = len(range(process, whole, processes))  # 0 where this process only keeps the others company
                 for group in optimizer.param_groups:
@@ -273,14 +285,26 @@ def _fine_tune(
                 optimizer.step()
                 optimizer.zero_grad()
                 step += 1
-                if on_step is not None and (step % REPORT_EVERY == 0 or number == len(batches) - 1):
-                    on_step(meter.read(epoch, step, float(optimizer.param_groups[0]["lr"])))
+                if step % REPORT_EVERY == 0 or number == len(batches) - 1:
+                    told = meter.read(epoch, step, float(optimizer.param_groups[0]["lr"]))
+                    _require_finite(math.isfinite(told.loss), step, steps)
+                    if on_step is not None:
+                        on_step(told)
             if state is not None and config.save_every and (epoch + 1) % config.save_every == 0 and epoch + 1 < epochs:
                 _save(accelerator, state, epoch + 1)
+        _require_finite(all(bool(p.isfinite().all()) for p in parameters.values()), step, steps)
     finally:
         encoder.tower = accelerator.unwrap_model(tower, keep_fp32_wrapper=False)
         accelerator.free_memory(tower, optimizer)
         encoder.tower.zero_grad(set_to_none=True)
+
+
+def _require_finite(finite: bool, step: int, steps: int) -> None:
+    if not finite:
+        raise RunError(
+            f"training diverged: the loss or the weights are not finite at step {step} of {steps} of the task. Lower "
+            "training.learning_rate, or keep training.clip_norm."
+        )
 
 
 def _loader(
@@ -346,11 +370,12 @@ def _save(accelerator: Accelerator, state: Path, epochs: int) -> None:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(new))
+    with writing(state.parent):
+        accelerator.save_state(str(new))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        (new / "epochs").write_text(f"{epochs}\n", encoding="utf-8")
-        with atomic.whole_folder(state) as folder:
+        with writing(state.parent), atomic.whole_folder(state) as folder:
+            (new / "epochs").write_text(f"{epochs}\n", encoding="utf-8")
             for file in new.iterdir():
                 shutil.move(file, folder / file.name)
         new.rmdir()
@@ -362,5 +387,11 @@ def _resumed(accelerator: Accelerator, state: Path) -> int:
     atomic.recover(state)
     if not (state / "epochs").is_file():
         return 0
-    accelerator.load_state(str(state))
+    try:
+        accelerator.load_state(str(state))
+    except Exception as error:  # pickles and archives that are damaged raise whatever their readers do
+        raise RunError(
+            f"{state}: what the task was to go on from cannot be read ({type(error).__name__}). Remove this folder: "
+            "the task then begins from its start."
+        ) from error
     return int((state / "epochs").read_text(encoding="utf-8"))

@@ -1,9 +1,9 @@
 """Data sets of the hub's kind: a hub id, a local copy in its layout, what `save_to_disk` wrote, a folder of images.
 
 All become tables of the `datasets` library, memory-mapped where it can; images stay encoded until they are read. A
-folder of images holds a folder per class, or train/ and test/ with those inside. Cost: labels and file names in
-memory; the first opening of a parquet copy writes the library's cache, never the user's folder. Leaves out: streaming,
-columns that hold several labels, data sets that need a script.
+folder of images holds a folder per class (with any folders in it), or train/ and test/ with those inside. Cost: labels
+and file names in memory; the first opening of a parquet copy writes the library's cache, never the user's folder.
+Leaves out: streaming, columns that hold several labels, data sets that need a script.
 """
 
 from __future__ import annotations
@@ -182,17 +182,39 @@ def _holds_folders(folder: Path) -> bool:
 
 
 def _images(folder: Path) -> list[tuple[str, str]]:
-    """The images of class folders and their classes, hidden ones left out, in an order that every machine shares."""
-    found = []
-    for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        if place != str(folder):
-            label = os.path.basename(place)
-            found += [
-                (os.path.join(place, name), label)
-                for name in names
-                if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-            ]
+    """The images of class folders and their classes, hidden ones left out, in an order that every machine shares.
+
+    The class is the folder directly in `folder`, however deep the image. A link to a folder is followed once, and not
+    where it leads to what holds it: each folder is read once, under its own name if it has one here.
+    """
+    root = Path(os.path.realpath(folder))
+    found: list[tuple[str, str]] = []
+    seen: set[str] = set()
+    places = [str(folder)]
+    while places:
+        links: list[str] = []
+        for start in places:
+            for place, folders, names in os.walk(start):
+                real = os.path.realpath(place)
+                if real in seen:
+                    folders.clear()
+                    continue
+                seen.add(real)
+                folders[:] = [name for name in folders if not name.startswith(".")]
+                for link in (
+                    os.path.join(place, name) for name in folders if os.path.islink(os.path.join(place, name))
+                ):
+                    target = os.path.realpath(link)
+                    if not root.is_relative_to(target) and not Path(real).is_relative_to(target):
+                        links.append(link)
+                inside = Path(place).relative_to(folder).parts
+                if inside:
+                    found += [
+                        (os.path.join(place, name), inside[0])
+                        for name in names
+                        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+                    ]
+        places = sorted(links)  # after all real folders, so that those keep their own class
     return sorted(found)
 
 

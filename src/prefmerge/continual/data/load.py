@@ -9,6 +9,7 @@ out: what tasks are made of the samples (`scenarios`).
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from prefmerge.continual.data.examples import Corpus, Examples, Kind
 from prefmerge.continual.data.hub import TEST_FOLDERS, Source, open_folder, open_hub
 from prefmerge.continual.data.labels import classes_of, mapped
 from prefmerge.continual.data.registry import REGISTRY, Entry, registered
-from prefmerge.continual.data.rows import Rows
+from prefmerge.continual.data.rows import Rows, shown
 from prefmerge.continual.data.tables import TABLES, read_table
 from prefmerge.errors import DataError
 
@@ -81,12 +82,12 @@ def _found(config: DataConfig, entry: Entry | None) -> tuple[Rows, Rows | None]:
     if place is None:
         assert entry is not None
         return _of_source(open_hub(entry.hub, entry.config, config.revision), config, entry, columns)
-    path = Path(place).expanduser()
+    path = _path(place, "data set ")
     if path.suffix.lower() in TABLES:
         if config.test is None:
             return columns.table(path, path.stem), None
         return columns.table(path, "train"), _separate(config.test, columns)
-    table = next((path / f"train{suffix}" for suffix in TABLES if (path / f"train{suffix}").is_file()), None)
+    table = next((path / f"train{suffix}" for suffix in TABLES if os.path.isfile(path / f"train{suffix}")), None)
     if table is not None:
         beside = table.with_stem("test")
         test = config.test or (str(beside) if beside.is_file() else None)
@@ -111,7 +112,7 @@ def _of_source(source: Source, config: DataConfig, entry: Entry | None, columns:
             domain=columns.domain or next((c for c in (entry.columns.get("domain"),) if c in has), None),
         )
     if config.test is not None and config.test not in source.splits:
-        if not Path(config.test).expanduser().exists():
+        if not _path(config.test, "test: ").exists():
             raise DataError(
                 f"{source.where}: `test: {config.test}` is neither a split nor a file or folder; the splits are: "
                 f"{', '.join(source.splits)}."
@@ -123,7 +124,7 @@ def _of_source(source: Source, config: DataConfig, entry: Entry | None, columns:
 
 def _separate(test: str, columns: _Columns) -> Rows:
     """Test samples that lie apart from the training samples; their ids begin with test/, so that none meets another."""
-    path = Path(test).expanduser()
+    path = _path(test, "test: ")
     if path.suffix.lower() in TABLES:
         return columns.table(path, "test")
     source = open_folder(path)
@@ -133,9 +134,30 @@ def _separate(test: str, columns: _Columns) -> Rows:
     return replace(rows, ids=tuple(name if name.startswith("test/") else f"test/{name}" for name in rows.ids))
 
 
+def _path(given: str, what: str) -> Path:
+    """The path, whether something is there or not. Raises DataError where nothing could be: a name too long, a NUL."""
+    try:
+        path = Path(given).expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return Path(given).expanduser()
+    except RuntimeError as error:
+        user = Path(given).parts[0]
+        raise DataError(
+            f"{what}{shown(given)}: no home directory is known for {shown(user)}. Write the path out in full."
+        ) from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(
+            f"{what}{shown(given)}: cannot be a path: {reason}. Give a folder of images, a CSV, or a hub id such as "
+            "owner/name."
+        ) from error
+    return path
+
+
 def _plain(name: str) -> str:
     """What a data set given by its place is called: the last part of the path or hub id."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     return path.stem if path.suffix.lower() in TABLES else path.name or path.resolve().name
 
 

@@ -110,6 +110,11 @@ def column(given: str | None, known: Sequence[str], columns: Sequence[str], what
     )
 
 
+def shown(text: str, most: int = 100) -> str:
+    """A path or name as a message quotes it: no longer than a line."""
+    return repr(text if len(text) <= most else f"{text[:most]}…")
+
+
 def distinct(ids: Iterable[str]) -> tuple[str, ...]:
     """The ids, the second of its kind with #2 behind it and so on."""
     seen: dict[str, int] = {}

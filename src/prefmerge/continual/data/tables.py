@@ -8,6 +8,8 @@ the file. Cost: the file in memory; images stay on disk. Leaves out: types (ever
 from __future__ import annotations
 
 import csv
+import stat
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ from prefmerge.continual.data.rows import (
     Texts,
     column,
     distinct,
+    shown,
 )
 from prefmerge.errors import DataError
 
@@ -61,7 +64,8 @@ def read_table(
                     f"{where}: line {line} has nothing in column {name!r}. Fill the cell or remove the line."
                 )
     if own_ids and len(set(values[own_ids])) != len(cells):
-        twice = next(value for value in values[own_ids] if values[own_ids].count(value) > 1)
+        counts = Counter(values[own_ids])
+        twice = next(value for value, count in counts.items() if count > 1)
         raise DataError(
             f"{where}: the id {twice!r} occurs twice in column {own_ids!r}. Ids must differ; or rename the column."
         )
@@ -84,8 +88,18 @@ def read_table(
             **shared,
         )
     paths = tuple(file.parent / value for value in values[input])
-    for line, path in zip(lines, paths, strict=True):
-        if not path.is_file():
+    for line, path, value in zip(lines, paths, values[input], strict=True):
+        try:
+            there = stat.S_ISREG(path.stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            there = False
+        except (OSError, ValueError) as error:  # too long, a NUL in it, a folder that may not be entered
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise DataError(
+                f"{where}: line {line}, column {input!r}: {shown(value)} cannot be the path of an image: {reason}. "
+                "Correct the cell; or, if it is a text, say `kind: text`."
+            ) from error
+        if not there:
             raise DataError(
                 f"{where}: line {line} names {str(path)!r}, and there is no such file. Paths are relative to the CSV."
             )
