@@ -34,7 +34,7 @@ from prefmerge.continual.evaluation import OpenedRun, evaluate, evaluate_matrix,
 from prefmerge.continual.features import cache_folder
 from prefmerge.runs import Run, read_run
 
-WORK = Path(__file__).parent / "work" / "real_model"
+WORK = Path(__file__).parent / "scratch" / "real_model"
 WORDNET = Path("/usr/share/wordnet")  # where Debian's wordnet-base puts it
 TRAIN, TEST = 300, 50  # definitions of a class
 LOGIT_SCALE = 20.0

@@ -1,28 +1,28 @@
 """Every error that prefmerge raises on purpose.
 
-    PrefmergeError                    exit 1: the job cannot be done; what, where, found, expected, next step
-    ├── CheckpointError               an input cannot be read
-    │   ├── CheckpointNotFound        nothing there, or nothing that looks like a checkpoint
-    │   ├── CheckpointCorrupt         truncated, a header that lies, an index that leaves its folder
-    │   ├── UnsafePickle              a pickle that would run code
-    │   ├── UnsupportedDtype          a number format that prefmerge does not merge
-    │   └── NonFiniteValue            NaN or infinity in an input
-    ├── CheckpointMismatch            inputs that do not belong together
-    ├── PreferenceError               shares, counts or budgets that make no sense for these tasks
-    ├── MethodError                   a setting that the method cannot honour
-    ├── RecipeError                   a recipe with an unknown or unsupported key
-    ├── ConfigError                   a configuration of fine-tuning with an unknown key or a value that makes no sense
-    ├── DataError                     a data set that cannot be found, read or mapped to its classes
-    ├── EncoderError                  a model that cannot be loaded, or lacks what is asked of it
-    ├── RunError                      a run folder that is absent, unreadable, unfinished or another run's
-    ├── OutputError                   the output cannot be written
-    │   ├── OutputExists              something is there and --force was not given
-    │   ├── OutputIsInput             the output would overwrite an input
-    │   ├── DiskFull                  not enough space for output and scratch
-    │   └── DtypeOverflow             a merged value does not fit the dtype asked for
-    ├── VerificationFailed            an output that is not what its receipt says
-    ├── MissingExtra                  an optional dependency is absent
-    └── UsageError                    exit 2: wrong usage of the command line
+PrefmergeError                    exit 1: the job cannot be done; what, where, found, expected, next step
+├── CheckpointError               an input cannot be read
+│   ├── CheckpointNotFound        nothing there, or nothing that looks like a checkpoint
+│   ├── CheckpointCorrupt         truncated, a header that lies, an index that leaves its folder
+│   ├── UnsafePickle              a pickle that would run code
+│   ├── UnsupportedDtype          a number format that prefmerge does not merge
+│   └── NonFiniteValue            NaN or infinity in an input
+├── CheckpointMismatch            inputs that do not belong together
+├── PreferenceError               shares, counts or budgets that make no sense for these tasks
+├── MethodError                   a setting that the method cannot honour
+├── RecipeError                   a recipe with an unknown or unsupported key
+├── ConfigError                   a configuration of fine-tuning with an unknown key or a value that makes no sense
+├── DataError                     a data set that cannot be found, read or mapped to its classes
+├── EncoderError                  a model that cannot be loaded, or lacks what is asked of it
+├── RunError                      a run folder that is absent, unreadable, unfinished or another run's
+├── OutputError                   the output cannot be written
+│   ├── OutputExists              something is there and --force was not given
+│   ├── OutputIsInput             the output would overwrite an input
+│   ├── DiskFull                  not enough space for output and scratch
+│   └── DtypeOverflow             a merged value does not fit the dtype asked for
+├── VerificationFailed            an output that is not what its receipt says
+├── MissingExtra                  an optional dependency is absent
+└── UsageError                    exit 2: wrong usage of the command line
 """
 
 from __future__ import annotations
