@@ -143,16 +143,20 @@ def run_tasks(
     heard = progress if progress is not None and accelerator.is_main_process else lambda _: None
     job = _Job(scenario, encoder, config, Path(out), accelerator, heard)
     with contextlib.ExitStack() as held:
+
+        def hold() -> None:
+            if accelerator.is_main_process:
+                held.enter_context(run_folder.locked(job.out))
+
         with accelerator.main_process_first():  # the others find the run begun
             run = run_folder.look(job.out, config, force and accelerator.is_main_process)
             if run is None:
                 made = head()
                 run_folder.make_folder(job.out)
-            if accelerator.is_main_process:
-                held.enter_context(run_folder.locked(job.out))
-            if run is None:
+                hold()
                 run = _begin(job, made, about or {})
             else:
+                hold()
                 waiting = {(task.name, "train") for task in run.tasks if not task.done}
                 everything = {(task.name, "train") for task in scenario.tasks}
                 run_folder.check_samples(scenario, job.out, everything if run.training == "joint" else waiting)

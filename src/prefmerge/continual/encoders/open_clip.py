@@ -133,7 +133,7 @@ class OpenClipEncoder(Encoder):
 
 def _open_clip() -> Any:
     try:
-        import open_clip
+        import open_clip  # pyright: ignore[reportMissingImports]  (an extra of its own)
     except (ImportError, RuntimeError, OSError) as error:  # a torchvision of another torch fails in all three ways
         raise EncoderError(
             f"open_clip cannot be imported: {error}. It needs torchvision, in the version that belongs to the torch "
