@@ -273,6 +273,7 @@ def test_any_checkpoint_with_the_data_of_a_run(tmp_path: Path, toys: Scenario):
         "run": str(tmp_path / "run"),
         "training": "sequential",
         "seed": 7,
+        "classes": [f"class {c}" for c in range(6)],
     }
 
 
@@ -342,3 +343,13 @@ def test_summary_of_what_cannot_be_averaged():
     one, two = (Evaluation((Count(name, 4, 1, 2),)).to_json() for name in "ab")
     with pytest.raises(DataError, match=r"evaluation 2 has the tasks b; the first has a\. A mean over seeds needs"):
         summary_over_seeds([one, two])
+
+
+def test_a_mean_over_runs_that_are_not_seeds_of_one_is_refused(tmp_path: Path, toys: Scenario):
+    make_run(tmp_path / "run", toys)
+    first = evaluate_checkpoint(tmp_path / "run" / "base", tmp_path / "run", device="cpu").to_json()
+    with pytest.raises(DataError, match="evaluation 2 is the same as an earlier one"):
+        summary_over_seeds([first, first])
+    other = {**first, "about": {**first["about"], "classes": ["another"]}}
+    with pytest.raises(DataError, match="evaluation 2 is of other classes than the first"):
+        summary_over_seeds([first, other])
