@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import random
 import subprocess
 import sys
@@ -17,8 +16,6 @@ from prefmerge.cli.options import EXAMPLES
 from tests.cli.conftest import Result
 
 pytest.importorskip("transformers", reason="fine-tuning needs the extra train")
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is first imported
 
 CONFIG = """\
 model: tiny

@@ -1,4 +1,4 @@
-"""No test of this folder may reach for the network."""
+"""No test may reach for the network, whichever runs first."""
 
 from __future__ import annotations
 
