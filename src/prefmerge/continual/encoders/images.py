@@ -34,7 +34,7 @@ def image_processor(folder: Path, name: str) -> Any:
 
     transformers = transformers_or_missing()
     try:
-        import PIL  # noqa: F401
+        import PIL  # noqa: F401  (only whether it can be imported)
     except ImportError:
         raise MissingExtra("reading images", "train") from None
     # transformers 5 has two processors per model and takes the one for torchvision unless told; 4 has a slow and a
