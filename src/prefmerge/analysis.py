@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from prefmerge.errors import CheckpointNotFound, MissingExtra, OutputError
+from prefmerge import plotting
+from prefmerge.errors import CheckpointNotFound, OutputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -202,8 +203,6 @@ def _told_apart(stacks: Sequence[str]) -> dict[str, str]:
 
 # The picture
 
-# Okabe and Ito's colours, told apart with any colour vision; black is left out, it is the text's.
-_FEW = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#7F7F7F")
 _NARROWEST = 2.5  # % of a bar that holds a task's number
 _INCHES_PER_ROW = 0.24
 _MOST_ROWS = 400  # a figure of 100 inches; beyond that nobody reads it
@@ -223,17 +222,9 @@ def draw(found: Ownership, path: str | Path) -> None:
         raise OutputError(
             f"{found.source}: {len(rows)} bars are too many for one picture; at most {_MOST_ROWS}. Draw it by layer."
         )
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtra("a picture", "plot") from error
-
-    # Figure without pyplot: no window system, no state that is shared with the caller's own plots.
     columns = min(len(found.tasks), 5)
     legend_rows = -(-len(found.tasks) // columns)
-    figure = Figure(figsize=(10, 1.6 + _INCHES_PER_ROW * (len(rows) + legend_rows)), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = plotting.new_figure(10, 1.6 + _INCHES_PER_ROW * (len(rows) + legend_rows))
     axes = figure.add_subplot()
     _bars(axes, rows, found.tasks)
     axes.set_xlabel("elements owned (% of the layer's merged elements)")
@@ -247,14 +238,11 @@ def draw(found: Ownership, path: str | Path) -> None:
         title="task, in the order of training",
         title_fontsize=8,
     )
-    try:
-        figure.savefig(path)
-    except (OSError, ValueError) as error:  # no such folder; a suffix that matplotlib does not write
-        raise OutputError(f"{path}: the picture cannot be written: {error}.") from error
+    plotting.save(figure, path)
 
 
 def _bars(axes: Axes, rows: Sequence[Row], tasks: Sequence[str]) -> None:
-    colours, numbered = _colours(len(tasks)), len(tasks) > len(_FEW)
+    colours, numbered = plotting.task_colours(len(tasks)), len(tasks) > len(plotting.FEW)
     left = [0.0] * len(rows)
     for task, (name, colour) in enumerate(zip(tasks, colours, strict=True)):
         widths = [100 * row.shares[task] for row in rows if row.shares]
@@ -273,14 +261,4 @@ def _bars(axes: Axes, rows: Sequence[Row], tasks: Sequence[str]) -> None:
     axes.axhline(0.5, color="black", linewidth=0.6)  # above it the model as a whole, below it its layers
     axes.set_xlim(0, 100)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-
-
-def _colours(count: int) -> list[Any]:
-    """A colour per task. Beyond eight no set is told apart by everyone: then a scale in the order of training."""
-    if count <= len(_FEW):
-        return list(_FEW[:count])
-    from matplotlib import colormaps
-
-    return [colormaps["viridis"](i / (count - 1)) for i in range(count)]
+    plotting.open_sides([axes])

@@ -395,10 +395,10 @@ def test_progress_is_drawn_on_a_terminal_only(
 def test_the_word_error_is_red_on_a_terminal_only(
     call: Call, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prefmerge.cli import _say_error
+    from prefmerge.cli.app import say_error
 
-    _say_error("no [bold]way[/bold]")
+    say_error("no [bold]way[/bold]")
     assert capsys.readouterr().err == "error: no [bold]way[/bold]\n"
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    _say_error("no way")
+    say_error("no way")
     assert capsys.readouterr().err == "\x1b[31m\x1b[1merror:\x1b[0m no way\n"

@@ -9,76 +9,22 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from prefmerge.cli import options as o
-from prefmerge.errors import MethodError, PrefmergeError, UsageError
+from prefmerge.cli.app import app, command, main
+from prefmerge.errors import MethodError, UsageError
 
 if TYPE_CHECKING:
     from prefmerge.merging.recipe import Recipe
 
-app = typer.Typer(
-    name="prefmerge",
-    help="Merge task checkpoints into one model for the place where it will run.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,  # plain help: rich would double the time that it takes
-    pretty_exceptions_enable=False,  # an unexpected exception keeps its ordinary traceback
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-)
+__all__ = ["app", "main"]
 
 
-def main() -> None:
-    """The script `prefmerge`."""
-    app(prog_name="prefmerge")
-
-
-def _command(run: Callable[..., None]) -> Callable[..., None]:
-    """Register `run` as a command whose errors become one message and an exit code."""
-
-    @functools.wraps(run)
-    def guarded(*args: Any, **kwargs: Any) -> None:
-        try:
-            run(*args, **kwargs)
-        except PrefmergeError as error:
-            _say_error(str(error))
-            raise typer.Exit(error.exit_code) from error
-        except KeyboardInterrupt as error:
-            going_on = "the same command goes on." if run.__name__ == "finetune" else "nothing was written."
-            _say_error(f"interrupted; {going_on}")
-            raise typer.Exit(130) from error
-
-    return app.command(epilog=o.examples(run.__name__))(guarded)
-
-
-def _say_error(message: str) -> None:
-    label = typer.style("error:", fg="red", bold=True) if sys.stderr.isatty() else "error:"
-    print(f"{label} {message}", file=sys.stderr)
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
-
-        print(f"prefmerge {version('prefmerge')}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    pass
-
-
-@_command
+@command
 def merge(
     inputs: o.Inputs = None,
     out: Annotated[
@@ -153,7 +99,7 @@ def merge(
         show.merged(receipt.data, recipe, out)
 
 
-@_command
+@command
 def plan(
     inputs: o.Inputs = None,
     run: o.Run = None,
@@ -196,7 +142,7 @@ def plan(
     _plan(recipe, json)
 
 
-@_command
+@command
 def verify(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A merged file or folder.")],
     inputs: Annotated[bool, typer.Option("--inputs", help="Also hash the inputs again, where they still are.")] = False,
@@ -218,7 +164,7 @@ def verify(
         show.verified(found)
 
 
-@_command
+@command
 def inspect(
     path: Annotated[
         Path, typer.Argument(metavar="RECEIPT|OUT|CHECKPOINT", help="A merged model or its receipt, or any checkpoint.")
@@ -249,7 +195,7 @@ def inspect(
         show.inspected(found, png)
 
 
-@_command
+@command
 def finetune(
     config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="What to train, on what, and how.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="RUN", help="The run's folder.")] = None,
@@ -282,7 +228,7 @@ def finetune(
         show.trained(run)
 
 
-@_command
+@command
 def evaluate(
     checkpoints: Annotated[
         list[Path] | None,
@@ -342,7 +288,7 @@ def evaluate(
         print_it()
 
 
-@_command
+@command
 def demo(
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="DIR", help="Where checkpoints, table and chart go.")
