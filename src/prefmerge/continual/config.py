@@ -181,7 +181,7 @@ def read_config(file: str | Path) -> FinetuneConfig:
         raise ConfigError(f"{file}: cannot be read as YAML: {error}") from error
     if not isinstance(found, dict):
         raise ConfigError(f"{file}: expected a mapping with at least `model` and `data`, found {type(found).__name__}.")
-    return _anchored(make_config(found, str(file)), file.parent)
+    return anchored(make_config(found, str(file)), file.parent)
 
 
 def make_config(found: Mapping[str, Any], where: str = "configuration") -> FinetuneConfig:
@@ -189,18 +189,19 @@ def make_config(found: Mapping[str, Any], where: str = "configuration") -> Finet
     try:
         return FinetuneConfig.model_validate(dict(found))
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{where}: {line}" for line in _complaints(error))) from error
+        raise ConfigError("\n".join(f"{where}: {line}" for line in complaints(error, FinetuneConfig))) from error
 
 
-def _complaints(error: ValidationError) -> Iterator[str]:
+def complaints(error: ValidationError, root: type[BaseModel]) -> Iterator[str]:
+    """One line per refusal of a configuration of the kind `root`, with the nearest known key."""
     found = error.errors(include_url=False)
     for one in found:
         if one["type"] == "too_short" and any(len(other["loc"]) > len(one["loc"]) for other in found):
             continue  # what is inside it was refused, and counts as absent
         at = ".".join(str(part) for part in one["loc"]) or "the top level"
         if one["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(str(one["loc"][-1]), _keys(one["loc"][:-1]), n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(_keys(one['loc'][:-1]))}."
+            near = difflib.get_close_matches(str(one["loc"][-1]), _keys(root, one["loc"][:-1]), n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(_keys(root, one['loc'][:-1]))}."
             yield f"unknown key {at!r}.{hint}"
         elif one["type"] == "missing":
             yield f"{at!r} is missing."
@@ -210,18 +211,18 @@ def _complaints(error: ValidationError) -> Iterator[str]:
             yield f"{at}: {message[0].lower() + message[1:]}{shown}."
 
 
-def _keys(path: tuple[int | str, ...]) -> list[str]:
+def _keys(root: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     """The keys that are known at a place of the configuration."""
-    part: Any = FinetuneConfig
+    part: Any = root
     for step in path:
-        if isinstance(step, str):
+        if isinstance(step, str) and step in part.model_fields:
             kind = part.model_fields[step].annotation
             part = next((k for k in (kind, *getattr(kind, "__args__", ())) if hasattr(k, "model_fields")), part)
     return list(part.model_fields)
 
 
-def _anchored(config: FinetuneConfig, home: Path) -> FinetuneConfig:
-    """Paths beside the configuration's own file, made absolute; hub ids and registered names stay."""
+def anchored(config: FinetuneConfig, home: Path) -> FinetuneConfig:
+    """Paths that exist in the folder of the configuration's own file, made absolute; hub ids and registered names stay."""
 
     def at(path: str | None) -> str | None:
         if path is None or Path(path).is_absolute():

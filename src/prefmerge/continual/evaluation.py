@@ -21,7 +21,7 @@ from prefmerge.continual.data.examples import concatenated
 from prefmerge.continual.features import Progress, embed
 from prefmerge.continual.metrics import Metrics, mean_std, metrics, wilson
 from prefmerge.continual.scenarios import Scenario, check_inputs
-from prefmerge.errors import DataError, RunError
+from prefmerge.errors import CheckpointMismatch, DataError, RunError
 from prefmerge.runs import IN_SEQUENCE, Run, read_run
 
 if TYPE_CHECKING:
@@ -285,30 +285,42 @@ class OpenedRun:
     head: Head
 
 
+def open_data(run_folder: str | Path) -> tuple[Run, FinetuneConfig, Scenario]:
+    """A run's manifest, configuration and data, checked to be those that the run was made with; no model is loaded.
+
+    `scenario` has the tasks of the data, also in joint training, which makes one of them. Raises RunError where the
+    data changed; what reading them raises.
+    """
+    from prefmerge.continual.config import read_config
+    from prefmerge.continual.data import load_corpus
+    from prefmerge.continual.run_folder import CONFIG, check_samples
+    from prefmerge.continual.scenarios import build_scenario
+
+    run = read_run(run_folder)
+    config = read_config(run.folder / CONFIG)
+    scenario = build_scenario(config, [load_corpus(one, config.seed) for one in config.data])
+    check_samples(scenario, run.folder, {(task.name, "test") for task in scenario.tasks})
+    return run, config, scenario
+
+
 def open_run(run_folder: str | Path) -> OpenedRun:
     """Read a run's manifest, configuration, data, encoder and head, and check that they still belong together.
 
     Raises RunError where the data or the classes are no longer those of the run, or it names no head; what reading its
     parts raises.
     """
-    from prefmerge.continual.config import read_config
-    from prefmerge.continual.data import load_corpus
     from prefmerge.continual.encoders import load_encoder
     from prefmerge.continual.heads import Head
-    from prefmerge.continual.run_folder import CONFIG, check_samples
-    from prefmerge.continual.scenarios import build_scenario
 
-    run = read_run(run_folder)
-    if run.head_path is None:
-        raise RunError(f"{run.folder}: its manifest names no head, without which nothing can be evaluated.")
-    config = read_config(run.folder / CONFIG)
-    scenario = build_scenario(config, [load_corpus(one, config.seed) for one in config.data])
-    check_samples(scenario, run.folder, {(task.name, "test") for task in scenario.tasks})
-    head = Head.load(run.head_path)
+    head_path = read_run(run_folder).head_path
+    if head_path is None:
+        raise RunError(f"{run_folder}: its manifest names no head, without which nothing can be evaluated.")
+    run, config, scenario = open_data(run_folder)
+    head = Head.load(head_path)
     wrong = _other_classes(head, scenario)
     if wrong:
         raise RunError(
-            f"{run.head_path}: the data changed since the run: {wrong}. Restore the data, or begin another run."
+            f"{head_path}: the data changed since the run: {wrong}. Restore the data, or begin another run."
         )
     encoder = load_encoder(config.model)
     check_inputs(scenario, encoder)
@@ -397,3 +409,23 @@ def summary_over_seeds(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, An
             {"name": name, **over([one["tasks"][at] for one in evaluations])} for at, name in enumerate(names[0])
         ],
     }
+
+
+def put(encoder: Encoder, weights: Mapping[str, np.ndarray]) -> None:
+    """Copy float32 weights, by the names of `Encoder.state`, into the encoder's tower; what is not named stays.
+
+    Raises CheckpointMismatch for a name or a shape that the tower does not have.
+    """
+    import torch
+
+    state = encoder.state()
+    for name, values in weights.items():
+        if name not in state or tuple(state[name].shape) != values.shape:
+            found = "no such tensor" if name not in state else f"shape {tuple(state[name].shape)}"
+            raise CheckpointMismatch(
+                f"{encoder.name}: weights for {name!r} with shape {values.shape}, but the model has {found}. "
+                "Take checkpoints of this model."
+            )
+    with torch.no_grad():
+        for name, values in weights.items():
+            state[name].copy_(torch.from_numpy(np.ascontiguousarray(values)))
