@@ -46,7 +46,7 @@ def test_it_is_the_papers_setting(file: Path):
     )
     assert made.data[0].name == data
     assert made.scenario.tasks == TASKS[tasks][0]
-    assert recipe.size(made.scenario.tasks) == TASKS[tasks][1]
+    assert recipe.size(TASKS[tasks][0]) == TASKS[tasks][1]
     assert recipe.environments.variants == (42, 123, 456, 789, 1011)
     assert recipe.seeds == (3, 4, 5)
     wanted = {"": "openai/clip-vit-base-patch16", "vit-l-14": "openai/clip-vit-large-patch14"}

@@ -126,6 +126,8 @@ EXAMPLES = {
         "prefmerge inspect merged.safetensors --png ownership.png",
         "prefmerge inspect merged/receipt.json --by tensor",
         "prefmerge inspect base.safetensors",
+        "prefmerge inspect base.safetensors cars.safetensors birds.safetensors --png analyses",
+        "prefmerge inspect --run my-run --against my-run-independent",
     ),
     "finetune": ("prefmerge finetune cifar100.yaml -o my-run",),
     "evaluate": (
@@ -133,6 +135,16 @@ EXAMPLES = {
         "prefmerge evaluate --run my-run --json",
         "prefmerge evaluate --run my-run --run my-run-seed-4",
     ),
+    "prefer": (
+        "prefmerge prefer --run my-run --labels seen.csv -o preference.json",
+        "prefmerge prefer --run my-run --features photos/ --similarity mmd",
+        "prefmerge prefer base/ cars/ birds/ --labels seen.csv --task-labels counts.json",
+    ),
+    "search": (
+        "prefmerge search --run my-run --pairs seen.csv -o found",
+        "prefmerge search --run my-run --pairs photos/ -o found-2 --space preference,scale,selection=optimal",
+    ),
+    "bench": ("prefmerge bench my-runs.yaml -o my-results",),
     "demo": ("prefmerge demo -o demo-out --seed 1",),
 }
 

@@ -222,7 +222,7 @@ def _keys(root: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
 
 
 def anchored(config: FinetuneConfig, home: Path) -> FinetuneConfig:
-    """Paths that exist in the folder of the configuration's own file, made absolute; hub ids and registered names stay."""
+    """Paths that exist beside the configuration's own file, made absolute; hub ids and registered names stay."""
 
     def at(path: str | None) -> str | None:
         if path is None or Path(path).is_absolute():

@@ -319,9 +319,7 @@ def open_run(run_folder: str | Path) -> OpenedRun:
     head = Head.load(head_path)
     wrong = _other_classes(head, scenario)
     if wrong:
-        raise RunError(
-            f"{head_path}: the data changed since the run: {wrong}. Restore the data, or begin another run."
-        )
+        raise RunError(f"{head_path}: the data changed since the run: {wrong}. Restore the data, or begin another run.")
     encoder = load_encoder(config.model)
     check_inputs(scenario, encoder)
     return OpenedRun(run, config, scenario, encoder, head)

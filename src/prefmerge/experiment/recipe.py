@@ -47,7 +47,7 @@ def _number(value: Any) -> str:
 
 
 class MixConfig(_Part):
-    """A user's own environment: `{name: clinic, ratios: [8, 2], tasks: [cars, birds]}`; without tasks they are drawn."""
+    """A user's own environment: `{name: clinic, ratios: [8, 2], tasks: [cars, birds]}`; tasks are drawn if left out."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
     ratios: tuple[str, ...] = Field(min_length=1)

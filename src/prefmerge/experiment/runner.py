@@ -212,9 +212,7 @@ def train(recipe: Experiment, out: Path, jobs: int, say: Callable[[str], None]) 
     if jobs > 1 and len(jobs_to_do) > 1:
         say(f"Training {len(jobs_to_do)} runs, {jobs} at a time; each tells its progress in {folder}/NAME.log.")
         with ThreadPoolExecutor(jobs) as pool:
-            waiting = [
-                pool.submit(_train_one, file, target, folder / f"{target.name}.log") for file, target in jobs_to_do
-            ]
+            waiting = [pool.submit(_train_one, *job, folder / f"{job[1].name}.log") for job in jobs_to_do]
             for one in waiting:
                 one.result()
     return folders
@@ -451,8 +449,8 @@ def _score(
 ) -> Score:
     if len(right) != len(place.test_ids):
         raise DataError(
-            f"{method} on {place.title}: {len(right)} answers for {len(place.test_ids)} samples; the cell is of another "
-            "manifest. Remove the folder `cells` and run the same command again."
+            f"{method} on {place.title}: {len(right)} answers for {len(place.test_ids)} samples; the cell is of "
+            "another manifest. Remove the folder `cells` and run the same command again."
         )
     return Score(
         study,

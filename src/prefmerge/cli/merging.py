@@ -1,0 +1,208 @@
+"""`prefmerge merge`, `plan` and `verify`: from checkpoints or a recipe to a model with a receipt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from prefmerge.cli import options as o
+from prefmerge.cli.app import command
+from prefmerge.errors import MethodError, UsageError
+
+if TYPE_CHECKING:
+    from prefmerge.merging.recipe import Recipe
+
+
+@command
+def merge(
+    inputs: o.Inputs = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="OUT", help="A .safetensors file, or a folder.")
+    ] = None,
+    run: o.Run = None,
+    method: o.Method = None,
+    prefer: o.Prefer = None,
+    scale: o.Scale = None,
+    seed: o.Seed = None,
+    selection: o.Selection = None,
+    importance: o.Importance = None,
+    strength: o.Strength = None,
+    carry: o.Carry = None,
+    scope: o.Scope = None,
+    passes: o.Passes = None,
+    density: o.Density = None,
+    dtype: o.Dtype = None,
+    exclude: o.Exclude = None,
+    as_task_vector: o.AsTaskVector = False,
+    threads: o.Threads = None,
+    max_memory: o.MaxMemory = "256MiB",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, as `plan` does, and write nothing.")
+    ] = False,
+    force: o.Force = False,
+    sha256: Annotated[
+        bool, typer.Option("--sha256", help="Also put the SHA-256 of every file into the receipt.")
+    ] = False,
+    json: o.Json = False,
+) -> None:
+    """Merge a base and its tasks into one model with a receipt.
+
+    The receipt says how it was made and which task owns how much of it. An explicit flag wins over the recipe file.
+    """
+    _something(inputs, run)
+    if out is None and not dry_run:
+        raise UsageError("-o OUT is missing: where should the merged model go?")
+    recipe = _recipe(
+        inputs or [],
+        run,
+        method=method,
+        preference=prefer,
+        scale=scale,
+        seed=seed,
+        selection=selection,
+        importance=importance,
+        strength=strength,
+        carry=carry,
+        scope=scope,
+        passes=passes,
+        density=density,
+        dtype=dtype,
+        exclude=exclude,
+        as_task_vector=as_task_vector or None,
+    )
+    from prefmerge.cli import show
+
+    if dry_run or out is None:
+        _plan(recipe, json)
+        return
+    from prefmerge.merging import api
+
+    show.say_compiling()
+    with show.progress() as report:
+        receipt = api.run(
+            recipe, out, threads=threads, max_memory=max_memory, force=force, sha256=sha256, progress=report
+        )
+    if json:
+        show.as_json(receipt.data)
+    else:
+        show.merged(receipt.data, recipe, out)
+
+
+@command
+def plan(
+    inputs: o.Inputs = None,
+    run: o.Run = None,
+    method: o.Method = None,
+    prefer: o.Prefer = None,
+    scale: o.Scale = None,
+    seed: o.Seed = None,
+    selection: o.Selection = None,
+    importance: o.Importance = None,
+    strength: o.Strength = None,
+    carry: o.Carry = None,
+    scope: o.Scope = None,
+    passes: o.Passes = None,
+    density: o.Density = None,
+    dtype: o.Dtype = None,
+    exclude: o.Exclude = None,
+    as_task_vector: o.AsTaskVector = False,
+    json: o.Json = False,
+) -> None:
+    """Say what merge would do. Reads headers only, so budgets are upper bounds until unchanged tensors are known."""
+    _something(inputs, run)
+    recipe = _recipe(
+        inputs or [],
+        run,
+        method=method,
+        preference=prefer,
+        scale=scale,
+        seed=seed,
+        selection=selection,
+        importance=importance,
+        strength=strength,
+        carry=carry,
+        scope=scope,
+        passes=passes,
+        density=density,
+        dtype=dtype,
+        exclude=exclude,
+        as_task_vector=as_task_vector or None,
+    )
+    _plan(recipe, json)
+
+
+@command
+def verify(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A merged file or folder.")],
+    inputs: Annotated[bool, typer.Option("--inputs", help="Also hash the inputs again, where they still are.")] = False,
+    rerun: Annotated[
+        bool, typer.Option("--rerun", help="Also merge again from the receipt, into a temporary folder, and compare.")
+    ] = False,
+    threads: o.Threads = None,
+    json: o.Json = False,
+) -> None:
+    """Check a merged model against its receipt."""
+    from prefmerge.cli import show
+    from prefmerge.merging.verify import verify as check
+
+    with show.progress() as report:
+        found = check(out, inputs=inputs, rerun=rerun, threads=threads, progress=report)
+    if json:
+        show.as_json(found.to_json())
+    else:
+        show.verified(found)
+
+
+def _something(inputs: list[Path] | None, run: Path | None) -> None:
+    if not inputs and run is None:
+        raise UsageError("nothing to merge: give a base and its tasks, a recipe, or --run RUN.")
+
+
+def _recipe(inputs: list[Path], run: Path | None, **flags: Any) -> Recipe:
+    """The recipe that the arguments and flags describe."""
+    from prefmerge.merging.recipe import Recipe, TaskEntry
+
+    if run is not None:
+        if inputs:
+            raise UsageError(f"--run {run} already says which checkpoints to take; {inputs[0]} is one too many.")
+        recipe = of_run(run)
+    elif inputs[0].suffix.lower() in (".yaml", ".yml"):
+        if len(inputs) > 1:
+            raise UsageError(f"{inputs[0]} is a recipe and names its own checkpoints; {inputs[1]} is one too many.")
+        recipe = Recipe.from_yaml(inputs[0])
+    else:
+        recipe = Recipe(base=str(inputs[0]), tasks=tuple(TaskEntry(path=str(path)) for path in inputs[1:]))
+    try:
+        return recipe.with_overrides(strict=True, **flags)
+    except MethodError as error:  # the flags are all that is new: a value that makes no sense is wrong usage
+        raise UsageError(str(error)) from error
+
+
+def of_run(folder: Path) -> Recipe:
+    """A recipe with the base and the tasks of a run that is finished."""
+    from prefmerge.errors import RunError
+    from prefmerge.merging.recipe import Recipe, TaskEntry
+    from prefmerge.runs import read_run
+
+    run = read_run(folder)
+    missing = [task.name for task in run.tasks if not task.done]
+    if missing:
+        raise RunError(
+            f"{folder}: task {missing[0]!r} is not trained yet ({len(missing)} of {len(run.tasks)} are missing). "
+            f"Run the same `prefmerge finetune` again to go on, or name the checkpoints that are to be merged."
+        )
+    tasks = tuple(TaskEntry(path=str(run.task_path(i)), name=task.name) for i, task in enumerate(run.tasks))
+    return Recipe(base=str(run.base_path), tasks=tasks)
+
+
+def _plan(recipe: Recipe, json: bool) -> None:
+    from prefmerge.cli import show
+    from prefmerge.merging.api import make_plan
+
+    with make_plan(recipe) as found:
+        if json:
+            show.as_json(found.to_json())
+        else:
+            show.planned(found, recipe)

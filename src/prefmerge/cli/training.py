@@ -1,0 +1,107 @@
+"""`prefmerge finetune` and `evaluate`: the checkpoints, and how good they are."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prefmerge.cli import options as o
+from prefmerge.cli.app import command
+from prefmerge.errors import UsageError
+
+
+@command
+def finetune(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="What to train, on what, and how.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="RUN", help="The run's folder.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Begin a run that is there anew.")] = False,
+    json: o.Json = False,
+) -> None:
+    """Fine-tune one checkpoint per task, one task after another. Needs the extra `train`.
+
+    The same command on a run that was interrupted goes on with it. The smallest CONFIG.yaml, with the papers' recipe:
+
+    \b
+      model: openai/clip-vit-base-patch16
+      data: cifar100
+      scenario: {kind: class-incremental, tasks: 5}
+    """
+    if out is None:
+        raise UsageError("-o RUN is missing: where should the checkpoints go?")
+    from prefmerge.cli import show
+    from prefmerge.continual.config import read_config
+    from prefmerge.continual.finetuning import finetune as train
+
+    asked = read_config(config)
+    with show.training() as report:
+        run = train(asked, out, force=force, progress=report)
+    if os.environ.get("RANK", "0") != "0":
+        return  # one of several processes tells
+    if json:
+        show.as_json(run.to_json())
+    else:
+        show.trained(run)
+
+
+@command
+def evaluate(
+    checkpoints: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[CHECKPOINT]...", help="A merged model, or any of the run's; one for each --run."),
+    ] = None,
+    run: Annotated[
+        list[Path] | None,
+        typer.Option("--run", metavar="RUN", help="The run whose tasks it is for. Repeatable: seeds."),
+    ] = None,
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Samples encoded at once.")] = 256,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Neither read nor write encoded features on disk.")
+    ] = False,
+    json: o.Json = False,
+) -> None:
+    """Accuracy of a checkpoint on every task of a run. Needs the extra `train`.
+
+    Without a checkpoint: all of the run's, each on every task, and what was forgotten. With several runs, which differ
+    in their seed: mean and standard deviation over them, of the checkpoints given or of the last ones.
+    """
+    checkpoints, runs = checkpoints or [], run or []
+    if not runs:
+        raise UsageError("--run RUN is missing: whose tasks, classes and test samples?")
+    if checkpoints and len(checkpoints) != len(runs):
+        raise UsageError(
+            f"{len(checkpoints)} checkpoints for {len(runs)} runs: give one for each --run, in the same order, or none."
+        )
+    from prefmerge.cli import show
+    from prefmerge.continual import evaluation, features
+    from prefmerge.continual.finetuning import require_train
+    from prefmerge.runs import read_run
+
+    require_train("evaluation")
+    how: dict[str, Any] = {"batch": batch, "cache": None if no_cache else features.cache_folder()}
+    found: dict[str, Any]
+    with show.encoding() as report:
+        if len(runs) > 1:
+            paths = checkpoints or [read_run(one).last_path for one in runs]
+            several = [
+                evaluation.evaluate_checkpoint(path, one, progress=report, **how).to_json()
+                for path, one in zip(paths, runs, strict=True)
+            ]
+            found = evaluation.summary_over_seeds(several)
+            print_it = functools.partial(show.over_seeds, found)
+        elif checkpoints:
+            one = evaluation.evaluate_checkpoint(checkpoints[0], runs[0], progress=report, **how)
+            found, print_it = one.to_json(), functools.partial(show.evaluated, one)
+        else:
+            opened = evaluation.open_run(runs[0])
+            device = evaluation.best_device(opened.config)
+            parts = (opened.encoder, opened.run, opened.head, opened.scenario)
+            every = evaluation.evaluate_matrix(*parts, device=device, progress=report, **how)
+            found, print_it = every.to_json(), functools.partial(show.matrix, every)
+    if json:
+        show.as_json(found)
+    else:
+        print_it()
