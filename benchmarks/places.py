@@ -3,8 +3,8 @@
 The whole experiment of Tunable MAGMAX's section 4 on a real pre-trained model and real data: all-MiniLM-L6-v2 on
 WordNet's definitions (as `benchmarks.real_model`, with 125 test texts a class, so that a place can take 400 of its 500
 samples from one task), two training seeds, every method at scales 0.5 and 1.0. The recipe is
-`examples/bench/wordnet.yaml`, with the model from its package in place of the hub. Resumable: hours on two cores, 1.5 GB of disk. Writes `results/places.json`
-and, with --docs, the report as a document with its figures.
+`examples/bench/wordnet.yaml`, with the model from its package in place of the hub. Resumable: hours on two cores,
+1.5 GB of disk. Writes `results/places.json` and, with --docs, the report as a document with its figures.
 """
 
 from __future__ import annotations

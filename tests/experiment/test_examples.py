@@ -29,9 +29,9 @@ def test_there_is_one_for_every_setting():
 def test_it_can_be_read(file: Path):
     recipe = read_experiment(file)
     assert f"examples/bench/{file.name}" in file.read_text()  # the command that runs it
-    for training in recipe.trainings:
-        made = training_config(recipe, training, recipe.seeds[0])
-        assert (made.seed, made.training.method) == (recipe.seeds[0], training)
+    for training, seeds in recipe.wanted().items():
+        made = training_config(recipe, training, seeds[0])
+        assert (made.seed, made.training.method) == (seeds[0], training)
     assert {"0.5", "1.0"} <= set(recipe.scales)
 
 

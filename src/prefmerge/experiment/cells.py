@@ -42,6 +42,7 @@ class Cell:
     seed: int
     title: str
     spec: Mapping[str, Any] = field(hash=False)
+    after: str | None = None  # the key of a cell whose result this one reads
 
     @property
     def key(self) -> str:
@@ -103,8 +104,8 @@ class Prepared:
     seed: int
     identity: str
 
-    def cell(self, kind: CellKind, stage: int, title: str, **spec: Any) -> Cell:
-        return Cell(kind, stage, str(self.run.folder), self.seed, title, {"run": self.identity, **spec})
+    def cell(self, kind: CellKind, stage: int, title: str, *, after: str | None = None, **spec: Any) -> Cell:
+        return Cell(kind, stage, str(self.run.folder), self.seed, title, {"run": self.identity, **spec}, after)
 
 
 @dataclass(frozen=True)
@@ -257,11 +258,12 @@ def _place(one: Prepared, recipe: Experiment, method: Method, place: Environment
         "seed": one.seed,
         "batch": recipe.batch,
     }
-    stage = 1
-    if before is not None:
-        spec["after"], stage = before.key, 2
+    if before is not None and method.similarity is not None:
+        # Not the key of the cell that has it: a place that joins there changes nothing here.
+        spec |= {"similarity": recipe.similarity.of(method.similarity), "samples": recipe.similarity.samples}
     if method.kind == "search":
         spec |= {"search": recipe.search.model_dump()}
         del spec["scales"]
     title = f"seed {one.seed}, {place.name} variant {place.variant + 1}, {method.name}"
-    return one.cell("search" if method.kind == "search" else "place", stage, title, **spec)
+    kind: CellKind = "search" if method.kind == "search" else "place"
+    return one.cell(kind, 1 if before is None else 2, title, after=before.key if before else None, **spec)

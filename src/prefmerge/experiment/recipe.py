@@ -176,7 +176,7 @@ class Experiment(_Part):
     runs: dict[Training, tuple[str, ...]] | None = None  # folders of runs that are there
     finetune: str | dict[str, Any] | None = None  # or the configuration of fine-tuning, and what to train with it
     seeds: tuple[int, ...] = (3, 4, 5)  # of the trainings (authors' code)
-    trainings: tuple[Training, ...] = ("sequential",)
+    trainings: tuple[Training, ...] | dict[Training, tuple[int, ...]] = ("sequential",)  # or with seeds for each
     studies: tuple[Study, ...] = ("places", "alpha", "diversity", "methods", "analysis")
     scales: tuple[str, ...] = Field(default=("0.5",), min_length=1)  # the paper's; every method at each
     methods: tuple[str | OwnMethod, ...] = PAPERS + ABLATION
@@ -220,7 +220,7 @@ class Experiment(_Part):
             raise ValueError("give either runs (folders that are there) or finetune (a configuration to train with)")
         if self.runs is not None and not self.runs.get("sequential"):
             raise ValueError("runs: at least one sequential run is needed; the places and the alphas are studied on it")
-        if self.finetune is not None and "sequential" not in self.trainings:
+        if self.finetune is not None and not self.wanted().get("sequential"):
             raise ValueError("trainings: sequential is needed; the places and the alphas are studied on it")
         for what, names in (("methods", self.methods), ("diversity.methods", self.diversity.methods)):
             shown = [one if isinstance(one, str) else one.name for one in names]
@@ -232,10 +232,15 @@ class Experiment(_Part):
             twice = sorted({name for name in shown if shown.count(name) > 1})
             if twice:
                 raise ValueError(f"{what}: {twice[0]!r} is there twice")
-        for what, several in (("seeds", self.seeds), ("environments.variants", self.environments.variants)):
+        seeded = [(f"seeds of {training}", seeds) for training, seeds in self.wanted().items()]
+        for what, several in (*seeded, ("environments.variants", self.environments.variants)):
             if len(set(several)) != len(several):
                 raise ValueError(f"{what}: the same number twice: {list(several)}")
         return self
+
+    def wanted(self) -> dict[Training, tuple[int, ...]]:
+        """The runs that are trained: seeds by training."""
+        return self.trainings if isinstance(self.trainings, dict) else dict.fromkeys(self.trainings, self.seeds)
 
     def method_list(self) -> list[Method]:
         """The methods of the main study, in order."""

@@ -198,8 +198,8 @@ def train(recipe: Experiment, out: Path, jobs: int, say: Callable[[str], None]) 
     folder.mkdir(parents=True, exist_ok=True)
     jobs_to_do: list[tuple[Path, Path]] = []
     folders: dict[str, list[str]] = {}
-    for training in recipe.trainings:
-        for seed in recipe.seeds:
+    for training, seeds in recipe.wanted().items():
+        for seed in seeds:
             name = f"{training}-seed-{seed}"
             file, target = folder / f"{name}.yaml", folder / name
             _write_text(file, training_config(recipe, training, seed).to_yaml())
@@ -250,7 +250,7 @@ def do_cells(cells: Sequence[Cell], out: Path, *, jobs: int, progress: Progress 
     waiting = {cell.key: cell for cell in todo}
 
     def able(cell: Cell) -> bool:
-        return cell.spec.get("after") not in waiting
+        return cell.after not in waiting
 
     def told(cell: Cell, error: BaseException | None) -> None:
         nonlocal done

@@ -285,7 +285,7 @@ def _after(bench: Bench, cell: Cell) -> dict[str, Any]:
     """The result of the cell that this one builds on."""
     import json
 
-    file = bench.out / "cells" / f"{cell.spec['after']}.json"
+    file = bench.out / "cells" / f"{cell.after}.json"
     try:
         return json.loads(file.read_text(encoding="utf-8"))["result"]
     except (OSError, ValueError, KeyError) as error:

@@ -3,7 +3,7 @@
     owned[layer, task] = sum over the layer's tensors of the elements that take their value from the task
 
 Read from receipts and headers alone: counts of elements, no weights. Cost: O(tensors x tasks). Left out: sign conflicts
-and magnitudes, which need the weights.
+and magnitudes, which need the weights (task_vectors.py).
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def _size(shape: Iterable[int]) -> int:
 
 
 def _rows(sizes: Mapping[str, int], owned: Mapping[str, Sequence[int]], by: By) -> tuple[Row, ...]:
-    names = sorted(sizes, key=_natural)
+    names = sorted(sizes, key=natural)
     group = layers(names) if by == "layer" else {name: name for name in names}
     members: dict[str, list[str]] = defaultdict(list)
     for name in names:
@@ -162,7 +162,7 @@ def _rows(sizes: Mapping[str, int], owned: Mapping[str, Sequence[int]], by: By) 
     return tuple(rows)
 
 
-def _natural(name: str) -> list[tuple[int, int, str]]:
+def natural(name: str) -> list[tuple[int, int, str]]:
     """Sorts block 10 after block 9."""
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
 
