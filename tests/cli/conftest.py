@@ -34,6 +34,8 @@ def tensors(seed: int) -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "seen.csv").write_text("label\nsedan\nsedan\nvan\nowl\n")
+    (tmp_path / "counts.json").write_text('{"cars": {"sedan": 30, "van": 30}, "birds": {"owl": 20, "jay": 20}}')
     for seed, name in enumerate(("base", "cars", "birds")):
         save_file(tensors(seed), tmp_path / f"{name}.safetensors")
         (tmp_path / name).mkdir()

@@ -84,10 +84,13 @@ def test_from_a_configuration_to_a_merged_model(words: Path, call: Callable[[str
 
 def test_the_examples_of_the_help_texts_work(words: Path, call: Callable[[str], Result]) -> None:
     (words / "cifar100.yaml").write_text((words / "sequential.yaml").read_text())
-    lines = [line for name in ("finetune", "merge", "evaluate") for line in EXAMPLES[name] if "my-run" in line]
-    assert len(lines) == 5
+    lines = [
+        line for name in ("finetune", "merge", "evaluate", "inspect") for line in EXAMPLES[name] if "my-run" in line
+    ]
+    assert len(lines) == 6
     (words / "seed-4.yaml").write_text((words / "sequential.yaml").read_text().replace("seed: 1", "seed: 4"))
     assert call("finetune seed-4.yaml -o my-run-seed-4").code == 0
+    assert call("finetune independent.yaml -o my-run-independent").code == 0
     for line in lines:
         done = call(line.removeprefix("prefmerge "))
         assert (done.code, done.exception) == (0, None), line

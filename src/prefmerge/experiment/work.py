@@ -212,7 +212,7 @@ def _similarity(bench: Bench, cell: Cell) -> dict[str, Any]:
     own, ours = [], []
     for index, task in enumerate(scenario.tasks):
         bench.opened.encoder.load(run.task_path(index))
-        train = _some(task.train, spec["samples_per_task"], bench.opened.config.seed)
+        train = training_sample(task.train, spec["samples_per_task"], bench.opened.config.seed)
         own.append(_kept(bench, train, spec["batch"]))
         ours.append(_kept(bench, shown, spec["batch"]))
     for place in places:
@@ -227,7 +227,7 @@ def _key(place: Environment) -> str:
     return f"{place.name}/{place.variant}"
 
 
-def _some(examples: Examples, count: int, seed: int) -> Examples:
+def training_sample(examples: Examples, count: int, seed: int) -> Examples:
     """At most `count` samples, those of the smallest keyed hashes."""
     ranked = sorted(range(len(examples)), key=lambda i: (keyed("similarity", seed, examples.ids[i]), examples.ids[i]))
     return examples.take(sorted(ranked[:count]))
