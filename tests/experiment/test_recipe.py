@@ -88,7 +88,7 @@ def test_what_is_trained_differs_in_seed_and_training_alone(tmp_path: Path):
         ("runs: [a]\nsimilarity: {ot: {gama: 3}}", "Did you mean 'gamma'?"),
         ("runs: [a]\nstudies: [tables]", "studies"),
         ("finetune: {model: m, data: d}\ntrainings: [ewc]", "trainings: sequential is needed"),
-        ("[a]", "expected a mapping with `runs` or `finetune`, found list"),
+        ("[a]", "expected a mapping with at least `runs` or `finetune`, found list"),
         ("runs: [", "cannot be read as YAML"),
     ],
 )

@@ -168,20 +168,26 @@ def read_config(file: str | Path) -> FinetuneConfig:
 
     Raises ConfigError naming file, key, what was found and the nearest known key.
     """
+    file = Path(file)
+    found = read_mapping(
+        file, "Give the YAML file of the run; `prefmerge finetune -h` shows one.", "`model` and `data`"
+    )
+    return anchored(make_config(found, str(file)), file.parent)
+
+
+def read_mapping(file: Path, which: str, keys: str) -> dict[str, Any]:
+    """The mapping in a YAML file. `which` says what file to give, `keys` what it holds at least. Raises ConfigError."""
     import yaml
 
-    file = Path(file)
     try:
         found = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(
-            f"{file}: no such file. Give the YAML file of the run; `prefmerge finetune -h` shows one."
-        ) from None
+        raise ConfigError(f"{file}: no such file. {which}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{file}: cannot be read as YAML: {error}") from error
     if not isinstance(found, dict):
-        raise ConfigError(f"{file}: expected a mapping with at least `model` and `data`, found {type(found).__name__}.")
-    return anchored(make_config(found, str(file)), file.parent)
+        raise ConfigError(f"{file}: expected a mapping with at least {keys}, found {type(found).__name__}.")
+    return found
 
 
 def make_config(found: Mapping[str, Any], where: str = "configuration") -> FinetuneConfig:

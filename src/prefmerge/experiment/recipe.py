@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from prefmerge.continual.config import FinetuneConfig, anchored, complaints, make_config, read_config
+from prefmerge.continual.config import FinetuneConfig, anchored, complaints, make_config, read_config, read_mapping
 from prefmerge.errors import ConfigError, PreferenceError, PrefmergeError
 from prefmerge.experiment import published
 from prefmerge.experiment.methods import ABLATION, KNOWN, PAPERS, Method
@@ -284,19 +284,8 @@ def read_experiment(file: str | Path) -> Experiment:
     Raises ConfigError naming file, key, what was found and the nearest known key; of published numbers the nearest
     table.
     """
-    import yaml
-
     file = Path(file)
-    try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{file}: no such file. Give the YAML file of an experiment; examples/bench has some."
-        ) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file}: cannot be read as YAML: {error}") from error
-    if not isinstance(found, dict):
-        raise ConfigError(f"{file}: expected a mapping with `runs` or `finetune`, found {type(found).__name__}.")
+    found = read_mapping(file, "Give the YAML file of an experiment; examples/bench has some.", "`runs` or `finetune`")
     try:
         recipe = Experiment.model_validate(found)
     except ValidationError as error:
