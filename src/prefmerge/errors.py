@@ -119,6 +119,10 @@ class MissingExtra(PrefmergeError):
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} needs an optional dependency. Install it with: pip install 'prefmerge[{extra}]'")
+        self.what, self.extra = what, extra
+
+    def __reduce__(self) -> tuple[type[MissingExtra], tuple[str, str]]:
+        return MissingExtra, (self.what, self.extra)  # it may come from another process
 
 
 class UsageError(PrefmergeError):

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from dataclasses import replace
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import prefmerge
-from prefmerge.errors import DataError, RunError
+from prefmerge.errors import ConfigError, DataError, MissingExtra, RunError
 from prefmerge.experiment import runner
 from prefmerge.experiment.recipe import Experiment, read_experiment
 from prefmerge.experiment.results import Results
 from prefmerge.experiment.runner import run
+from prefmerge.experiment.work import ids_digest
 
 pytest.importorskip("transformers", reason="experiments need the extra train")
 
@@ -79,7 +82,7 @@ def test_every_method_on_every_environment(done: tuple[Path, Results]):
 
 def test_all_methods_see_the_same_samples(done: tuple[Path, Results]):
     _, results = done
-    digests = {(place.name, place.variant): place.digest for place in results.environments}
+    digests = {(place.name, place.variant): ids_digest(place.test_ids) for place in results.environments}
     for one in results.scores:
         assert one.samples == digests[one.environment, one.variant], one
     seen: dict[tuple[str, int], set[int]] = {}
@@ -136,7 +139,7 @@ def test_the_best_checkpoint_is_chosen_by_what_the_place_shows_alone(
     one = next(
         s
         for s in results.scores
-        if (s.method, s.scale, s.seed) == ("Best checkpoint", "1.0", 1) and s.samples == place.digest
+        if (s.method, s.scale, s.seed) == ("Best checkpoint", "1.0", 1) and s.samples == ids_digest(place.test_ids)
     )
     shown = {}
     for t in range(3):
@@ -232,11 +235,121 @@ def test_another_manifest_than_the_frozen_one_is_refused(runs: Path, done: tuple
         run(recipe(runs, tmp_path), tmp_path / "out", jobs=1)
 
 
-def test_answers_for_other_samples_are_refused(done: tuple[Path, Results]):
-    _, results = done
-    place = results.environments[0]
-    with pytest.raises(DataError, match="the cell is of another manifest"):
-        runner._score("places", "MAGMAX", "0.5", 1, place, np.ones(len(place.test_ids) + 1, bool))
+@pytest.mark.parametrize("method", ["Best checkpoint", "Tunable (OT)", "Tunable (Label)", "MAGMAX"])
+def test_a_method_that_was_judged_on_other_samples_is_refused(
+    runs: Path, done: tuple[Path, Results], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+):
+    from prefmerge.experiment import work
+
+    shutil.copytree(done[0], tmp_path / "out")
+    monkeypatch.setattr(work.Bench, "judged", lambda bench, place: bench.shown(place))
+    monkeypatch.setattr(work.Bench, "everything", lambda bench: bench.shown(next(iter(bench.environments.values()))))
+    for file in (tmp_path / "out" / "cells").glob("*.json"):
+        if json.loads(file.read_text())["title"].endswith(f"even variant 0, {method}") or method == "MAGMAX":
+            file.unlink()
+    with pytest.raises(DataError, match="it was judged on other samples than"):
+        run(recipe(runs, tmp_path), tmp_path / "out", jobs=1)
+
+
+def test_training_data_that_changed_are_refused_where_they_are_encoded(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "moved"
+    shutil.copytree(runs, folder)
+    for file in folder.glob("*/config.yaml"):
+        file.write_text(file.read_text().replace(str(runs), str(folder)))
+    rows = (folder / "train.csv").read_text().splitlines()
+    (folder / "train.csv").write_text("\n".join([rows[0], *(row[::-1][-8:] + row[8:] for row in rows[1:])]) + "\n")
+    text = RECIPE.split("environments")[0] + "studies: [places]\nenvironments: {size: 20, variants: [42]}\nbatch: 16\n"
+    results = run(recipe(folder, tmp_path, text), tmp_path / "out", jobs=1)
+    wrong = [one for one in results.missing if "similarities of places and tasks" in one]
+    assert len(wrong) == 2
+    assert all("contents of train samples of task 'task-01' changed" in one for one in wrong)
+    needing = [one for one in results.missing if "Tunable (OT)" in one]
+    assert len(needing) == 5 * 2
+    assert all("it needs what failed" in one and "changed" in one for one in needing)
+    assert {one.method for one in results.scores} >= {"MAGMAX", "Tunable (Label)"}
+
+
+def test_a_head_that_changed_is_another_run(runs: Path, tmp_path: Path):
+    from prefmerge.experiment.cells import run_identity
+    from prefmerge.runs import read_run
+
+    shutil.copytree(runs / "sequential-1", tmp_path / "run")
+    before = run_identity(read_run(tmp_path / "run"), b"")
+    assert before == run_identity(read_run(runs / "sequential-1"), b"")
+    head = bytearray((tmp_path / "run" / "head.safetensors").read_bytes())
+    head[-1] ^= 1
+    (tmp_path / "run" / "head.safetensors").write_bytes(head)
+    assert run_identity(read_run(tmp_path / "run"), b"") != before
+
+
+def test_a_missing_extra_is_told_before_anything_is_trained(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    again = pickle.loads(pickle.dumps(MissingExtra("search", "places")))  # as it comes from another process
+    assert (type(again), str(again)) == (MissingExtra, str(MissingExtra("search", "places")))
+    real = runner.importlib.util.find_spec
+    monkeypatch.setattr(runner.importlib.util, "find_spec", lambda name: None if name == "ot" else real(name))
+    text = f"finetune: {runs}/sequential-1.yaml\nseeds: [1]\n"
+    with pytest.raises(MissingExtra, match=r"optimal transport needs .* 'prefmerge\[places\]'"):
+        run(recipe(runs, tmp_path, text), tmp_path / "out", jobs=1)
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_what_cannot_be_compared_is_refused_before_the_training(runs: Path, tmp_path: Path):
+    config = (runs / "sequential-1.yaml").read_text().replace(", test: test.csv", "")
+    (tmp_path / "tune.yaml").write_text(
+        config.replace("tiny", str(runs / "tiny")).replace("train.csv", f"{runs}/train.csv")
+    )
+    with pytest.raises(ConfigError, match="test samples or tasks of seed 2 are not those of seed 1"):
+        run(recipe(runs, tmp_path, "finetune: tune.yaml\nseeds: [1, 2]\n"), tmp_path / "out", jobs=1)
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_environments_of_more_tasks_than_there_are(runs: Path, tmp_path: Path):
+    config = (runs / "sequential-1.yaml").read_text().replace("tasks: 3", "tasks: 2")
+    (runs / "two.yaml").write_text(config)
+    told: list[str] = []
+    asked = recipe(runs, tmp_path, f"finetune: {runs}/two.yaml\nseeds: [1]\nenvironments: {{size: 100}}\n")
+    pools, _ = runner.planned_pools(asked)
+    places, _ = runner._environments(asked, pools, tmp_path / "environments.json", told.append)
+    assert {place.name for place in places} == {"e1", "e2"}
+    assert "the papers' environments of more tasks are left out" in told[0]
+    assert "At `environments: {size: 75}` all would hold." in told[1]  # 60 samples a task, 0.8 of one
+
+
+def test_another_frozen_manifest_is_taken(runs: Path, tmp_path: Path):
+    def frozen(first: str) -> Path:
+        other = "task-03" if first == "task-01" else "task-01"
+        mixes = f"[{{name: clinic, ratios: [8, 2], tasks: [{first}, {other}]}}]"
+        text = (
+            f"runs: [RUNS/sequential-1]\nstudies: [places]\nenvironments: {{size: 20, variants: [42], mixes: {mixes}}}"
+        )
+        runner.prepare(recipe(runs, tmp_path / first, text), tmp_path / first / "out", say=lambda text: None)
+        return tmp_path / first / "out" / "environments.json"
+
+    for first in ("task-01", "task-02", "task-01"):
+        text = f"runs: [RUNS/sequential-1]\nstudies: [places]\nenvironments: {{frozen: {frozen(first)}}}"
+        ready = runner.prepare(recipe(runs, tmp_path, text), tmp_path / "out", say=lambda text: None)
+        assert ready.places[0].parts[0].task == first
+
+
+def test_a_worker_that_is_killed_is_one_message(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def killer(done: int, of: int, what: str) -> None:
+        if done == 0:
+            threading.Thread(target=kill, daemon=True).start()
+
+    def kill() -> None:
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            for process in active_children():
+                os.kill(process.pid or 0, signal.SIGKILL)
+                return
+            time.sleep(0.01)
+
+    with pytest.raises(RunError, match=r"was killed, perhaps for its memory\. The same command goes on"):
+        run(recipe(runs, tmp_path), tmp_path / "out", jobs=2, progress=killer)
 
 
 def test_an_environment_that_was_frozen_elsewhere(runs: Path, done: tuple[Path, Results], tmp_path: Path):

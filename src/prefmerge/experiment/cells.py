@@ -71,10 +71,17 @@ class Cell:
 
 
 def run_identity(run: Run, config: bytes) -> str:
-    """What tells one run from another, at the cost of its small files: manifest, configuration, log of the training
-    (losses step by step), and the sizes of the checkpoints' files. Where the folder stands is no part of it.
+    """What tells one run from another, at the cost of its small files: manifest, configuration, head, lists of samples
+    with the hashes of their contents, log of the training (losses step by step), what the base has beside its weights
+    (tokenizer, preprocessing), and the sizes of the checkpoints' files. Where the folder stands is no part of it.
     """
     parts = [json.dumps(run.to_json(), sort_keys=True).encode(), config]
+    beside = [run.head_path, run.folder / "samples.json"]
+    if run.base_path.is_dir():
+        beside += sorted(file for file in run.base_path.rglob("*") if file.suffix in (".json", ".txt", ".model"))
+    for file in beside:
+        if file is not None and file.is_file():
+            parts.append(f"{file.name}\0{xxhash.xxh3_128_hexdigest(file.read_bytes())}".encode())
     log = run.folder / "log.jsonl"
     if log.is_file():
         parts.append(b"\n".join(_without_times(log.read_bytes())))
@@ -264,6 +271,6 @@ def _place(one: Prepared, recipe: Experiment, method: Method, place: Environment
     if method.kind == "search":
         spec |= {"search": recipe.search.model_dump()}
         del spec["scales"]
-    title = f"seed {one.seed}, {place.name} variant {place.variant + 1}, {method.name}"
+    title = f"seed {one.seed}, {place.name} variant {place.variant}, {method.name}"
     kind: CellKind = "search" if method.kind == "search" else "place"
     return one.cell(kind, 1 if before is None else 2, title, after=before.key if before else None, **spec)

@@ -102,7 +102,7 @@ class MmdConfig(_Part):
 class SimilarityConfig(_Part):
     """How a place is compared with the tasks."""
 
-    samples: int = Field(default=500, gt=0)  # training samples of each task
+    samples: int = Field(default=500, gt=1)  # training samples of each task
     ot: OtConfig = OtConfig()
     cosine: CosineConfig = CosineConfig()
     mmd: MmdConfig = MmdConfig()
@@ -120,7 +120,10 @@ class AlphaConfig(_Part):
     @field_validator("values", mode="before")
     @classmethod
     def _exact(cls, value: Any) -> Any:
-        return [_number(one) for one in value] if isinstance(value, list | tuple) else value
+        found = [_number(one) for one in value] if isinstance(value, list | tuple) else value
+        if isinstance(found, list) and any(Fraction(one) < 0 for one in found):
+            raise ValueError("an alpha cannot be negative")
+        return found
 
 
 class DiversityConfig(_Part):
@@ -153,6 +156,13 @@ class OwnMethod(_Part):
     name: str = Field(min_length=1)
     similarity: Literal["label", "ot", "cosine", "mmd"] | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("name")
+    @classmethod
+    def _own(cls, value: str) -> str:
+        if value in KNOWN:
+            raise ValueError("that is a method of the papers or of ours, with settings of its own; choose another name")
+        return value
 
     @field_validator("settings")
     @classmethod
@@ -193,7 +203,8 @@ class Experiment(_Part):
     def _as_written(cls, value: Any) -> Any:
         several = value if isinstance(value, list | tuple) else [value]
         for one in several:
-            _number(one)
+            if Fraction(_number(one)) < 0:
+                raise ValueError(f"{one} is negative")
         return [str(one).strip() for one in several]
 
     @field_validator("runs", mode="before")

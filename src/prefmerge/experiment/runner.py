@@ -17,15 +17,23 @@ results are shown (`report`).
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import platform
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +41,7 @@ import numpy as np
 
 from prefmerge import targets
 from prefmerge.checkpoints import atomic
-from prefmerge.errors import DataError, OutputError, PrefmergeError, RunError
+from prefmerge.errors import ConfigError, DataError, MissingExtra, OutputError, PrefmergeError, RunError
 from prefmerge.experiment.cells import ALPHA_METHOD, Cell, Prepared, Work, plan_work, run_identity
 from prefmerge.experiment.recipe import DIVERSE, Experiment, training_config
 from prefmerge.experiment.results import Results, Score, Shown, TaskScores
@@ -97,9 +105,15 @@ def prepare(recipe: Experiment, out: Path, *, jobs: int | None = None, say: Call
     except OSError as error:
         raise OutputError(f"{out}: cannot be made a folder: {error}. Choose another output.") from error
     _write_text(out / "recipe.yaml", recipe.to_yaml())
-    folders = recipe.runs if recipe.runs is not None else train(recipe, out, jobs or default_jobs(), say)
+    _require_extras(recipe)
     pools: tuple[Pool, ...] | None = None
-    first = ""
+    first = digest = ""
+    encoder: Any = None
+    if recipe.runs is None:  # what cannot be drawn or compared is refused before the training, not after it
+        pools, first = planned_pools(recipe)
+        digest = _digest(pools)
+        _environments(recipe, pools, out / MANIFEST, say)
+    folders = recipe.runs if recipe.runs is not None else train(recipe, out, jobs or default_jobs(), say)
     runs: dict[str, tuple[Prepared, ...]] = {}
     for training, several in folders.items():
         prepared = []
@@ -112,11 +126,17 @@ def prepare(recipe: Experiment, out: Path, *, jobs: int | None = None, say: Call
                 raise RunError(f"{folder}: {waiting} of {len(run.tasks)} tasks are not trained yet. Finish it first.")
             own = pools_of(scenario)
             if pools is None:
-                pools, first = own, str(folder)
-            elif _named(own) != _named(pools):
+                pools, first, digest = own, str(folder), _digest(own)
+            elif _digest(own) != digest:
                 raise RunError(
                     f"{folder}: its tasks or test samples are not those of {first}; methods can only be compared on "
                     "the same. Use runs that differ in their seed and training alone."
+                )
+            encoder = encoder or (config.model, str(folder))
+            if config.model != encoder[0]:
+                raise RunError(
+                    f"{folder}: its model is {config.model.id!r}, that of {encoder[1]} is {encoder[0].id!r}, or is "
+                    "read in another way. Methods can only be compared on one model."
                 )
             identity = run_identity(run, (run.folder / CONFIG).read_bytes())
             prepared.append(Prepared(run, config.seed, identity))
@@ -126,12 +146,46 @@ def prepare(recipe: Experiment, out: Path, *, jobs: int | None = None, say: Call
         runs[training] = tuple(prepared)
     assert pools is not None
     places, diverse = _environments(recipe, pools, out / MANIFEST, say)
-    samples = _digest(pools)
-    return Ready(recipe, out, runs, pools, places, diverse, plan_work(recipe, runs, places, diverse, samples))
+    return Ready(recipe, out, runs, pools, places, diverse, plan_work(recipe, runs, places, diverse, digest))
 
 
-def _named(pools: Sequence[Pool]) -> list[Any]:
-    return [(pool.name, pool.ids, pool.labels) for pool in pools]
+def planned_pools(recipe: Experiment) -> tuple[tuple[Pool, ...], str]:
+    """The test samples that the runs which the recipe trains will have, and what they are of, in words. Raises
+    ConfigError where two seeds have other ones.
+    """
+    from prefmerge.continual.data import load_corpus
+    from prefmerge.continual.scenarios import build_scenario
+    from prefmerge.experiment.work import pools_of
+
+    pools: tuple[Pool, ...] = ()
+    seeds = list(dict.fromkeys(seed for several in recipe.wanted().values() for seed in several))
+    for seed in seeds:
+        config = training_config(recipe, "sequential", seed)
+        own = pools_of(build_scenario(config, [load_corpus(one, config.seed) for one in config.data]))
+        if not pools:
+            pools = own
+        elif _digest(own) != _digest(pools):
+            raise ConfigError(
+                f"finetune: the test samples or tasks of seed {seed} are not those of seed {seeds[0]}: they are drawn "
+                "with the seed. Give `test` (samples of its own) and a `class_order` that no seed decides."
+            )
+    return pools, f"seed {seeds[0]} of the recipe"
+
+
+def _require_extras(recipe: Experiment) -> None:
+    """Raise MissingExtra before anything is trained."""
+    methods = [*recipe.method_list(), *recipe.diverse_methods()] if _of_places(recipe) else []
+    for module, what, wanted in (
+        ("ot", "optimal transport", any(method.similarity == "ot" for method in methods)),
+        ("optuna", "search", any(method.kind == "search" for method in methods)),
+    ):
+        if wanted and importlib.util.find_spec(module) is None:
+            raise MissingExtra(what, "places")
+
+
+def _of_places(recipe: Experiment) -> set[str]:
+    """Those of the studies that need environments."""
+    return {study for study in ("places", "diversity") if study in recipe.studies}
 
 
 def _digest(pools: Sequence[Pool]) -> str:
@@ -149,7 +203,7 @@ def _environments(
     recipe; a new one otherwise.
     """
     asked = recipe.environments
-    wanted = {study for study in ("places", "diversity") if study in recipe.studies}
+    wanted = _of_places(recipe)
     frozen: tuple[Environment, ...] = ()
     if asked.frozen is not None:
         frozen = tuple(one for one in targets.load(asked.frozen, pools) if not DIVERSE.fullmatch(one.name))
@@ -160,8 +214,17 @@ def _environments(
             if asked.mixes == "papers"
             else tuple(Mix.of(one.name, one.ratios, one.tasks) for one in asked.mixes)
         )
+        if asked.mixes == "papers" and any(len(mix.ratios) > len(pools) for mix in mixes):
+            say(f"There are {len(pools)} tasks, so the papers' environments of more tasks are left out.")
+            mixes = tuple(mix for mix in mixes if len(mix.ratios) <= len(pools))
         size = recipe.size(len(pools))
         places = targets.environments(pools, mixes, size=size, seeds=asked.variants, meta=recipe.meta)
+        if any(place.shortfall for place in places):
+            most = min(len(pool.ids) for pool in pools) / max(ratio for mix in mixes for ratio in mix.ratios)
+            say(
+                f"Some environments of {size} samples ask more of a task than it has; their ratios are followed as far "
+                f"as possible. At `environments: {{size: {int(most)}}}` all would hold."
+            )
     diverse: tuple[Environment, ...] = ()
     if "diversity" in wanted:
         diverse = targets.environments(
@@ -175,7 +238,8 @@ def _environments(
     if manifest.is_file():
         kept = {(one.name, one.variant): one for one in targets.load(manifest, pools)}
         named = {one.name: one.tasks for one in asked.mixes} if asked.mixes != "papers" else {}
-        if [_asked(one, named) for one in kept.values()] == [_asked(one, named) for one in every]:
+        same = [_asked(one, named) for one in kept.values()] == [_asked(one, named) for one in every]
+        if same and all(kept[one.name, one.variant].digest == one.digest for one in frozen):
             # What was frozen stays, whatever this version would draw.
             return tuple(kept[one.name, one.variant] for one in places), tuple(
                 kept[one.name, one.variant] for one in diverse
@@ -254,6 +318,11 @@ def do_cells(cells: Sequence[Cell], out: Path, *, jobs: int, progress: Progress 
 
     def told(cell: Cell, error: BaseException | None) -> None:
         nonlocal done
+        if isinstance(error, BrokenExecutor):
+            raise RunError(
+                f"a process that was at work on '{cell.title}' was killed, perhaps for its memory. The same command "
+                "goes on; with a smaller --jobs it needs less memory."
+            ) from error
         done += 1
         del waiting[cell.key]
         if error is not None:
@@ -267,7 +336,7 @@ def do_cells(cells: Sequence[Cell], out: Path, *, jobs: int, progress: Progress 
         worker = _Worker(out, None)
         try:
             for cell in todo:  # those that wait for another stand behind it
-                told(cell, _attempt(lambda cell=cell: worker.do(cell)))
+                told(cell, _needed(cell, failed) or _attempt(lambda cell=cell: worker.do(cell)))
         finally:
             worker.close()
         return failed
@@ -284,13 +353,29 @@ def do_cells(cells: Sequence[Cell], out: Path, *, jobs: int, progress: Progress 
                 if len(running) >= 2 * jobs:
                     break
                 queue.remove(cell)
+                lacking = _needed(cell, failed)
+                if lacking is not None:
+                    told(cell, lacking)
+                    continue
                 running[pool.submit(_do, cell)] = cell
+            if not running:
+                continue
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
                 told(running.pop(future), future.exception())
+    except BaseException:
+        for process in active_children():  # nothing is lost but what they are at: a finished cell is a file
+            process.terminate()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return failed
+
+
+def _needed(cell: Cell, failed: Mapping[str, str]) -> PrefmergeError | None:
+    """Why a cell cannot be done: the one that it builds on could not."""
+    why = failed.get(cell.after or "")
+    return None if why is None else DataError(f"it needs what failed: {why}")
 
 
 def _attempt(job: Callable[[], None]) -> BaseException | None:
@@ -346,7 +431,7 @@ def _do(cell: Cell) -> None:
 
 def collect(ready: Ready, failed: Mapping[str, str]) -> Results:
     """All that the finished cells tell. What is not there is said in `missing`."""
-    from prefmerge.experiment.work import from_text
+    from prefmerge.experiment.work import from_text, ids_digest
 
     out, pools = ready.out, ready.pools
     by_name = {pool.name: pool for pool in pools}
@@ -356,6 +441,14 @@ def collect(ready: Ready, failed: Mapping[str, str]) -> Results:
     task_scores: list[TaskScores] = []
     shown: list[Shown] = []
     missing: list[str] = []
+
+    every_id = [one for pool in pools for one in pool.ids]
+
+    def answers(cell: Cell, kept: Mapping[str, Any]) -> np.ndarray:
+        """Right or wrong for every test sample, of a cell that was judged on all of them."""
+        if kept["samples"] != ids_digest(every_id):
+            raise DataError(f"{cell.title}: {_OTHER}")
+        return from_text(kept["right"], kept["n"])
 
     def result(cell: Cell) -> dict[str, Any] | None:
         found = cell.load(out)
@@ -373,7 +466,7 @@ def collect(ready: Ready, failed: Mapping[str, str]) -> Results:
     for one, method, cell in ready.work.fixed:
         found = result(cell)
         for scale, kept in (found or {"scales": {}})["scales"].items():
-            right = from_text(kept["right"], kept["n"])
+            right = answers(cell, kept)
             task_scores.append(
                 TaskScores("alpha", method.name, one.run.training, scale, one.seed, by_task(right), sizes)
             )
@@ -381,20 +474,20 @@ def collect(ready: Ready, failed: Mapping[str, str]) -> Results:
                 if method.name not in (asked if study == "places" else varied):
                     continue
                 for place in environments:
-                    scores.append(
-                        _score(study, method.name, scale, one.seed, place, right[_within(place, by_name, starts)])
-                    )
+                    rows = _within(place, by_name, starts)
+                    seen = ids_digest([every_id[row] for row in rows])
+                    scores.append(_score(study, method.name, scale, one.seed, place, right[rows], seen))
     for one, alpha, cell in ready.work.alphas:
         found = result(cell)
         for scale, kept in (found or {"scales": {}})["scales"].items():
-            right = by_task(from_text(kept["right"], kept["n"]))
+            right = by_task(answers(cell, kept))
             task_scores.append(
                 TaskScores("alpha", ALPHA_METHOD, one.run.training, scale, one.seed, right, sizes, alpha)
             )
     for one, name, cell in ready.work.models:
         found = result(cell)
         for scale, kept in (found or {"scales": {}})["scales"].items():
-            right = by_task(from_text(kept["right"], kept["n"]))
+            right = by_task(answers(cell, kept))
             task_scores.append(TaskScores("methods", name, one.run.training, scale, one.seed, right, sizes))
     for one, cell in ready.work.similarities:
         for kind, several in (result(cell) or {"kinds": {}})["kinds"].items():
@@ -410,7 +503,7 @@ def collect(ready: Ready, failed: Mapping[str, str]) -> Results:
         for scale, kept in found["scales"].items():
             right = from_text(kept["right"], kept["n"])
             chosen = found["chosen"] if isinstance(found.get("chosen"), str) else (found.get("chosen") or {}).get(scale)
-            scores.append(_score(study, method.name, scale, one.seed, place, right, shares, chosen))
+            scores.append(_score(study, method.name, scale, one.seed, place, right, kept["samples"], shares, chosen))
     for _, cell in ready.work.checkpoints:
         result(cell)
     for one, cell in ready.work.measures:
@@ -444,27 +537,24 @@ def _score(
     seed: int,
     place: Environment,
     right: np.ndarray,
+    seen: str,
     shares: tuple[float, ...] | None = None,
     chosen: str | None = None,
 ) -> Score:
-    if len(right) != len(place.test_ids):
-        raise DataError(
-            f"{method} on {place.title}: {len(right)} answers for {len(place.test_ids)} samples; the cell is of "
-            "another manifest. Remove the folder `cells` and run the same command again."
-        )
+    """`seen` is the digest of the ids of the samples that the model was judged on, as whoever judged it says."""
+    from prefmerge.experiment.work import ids_digest
+
+    if seen != ids_digest(place.test_ids) or len(right) != len(place.test_ids):
+        raise DataError(f"{method} on {place.title}: {_OTHER}")
     return Score(
-        study,
-        method,
-        scale,
-        seed,
-        place.name,
-        place.variant,
-        int(right.sum()),
-        len(right),
-        place.digest,
-        shares,
-        chosen,
+        study, method, scale, seed, place.name, place.variant, int(right.sum()), len(right), seen, shares, chosen
     )
+
+
+_OTHER = (
+    "it was judged on other samples than the environments in environments.json have. Remove the folder `cells` and run "
+    "the same command again."
+)
 
 
 def _about(ready: Ready) -> dict[str, Any]:

@@ -184,8 +184,10 @@ def t_quantile(level: float, degrees: int) -> float:
 
 
 def t_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float] | None:
-    """Of the mean of independent values; None for fewer than two."""
-    if len(values) < 2:
+    """Of the mean of independent values; None for fewer than two, or where all are equal, which says nothing of how
+    far apart others would be.
+    """
+    if len(values) < 2 or len(set(values)) == 1:
         return None
     middle, half = fmean(values), t_quantile(level, len(values) - 1) * stdev(values) / math.sqrt(len(values))
     return middle - half, middle + half

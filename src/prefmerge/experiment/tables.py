@@ -34,6 +34,7 @@ from prefmerge.experiment.statistics import (
 )
 from prefmerge.plotting import METHODS
 from prefmerge.preference import as_text
+from prefmerge.targets import PAPERS
 
 MISSING = "\N{EN DASH}"
 ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
@@ -300,13 +301,18 @@ def _paper_environments(results: Results, scale: str | None) -> dict[str, dict[s
     key = results.paper.get("environments")
     if key is None or scale is None or Fraction(scale) != Fraction(published.SCALE):
         return {}
+    ours = {one.name: one.ratios for one in results.environments}
+    theirs = {mix.name: mix.ratios for mix in PAPERS}
+    if any(ours.get(name, ratios) != ratios for name, ratios in theirs.items()):
+        return {}  # environments of the same name, and other ones
+    whole = set(theirs) == set(Scores(results).environments)
     return {
         method: {
             **{
                 name: f"{mean} ± {std}"
                 for name, mean, std in zip(published.NAMES, row["mean"], row["std"], strict=True)
             },
-            "average": f"{row['average']}",
+            **({"average": f"{row['average']}"} if whole else {}),
         }
         for method, row in published.environments(key).items()
     }

@@ -8,6 +8,7 @@ are, in what order, in how many processes.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from prefmerge import similarity
 from prefmerge.continual.data.choice import keyed
 from prefmerge.continual.data.examples import Examples, concatenated
 from prefmerge.continual.evaluation import OpenedRun, best_device, open_run, put, right_answers
 from prefmerge.continual.features import cache_folder, embed
+from prefmerge.continual.run_folder import check_samples
 from prefmerge.continual.scenarios import Scenario
 from prefmerge.errors import DataError
 from prefmerge.experiment.cells import Cell
@@ -60,10 +63,16 @@ def from_text(text: str, count: int) -> np.ndarray:
     return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8), count=count).astype(bool)
 
 
+def ids_digest(ids: Sequence[str]) -> str:
+    """What tells these samples, in this order, from others."""
+    return xxhash.xxh3_128_hexdigest(json.dumps(list(ids)).encode())
+
+
 @dataclass(frozen=True)
 class Sampled:
-    """Some test samples in a fixed order: `labels` are rows of the head, `among` one tuple of rows per sample group."""
+    """Some test samples in a fixed order. `ids` are those of the pools; a result carries their digest."""
 
+    ids: tuple[str, ...]
     examples: Examples
     groups: tuple[tuple[int, int, tuple[int, ...]], ...]  # start, stop, the head's rows that compete
 
@@ -105,14 +114,15 @@ class Bench:
 
     def sampled(self, parts: Iterable[tuple[str, Sequence[int]]]) -> Sampled:
         tasks = {task.name: task for task in self.opened.scenario.tasks}
-        chosen, groups, start = [], [], 0
+        ids, chosen, groups, start = list[str](), [], [], 0
         for name, positions in parts:
             if not len(positions):
                 continue
+            ids += [self.pools[name].ids[i] for i in positions]
             chosen.append(tasks[name].test.take(positions))
             groups.append((start, start + len(positions), tasks[name].among))
             start += len(positions)
-        return Sampled(concatenated(chosen), tuple(groups))
+        return Sampled(tuple(ids), concatenated(chosen), tuple(groups))
 
     # Models
 
@@ -121,10 +131,11 @@ class Bench:
         run = self.opened.run
         self.opened.encoder.load(run.base_path if cell.spec["which"] == "base" else run.last_path)
 
-    def right(self, sampled: Sampled, batch: int) -> np.ndarray:
-        """Which samples the model that the encoder holds now names correctly, (N,) bool."""
+    def answers(self, sampled: Sampled, batch: int) -> dict[str, Any]:
+        """What the model that the encoder holds now names correctly: {right, n, samples}, sample by sample."""
         found = embed(self.opened.encoder, sampled.examples, batch=batch, device=self.device)
-        return self.named(found, sampled)
+        right = self.named(found, sampled)
+        return {"right": to_text(right), "n": len(right), "samples": ids_digest(sampled.ids)}
 
     def named(self, embeddings: np.ndarray, sampled: Sampled) -> np.ndarray:
         labels = sampled.examples.labels
@@ -137,13 +148,12 @@ class Bench:
     def at_scales(
         self, settings: Mapping[str, Any], scales: Sequence[str], sampled: Sampled, batch: int
     ) -> dict[str, Any]:
-        """One merge at several scales: {scale: {right, n}}."""
+        """One merge at several scales: {scale: what `answers` gives}."""
         vector = self.candidates.vector(**settings)
         found = {}
         for scale, weights in zip(scales, self.candidates.at_scales(vector, scales), strict=True):
             put(self.opened.encoder, weights)
-            right = self.right(sampled, batch)
-            found[scale] = {"right": to_text(right), "n": len(right)}
+            found[scale] = self.answers(sampled, batch)
         return found
 
     # Preferences
@@ -191,8 +201,7 @@ def _fixed(bench: Bench, cell: Cell) -> dict[str, Any]:
 
 def _model(bench: Bench, cell: Cell) -> dict[str, Any]:
     bench.load(cell)
-    right = bench.right(bench.everything(), cell.spec["batch"])
-    return {"scales": {"1.0": {"right": to_text(right), "n": len(right)}}}
+    return {"scales": {"1.0": bench.answers(bench.everything(), cell.spec["batch"])}}
 
 
 def _similarity(bench: Bench, cell: Cell) -> dict[str, Any]:
@@ -209,6 +218,8 @@ def _similarity(bench: Bench, cell: Cell) -> dict[str, Any]:
         return {"kinds": found}
     union = Union(places, bench)
     shown = union.sampled.examples
+    # The run knows what its training samples held; those that are not so would be another task's likeness.
+    check_samples(scenario, run.folder, {(task.name, "train") for task in scenario.tasks})
     own, ours = [], []
     for index, task in enumerate(scenario.tasks):
         bench.opened.encoder.load(run.task_path(index))
@@ -283,8 +294,6 @@ def _place(bench: Bench, cell: Cell) -> dict[str, Any]:
 
 def _after(bench: Bench, cell: Cell) -> dict[str, Any]:
     """The result of the cell that this one builds on."""
-    import json
-
     file = bench.out / "cells" / f"{cell.after}.json"
     try:
         return json.loads(file.read_text(encoding="utf-8"))["result"]
@@ -321,12 +330,12 @@ def _search(bench: Bench, cell: Cell) -> dict[str, Any]:
         about=dict(spec),
     )
     put(opened.encoder, bench.candidates.model(**found.settings))
-    right = bench.right(bench.judged(place), spec["batch"])
+    judged = bench.answers(bench.judged(place), spec["batch"])
     names = bench.candidates.names
     shares = None if found.preference is None else [float(one) for one in found.preference.shares(names)]
     journal.unlink(missing_ok=True)  # the cell's file has what matters of it
     return {
-        "scales": {"": {"right": to_text(right), "n": len(right)}},
+        "scales": {"": judged},
         "shares": shares,
         "chosen": {"": f"{found.best.what}: {_in_words(as_json(found.settings))}"},
         "trials": len(found.trials),
