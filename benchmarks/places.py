@@ -25,6 +25,7 @@ from benchmarks import common, real_model
 WORK = Path(__file__).parent / "scratch" / "places"
 RECIPE = common.ROOT / "examples" / "bench" / "wordnet.yaml"
 TEST = 125  # definitions of a class; the smallest class has 428, of which 300 are trained on
+MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 FIGURES = "places"  # the document's folder of figures
 
 
@@ -52,12 +53,25 @@ def run(work: Path, wordnet: Path, model: Path, changes: dict[str, Any], jobs: i
     for place in results["environments"]:
         for part in place["parts"]:  # ids by the thousand, which the manifest holds
             part["meta"], part["test"] = len(part["meta"]), len(part["test"])
-    return {"question": common.question(__doc__), **began, **results}
+    return {"question": common.question(__doc__), **began, **elsewhere(results, work, model)}
 
 
-def document(work: Path, file: Path) -> None:
+def elsewhere(found: Any, work: Path, model: Path) -> Any:
+    """Results without the paths of the machine that made them."""
+    if isinstance(found, dict):
+        return {key: elsewhere(value, work, model) for key, value in found.items()}
+    if isinstance(found, list):
+        return [elsewhere(value, work, model) for value in found]
+    return _named(found, work, model) if isinstance(found, str) else found
+
+
+def _named(text: str, work: Path, model: Path) -> str:
+    return text.replace(str(model), MODEL).replace(str(work), "WORK")
+
+
+def document(work: Path, model: Path, file: Path) -> None:
     """The report as a document: its Markdown, with its figures in a folder beside it."""
-    text = (work / "bench" / "report.md").read_text(encoding="utf-8")
+    text = _named((work / "bench" / "report.md").read_text(encoding="utf-8"), work, model)
     folder = file.parent / FIGURES
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -83,10 +97,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     if not (asked.wordnet / "data.noun").is_file():
         sys.exit(f"{asked.wordnet}: no data.noun there. Install Debian's wordnet-base, or give --wordnet.")
-    data = run(asked.work, asked.wordnet, asked.model or real_model.encoder_folder(), {}, asked.jobs)
+    model = asked.model or real_model.encoder_folder()
+    data = run(asked.work, asked.wordnet, model, {}, asked.jobs)
     common.write_result(common.RESULTS / "places.json", data)
     if asked.docs:
-        document(asked.work, asked.docs)
+        document(asked.work, model, asked.docs)
 
 
 if __name__ == "__main__":

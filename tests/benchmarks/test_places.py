@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,9 @@ def test_from_definitions_to_a_document(
     assert len(data["scores"]) == 3 * 5
     assert data["environments"][0]["parts"][0]["test"] > 0  # numbers of samples, not their ids
     (tmp_path / "docs").mkdir()
-    places.document(work, tmp_path / "docs" / "places.md")
+    places.document(work, tmp_path / "tiny", tmp_path / "docs" / "places.md")
     text = (tmp_path / "docs" / "places.md").read_text()
+    assert str(tmp_path) not in text + json.dumps(data)  # no paths of the machine that made it
     assert "Made by `python -m benchmarks.places --docs docs/places.md`" in text
     pictures = [line.partition("](")[2].partition(")")[0] for line in text.splitlines() if line.startswith("![")]
     assert pictures
