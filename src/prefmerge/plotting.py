@@ -112,7 +112,17 @@ def open_sides(axes: Sequence[Any]) -> None:
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write the figure in the format that the suffix says. Raises OutputError where that cannot be."""
+    """Write the figure in the format that the suffix says. Names are shown as they are: a `$` in one begins no formula.
+    Raises OutputError where that cannot be.
+    """
+    from matplotlib.text import Text
+
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.get_ticklabels()  # they get their texts when asked for
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and "\\mathdefault" not in text.get_text():  # that is matplotlib's own, of log scales
+            text.set_parse_math(False)
     try:
         # No date and no version in the file: the same numbers give the same bytes.
         figure.savefig(path, metadata={"Software": None} if Path(path).suffix.lower() == ".png" else None)

@@ -402,3 +402,15 @@ def test_the_word_error_is_red_on_a_terminal_only(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     say_error("no way")
     assert capsys.readouterr().err == "\x1b[31m\x1b[1merror:\x1b[0m no way\n"
+
+
+def test_a_preference_that_was_found_with_other_settings_says_so(folder: Path, call: Callable[[str], Result]) -> None:
+    about = {"settings": {"method": "tunable_magmax", "scale": "0.9", "strength": "0.2"}}
+    found = {"format": "prefmerge-preference/1", "kind": "shares", "values": ["0.8", "0.2"], "about": about}
+    (folder / "found.json").write_text(json.dumps(found))
+    line = "merge base.safetensors cars.safetensors birds.safetensors --prefer @found.json -o m.safetensors --force"
+    partly = call(f"{line} --scale 0.9")
+    assert (partly.code, partly.exception) == (0, None)
+    assert partly.stderr == "note: found.json was found together with --strength 0.2; add these to make that model.\n"
+    assert "--scale 0.9 --strength 0.2" in call(line).stderr
+    assert call(f"{line} --scale 0.9 --strength 0.2").stderr == ""

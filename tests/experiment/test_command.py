@@ -122,3 +122,11 @@ def test_a_failed_piece_of_work_is_an_error_after_the_report(
     assert code == 1
     assert "2 pieces of work could not be done, the first: sequential, seed 1, MAGMAX: the disk caught fire." in said
     assert "the disk caught fire" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_a_dry_run_trains_nothing(runs: Path, tmp_path: Path, call: Callable[[str], tuple[int, str, str]]):
+    (tmp_path / "my-runs.yaml").write_text(f"finetune: {runs}/sequential-1.yaml\nseeds: [8, 9]\n")
+    code, told, _ = call("bench my-runs.yaml -o out --dry-run")
+    assert code == 0
+    assert "To be trained first: sequential-seed-8, sequential-seed-9." in told
+    assert not (tmp_path / "out").exists()

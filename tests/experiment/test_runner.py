@@ -411,3 +411,28 @@ def test_training_what_is_not_there(tmp_path: Path, runs: Path):
     told.clear()
     assert run(recipe(runs, tmp_path, text), tmp_path / "out", jobs=1, say=told.append) == results
     assert told == []
+
+
+def test_workers_end_with_their_parent(runs: Path, tmp_path: Path):
+    psutil = pytest.importorskip("psutil")
+    recipe(runs, tmp_path)
+    code = (
+        "import sys\n"
+        "from prefmerge.experiment.recipe import read_experiment\n"
+        "from prefmerge.experiment.runner import run\n"
+        "if __name__ == '__main__': run(read_experiment(sys.argv[1]), sys.argv[2], jobs=2)"
+    )
+    file = tmp_path / "go.py"
+    file.write_text(code)
+    command = [sys.executable, str(file), str(tmp_path / "words.yaml"), str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        until = time.monotonic() + 300
+        while not list((tmp_path / "out").glob("cells/*.json")):
+            assert process.poll() is None, "it ended before it could be killed"
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        workers = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGKILL)
+    assert workers
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert alive == []

@@ -369,3 +369,13 @@ def test_results_with_nothing_in_them_have_no_tables():
     assert tables.alpha(empty) is None
     assert tables.methods(empty) is None
     assert tables.places(empty) is None
+
+
+def test_a_method_of_the_recipes_own_is_said_to_have_been_shown_what_it_was():
+    found = small()
+    own = {"name": "Sharp", "similarity": "label", "settings": {"selection": "optimal"}}
+    scores = tuple(dataclasses.replace(one, method="Sharp") for one in found.scores if one.method == "Tunable (Label)")
+    about = {"recipe": {"methods": ["MAGMAX", own]}}
+    table = tables.environments(dataclasses.replace(found, scores=found.scores + scores, about=about), "0.5")
+    assert table is not None
+    assert any("Tunable (Label) and Sharp: labels alone" in note for note in table.notes)

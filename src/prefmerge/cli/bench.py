@@ -31,9 +31,7 @@ def bench(
             metavar="N", min=1, help="Pieces of work at once. Default: one per core; 1 where there is an accelerator."
         ),
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what there is to do, after training what lacks, and do none of it.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what there is to do, and do none of it.")] = False,
     json: o.Json = False,
 ) -> None:
     """Run the papers' experiments on a run's checkpoints: tables, figures, one HTML report. Needs the extra `places`.
@@ -57,6 +55,10 @@ def bench(
         print(text, file=sys.stderr, flush=True)
 
     if dry_run:
+        waiting = runner.untrained(asked, out)
+        if waiting:
+            _trainings(waiting, json)
+            return
         ready = runner.prepare(asked, out, jobs=jobs, say=say)
         _planned(ready, json)
         return
@@ -72,6 +74,15 @@ def bench(
             f"{len(results.missing)} pieces of work could not be done, the first: {results.missing[0]} The report "
             "names all of them; the same command tries them again."
         )
+
+
+def _trainings(waiting: list[str], json: bool) -> None:
+    from prefmerge.cli import show
+
+    if json:
+        show.as_json({"trainings": waiting})
+        return
+    print(f"To be trained first: {', '.join(waiting)}. What else there is to do is known when these are there.")
 
 
 def _planned(ready: Any, json: bool) -> None:
@@ -119,7 +130,7 @@ def _progress() -> Iterator[Callable[[int, int, str], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=Console(stderr=True, markup=False)) as bar:
         job = bar.add_task("", total=None)
         yield lambda done, total, what: bar.update(job, completed=done, total=total, description=what)

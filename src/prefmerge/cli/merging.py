@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -174,10 +175,32 @@ def _recipe(inputs: list[Path], run: Path | None, **flags: Any) -> Recipe:
         recipe = Recipe.from_yaml(inputs[0])
     else:
         recipe = Recipe(base=str(inputs[0]), tasks=tuple(TaskEntry(path=str(path)) for path in inputs[1:]))
+    _note_what_else_was_found(flags)
     try:
         return recipe.with_overrides(strict=True, **flags)
     except MethodError as error:  # the flags are all that is new: a value that makes no sense is wrong usage
         raise UsageError(str(error)) from error
+
+
+def _note_what_else_was_found(flags: dict[str, Any]) -> None:
+    """A search finds a preference together with other settings; without them the merge is of another model."""
+    spec = flags.get("preference")
+    if not isinstance(spec, str) or not spec.startswith("@"):
+        return
+    try:
+        found = _json_of(Path(spec[1:]))["about"]["settings"]
+        lacking = {name: value for name, value in found.items() if name != "method" and flags.get(name) is None}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return  # a file that has none; what is wrong with it is told by who reads the preference
+    if lacking:
+        words = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in lacking.items())
+        print(f"note: {spec[1:]} was found together with {words}; add these to make that model.", file=sys.stderr)
+
+
+def _json_of(file: Path) -> Any:
+    import json
+
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def of_run(folder: Path) -> Recipe:

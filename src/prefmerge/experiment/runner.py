@@ -23,6 +23,7 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -33,7 +34,8 @@ from concurrent.futures import (
     wait,
 )
 from dataclasses import dataclass
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -282,6 +284,19 @@ def train(recipe: Experiment, out: Path, jobs: int, say: Callable[[str], None]) 
     return folders
 
 
+def untrained(recipe: Experiment, out: Path) -> list[str]:
+    """The runs that the recipe trains and that are not there yet."""
+    if recipe.runs is not None:
+        return []
+    found = []
+    for training, seeds in recipe.wanted().items():
+        for seed in seeds:
+            target = out / "runs" / f"{training}-seed-{seed}"
+            if not _trained(target, target.with_suffix(".yaml")):
+                found.append(target.name)
+    return found
+
+
 def _trained(target: Path, file: Path) -> bool:
     """Whether the run in `target` is finished, by this very configuration."""
     try:
@@ -415,10 +430,19 @@ def _begin(out: str, threads: int) -> None:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):  # read when the libraries are loaded
         os.environ[name] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
     import torch
 
     torch.set_num_threads(threads)
     _worker = _Worker(Path(out), threads)
+
+
+def _end_with(sentinel: int) -> None:
+    """End this process when its parent has: a worker that outlives it would hold memory and write beside the next."""
+    wait_for([sentinel])
+    os._exit(1)
 
 
 def _do(cell: Cell) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from statistics import fmean
+from typing import Any
 
 from prefmerge.experiment import published
 from prefmerge.experiment.results import Results, Shown, TaskScores
@@ -228,12 +229,23 @@ def _missing_notes(scores: Scores, methods: Sequence[tuple[str, str]]) -> list[s
     return found + ["*: fewer seeds than the other numbers, so not to be compared with them."] * starred
 
 
-def _sees_note(methods: Sequence[str]) -> str:
+def _sees_note(methods: Sequence[str], results: Results) -> str:
+    own = {one["name"]: one["similarity"] for one in _own_methods(results) if one.get("similarity")}
     there = {
-        what: [start for start in starts if any(m.startswith(start) for m in methods)] for what, starts in SEES.items()
+        what: [start for start in starts if any(m.startswith(start) and m not in own for m in methods)]
+        for what, starts in SEES.items()
     }
+    for name, similarity in own.items():
+        if name in methods:
+            there["labels alone" if similarity == "label" else "inputs alone"].append(name)
     said = [f"{_and(starts)}: {what}" for what, starts in there.items() if starts]
     return f"What a method was shown of the place. {'; '.join(said)}; every other: nothing." if said else ""
+
+
+def _own_methods(results: Results) -> list[Mapping[str, Any]]:
+    """The methods that the recipe itself defines."""
+    recipe = results.about.get("recipe")
+    return [one for one in (recipe or {}).get("methods", ()) if isinstance(one, Mapping)]
 
 
 def _and(several: Sequence[str]) -> str:
@@ -286,7 +298,7 @@ def environments(results: Results, scale: str | None, *, study: str = "places") 
             if scale is None
             else "",
             f"{_and(own)}: chosen with its own scale, so its row is the same at every scale." if own else "",
-            _sees_note([name for name, _ in methods]),
+            _sees_note([name for name, _ in methods], results),
             "Bold: the best of the column." if len(rows) > 1 else "",
             _paper_note(results) if paper else "",
             f"Left out, for no scale has all of its scores: {listed(left)}." if left else "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def model_card(receipt: dict[str, Any]) -> str:
     for i, name in enumerate(receipt["tasks"]):
         share = receipt["shares"][i] if receipt["shares"] else "-"
         part = f"{owned[i]:,} ({owned[i] / sum_owned:.1%})" if owned and sum_owned else "-"
-        rows.append(f"| {i + 1} | {name} | {share} | {part} |")
+        rows.append(f"| {i + 1} | {_plain(name)} | {share} | {part} |")
     what = "a task vector (not a model by itself)" if recipe["as_task_vector"] else "a merged model"
     settings = "\n".join(
         f"- {key}: {value}" for key, value in recipe.items() if value is not None and key != "preference"
@@ -73,3 +74,8 @@ Settings:
 `receipt.json` holds every setting, the fingerprints of the inputs and of these weights, and the budgets of each tensor.
 `prefmerge verify` checks this folder against it.
 """
+
+
+def _plain(name: str) -> str:
+    """A name that Markdown shows as it is, in a table too."""
+    return re.sub(r"([\\`*{}\[\]<>|#])", r"\\\1", " ".join(name.split()))
