@@ -157,3 +157,10 @@ def test_a_file_that_is_no_preference_is_named(content: str, tmp_path: Path):
     (tmp_path / "p.json").write_text(content)
     with pytest.raises(PreferenceError, match=r"p\.json"):
         Preference.load(tmp_path / "p.json")
+
+
+@pytest.mark.parametrize("text", ["1e9999999", "1E-99999999", "2e401", "1e" + "9" * 5000])
+def test_numbers_that_would_take_for_ever_are_refused(text: str):
+    with pytest.raises(PreferenceError, match="is beyond any share or scale"):
+        Preference.parse(f"{text},1")
+    assert Preference.parse("1e-300,1e300,1e+0002").shares(["a", "b", "c"])[1] > 0

@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,6 +25,7 @@ Number = int | float | str | Fraction
 Kind = Literal["uniform", "geometric", "shares", "counts"]
 
 FORMAT = "prefmerge-preference/1"
+LARGEST_EXPONENT = 400  # beyond every float; with more digits exact arithmetic takes for ever
 
 
 def exact(value: Any, what: str = "number") -> Fraction:
@@ -34,9 +36,13 @@ def exact(value: Any, what: str = "number") -> Fraction:
         raise PreferenceError(f"{what}: expected a number, found {value!r}.")
     if isinstance(value, (int, Fraction)):
         return Fraction(value)
+    # str() of a Python or NumPy float is the shortest text that reads back as that float: what the user wrote.
+    text = str(value).strip()
+    exponent = re.search(r"[eE][+-]?0*([0-9]+)$", text)
+    if exponent is not None and (len(exponent[1]) > 3 or int(exponent[1]) > LARGEST_EXPONENT):
+        raise PreferenceError(f"{what}: {text!r} is beyond any share or scale; write a number such as 0.8 or 4/5.")
     try:
-        # str() of a Python or NumPy float is the shortest text that reads back as that float: what the user wrote.
-        return Fraction(str(value).strip())
+        return Fraction(text)
     except (ValueError, ZeroDivisionError) as error:
         raise PreferenceError(f"{what}: expected a finite number such as 0.8 or 4/5, found {str(value)!r}.") from error
 
