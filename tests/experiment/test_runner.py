@@ -344,7 +344,7 @@ def test_a_worker_that_is_killed_is_one_message(runs: Path, tmp_path: Path, monk
         until = time.monotonic() + 60
         while time.monotonic() < until:
             for process in active_children():
-                os.kill(process.pid or 0, signal.SIGKILL)
+                process.kill()
                 return
             time.sleep(0.01)
 
@@ -436,3 +436,11 @@ def test_workers_end_with_their_parent(runs: Path, tmp_path: Path):
     assert workers
     _, alive = psutil.wait_procs(workers, timeout=60)
     assert alive == []
+
+
+def test_two_processes_in_one_folder(runs: Path, tmp_path: Path):
+    from prefmerge.continual.run_folder import locked
+
+    (tmp_path / "out").mkdir()
+    with locked(tmp_path / "out"), pytest.raises(RunError, match="another process is at work on this run"):
+        run(recipe(runs, tmp_path), tmp_path / "out", jobs=1)

@@ -78,12 +78,15 @@ def run(
     A cell that cannot be done is named among the results' `missing`; the others go on. Raises ConfigError, RunError,
     DataError, and what training raises.
     """
+    from prefmerge.continual.run_folder import locked
+
     out = Path(out)
     say = say or (lambda text: None)
     ready = prepare(recipe, out, jobs=jobs, say=say)
-    failed = do_cells(ready.work.cells(), out, jobs=jobs or default_jobs(), progress=progress)
-    results = collect(ready, failed)
-    _write(out / "results.json", results.to_json())
+    with locked(out):
+        failed = do_cells(ready.work.cells(), out, jobs=jobs or default_jobs(), progress=progress)
+        results = collect(ready, failed)
+        _write(out / "results.json", results.to_json())
     return results
 
 
@@ -333,11 +336,6 @@ def do_cells(cells: Sequence[Cell], out: Path, *, jobs: int, progress: Progress 
 
     def told(cell: Cell, error: BaseException | None) -> None:
         nonlocal done
-        if isinstance(error, BrokenExecutor):
-            raise RunError(
-                f"a process that was at work on '{cell.title}' was killed, perhaps for its memory. The same command "
-                "goes on; with a smaller --jobs it needs less memory."
-            ) from error
         done += 1
         del waiting[cell.key]
         if error is not None:
@@ -378,6 +376,11 @@ def do_cells(cells: Sequence[Cell], out: Path, *, jobs: int, progress: Progress 
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
                 told(running.pop(future), future.exception())
+    except BrokenExecutor as error:
+        raise RunError(
+            "a process that was at work on the cells was killed, perhaps for its memory. The same command goes on; "
+            "with a smaller --jobs it needs less."
+        ) from error
     except BaseException:
         for process in active_children():  # nothing is lost but what they are at: a finished cell is a file
             process.terminate()
