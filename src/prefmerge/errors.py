@@ -27,6 +27,8 @@ PrefmergeError                    exit 1: the job cannot be done; what, where, f
 
 from __future__ import annotations
 
+import importlib
+
 
 class PrefmergeError(Exception):
     """Base of the tree. `exit_code` is what the command line exits with."""
@@ -123,6 +125,15 @@ class MissingExtra(PrefmergeError):
 
     def __reduce__(self) -> tuple[type[MissingExtra], tuple[str, str]]:
         return MissingExtra, (self.what, self.extra)  # it may come from another process
+
+
+def require(what: str, extra: str, *modules: str) -> None:
+    """Raise MissingExtra, with the command that installs `extra`, where one of the modules cannot be imported."""
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise MissingExtra(what, extra) from error
 
 
 class UsageError(PrefmergeError):

@@ -27,7 +27,7 @@ from prefmerge.continual import run_folder
 from prefmerge.continual.config import FinetuneConfig
 from prefmerge.continual.data.examples import Examples
 from prefmerge.continual.scenarios import Scenario, Task, check_inputs
-from prefmerge.errors import ConfigError, DiskFull, MissingExtra, RunError
+from prefmerge.errors import ConfigError, DiskFull, RunError, require
 from prefmerge.runs import IN_SEQUENCE, Run, RunTask
 
 if TYPE_CHECKING:
@@ -61,11 +61,7 @@ class Progress:
 
 def require_train(what: str = "fine-tuning") -> None:
     """Raise MissingExtra, with the install command, where the extra `train` is absent."""
-    try:
-        import accelerate  # noqa: F401  (only whether it can be imported)
-        import torch  # noqa: F401
-    except ImportError as error:
-        raise MissingExtra(what, "train") from error
+    require(what, "train", "accelerate", "torch")
 
 
 def finetune(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefmerge.continual.encoders.protocol import Augmentation
-from prefmerge.errors import EncoderError, MissingExtra
+from prefmerge.errors import EncoderError, require
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,10 +33,7 @@ def image_processor(folder: Path, name: str) -> Any:
     from prefmerge.continual.encoders.hugging_face import quiet, transformers_or_missing
 
     transformers = transformers_or_missing()
-    try:
-        import PIL  # noqa: F401  (only whether it can be imported)
-    except ImportError:
-        raise MissingExtra("reading images", "train") from None
+    require("reading images", "train", "PIL")
     # transformers 5 has two processors per model and takes the one for torchvision unless told; 4 has a slow and a
     # fast.
     pillow = {"backend": "pil"} if hasattr(transformers, "CLIPImageProcessorPil") else {"use_fast": False}
