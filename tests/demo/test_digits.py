@@ -18,7 +18,6 @@ from prefmerge.demo.digits import (
     SHOWN,
     TASKS,
     Digits,
-    label_similarities,
     load_digits,
     scenario_of,
 )
@@ -74,14 +73,6 @@ def test_places_keep_the_proportion_and_their_labels_to_themselves(
         assert Fraction(of_main, len(ids)) == MAIN_SHARE
     assert not set(place.meta) & set(place.test)
     assert len(place.meta) == META_LABELS
-
-
-def test_label_similarity_counts_equal_pairs() -> None:
-    place, tasks = {0: 3, 1: 1, 8: 2}, [{0: 5, 1: 5}, {2: 4, 3: 4}, {8: 1, 1: 7}]
-    seen = [y for y, n in place.items() for _ in range(n)]
-    for task, similarity in zip(tasks, label_similarities(place, tasks), strict=True):
-        owned = [y for y, n in task.items() for _ in range(n)]
-        assert similarity == Fraction(sum(a == b for a in seen for b in owned), len(seen) * len(owned))
 
 
 def test_preference_follows_the_labels(digits: Digits) -> None:

@@ -131,14 +131,5 @@ def scenario_of(digits: Digits) -> Scenario:
     return Scenario("class-incremental", "image", tuple(ClassInfo(name, ()) for name in CLASSES), tuple(tasks))
 
 
-def label_similarities(place: Mapping[int, int], tasks: Sequence[Mapping[int, int]]) -> tuple[Fraction, ...]:
-    """sim_t = <p_place, p_task_t> for label counts {class: n}: exact, 0 where no class is shared."""
-    seen = sum(place.values())
-    return tuple(
-        sum((Fraction(n * task.get(y, 0), seen * sum(task.values())) for y, n in place.items()), Fraction(0))
-        for task in tasks
-    )
-
-
 def _hash(number: int) -> bytes:
     return hashlib.sha256(f"prefmerge digits {number}".encode()).digest()

@@ -17,15 +17,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prefmerge import similarity
 from prefmerge.checkpoints import atomic
 from prefmerge.continual.config import TrainingConfig
 from prefmerge.continual.finetuning import Progress
-from prefmerge.demo.digits import NAMES, PLACES, SHOWN, TASKS, Digits, Place, label_similarities, load_digits
+from prefmerge.demo.digits import NAMES, PLACES, SHOWN, TASKS, Digits, Place, load_digits
 from prefmerge.demo.evaluate import Right, accuracies, right_images, share
 from prefmerge.demo.model import DigitsEncoder, load_base
 from prefmerge.demo.report import draw, merge_command, show
 from prefmerge.demo.train import REGIME, fine_tune_in_sequence
-from prefmerge.errors import MissingExtra, OutputExists
+from prefmerge.errors import OutputExists, require
 from prefmerge.preference import Preference
 from prefmerge.runs import FILE, Run
 
@@ -43,18 +44,18 @@ MERGES = {"average": "Average", "magmax": "MAGMAX", "tunable_magmax": "Tunable M
 def label_preference(digits: Digits, place: Place) -> Preference:
     """Shares proportional to the overlap of the place's few labels with each task's training labels."""
     tasks = [digits.label_counts(digits.ids("train", t)) for t in range(len(TASKS))]
-    return Preference.from_similarities(label_similarities(digits.label_counts(place.meta), tasks), NAMES)
+    seen = digits.label_counts(place.meta)
+    return similarity.label([_named(task) for task in tasks], _named(seen), NAMES).preference()
+
+
+def _named(counts: Mapping[int, int]) -> dict[str, int]:
+    return {str(digit): n for digit, n in counts.items() if n}
 
 
 def require_demo() -> None:
     """Raise MissingExtra, with the install command, where the extra `demo` is absent."""
-    try:
-        import accelerate  # noqa: F401  (only whether it can be imported)
-        import matplotlib  # noqa: F401
-        import sklearn  # noqa: F401
-        import torch  # noqa: F401
-    except ImportError as error:  # asked for before the training, not after it
-        raise MissingExtra("prefmerge demo", "demo") from error
+    # Asked for before the training, not after it.
+    require("prefmerge demo", "demo", "accelerate", "matplotlib", "sklearn", "torch")
 
 
 def run(
