@@ -9,6 +9,7 @@ files.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -103,7 +104,7 @@ class Report:
 
 
 @dataclass
-class Rule:
+class Rule(abc.ABC):
     """The prepared merge of the tensors of one scope. Subclasses fill `block`."""
 
     tensors: Sequence[Deltas]
@@ -115,11 +116,11 @@ class Rule:
         """Whether `prepare` has found that no task changed this tensor: its bytes are the base's."""
         return False
 
+    @abc.abstractmethod
     def block(self, tensor: int, start: int, stop: int, out: np.ndarray, work: Workspace) -> np.ndarray | None:
         """Fill `out` with the merged, unscaled task vector. Returns owners per task, shape (T,), where every element
         has one. Thread-safe.
         """
-        raise NotImplementedError
 
 
 class Method(Protocol):
