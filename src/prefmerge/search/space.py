@@ -25,7 +25,7 @@ Settings = dict[str, Any]  # what `merge` takes; all but the preference as text
 Dimension = tuple[float, float] | tuple[str, ...]
 
 # By default the dials that cost nothing more and that may change the result most. Selection stays `paper`: `optimal`
-# takes six times as long to merge (22 M elements, T = 5), and a search makes dozens of merges.
+# takes much longer to merge, and a search makes dozens of merges.
 DEFAULT = ("preference", "scale", "strength", "carry")
 SCALES = (0.1, 1.5)
 FIRST_SCALES = ("0.5", "1")  # the paper's two

@@ -51,9 +51,9 @@ def label_interval(
     A plain bootstrap gives a task without any sample the interval [0, 0], which claims too much. Here each end is taken
     with one more sample imagined, of the class that moves that end furthest. Where classes are disjoint and tasks
     weigh their classes equally, a share is a binomial proportion and this is Clopper and Pearson's interval, up to the
-    draws: coverage is never below the level, and above it for small samples and shares near 0 and 1. Measured at 0.9
-    with unequal and overlapping tasks, M from 20 to 200: 0.90 to 0.98 per task; a share of zero is always held. Labels
-    that no task knows cancel, and count as no sample.
+    draws: coverage is never below the level, and above it for small samples and shares near 0 and 1. Tests hold it to
+    the level with unequal and overlapping tasks too; a share of zero is always held. Labels that no task knows cancel,
+    and count as no sample.
 
     Raises PreferenceError like `label`, and for a level or number of draws that makes no sense.
     """
@@ -95,15 +95,12 @@ def feature_interval(
 
     The same samples are drawn for every task. One sample alone says nothing: [0, 1].
 
-    Coverage is somewhat below the level. Measured at 0.9 on three Gaussian tasks mixed 6 : 3 : 1, widths 16 and 128,
-    200 places or more each, mean over tasks: 0.86 to 0.92 for M = 20 and 50 (single tasks down to 0.80), 0.83 to 0.89
-    for M = 100, `ot` at width 128 the lowest, since the largest cost, which divides the others, grows with the sample.
-    What a sample happens to miss cannot be foreseen: of M = 10 samples a tenth on average from the third task,
-    `cosine` and `mmd` held its share 0.58 to 0.66 of the time. Of the other solvers of `ot`, whose estimates are biased
-    in small samples, `exact` held 0.79 and `debiased` 0.73 (M = 50, width 16, 60 places).
+    Coverage is somewhat below the level, and a test holds by how much. It is lowest for `ot` in many dimensions, since
+    the largest cost, which divides the others, grows with the sample; for `exact` and `debiased`, whose estimates are
+    biased in small samples; and for so few samples that they may miss a task of the place, which cannot be foreseen.
 
-    Time for 200 draws of 500 by 100: a quarter of a second per task; solver `exact` takes seconds, a regularization
-    below 1/200, solved draw by draw in the log domain, minutes.
+    Solver `exact`, and a regularization below 1/200, which is solved draw by draw in the log domain, take many times as
+    long as the others.
 
     Raises PreferenceError like the kind, and for a kind, level or number of draws that makes no sense.
     """
