@@ -64,6 +64,7 @@ parameters:
   importance: step
   strength: 0.1
   carry: 1/3
+  toward_last: 0.25
   scope: model
 dtype: bfloat16
 seed: 7
@@ -84,6 +85,10 @@ exclude: ["head.*", logit_scale]
         "importance": "step",
         "strength": "0.1",
         "carry": "1/3",
+        "toward_last": "0.25",
+        "start": None,
+        "boost": None,
+        "drop": None,
         "scope": "model",
         "passes": 2,
         "weights": None,
@@ -271,7 +276,7 @@ def test_notes(folder: Path, method: str, parameters: str, note: str) -> None:
     [
         (
             "merge_method: magmax\nparameters:\n  prefer: alpha:2\n",
-            "line 3: 'prefer' has no use with method magmax; it is for tunable_magmax. ",
+            "line 3: 'prefer' has no use with method magmax; it is for tunable_magmax, increments. ",
         ),
         (
             "merge_method: average\nparameters: {weight: 2}\n",
@@ -307,7 +312,7 @@ def test_passes_have_no_use_with_optimal(folder: Path) -> None:
             "line 1: unknown key 'merge_metod'. Did you mean 'merge_method'? Known keys: ",
         ),
         ("merge_method: ties\nmerge_method: ties\n", "line 2: 'merge_method' appears twice."),
-        (MODELS, "'merge_method' is missing. Methods: tunable_magmax, magmax, max_abs, "),
+        (MODELS, "'merge_method' is missing. Methods: tunable_magmax, increments, magmax, max_abs, "),
         (
             "merge_method: ties\nbase_model: base.safetensors\n",
             "'models' is missing. List the task checkpoints under it, ",
@@ -496,7 +501,8 @@ def test_another_method_drops_what_it_has_no_use_for_and_says_so(folder: Path) -
         (
             "average",
             {"preference": "alpha:2"},
-            "--prefer has no use with method average; it is for tunable_magmax. Leave it out or choose another method.",
+            "--prefer has no use with method average; it is for tunable_magmax, increments. Leave it out or choose "
+            "another method.",
         ),
         (
             "magmax",

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from prefmerge.checkpoints import Checkpoint, Fingerprint, is_task_vector
-from prefmerge.checkpoints.dtypes import to_float32
+from prefmerge.checkpoints.dtypes import to_float, to_float32
 from prefmerge.errors import NonFiniteValue
 from prefmerge.methods import kernels
 
@@ -30,6 +30,7 @@ class Input:
     fingerprint: Fingerprint
     vector: bool = False
     touched: bool = False  # anything read at all
+    stands_for: tuple[Input, str] | None = None  # of a decoded tensor: whose it is, and its name there
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, role: str) -> Input:
@@ -88,6 +89,31 @@ class TensorDeltas:
         if changed:
             self.changed = True
         return bool(changed)
+
+    def model(self, task: int | None, start: int, stop: int) -> np.ndarray:
+        """theta_task[start:stop], theta_0 for None: float64 where it is stored so, else float32. Raises
+        NonFiniteValue.
+        """
+        if task is None:
+            source, name = self.origin, self.name
+        else:
+            source, name = self.tasks[task].stands_for or (self.tasks[task], self.names[task])
+        raw = source.checkpoint.raw(name)
+        source.touched = True
+        source.fingerprint.add(source.stored_name(name), raw, start, stop)
+        values = to_float(raw[start:stop], source.checkpoint.tensors[name].dtype)
+        with np.errstate(over="ignore"):  # a float64 beyond float32 is reported as infinity
+            narrow = values.astype(np.float32)
+        if not np.isfinite(narrow).all():
+            self._complain(task or 0, np.arange(start, stop), narrow, self.base(start, stop))
+        if task is None:
+            return values
+        if source.vector:
+            values = self.model(None, start, stop).astype(np.float64) + values
+            self.changed = self.changed or bool(narrow.any())
+        elif not self.changed and not np.array_equal(narrow, self.base(start, stop)):
+            self.changed = True
+        return values
 
     def gather(self, task: int, indices: np.ndarray, out: np.ndarray) -> None:
         """Fill `out` with tau_task at `indices`. Raises NonFiniteValue."""
