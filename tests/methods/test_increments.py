@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -94,7 +95,7 @@ def test_task_vector_files_and_models_give_the_same(tmp_path: Path):
         save_file(state, paths[-1])
     vector = tmp_path / "b-vector.safetensors"
     prefmerge.merge(paths[0], [paths[2]], vector, method="last", as_task_vector=True)
-    how = {"method": "increments", "preference": "0.6,0.3,0.1", "boost": "1"}
+    how: dict[str, Any] = {"method": "increments", "preference": "0.6,0.3,0.1", "boost": "1"}
     whole = prefmerge.merge(paths[0], paths[1:], tmp_path / "whole.safetensors", **how)
     mixed = prefmerge.merge(
         paths[0], [paths[1], vector, paths[3]], tmp_path / "mixed.safetensors", names=["a", "b", "c"], **how
@@ -108,7 +109,7 @@ def test_task_vector_files_and_models_give_the_same(tmp_path: Path):
 
 def test_the_merged_task_vector_is_the_model_less_the_base(tmp_path: Path):
     base, tasks = gaussian(3, 300)
-    how = {"method": "increments", "preference": "0.6,0.3,0.1", "boost": "1"}
+    how: dict[str, Any] = {"method": "increments", "preference": "0.6,0.3,0.1", "boost": "1"}
     model, _ = merge_state_dicts(base, tasks, **how)
     vector, _ = merge_state_dicts(base, tasks, as_task_vector=True, **how)
     # Two roundings to float32 of values up to 4: 2.4e-7 each.
@@ -165,7 +166,7 @@ def test_other_methods_do_not_take_its_settings():
 @pytest.mark.parametrize("selection", ["paper", "optimal"])
 def test_toward_last_goes_from_the_owners_value_to_the_last_one(selection: str):
     base, tasks = gaussian(4, 600)
-    how = {"preference": "0.6,0.4,0,0", "selection": selection, "scale": "1"}
+    how: dict[str, Any] = {"preference": "0.6,0.4,0,0", "selection": selection, "scale": "1"}
     without, receipt = merge_state_dicts(base, tasks, **how)
     half, same = merge_state_dicts(base, tasks, toward_last="0.5", **how)
     whole, _ = merge_state_dicts(base, tasks, toward_last="1", **how)
