@@ -14,6 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "prefmerge"
 # From the bottom of the design's list to its top: a module may import from its own row and the rows before it.
 LAYERS = [
     "errors",
+    "version",
     "plotting",
     "runs",
     "preference",

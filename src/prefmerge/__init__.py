@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from prefmerge.version import __version__
 
 if TYPE_CHECKING:
     from prefmerge.checkpoints import Checkpoint, open_checkpoint
