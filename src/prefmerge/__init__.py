@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from prefmerge.merging.plan import Plan
     from prefmerge.merging.receipt import Receipt
     from prefmerge.merging.recipe import Recipe
+    from prefmerge.merging.recipe_file import read_recipe
     from prefmerge.merging.verify import verify
     from prefmerge.preference import Preference
 
@@ -33,6 +34,7 @@ _HOMES = {
     "merge_state_dicts": "prefmerge.merging.api",
     "open_checkpoint": "prefmerge.checkpoints",
     "plan": "prefmerge.merging.api",
+    "read_recipe": "prefmerge.merging.recipe_file",
     "verify": "prefmerge.merging.verify",
 }
 
@@ -48,6 +50,7 @@ __all__ = [
     "merge_state_dicts",
     "open_checkpoint",
     "plan",
+    "read_recipe",
     "verify",
 ]
 
