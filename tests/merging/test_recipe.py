@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from prefmerge.errors import CheckpointNotFound, MethodError, PreferenceError, RecipeError, UsageError
 from prefmerge.merging.recipe import FLAGS, OPTIONS, Recipe, TaskEntry
+from prefmerge.merging.recipe_file import read_recipe
 from prefmerge.methods import METHODS
 from prefmerge.preference import Preference
 
@@ -33,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 
 def read(folder: Path, text: str) -> Recipe:
     (folder / "recipe.yaml").write_text(text, encoding="utf-8")
-    return Recipe.from_yaml(folder / "recipe.yaml")
+    return read_recipe(folder / "recipe.yaml")
 
 
 def refusal(folder: Path, text: str, error: type[Exception] = RecipeError) -> str:
@@ -457,10 +458,10 @@ def test_a_preference_that_makes_no_sense_names_its_place(folder: Path) -> None:
 
 def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"recipe .*gone\.yaml does not exist\.$"):
-        Recipe.from_yaml(tmp_path / "gone.yaml")
+        read_recipe(tmp_path / "gone.yaml")
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(RecipeError, match="cannot be read as text"):
-        Recipe.from_yaml(tmp_path / "bytes.yaml")
+        read_recipe(tmp_path / "bytes.yaml")
 
 
 # Flags over the file

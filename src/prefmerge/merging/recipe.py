@@ -1,6 +1,6 @@
 """A recipe: which checkpoints, which method, which settings. It decides the merged bytes and nothing else does.
 
-Built from arguments (`Recipe(...)`), from a YAML file (`Recipe.from_yaml`, in `recipe_file`) or from a receipt
+Built from arguments (`Recipe(...)`), from a YAML file (`recipe_file.read_recipe`) or from a receipt
 (`Recipe.from_settings`). Shares, weights, densities, strength, carry and factors are exact fractions of what was
 written. Here every setting is checked by itself; whether it fits the checkpoints is for the plan to say. Cost: none; no
 checkpoint is opened. Left out: how the merge is carried out (threads, memory, force).
@@ -206,7 +206,7 @@ class Recipe(BaseModel):
     """Every setting of a merge. `None` means the method's default; `settings()` spells it out.
 
     Raises MethodError for a value that no method could honour. Whether the chosen method honours a setting is asked
-    where the user stated it: `with_overrides` and `from_yaml`.
+    where the user stated it: `with_overrides` and `read_recipe`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -409,10 +409,3 @@ class Recipe(BaseModel):
             f"{spelled} has no use with method {self.method}; it is for {', '.join(having)}. Leave it out or "
             f"choose another method."
         )
-
-    @classmethod
-    def from_yaml(cls, path: str | Path) -> Recipe:
-        """The recipe in a YAML file. Raises RecipeError naming file, line and key; CheckpointNotFound."""
-        from prefmerge.merging.recipe_file import read_recipe
-
-        return read_recipe(Path(path))
