@@ -7,13 +7,13 @@ import errno
 import fcntl
 import json
 import os
-import signal
+import subprocess
+import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -102,33 +102,33 @@ def test_one_target_however_it_is_spelled(tmp_path: Path, kind: Kind, monkeypatc
     assert version_at(tmp_path / "real" / "out") == 1
 
 
+HOLDER = """
+import sys, time
+from pathlib import Path
+from prefmerge.checkpoints import atomic, create_output
+what, target = sys.argv[1], Path(sys.argv[2])
+kept = atomic.claim(target) if what == "claim" else create_output(target, [], metadata={}, kind=what, force=False)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
 @contextmanager
-def a_process_that(holds: Callable[[], object]) -> Iterator[int]:
-    """The number of a process that does something, and then waits until it is killed."""
-    done, told = os.pipe()
-    pid = os.fork()
-    if pid == 0:
+def a_process_with(what: Kind | Literal["claim"], target: Path) -> Iterator[int]:
+    """The number of a process that has begun an output, or only claimed its place, and is killed in the end."""
+    with subprocess.Popen([sys.executable, "-c", HOLDER, what, str(target)], stdout=subprocess.PIPE) as holder:
         try:
-            kept = holds()
-            os.write(told, b"x")
-            time.sleep(60)
-            del kept
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"ready\n"
+            yield holder.pid
         finally:
-            os._exit(1)
-    os.close(told)
-    try:
-        assert os.read(done, 1) == b"x"
-        yield pid
-    finally:
-        os.close(done)
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+            holder.kill()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_another_process_is_named_and_its_death_frees_the_target(tmp_path: Path, kind: Kind) -> None:
     target = tmp_path / "made" / "out"
-    with a_process_that(lambda: start(target, kind, 1)) as pid:
+    with a_process_with(kind, target) as pid:
         for force in (False, True):
             with pytest.raises(OutputBusy, match=rf"out: another prefmerge merge \(process {pid}\) is writing this"):
                 start(target, kind, 2, force=force)
@@ -177,18 +177,37 @@ def test_threads(tmp_path: Path, kind: Kind) -> None:
         assert won == [version_at(target)]
 
 
-def test_a_lock_that_goes_between_opening_and_locking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is then locked is a file without a name, which keeps nobody out."""
-    first, real = atomic.claim(tmp_path / "out"), fcntl.flock
+@pytest.mark.parametrize("follower", [True, False])
+def test_a_lock_that_goes_between_opening_and_locking(
+    tmp_path: Path, follower: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is then locked is a file without a name, which keeps nobody out; its name may be another's lock by now."""
+    held, real = [atomic.claim(tmp_path / "out")], fcntl.flock
 
     def late(fd: int, operation: int) -> None:
         monkeypatch.setattr(fcntl, "flock", real)
-        first.release()
+        held.pop().release()
+        if follower:
+            held.append(atomic.claim(tmp_path / "out"))
         real(fd, operation)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    with atomic.claim(tmp_path / "out"), pytest.raises(atomic.Busy):
+    if follower:
+        with pytest.raises(atomic.Busy):
+            atomic.claim(tmp_path / "out")
+    else:
+        held.append(atomic.claim(tmp_path / "out"))
+    with pytest.raises(atomic.Busy):
         atomic.claim(tmp_path / "out")
+    held.pop().release()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_holder_wrote_is_not_taken_for_the_next_ones(tmp_path: Path) -> None:
+    (tmp_path / ".out.prefmerge.lock").write_text("999999999 a-machine-with-a-rather-long-name.somewhere.example")
+    with atomic.claim(tmp_path / "out"), pytest.raises(atomic.Busy) as refused:
+        atomic.claim(tmp_path / "out")
+    assert refused.value.who == "in this process"
     assert not list(tmp_path.iterdir())
 
 
@@ -267,6 +286,29 @@ def test_any_order_without_locks(
     assert version_at(tmp_path / "out") == (2 if moment == 0 else 1)
 
 
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_rename_without_the_system_call(tmp_path: Path, linked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hard link fails too where something is, even if it appears after any look; without those, a look must do."""
+    monkeypatch.setattr(atomic, "_rename_with", lambda *_: False)
+    real = os.link
+
+    def link(source: Path, target: Path) -> None:
+        target.write_text("another's")
+        if not linked:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        real(source, target)
+
+    (tmp_path / "new").write_text("new")
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(FileExistsError):
+        atomic.rename_new(tmp_path / "new", tmp_path / "out")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"new": "new", "out": "another's"}
+    (tmp_path / "out").unlink()
+    monkeypatch.setattr(os, "link", real)
+    atomic.rename_new(tmp_path / "new", tmp_path / "out")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"out": "new"}
+
+
 # What else is written whole.
 
 
@@ -280,7 +322,7 @@ def test_whole_folder_has_one_writer(tmp_path: Path) -> None:
             pass
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
     with (
-        a_process_that(lambda: atomic.claim(tmp_path / "out")) as pid,
+        a_process_with("claim", tmp_path / "out") as pid,
         pytest.raises(BlockingIOError, match=rf"another writer \(process {pid}\) is at work on it"),
         atomic.whole_folder(tmp_path / "out"),
     ):

@@ -385,26 +385,28 @@ def test_a_stale_temporary_goes_and_a_living_one_stays(tmp_path: Path, kind: Kin
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("supported", [True, False])
+@pytest.mark.parametrize("moment", ["sync_path", "rename_new"])
 def test_what_appears_at_the_last_moment_is_not_overwritten(
-    tmp_path: Path, kind: Kind, supported: bool, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, kind: Kind, supported: bool, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the last check and the rename."""
     if not supported:
         monkeypatch.setattr(atomic, "_rename_with", lambda *_: False)
-    rename = atomic.rename_new
+    real, target = getattr(atomic, moment), tmp_path / "out"
 
-    def late(source: Path, target: Path) -> None:
+    def late(*paths: Path) -> None:
+        monkeypatch.setattr(atomic, moment, real)
         target.write_text("x") if kind == "file" else target.mkdir()
-        rename(source, target)
+        real(*paths)
 
-    with start(tmp_path / "out", kind) as out:
+    with start(target, kind) as out:
         for name, array in MODEL.items():
             out.write(name, 0, array.reshape(-1))
-        monkeypatch.setattr(atomic, "rename_new", late)
+        monkeypatch.setattr(atomic, moment, late)
         with pytest.raises(OutputExists, match="appeared while the merge was running"):
             out.publish(b"{}")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert kind == "folder" or (tmp_path / "out").read_text() == "x"
+    assert target.read_text() == "x" if kind == "file" else not list(target.iterdir())
 
 
 def test_the_exchange_is_one_call_here(tmp_path: Path) -> None:

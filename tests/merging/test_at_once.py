@@ -15,12 +15,11 @@ from prefmerge import Receipt, verify
 from prefmerge.checkpoints import content_fingerprint, find_receipt, open_checkpoint
 from tests.merging import racing
 
-ROUNDS = 6  # of each; what is decisive is forced in tests/checkpoints/test_two_writers.py
+ROUNDS = 4  # of each; what is decisive is forced in tests/checkpoints/test_two_writers.py
 
 
-@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize(("processes", "force"), [(2, False), (3, False), (3, True)])
 @pytest.mark.parametrize("kind", ["file", "folder"])
-@pytest.mark.parametrize("processes", [2, 3])
 def test_processes_at_once(tmp_path: Path, processes: int, kind: str, force: bool) -> None:
     counts = race(tmp_path / "race", kind, force, processes, ROUNDS)
     assert counts["won"] + counts["refused"] == processes * ROUNDS
