@@ -276,6 +276,20 @@ def test_pairs_are_searched_with_and_the_labels_stand_beside(toys: Path, monkeyp
         prefer.from_pairs(known, Path("pairs.csv"))
 
 
+def test_a_preference_that_appears_while_one_is_saved(toys: Path, monkeypatch: pytest.MonkeyPatch):
+    found = prefer.from_labels(tasks(), Path("seen.txt"), task_labels=Path("counts.json"))
+    place, real = Path("preference.json"), prefer.atomic.write_whole
+
+    def late(*args: Any, **options: Any) -> None:
+        place.write_text("another's")
+        real(*args, **options)
+
+    monkeypatch.setattr(prefer.atomic, "write_whole", late)
+    with pytest.raises(OutputExists, match=r"preference\.json: exists already\. Give another -o FILE, or --force"):
+        found.save(place)
+    assert place.read_text() == "another's"
+
+
 def test_what_is_saved_is_a_preference_that_says_how_it_was_made(toys: Path):
     found = prefer.from_labels(tasks(), Path("seen.txt"), task_labels=Path("counts.json"))
     found.save("deep/preference.json")

@@ -17,6 +17,7 @@ PrefmergeError                    exit 1: the job cannot be done; what, where, f
 ├── RunError                      a run folder that is absent, unreadable, unfinished or another run's
 ├── OutputError                   the output cannot be written
 │   ├── OutputExists              something is there and --force was not given
+│   ├── OutputBusy                another merge is writing the same output
 │   ├── OutputIsInput             the output would overwrite an input
 │   ├── DiskFull                  not enough space for output and scratch
 │   └── DtypeOverflow             a merged value does not fit the dtype asked for
@@ -98,6 +99,10 @@ class OutputError(PrefmergeError):
 
 class OutputExists(OutputError):
     """Something is at the target and `--force` was not given."""
+
+
+class OutputBusy(OutputError):
+    """Another merge is writing the same output at this moment, in this process or in another."""
 
 
 class OutputIsInput(OutputError):

@@ -122,7 +122,12 @@ class Preferred:
         check_output(path, force)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            atomic.write_whole(path, (json.dumps(self.to_json(), indent=1) + "\n").encode())
+            content = (json.dumps(self.to_json(), indent=1) + "\n").encode()
+            try:
+                atomic.write_whole(path, content, replace=force)
+            except FileExistsError:  # it has appeared since
+                check_output(path, force)
+                raise
         except OSError as error:
             raise OutputError(f"{path}: cannot be written: {error.strerror or error}. Give another -o FILE.") from error
 

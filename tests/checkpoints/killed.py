@@ -3,9 +3,9 @@
     python killed.py PLACE KIND PREVIOUS EXCHANGE
 
 KIND is file or folder. PREVIOUS is old (version 1 is at the target), none, or a folder to start from. The new version
-is 2, or 3 over a folder. EXCHANGE 0 takes the system call away that swaps two names. Case n happens in PLACE/n; the
-child that gets through without dying ends the loop, and its number is printed. Each child is a fork, so that NumPy is
-imported once.
+is 2, or 3 over a folder; it is forced unless nothing is there. EXCHANGE 0 takes the system calls away that swap two
+names, or refuse a name that is taken. Case n happens in PLACE/n; the child that gets through without dying ends the
+loop, and its number is printed. Each child is a fork, so that NumPy is imported once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from prefmerge.checkpoints.protocol import TensorInfo
 from prefmerge.checkpoints.write import Kind, create_output
 
 TARGET = {"file": "merged.safetensors", "folder": "merged"}
-CALLS = ["pwrite", "ftruncate", "fsync", "mkdir", "rename", "replace", "unlink", "rmdir"]
+CALLS = ["pwrite", "ftruncate", "fsync", "mkdir", "rename", "replace", "link", "unlink", "rmdir"]
 
 
 def model(version: int) -> dict[str, np.ndarray]:
@@ -90,7 +90,7 @@ def patch(after: Callable[[], None], exchange: bool) -> None:
         atomic._rename_with = lambda flag, source, target: False  # pyright: ignore[reportPrivateUsage]
 
 
-def dies_after(n: int, place: Path, kind: Kind, version: int, exchange: bool) -> bool:
+def dies_after(n: int, place: Path, kind: Kind, version: int, *, force: bool, exchange: bool) -> bool:
     """Publish a version in a child that is killed after its n-th change. False when it had fewer."""
     child = os.fork()
     if child == 0:
@@ -103,7 +103,7 @@ def dies_after(n: int, place: Path, kind: Kind, version: int, exchange: bool) ->
                 os.kill(os.getpid(), signal.SIGKILL)
 
         patch(after, exchange)
-        publish(place, kind, version)
+        publish(place, kind, version, force=force)
         os._exit(0)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status not in (0, -signal.SIGKILL):
@@ -115,7 +115,7 @@ def main(place: Path, kind: Kind, previous: str, exchange: bool) -> None:
     n, version = 1, 2 if previous in ("old", "none") else 3
     while True:
         prepare(place / str(n), kind, previous)
-        if not dies_after(n, place / str(n), kind, version, exchange):
+        if not dies_after(n, place / str(n), kind, version, force=previous != "none", exchange=exchange):
             break
         n += 1
     print(n)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prefmerge.checkpoints import atomic, content_fingerprint, find_receipt, open_checkpoint
+from prefmerge.checkpoints import atomic, content_fingerprint, find_receipt, open_checkpoint, receipt_beside
 from prefmerge.checkpoints.write import Kind
 from prefmerge.errors import DiskFull, OutputError
 from tests.checkpoints import killed
@@ -63,10 +63,18 @@ def kill_everywhere(place: Path, kind: Kind, *, previous: bool, exchange: bool) 
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-@pytest.mark.parametrize("previous", [True, False])
-@pytest.mark.parametrize("kind", ["file", "folder"])
-def test_a_kill_after_every_change_to_the_disk(tmp_path: Path, kind: Kind, previous: bool) -> None:
-    cases = kill_everywhere(tmp_path, kind, previous=previous, exchange=True)
+@pytest.mark.parametrize(
+    ("kind", "previous", "exchange"),
+    [
+        ("file", True, True),
+        ("file", False, True),
+        ("file", False, False),
+        ("folder", True, True),
+        ("folder", False, True),
+    ],
+)
+def test_a_kill_after_every_change_to_the_disk(tmp_path: Path, kind: Kind, previous: bool, exchange: bool) -> None:
+    cases = kill_everywhere(tmp_path, kind, previous=previous, exchange=exchange)
     found = [version_at(tmp_path / str(n), kind) for n in range(1, cases + 1)]
     old = 1 if previous else None
     turn = found.index(2)
@@ -83,7 +91,8 @@ def test_a_kill_without_an_exchange(tmp_path: Path) -> None:
     cases = kill_everywhere(tmp_path, "folder", previous=True, exchange=False)
     found = []
     for n in range(1, cases + 1):
-        atomic.recover(tmp_path / str(n) / "merged")
+        with atomic.claim(tmp_path / str(n) / "merged"):
+            atomic.recover(tmp_path / str(n) / "merged")
         found.append(version_at(tmp_path / str(n), "folder"))
         assert {path.name for path in (tmp_path / str(n)).iterdir()} == expected_names("folder")
     turn = found.index(2)
@@ -91,12 +100,11 @@ def test_a_kill_without_an_exchange(tmp_path: Path) -> None:
 
 
 def test_a_kill_while_a_receipt_waits(tmp_path: Path) -> None:
-    """Killed twice: the receipt that the first kill left waiting is settled before the second merge puts its own
-    there."""
+    """Killed twice: the receipt that the first kill left waiting is put in place before the second merge does
+    anything."""
     cases = kill_everywhere(tmp_path / "once", "file", previous=True, exchange=True)
-    waiting = [
-        n for n in range(1, cases + 1) if (tmp_path / "once" / str(n) / "merged.safetensors.receipt.json.new").exists()
-    ]
+    targets = {n: tmp_path / "once" / str(n) / killed.TARGET["file"] for n in range(1, cases + 1)}
+    waiting = [n for n, target in targets.items() if find_receipt(target) != receipt_beside(target)]
     assert waiting
     for n in waiting:
         command = [
@@ -132,7 +140,7 @@ class Failing:
 def publish_failing(place: Path, kind: Kind, failing: Failing) -> OutputError | None:
     """What publishing version 2 raises when one of its calls fails."""
     with pytest.MonkeyPatch.context() as patched:
-        for name in ("pwrite", "ftruncate", "fsync", "mkdir", "rename", "replace"):
+        for name in ("pwrite", "ftruncate", "fsync", "mkdir", "rename", "replace", "link"):
             patched.setattr(os, name, failing.wrap(getattr(os, name)))
         patched.setattr(shutil, "copyfile", failing.wrap(shutil.copyfile))
         patched.setattr(atomic, "_rename_with", failing.wrap(atomic._rename_with))  # pyright: ignore[reportPrivateUsage]

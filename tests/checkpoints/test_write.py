@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -228,15 +229,62 @@ def test_a_folder_that_prefmerge_did_not_make(tmp_path: Path) -> None:
     save(precious.parent, MODEL, kind="folder", force=True)  # an empty one holds nothing to lose
 
 
-def test_a_link_is_replaced_and_what_it_points_to_stays(tmp_path: Path) -> None:
-    for kind in KINDS:
-        real = save(tmp_path / f"real-{kind}", MODEL, kind=kind)
-        before = content_of(real)
-        link = tmp_path / f"link-{kind}"
-        link.symlink_to(real)
-        save(link, {"a": np.ones(3)}, kind=kind, force=True)
-        assert not link.is_symlink()
-        assert content_of(real) == before
+@pytest.mark.parametrize("force", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_link_is_neither_replaced_nor_followed(tmp_path: Path, kind: Kind, force: bool) -> None:
+    real = save(tmp_path / "real", MODEL, kind=kind)
+    before = content_of(real)
+    for name, goal in (("link", real), ("dangling", tmp_path / "gone")):
+        (tmp_path / name).symlink_to(goal)
+        with pytest.raises(
+            OutputExists, match=f"{name}: is a link to {goal}, .* Name {goal} as the output, or remove the link"
+        ):
+            start(tmp_path / name, kind, force)
+        assert (tmp_path / name).is_symlink()
+    assert content_of(real) == before
+
+
+def test_a_link_where_the_receipt_goes(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("x")
+    (tmp_path / "out.receipt.json").symlink_to(tmp_path / "notes")
+    for force in (True, False):
+        with pytest.raises(OutputExists, match=r"out.receipt.json: a link is where the receipt goes"):
+            start(tmp_path / "out", "file", force)
+    assert (tmp_path / "notes").read_text() == "x"
+
+
+def test_a_receipt_without_its_output(tmp_path: Path) -> None:
+    """It may be another program's file."""
+    receipt = tmp_path / "out.receipt.json"
+    receipt.write_text("precious")
+    with pytest.raises(
+        OutputExists,
+        match=r"out.receipt.json: already exists, where the receipt of out goes, though out does not. .*--f",
+    ):
+        start(tmp_path / "out")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {receipt.name: "precious"}
+    save(tmp_path / "out", MODEL, force=True)
+    assert receipt.read_text() == "{}"
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_a_receipt_that_appears_at_the_last_moment(
+    tmp_path: Path, supported: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the weights are in place already: they are taken back."""
+    if not supported:
+        monkeypatch.setattr(atomic, "_rename_with", lambda *_: False)
+    rename, receipt = atomic.rename_new, tmp_path / "out.receipt.json"
+
+    def late(source: Path, target: Path) -> None:
+        if target == receipt:
+            receipt.write_text("precious")
+        rename(source, target)
+
+    monkeypatch.setattr(atomic, "rename_new", late)
+    with pytest.raises(OutputExists, match="appeared while the merge was running"):
+        save(tmp_path / "out", MODEL)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {receipt.name: "precious"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -320,6 +368,7 @@ def test_a_stale_temporary_goes_and_a_living_one_stays(tmp_path: Path, kind: Kin
     stale = tmp_path / ".out.prefmerge-0123456789ab.tmp"
     (stale / "below").mkdir(parents=True)
     (stale / "model.safetensors").write_bytes(b"half")
+    (tmp_path / ".out.prefmerge.lock").write_text("999999999 elsewhere")
     others = {
         tmp_path / ".other.prefmerge-0123456789ab.tmp",
         tmp_path / ".out.prefmerge-mine.tmp",
@@ -327,42 +376,37 @@ def test_a_stale_temporary_goes_and_a_living_one_stays(tmp_path: Path, kind: Kin
     }
     for other in others:
         other.mkdir()
-    with start(tmp_path / "out", kind) as living:
-        save(tmp_path / "out", MODEL, kind=kind)
-        assert not stale.exists()
-        assert (
-            sum(path.name.startswith(".out.prefmerge-") for path in tmp_path.iterdir()) == 2
-        )  # the living one, and -mine
-        for name, array in MODEL.items():
-            living.write(name, 0, array.reshape(-1))
-        with pytest.raises(OutputExists, match="out: already exists"):
-            living.publish(b"late")
+    living = atomic.make_workspace(tmp_path / "out")
+    save(tmp_path / "out", MODEL, kind=kind)
     left = {path for path in tmp_path.iterdir() if path.name.startswith(".")}
-    assert left == others
+    assert left == others | {living.path}
+    living.discard()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("supported", [True, False])
+@pytest.mark.parametrize("moment", ["sync_path", "rename_new"])
 def test_what_appears_at_the_last_moment_is_not_overwritten(
-    tmp_path: Path, kind: Kind, supported: bool, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, kind: Kind, supported: bool, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the last check and the rename."""
     if not supported:
         monkeypatch.setattr(atomic, "_rename_with", lambda *_: False)
-    rename = atomic.rename_new
+    real, target = getattr(atomic, moment), tmp_path / "out"
 
-    def late(source: Path, target: Path) -> None:
-        monkeypatch.setattr(atomic, "rename_new", rename)
-        save(target, {"a": np.ones(3)}, kind=kind)
-        rename(source, target)
+    def late(*paths: Path) -> None:
+        monkeypatch.setattr(atomic, moment, real)
+        target.write_text("x") if kind == "file" else target.mkdir()
+        real(*paths)
 
-    with start(tmp_path / "out", kind) as out:
+    with start(target, kind) as out:
         for name, array in MODEL.items():
             out.write(name, 0, array.reshape(-1))
-        monkeypatch.setattr(atomic, "rename_new", late)
+        monkeypatch.setattr(atomic, moment, late)
         with pytest.raises(OutputExists, match="appeared while the merge was running"):
             out.publish(b"{}")
-    assert list(open_checkpoint(tmp_path / "out").tensors) == ["a"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert target.read_text() == "x" if kind == "file" else not list(target.iterdir())
 
 
 def test_the_exchange_is_one_call_here(tmp_path: Path) -> None:
@@ -408,12 +452,49 @@ def test_a_waiting_receipt_counts_when_it_describes_the_weights(tmp_path: Path, 
     if change == "size":
         output["files"] = [{"name": "out", "bytes": 3}]
     text = json.dumps({} if change == "no output" else {"output": output})
-    waiting = tmp_path / "out.receipt.json.new"
+    waiting = tmp_path / ".out.prefmerge-0123456789ab.tmp" / "out.receipt.json"
+    waiting.parent.mkdir()
     waiting.write_text(text[:-5] if change == "half" else text)
     assert find_receipt(path) == (waiting if change == "nothing" else tmp_path / "out.receipt.json")
     save(path, {"a": np.ones(3)}, force=True, receipt=b"new")
-    assert not waiting.exists()
+    assert not waiting.parent.exists()
     assert (tmp_path / "out.receipt.json").read_bytes() == b"new"
+
+
+def test_a_receipt_that_cannot_be_put_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without hard links the old weights cannot come back; the new ones keep their receipt, and the next merge settles
+    it."""
+    path = save(tmp_path / "out", {"a": np.zeros(3)})
+    new = {"a": np.ones(3)}
+    told = {
+        "files": [{"name": "out", "bytes": path.stat().st_size}],
+        "fingerprint": content_fingerprint(from_state_dict(new, name="x")),
+    }
+    receipt = json.dumps({"output": told}).encode()
+    replace, beside = os.replace, tmp_path / "out.receipt.json"
+
+    def failing(*paths: Path) -> None:
+        if beside in paths:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        replace(*paths)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "link", failing_link)
+        patched.setattr(os, "replace", failing)
+        with pytest.raises(OutputError, match=r"out: cannot be written \(Input/output error\)"):
+            save(path, new, force=True, receipt=receipt)
+    waiting = find_receipt(path)
+    assert waiting is not None
+    assert waiting != beside
+    assert waiting.read_bytes() == receipt
+    with pytest.raises(OutputExists, match="out: already exists"):
+        start(path)
+    assert {file.name for file in tmp_path.iterdir()} == {"out", "out.receipt.json"}
+    assert beside.read_bytes() == receipt
+
+
+def failing_link(*_: Path) -> None:
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
 
 # What others make of the output.

@@ -6,9 +6,11 @@
 
 The layout is known before the first element: a safetensors header, then every tensor at its aligned offset; so a
 block is one pwrite and the bytes depend on tensors, metadata and values alone. A folder is published by one rename or
-exchange. A file and its receipt beside it are two names, which no rename moves together: the new receipt waits as
-`OUT.receipt.json.new` while the weights are renamed, and `find_receipt` takes the one whose fingerprint is that of
-the weights. Cost: writing once, and one fsync per file. Left out: compression, formats other than safetensors.
+exchange. A file and its receipt beside it are two names, which no rename moves together: the new receipt waits in the
+temporary folder while the weights are renamed, and `find_receipt` takes the one whose fingerprint is that of the
+weights. An output has one writer at a time, from the check of its target to the end; a second one is refused at once.
+Cost: writing once, and one fsync per file. Left out: compression, formats other than safetensors; file systems without
+locks, where two merges with --force at once may end with the weights of one and the receipt of the other.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import mmap
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -33,7 +36,7 @@ from prefmerge.checkpoints import atomic
 from prefmerge.checkpoints.fingerprint import content_fingerprint
 from prefmerge.checkpoints.protocol import TensorInfo
 from prefmerge.checkpoints.safetensors_file import SafetensorsFile, encode_header
-from prefmerge.errors import CheckpointError, DiskFull, OutputError, OutputExists
+from prefmerge.errors import CheckpointError, DiskFull, OutputBusy, OutputError, OutputExists
 
 RECEIPT = "receipt.json"
 INDEX = "model.safetensors.index.json"
@@ -47,28 +50,45 @@ def create_output(
     target: str | Path,
     tensors: Sequence[TensorInfo],
     *,
-    metadata: Mapping[str, str],
+    metadata: Mapping[str, str] | Callable[[], Mapping[str, str]],
     kind: Kind,
     force: bool,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     scratch_bytes: int = 0,
+    began: float | None = None,
 ) -> Output:
     """Prepare to write `tensors` to `target`: a safetensors file, or a folder of one or more with an index.
 
     Everything is written beside the target; the target itself changes only in `Output.publish`. Missing parent
     folders are made, and taken back when nothing is published. `metadata` goes into every file, with `format: pt`
-    added, without which transformers does not load one. `scratch_bytes` is what the caller will need on the same disk
-    besides. What killed merges left is removed first.
+    added, without which transformers does not load one; it may be a call, which is made only if the target is free.
+    `scratch_bytes` is what the caller will need on the same disk besides. What killed merges left is removed first.
+    `began` (as time.time(), now by default) is when the caller set out: an output younger than that is another merge's.
 
-    Raises OutputExists, OutputError and DiskFull before anything is written.
+    Raises OutputExists, OutputBusy, OutputError and DiskFull before anything is written.
     """
     target = Path(os.path.abspath(Path(target).expanduser()))
+    began = time.time() if began is None else began
+    if not target.name:
+        raise OutputError(f"{target}: not a place for an output. Name a new {kind}.")
     with _reporting(target):
-        atomic.recover(target)
-        _check_target(target, kind, force)
-        shards = _lay_out(target, tensors, {"format": "pt", **metadata}, max_shard_bytes if kind == "folder" else None)
-        _check_space(target, sum(shard.size for shard in shards), scratch_bytes)
-        return Output(target, kind, force, shards)
+        try:
+            claim = atomic.claim(target)
+        except PermissionError:
+            _check_target(target, kind, force, began)  # says more than that no lock can be made
+            raise
+    try:
+        with _reporting(target):
+            atomic.recover(target, lambda workspace: _settle(target, workspace))
+            _check_target(target, kind, force, began)
+        pairs = metadata() if callable(metadata) else metadata
+        shards = _lay_out(target, tensors, {"format": "pt", **pairs}, max_shard_bytes if kind == "folder" else None)
+        with _reporting(target):
+            _check_space(target, claim.beside, sum(shard.size for shard in shards), scratch_bytes)
+            return Output(target, kind, force, shards, claim, began)
+    except BaseException:
+        claim.release()
+        raise
 
 
 @contextlib.contextmanager
@@ -76,6 +96,12 @@ def _reporting(target: Path) -> Iterator[None]:
     """What the system refuses, as an OutputError that names the target."""
     try:
         yield
+    except atomic.Busy as error:
+        who = f"another prefmerge merge {error.who}".rstrip()
+        raise OutputBusy(
+            f"{target}: {who} is writing this output. Wait until it has ended, or choose another output; "
+            "--force does not take it over."
+        ) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(f"{target}: the disk is full. Free some space, or write to another disk.") from error
@@ -86,15 +112,25 @@ def _reporting(target: Path) -> Iterator[None]:
         raise OutputError(f"{target}: cannot be written ({error.strerror or error}).") from error
 
 
-def _check_target(target: Path, kind: Kind, force: bool) -> None:
-    """Raise OutputExists or OutputError unless `target` is free, or may be replaced by an output of this kind."""
-    if not target.name:
-        raise OutputError(f"{target}: not a place for an output. Name a new {kind}.")
-    if kind == "file":
-        receipt = receipt_beside(target)
-        if receipt.is_dir():
-            raise OutputExists(f"{receipt}: a folder is where the receipt goes. Choose another output.")
+def _check_target(target: Path, kind: Kind, force: bool, began: float) -> None:
+    """Raise OutputExists unless `target` is free, or may be replaced by an output of this kind."""
+    receipt = receipt_beside(target)
+    if target.is_symlink():  # to replace it would surprise one user, to follow it another
+        real = os.path.realpath(target)
+        raise OutputExists(
+            f"{target}: is a link to {real}, and prefmerge replaces no link. "
+            f"Name {real} as the output, or remove the link."
+        )
+    if kind == "file" and receipt.is_symlink():
+        raise OutputExists(f"{receipt}: a link is where the receipt goes. Remove it, or choose another output.")
+    if kind == "file" and receipt.is_dir():
+        raise OutputExists(f"{receipt}: a folder is where the receipt goes. Choose another output.")
     if not os.path.lexists(target):
+        if kind == "file" and not force and os.path.lexists(receipt):
+            raise OutputExists(
+                f"{receipt}: already exists, where the receipt of {target.name} goes, though {target.name} does not. "
+                "Choose another output, or overwrite it with --force."
+            )
         return
     if kind == "folder" and not target.is_dir():
         raise OutputExists(
@@ -105,10 +141,12 @@ def _check_target(target: Path, kind: Kind, force: bool) -> None:
             f"{target}: a folder is in the way of the output file. "
             f"Name a file in it, for instance {target / 'merged.safetensors'}."
         )
-    if kind == "file" and not target.is_file() and not target.is_symlink():
+    if kind == "file" and not target.is_file():
         raise OutputExists(f"{target}: neither a file nor a folder. Choose another output.")
     if not force:
-        raise OutputExists(f"{target}: already exists. Choose another output, or overwrite it with --force.")
+        raise OutputExists(
+            f"{target}: {_how_it_came(target, began)}. Choose another output, or overwrite it with --force."
+        )
     if kind == "folder" and not (target / RECEIPT).is_file() and any(target.iterdir()):
         raise OutputExists(
             f"{target}: holds no {RECEIPT}, so prefmerge did not make this folder "
@@ -116,10 +154,16 @@ def _check_target(target: Path, kind: Kind, force: bool) -> None:
         )
 
 
-def _check_space(target: Path, output_bytes: int, scratch_bytes: int) -> None:
-    folder = target.parent
-    while not folder.exists():
-        folder = folder.parent
+def _how_it_came(target: Path, began: float) -> str:
+    """Whether an output was there before this merge began, in words."""
+    if target.stat().st_ctime < began:  # a rename sets it
+        return "already exists"
+    if find_receipt(target) is not None:
+        return "another prefmerge merge has written it meanwhile"
+    return "appeared while the merge was running"
+
+
+def _check_space(target: Path, folder: Path, output_bytes: int, scratch_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < output_bytes + scratch_bytes:
         scratch = f" and {_readable(scratch_bytes)} of scratch" if scratch_bytes else ""
@@ -172,7 +216,9 @@ class Output:
     """A checkpoint that is being written; made by `create_output`. Leaving its `with` block unpublished removes every
     trace."""
 
-    def __init__(self, target: Path, kind: Kind, force: bool, shards: list[_Shard]) -> None:
+    def __init__(
+        self, target: Path, kind: Kind, force: bool, shards: list[_Shard], claim: atomic.Claim, began: float
+    ) -> None:
         self.target = target
         self.kind: Kind = kind
         self._force = force
@@ -184,13 +230,10 @@ class Output:
         self._companions: set[str] = set()
         self._fds: list[int] = []
         self._mapped: dict[int, np.ndarray] = {}
-        self._published = False
-        self._parents = atomic.make_parents(target.parent)
-        try:
-            self._workspace = atomic.make_workspace(target)
-        except BaseException:
-            atomic.remove_empty(self._parents)
-            raise
+        self._claim = claim
+        self._began = began
+        self._stranded = False
+        self._workspace = atomic.make_workspace(target)
         try:
             for shard in shards:
                 self._fds.append(
@@ -254,7 +297,7 @@ class Output:
         """Make everything durable and put it at the target in one step. `receipt` is JSON, or makes it from `files`.
 
         Raises OutputExists when something appeared at the target meanwhile, ValueError when a tensor is not wholly
-        written.
+        written. Without `force` nothing that is there is ever replaced.
         """
         for name, info in self._infos.items():
             if self._written[name] < info.size:
@@ -263,16 +306,14 @@ class Output:
         with _reporting(self.target):
             for fd in self._fds:
                 atomic.sync(fd)
-            place = self._workspace.path / (RECEIPT if self.kind == "folder" else _waiting(self.target).name)
+            place = self._workspace.path / (RECEIPT if self.kind == "folder" else receipt_beside(self.target).name)
             _write_file(place, content, durable=True)
-            _check_target(self.target, self.kind, self._force)
+            _check_target(self.target, self.kind, self._force, self._began)
             if self.kind == "folder":
                 self._publish_folder()
             else:
                 self._publish_file()
-        self._published = True
-        self._close()
-        self._workspace.discard()
+        self.discard()
 
     def _publish_folder(self) -> None:
         work = self._workspace.path
@@ -290,7 +331,7 @@ class Output:
             folders.update(work / parent for parent in PurePosixPath(name).parents)
         for folder in sorted(folders, reverse=True):
             atomic.sync_path(folder)
-        if os.path.lexists(self.target):
+        if self._force and os.path.lexists(self.target):
             old = atomic.replace_folder(work, self.target)
             atomic.sync_path(self.target.parent)
             atomic.remove(old)
@@ -300,29 +341,38 @@ class Output:
 
     def _publish_file(self) -> None:
         work, target = self._workspace.path, self.target
-        receipt, waiting = receipt_beside(target), _waiting(target)
+        receipt = receipt_beside(target)
+        put = os.replace if self._force else atomic.rename_new
+        old = work / f"{target.name}.old"
         atomic.sync_path(work)
-        _settle(target)
-        os.replace(work / waiting.name, waiting)
+        replaces = os.path.lexists(target)
+        if replaces:
+            with contextlib.suppress(OSError):  # without hard links there is no way back, only forward
+                os.link(target, old)
         try:
+            put(work / target.name, target)
             atomic.sync_path(target.parent)
-            if self._force:
-                os.replace(work / target.name, target)
-            else:
-                atomic.rename_new(work / target.name, target)
+            put(work / receipt.name, receipt)
         except BaseException:
-            waiting.unlink(missing_ok=True)
+            if atomic.names(target, self._fds[0]) and (work / receipt.name).exists():
+                try:
+                    if replaces:
+                        os.replace(old, target)
+                    else:
+                        os.rename(target, work / target.name)
+                except OSError:
+                    self._stranded = True  # the weights stay, and so must the receipt, for `find_receipt`
             raise
-        atomic.sync_path(target.parent)
-        os.replace(waiting, receipt)
         atomic.sync_path(target.parent)
 
     def discard(self) -> None:
-        """Remove what was written. Nothing happens to an output that was published."""
-        if not self._published:
-            self._close()
+        """Remove every trace but an output that was published, and let go of the target."""
+        self._close()
+        if self._stranded:
+            self._workspace.release()
+        else:
             self._workspace.discard()
-            atomic.remove_empty(self._parents)
+        self._claim.release()
 
     def _close(self) -> None:
         self._mapped.clear()
@@ -362,14 +412,15 @@ def receipt_beside(target: Path) -> Path:
     return target.with_name(target.name + ".receipt.json")
 
 
-def _waiting(target: Path) -> Path:
-    return target.with_name(target.name + ".receipt.json.new")
+def _waiting(target: Path, workspace: Path) -> Path:
+    """Where the receipt of an output file waits until its weights are in place."""
+    return workspace / receipt_beside(target).name
 
 
 def find_receipt(out: str | Path) -> Path | None:
     """The receipt of the output at `out`, None when it has none.
 
-    Beside a file a receipt may still wait under its temporary name, because a merge was killed at the last moment. It
+    The receipt of a file may still wait in a temporary folder, because the merge was killed at the last moment. It
     counts when it describes the weights that are there; this reads them once. Whether a receipt in its proper place
     does is for `verify` to say.
     """
@@ -378,8 +429,9 @@ def find_receipt(out: str | Path) -> Path | None:
         return out / RECEIPT if (out / RECEIPT).is_file() else None
     if not out.is_file():
         return None
-    if _describes(_waiting(out), out):
-        return _waiting(out)
+    for workspace in atomic.workspaces(out):
+        if _describes(_waiting(out, workspace), out):
+            return _waiting(out, workspace)
     return receipt_beside(out) if receipt_beside(out).is_file() else None
 
 
@@ -395,13 +447,9 @@ def _describes(receipt: Path, weights: Path) -> bool:
         return False
 
 
-def _settle(target: Path) -> None:
-    """Finish or drop what a killed merge left waiting: its receipt, once its weights are in place."""
-    waiting = _waiting(target)
-    if not os.path.lexists(waiting):
-        return
+def _settle(target: Path, workspace: Path) -> None:
+    """Finish what a killed merge began: put its receipt in place if its weights are."""
+    waiting = _waiting(target, workspace)
     if _describes(waiting, target):
         os.replace(waiting, receipt_beside(target))
-    else:
-        waiting.unlink()
-    atomic.sync_path(target.parent)
+        atomic.sync_path(target.parent)

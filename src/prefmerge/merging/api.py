@@ -151,14 +151,14 @@ def run(
     with make_plan(recipe) as planned:
         kind = "file" if out.suffix == ".safetensors" else "folder"
         _refuse_inputs(planned, out)
-        metadata = task_vector_metadata(_base_content(planned)) if recipe.as_task_vector else {}
         output = create_output(
             out,
             planned.layout,
-            metadata=metadata,
+            metadata=lambda: task_vector_metadata(_base_content(planned)) if recipe.as_task_vector else {},
             kind=kind,
             force=force,
             scratch_bytes=_scratch_bytes(planned, allowance),
+            began=started.timestamp(),
         )
         with output, Workspace(threads=threads, block=block, memory=allowance, scratch=output.target.parent) as work:
             outcome = stream(planned, output, work, progress)
