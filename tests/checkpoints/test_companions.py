@@ -307,12 +307,12 @@ def test_what_may_not_be_read_is_told_before_anything_is_done(base: Path, monkey
 
 def test_a_deep_folder_needs_no_deep_stack(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(base)
-    for _ in range(400):
+    for _ in range(600):
         os.mkdir("d")
         os.chdir("d")
     Path("x.py").write_text("x")
     os.chdir(base)
-    assert list(found(base).files) == ["d/" * 400 + "x.py"]
+    assert list(found(base).files) == ["d/" * 600 + "x.py"]
 
 
 @pytest.mark.parametrize(
@@ -346,6 +346,12 @@ def test_the_base_keeps_its_name(tmp_path: Path, own: str, kept: str) -> None:
             "diffusion_pytorch_model.fp16.safetensors",
         ),
         ("model.safetensors.index.fp16.json", "model.fp16-00002-of-00002.safetensors", "model.fp16.safetensors"),
+        ("pytorch_model.bin.index.json", "pytorch_model-00002-of-00002.safetensors", "model.safetensors"),
+        (
+            "diffusion_pytorch_model.bin.index.json",
+            "diffusion_pytorch_model-00002-of-00002.safetensors",
+            "diffusion_pytorch_model.safetensors",
+        ),
         ("some.index.json", "x.safetensors", "model.safetensors"),
     ],
 )
