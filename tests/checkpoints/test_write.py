@@ -71,6 +71,37 @@ def test_a_folder_of_shards(tmp_path: Path) -> None:
     assert_same(arrays_of(open_checkpoint(folder)), MODEL)
 
 
+@pytest.mark.parametrize(
+    ("name", "shard", "index"),
+    [
+        ("model.safetensors", "model-{}.safetensors", "model.safetensors.index.json"),
+        (
+            "diffusion_pytorch_model.safetensors",
+            "diffusion_pytorch_model-{}.safetensors",
+            "diffusion_pytorch_model.safetensors.index.json",
+        ),
+        ("model.fp16.safetensors", "model.fp16-{}.safetensors", "model.safetensors.index.fp16.json"),
+        ("my.model.v2.safetensors", "my.model.v2-{}.safetensors", "my.model.v2.safetensors.index.json"),
+    ],
+)
+def test_weights_and_index_are_called_as_asked(tmp_path: Path, name: str, shard: str, index: str) -> None:
+    whole = save(tmp_path / "whole", MODEL, kind="folder", weights_name=name)
+    assert {p.name for p in whole.iterdir()} == {name, "receipt.json"}
+    parts = save(tmp_path / "parts", MODEL, kind="folder", max_shard_bytes=100, weights_name=name)
+    shards = {shard.format(f"{i:05}-of-00004") for i in range(1, 5)}
+    assert {p.name for p in parts.iterdir()} == {*shards, index, "receipt.json"}
+    for folder in (whole, parts, parts / index):
+        assert_same(arrays_of(open_checkpoint(folder)), MODEL)
+    plain = save(tmp_path / "plain", MODEL, kind="folder")
+    assert (whole / name).read_bytes() == (plain / "model.safetensors").read_bytes()
+    one = save(tmp_path / "one.safetensors", MODEL, weights_name=name)
+    assert one.is_file()
+    with start(tmp_path / "out", "folder", weights_name=name, max_shard_bytes=100) as out:
+        for taken in (index, *shards):
+            with pytest.raises(ValueError, match="is not a name for a file beside the weights, or is taken"):
+                out.add_file(taken, b"")
+
+
 @pytest.mark.parametrize("block", [1, 7, 4096])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_bytes_for_blocks_in_any_order_from_threads(tmp_path: Path, kind: Kind, block: int) -> None:
@@ -302,6 +333,9 @@ def test_no_disk_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Ki
         match=f"out: needs {needed} bytes and 21 bytes of scratch, and {tmp_path} has {needed + 20} bytes free",
     ):
         start(tmp_path / "deep" / "out", kind, scratch_bytes=21)
+    start(tmp_path / "deep" / "out", kind, beside_bytes=20).discard()
+    with pytest.raises(DiskFull, match=f"out: needs {needed + 21} bytes, and {tmp_path} has {needed + 20} bytes free"):
+        start(tmp_path / "deep" / "out", kind, beside_bytes=21)
     assert not (tmp_path / "deep").exists()
 
 

@@ -157,6 +157,25 @@ def test_a_folder(call: Call, folder: Path) -> None:
     np.testing.assert_array_equal(merged, base + np.float32(0.5) * (cars - base))
 
 
+def test_what_a_folder_does_not_take_along_is_noted_on_the_screen(call: Call, folder: Path) -> None:
+    (folder / "base" / "tekken.json").write_text("{}")
+    (folder / "base" / "tf_model.h5").write_text("weights")
+    (folder / "base" / "tokenizer.json").symlink_to("../counts.json")
+    note = (
+        "Note: not copied from the base's folder: tokenizer.json (links out of the folder, or to nothing); "
+        "tf_model.h5 (weights).\n"
+    )
+    assert note in call("merge base cars birds -o out").stdout
+    assert {p.name for p in (folder / "out").iterdir()} == {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "receipt.json",
+        "tekken.json",
+    }
+    assert note not in call("merge base cars birds -o out.safetensors").stdout
+
+
 # plan, verify, inspect
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
@@ -215,3 +217,20 @@ def test_rounding_to_narrow_formats_is_to_nearest_even(dtype: str):
     kind = {"BF16": torch.bfloat16, "F16": torch.float16}[dtype]
     expected = torch.from_numpy(values).to(kind).float().numpy()
     np.testing.assert_array_equal(to_float32(from_float32(values, DTYPES[dtype]), DTYPES[dtype]), expected)
+
+
+def test_what_is_copied_beside_the_weights_counts_in_the_disk_check(
+    files: tuple[Path, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    base, tasks = files
+    folder = tmp_path / "base"
+    folder.mkdir()
+    shutil.copy(base, folder / "model.safetensors")
+    (folder / "tokenizer.json").write_bytes(b" " * 5_000_000)
+    weights = (folder / "model.safetensors").stat().st_size
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, weights + 4_000_000))
+    with pytest.raises(prefmerge.PrefmergeError, match=r"out: needs 50\d{5} bytes, and .* has 40\d{5} bytes free"):
+        merge(folder, tasks, tmp_path / "out", max_memory="100GB")  # no scratch, whatever this process holds
+    merge(folder, tasks, tmp_path / "out.safetensors", max_memory="100GB")  # a file takes nothing along
+    assert not (tmp_path / "out").exists()

@@ -8,11 +8,12 @@ folder.py            Hugging Face folders, indexes, and `open_checkpoint`
 memory.py            state dicts of NumPy arrays and torch tensors
 fingerprint.py       content hashes
 task_vector.py       files that hold a task vector
+names.py             what weights, shards and indexes are called
 companions.py        what belongs beside the weights
 atomic.py, write.py  an output, all of it or nothing
 """
 
-from prefmerge.checkpoints.companions import companion_files
+from prefmerge.checkpoints.companions import Companions, find_companions, weights_name
 from prefmerge.checkpoints.dtypes import DTYPES, FLOATS, Dtype, by_name, from_float32, require_mergeable, to_float32
 from prefmerge.checkpoints.fingerprint import (
     CHUNK,
@@ -34,16 +35,17 @@ __all__ = [
     "DTYPES",
     "FLOATS",
     "Checkpoint",
+    "Companions",
     "Dtype",
     "Fingerprint",
     "Output",
     "TensorInfo",
     "base_fingerprint",
     "by_name",
-    "companion_files",
     "content_fingerprint",
     "create_output",
     "file_entries",
+    "find_companions",
     "find_receipt",
     "fingerprint_of",
     "from_float32",
@@ -57,4 +59,5 @@ __all__ = [
     "sha256_files",
     "task_vector_metadata",
     "to_float32",
+    "weights_name",
 ]

@@ -1,75 +1,263 @@
 """The files of a base folder that belong beside merged weights: without them nobody can load the result.
 
-A list of what is taken, by name, and not of what is left: an unknown file stays behind. Taken: configuration,
-tokenizer, vocabulary, preprocessor, generation and chat-template files, the model's own Python code, licences, and
-what sentence-transformers reads (modules.json, 1_Pooling/config.json). Left: weights and their indexes, receipts and
-run manifests, optimizer and trainer state, the model card (the merge writes its own), other sub-folders. Cost: one
-listing of the folder.
+Everything is taken but what is known not to belong: weights and their indexes, the state of a training, sub-folders
+that are other checkpoints or logs, links that leave the folder, hidden and temporary files, and what the merge writes
+itself (model card, receipt). Modules of sentence-transformers are part of the model, so their weights are taken too.
+What is left out is told by `Companions.notes`, but for what nobody expects: the base's own weights, indexes, hidden
+files, the model card, the receipt. Cost: one listing of the folder and its sub-folders. Leaves out: the contents of
+the files, but for the first bytes of those that only seem to be torch's.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from prefmerge.checkpoints.folder import INDEX_SUFFIX, TORCH_SUFFIXES
+from prefmerge.checkpoints.folder import Folder
+from prefmerge.checkpoints.names import TORCH_SUFFIXES, indexed, is_index, output_name
 from prefmerge.checkpoints.protocol import Checkpoint
+from prefmerge.errors import CheckpointError
 
-MODULES = "modules.json"  # of sentence-transformers: which sub-folders there are, such as 1_Pooling
-TAKEN = (
-    "config.json",
-    MODULES,
-    "config_sentence_transformers.json",
-    "*_config.json",  # generation, tokenizer, preprocessor, processor, open_clip, ...
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab*",
-    "merges.txt",
-    "bpe.codes",
-    "spiece.model",
-    "sentencepiece*.model",
-    "source.spm",
-    "target.spm",
-    "*.tiktoken",
-    "normalizer.json",
-    "chat_template*",
-    "*.jinja",
-    "*.py",
-    "license*",
-    "licence*",
-    "copying*",
-    "notice*",
-    "use_policy*",
+LINKS = "links out of the folder, or to nothing"
+SHOWN = 5  # names of one kind that a note lists
+MODULES = "modules.json"  # of sentence-transformers: which sub-folders there are, such as 2_Dense
+WEIGHTS = (
+    *(f"*{suffix}" for suffix in (".safetensors", *TORCH_SUFFIXES)),
+    *("*.pth.tar", "*.pt.tar", "*.h5", "*.hdf5", "*.keras", "*.msgpack", "*.ot", "*.distcp", "weights*.npz"),
+    *("*.onnx", "*.onnx_data*", "*.onnx.data", "*.gguf", "*.ggml", "*.tflite", "*.pb", "*.engine", "*.nemo"),
+    *("*.pdparams", "*.mlmodel", "*.pte", "*.ckpt.*", "*.data-?????-of-?????", "openvino_*.xml"),
+    "adapter_model.*",
+    "adapter_config.json",  # without its weights it is worse than none: transformers would look for them
 )
-LEFT = (
-    "adapter_*",
-    "train*",
-    "optimizer*",
-    "*receipt*.json",
-    "*manifest*.json",
+STATE = (
     *(
-        f"*{suffix}"
-        for suffix in (*TORCH_SUFFIXES, INDEX_SUFFIX, ".safetensors", ".h5", ".msgpack", ".onnx", ".gguf", ".tmp")
+        f"{what}*{suffix}"
+        for what in ("optimizer", "optim_state", "scheduler", "scaler", "rng_state", "random_states")
+        for suffix in TORCH_SUFFIXES
     ),
+    *("random_states*.pkl", "training_args.bin", "trainer_state.json", "custom_checkpoint*.pkl", "*.distcp"),
+    *("events.out.tfevents*", "latest", "latest_checkpointed_iteration.txt", "zero_to_fp32.py", "run.json"),
+)
+TEMPORARY = ("*.lock", "*.tmp", "*.temp", "*.part", "*.partial", "*.incomplete", "*.swp", "*~", "*.pyc")
+OTHER_FOLDERS = (
+    *("checkpoint-[0-9]*", "checkpoint_[0-9]*", "global_step*", "pytorch_model_fsdp_*", "optimizer_[0-9]*"),
+    *("runs", "wandb", "mlruns", "lightning_logs", "tensorboard", "__pycache__"),
+    *("onnx", "openvino", "original", "coreml", "gguf", "tflite", "*.mlpackage", "*.mlmodelc"),
+)
+RECEIPTS = ("receipt.json", "*.receipt.json", "*.receipt.json.new")
+NOT_TORCH = (  # first bytes of files that end in .bin and hold no weights of the model
+    b"mmap lm http://kheafield.com/code",  # KenLM, beside a speech recogniser
+    (793712314).to_bytes(4, "little"),  # fastText
 )
 
 
-def companion_files(base: Checkpoint) -> dict[str, Path]:
-    """The companions of a base that is a folder, by their path in it, sorted; empty for a single file and for a state
-    dict in memory."""
+@dataclass(frozen=True)
+class Companions:
+    """`files`: what to copy, by its path in the folder, sorted. `size`: their bytes. `unmerged`: those that are weights
+    of modules. `left_out`: by reason, the names of what is not copied."""
+
+    files: Mapping[str, Path] = field(default_factory=dict)
+    size: int = 0
+    unmerged: tuple[str, ...] = ()
+    left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def notes(self) -> list[str]:
+        """At most two sentences: the weights that are the base's, and what is left out."""
+        found = []
+        if self.unmerged:
+            found.append(f"copied from the base as they are, not merged: {_few(self.unmerged)}.")
+        if self.left_out:
+            groups = [f"{_few(names)} ({reason})" for reason, names in self.left_out.items()]
+            found.append(f"not copied from the base's folder: {'; '.join(groups)}.")
+        return found
+
+
+def _few(names: tuple[str, ...]) -> str:
+    shown = [name if name.isprintable() else ascii(name) for name in names[:SHOWN]]
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(shown) + more
+
+
+def weights_name(base: Checkpoint) -> str:
+    """What an output folder calls its weights, so that what loads the base loads the output."""
+    if isinstance(base, Folder):
+        return output_name(indexed(base.index.name) if base.index else next(iter(base.parts)), in_folder=True)
+    return output_name(None if base.path is None else base.path.name, in_folder=False)
+
+
+def find_companions(base: Checkpoint) -> Companions:
+    """The companions of a base that is a folder; none for a single file and for a state dict in memory.
+
+    Raises CheckpointError naming the first file or sub-folder that may not be read.
+    """
     if base.path is None:
-        return {}
-    folder = base.path.parent if base.path.name.endswith(INDEX_SUFFIX) else base.path
+        return Companions()
+    folder = base.path.parent if is_index(base.path.name) and not base.path.is_dir() else base.path
     if not folder.is_dir():
-        return {}
-    found = [entry for entry in folder.iterdir() if _belongs(entry.name.lower()) and entry.is_file()]
-    if (folder / MODULES).is_file():
-        found += folder.glob("[0-9]_*/config.json")
-    return {path.relative_to(folder).as_posix(): path for path in sorted(found) if path.is_file()}
+        return Companions()
+    search = _Search(folder, base)
+    return Companions(
+        dict(sorted(search.files.items())),
+        search.size,
+        tuple(sorted(search.unmerged)),
+        {reason: tuple(sorted(names)) for reason, names in sorted(search.left_out.items())},
+    )
 
 
-def _belongs(name: str) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in TAKEN) and not any(
-        fnmatchcase(name, pattern) for pattern in LEFT
+class _Search:
+    """One walk over a base's folder, without recursion: a folder may be deep."""
+
+    def __init__(self, folder: Path, base: Checkpoint) -> None:
+        self.files: dict[str, Path] = {}
+        self.size = 0
+        self.unmerged: list[str] = []
+        self.left_out: dict[str, list[str]] = {}
+        index = base.index if isinstance(base, Folder) else None
+        self._own = {os.path.abspath(path) for path in (*base.files, *([index] if index else []))}
+        self._root = Path(os.path.realpath(folder))
+        self._blobs = _blobs(self._root)
+        self._modules = _modules(folder)
+        self._linked: set[Path] = set()
+        self._pending = [(folder, "", False)]
+        while self._pending:
+            self._visit(*self._pending.pop())
+
+    def _visit(self, folder: Path, inside: str, module: bool) -> None:
+        """Take what belongs from `folder`, whose path in the base's is `inside`, ending in a slash."""
+        with _readable(folder):
+            entries = sorted(folder.iterdir())
+        for path in entries:
+            name, lower = inside + path.name, path.name.lower()
+            if lower.startswith(".") or (not inside and lower == "readme.md") or _any(lower, RECEIPTS):
+                continue
+            if os.path.abspath(path) in self._own:
+                continue
+            real = self._real(path)
+            if real is None:
+                self._leave(LINKS, name)
+                continue
+            with _readable(path):
+                mode = real.stat().st_mode
+            if stat.S_ISDIR(mode):
+                self._folder(path, real, name, module or name in self._modules)
+            elif stat.S_ISREG(mode):
+                self._file(real, name, module)
+            else:
+                self._leave("neither files nor folders", name)
+
+    def _folder(self, path: Path, real: Path, name: str, module: bool) -> None:
+        if _any(path.name.lower(), OTHER_FOLDERS) or (not module and _is_another(real)):
+            self._leave("other checkpoints, formats or logs", name + "/")
+        elif path.is_symlink() and (real in self._linked or real in _above(path)):
+            self._leave("links in a circle, or to a folder that another link leads to", name)
+        else:
+            if path.is_symlink():
+                self._linked.add(real)
+            self._pending.append((real, name + "/", module))
+
+    def _file(self, real: Path, name: str, module: bool) -> None:
+        lower = name.rpartition("/")[2].lower()
+        weights = _any(lower, WEIGHTS)
+        if _any(lower, TEMPORARY):
+            self._leave("temporary files", name)
+        elif _any(lower, STATE):
+            # Tensorboard puts the name of the host into that of the file.
+            self._leave("training state", name[: -len(lower)] + "events.out.*" if "tfevents" in lower else name)
+        elif module and lower.endswith((".safetensors", *TORCH_SUFFIXES)):
+            self._take(name, real)
+            self.unmerged.append(name)
+        elif weights and not (lower.endswith(TORCH_SUFFIXES) and _is_something_else(real)):
+            self._leave("weights", name)
+        elif module or not (is_index(lower) and _any(indexed(lower), WEIGHTS)):
+            self._take(name, real)
+
+    def _take(self, name: str, path: Path) -> None:
+        if not os.access(path, os.R_OK):
+            raise _unreadable(path)
+        self.files[name] = path
+        self.size += path.stat().st_size
+
+    def _leave(self, reason: str, name: str) -> None:
+        names = self.left_out.setdefault(reason, [])
+        if name not in names:
+            names.append(name)
+
+    def _real(self, path: Path) -> Path | None:
+        """Where a link leads, if that is in the base's folder or in the blobs of its repository; `path` itself if it is
+        none. A merged folder is made to be published, and a link may lead to anything of the user's."""
+        if not path.is_symlink():
+            return path
+        try:
+            real = Path(os.path.realpath(path, strict=True))
+        except OSError:  # it leads to nothing, in a circle, or where one may not look
+            return None
+        if real.parent == self._blobs:
+            return real
+        inside = real.relative_to(self._root).parts if real.is_relative_to(self._root) else (".",)
+        return None if any(part.startswith(".") for part in inside) else real
+
+
+def _blobs(root: Path) -> Path | None:
+    """models--ORG--NAME/blobs, for a folder in models--ORG--NAME/snapshots: where the links of a hub cache lead."""
+    for folder in root.parents:
+        if folder.name == "snapshots" and folder.parent.name.startswith("models--"):
+            return folder.parent / "blobs"
+    return None
+
+
+def _modules(folder: Path) -> set[str]:
+    """The sub-folders that modules.json names; none where it is absent or something else."""
+    listed = folder / MODULES
+    try:
+        content = json.loads(listed.read_bytes()) if listed.is_file() else None
+    except (OSError, ValueError, RecursionError):
+        return set()
+    rows = content if isinstance(content, list) else []
+    paths = [row.get("path") for row in rows if isinstance(row, dict)]
+    return {path.strip("/") for path in paths if isinstance(path, str)} - {"", "."}
+
+
+def _above(path: Path) -> list[Path]:
+    return [Path(os.path.realpath(folder)) for folder in path.parents]
+
+
+def _is_another(folder: Path) -> bool:
+    """Whether a sub-folder is a checkpoint or a training state of its own: weights with a configuration, or a state."""
+    with _readable(folder):
+        names = [entry.name.lower() for entry in folder.iterdir()]
+    if any(_any(name, STATE) for name in names):
+        return True
+    configured = any(name in ("model_index.json", "params.json") or name.endswith("config.json") for name in names)
+    return configured and any(_any(name, WEIGHTS) for name in names)
+
+
+def _is_something_else(path: Path) -> bool:
+    """Whether a file that is called as weights are is known to be of another kind."""
+    with _readable(path), path.open("rb") as file:
+        return file.read(max(map(len, NOT_TORCH))).startswith(NOT_TORCH)
+
+
+def _any(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """What the system refuses, as a CheckpointError that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise _unreadable(path, error.strerror) from error
+
+
+def _unreadable(path: Path, why: str | None = "Permission denied") -> CheckpointError:
+    return CheckpointError(
+        f"{path}: cannot be read ({why}), and an output folder takes the files of the base's folder along. "
+        "Make it readable, or move it out of the folder."
     )

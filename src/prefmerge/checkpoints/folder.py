@@ -19,22 +19,22 @@ from typing import Any, final
 
 import numpy as np
 
+from prefmerge.checkpoints.names import INDEX_SUFFIX, TORCH_SUFFIXES, indexed, is_index
 from prefmerge.checkpoints.protocol import Checkpoint, TensorInfo, name_of
 from prefmerge.checkpoints.safetensors_file import SafetensorsFile
 from prefmerge.checkpoints.torch_file import open_torch_file
 from prefmerge.errors import CheckpointCorrupt, CheckpointNotFound
 
-INDEX_SUFFIX = ".index.json"
-TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 WELL_KNOWN = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-_SHARD = re.compile(r".+-(\d{5})-of-(\d{5})\.\w+")
+_SHARD = re.compile(r".+-(\d{5})-of-(\d{5})(?:\.\w+)+")
 _TRAINING_STATE = re.compile(r"(optimizer|scheduler|scaler|training_args|rng_state|random_states).*", re.IGNORECASE)
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Folder:
-    """A folder of one or more weight files: a `Checkpoint`. `parts` maps the name of each file to its checkpoint."""
+    """A folder of one or more weight files: a `Checkpoint`. `parts` maps the name of each file to its checkpoint;
+    `index` is the file that places the tensors in them, where there is one."""
 
     name: str
     path: Path
@@ -42,6 +42,7 @@ class Folder:
     aliases: Mapping[str, str]
     parts: Mapping[str, Checkpoint]
     _home: Mapping[str, str]
+    index: Path | None = None
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -73,7 +74,7 @@ def open_checkpoint(path: str | Path, *, name: str | None = None) -> Checkpoint:
         return _open_folder(path, name or name_of(path))
     if not path.exists():
         raise CheckpointNotFound(f"{path}: no such file or folder.{_hub_hint(path)}")
-    if path.name.endswith(INDEX_SUFFIX):
+    if is_index(path.name):
         return _open_index(path, path, name or name_of(path))
     return _open_file(path, name, plain_names=False)
 
@@ -117,7 +118,7 @@ def _open_folder(folder: Path, name: str) -> Checkpoint:
     chosen = next((folder / known for known in WELL_KNOWN if (folder / known).is_file()), None) or _only_candidate(
         folder
     )
-    if chosen.name.endswith(INDEX_SUFFIX):
+    if is_index(chosen.name):
         return _open_index(folder, chosen, name)
     part = _open_file(chosen, name, plain_names=False)
     return Folder(
@@ -135,7 +136,7 @@ def _only_candidate(folder: Path) -> Path:
     for suffixes in ((".safetensors",), TORCH_SUFFIXES):
         found: list[str] = []
         for name in names:
-            whole = name.removesuffix(INDEX_SUFFIX)
+            whole = indexed(name)
             if not whole.lower().endswith(suffixes) or _TRAINING_STATE.fullmatch(name):
                 continue
             shard = _SHARD.fullmatch(name)
@@ -207,4 +208,4 @@ def _open_index(path: Path, index: Path, name: str) -> Folder:
             )
         tensors.update(part.tensors)
         aliases.update(part.aliases)
-    return Folder(name, path, dict(sorted(tensors.items())), aliases, parts, placed)
+    return Folder(name, path, dict(sorted(tensors.items())), aliases, parts, placed, index)

@@ -34,12 +34,12 @@ import numpy as np
 
 from prefmerge.checkpoints import atomic
 from prefmerge.checkpoints.fingerprint import content_fingerprint
+from prefmerge.checkpoints.names import WEIGHTS_NAME, index_name, output_name, shard_names
 from prefmerge.checkpoints.protocol import TensorInfo
 from prefmerge.checkpoints.safetensors_file import SafetensorsFile, encode_header
 from prefmerge.errors import CheckpointError, DiskFull, OutputBusy, OutputError, OutputExists
 
 RECEIPT = "receipt.json"
-INDEX = "model.safetensors.index.json"
 MAX_SHARD_BYTES = 5_000_000_000  # Hugging Face's limit for one file
 
 Kind = Literal["file", "folder"]
@@ -56,6 +56,8 @@ def create_output(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     scratch_bytes: int = 0,
     began: float | None = None,
+    weights_name: str = WEIGHTS_NAME,
+    beside_bytes: int = 0,
 ) -> Output:
     """Prepare to write `tensors` to `target`: a safetensors file, or a folder of one or more with an index.
 
@@ -64,6 +66,8 @@ def create_output(
     added, without which transformers does not load one; it may be a call, which is made only if the target is free.
     `scratch_bytes` is what the caller will need on the same disk besides. What killed merges left is removed first.
     `began` (as time.time(), now by default) is when the caller set out: an output younger than that is another merge's.
+    `weights_name` is what the weights of a folder are called when they are one file, and what the names of shards and
+    index are made of; `beside_bytes` is what `add_file` will add.
 
     Raises OutputExists, OutputBusy, OutputError and DiskFull before anything is written.
     """
@@ -82,9 +86,10 @@ def create_output(
             atomic.recover(target, lambda workspace: _settle(target, workspace))
             _check_target(target, kind, force, began)
         pairs = metadata() if callable(metadata) else metadata
-        shards = _lay_out(target, tensors, {"format": "pt", **pairs}, max_shard_bytes if kind == "folder" else None)
+        limit = max_shard_bytes if kind == "folder" else None
+        shards = _lay_out(target, tensors, {"format": "pt", **pairs}, limit, weights_name)
         with _reporting(target):
-            _check_space(target, claim.beside, sum(shard.size for shard in shards), scratch_bytes)
+            _check_space(target, claim.beside, sum(shard.size for shard in shards) + beside_bytes, scratch_bytes)
             return Output(target, kind, force, shards, claim, began)
     except BaseException:
         claim.release()
@@ -189,9 +194,9 @@ class _Shard:
 
 
 def _lay_out(
-    target: Path, tensors: Sequence[TensorInfo], metadata: Mapping[str, str], limit: int | None
+    target: Path, tensors: Sequence[TensorInfo], metadata: Mapping[str, str], limit: int | None, weights_name: str
 ) -> list[_Shard]:
-    """The files of an output: one called as the target (no limit), or as Hugging Face names them, filled in order of
+    """The files of an output: one called as the target (no limit), or `weights_name` and its shards, filled in order of
     tensor names."""
     ordered = sorted(tensors, key=lambda info: info.name)
     for info, following in pairwise(ordered):
@@ -205,11 +210,10 @@ def _lay_out(
             filled = 0
         groups[-1].append(info)
         filled += info.nbytes
-    shards: list[_Shard] = []
-    for i, group in enumerate(groups, start=1):
-        name = f"model-{i:05}-of-{len(groups):05}.safetensors" if len(groups) > 1 else "model.safetensors"
-        shards.append(_Shard(name if limit is not None else target.name, *encode_header(group, metadata), tuple(group)))
-    return shards
+    names = shard_names(weights_name, len(groups)) if limit is not None else [target.name]
+    return [
+        _Shard(name, *encode_header(group, metadata), tuple(group)) for name, group in zip(names, groups, strict=True)
+    ]
 
 
 class Output:
@@ -223,6 +227,7 @@ class Output:
         self.kind: Kind = kind
         self._force = force
         self._shards = shards
+        self._index = index_name(output_name(shards[0].name, in_folder=True))
         self._infos = {info.name: info for shard in shards for info in shard.tensors}
         self._home = {info.name: i for i, shard in enumerate(shards) for info in shard.tensors}
         self._written = dict.fromkeys(self._infos, 0)  # elements
@@ -281,7 +286,7 @@ class Output:
         path = PurePosixPath(name)
         if self.kind != "folder":
             raise ValueError("only a folder takes files beside its weights")
-        taken = {RECEIPT, INDEX, *self._companions, *(shard.name for shard in self._shards)}
+        taken = {RECEIPT, self._index, *self._companions, *(shard.name for shard in self._shards)}
         if path.is_absolute() or ".." in path.parts or not path.parts or name in taken:
             raise ValueError(f"{name!r} is not a name for a file beside the weights, or is taken")
         with _reporting(self.target):
@@ -323,7 +328,9 @@ class Output:
                 "weight_map": {name: self._shards[shard].name for name, shard in sorted(self._home.items())},
             }
             _write_file(
-                work / INDEX, (json.dumps(index, indent=2, ensure_ascii=False) + "\n").encode("utf-8"), durable=True
+                work / self._index,
+                (json.dumps(index, indent=2, ensure_ascii=False) + "\n").encode("utf-8"),
+                durable=True,
             )
         folders = {work}
         for name in self._companions:

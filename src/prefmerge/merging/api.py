@@ -19,17 +19,19 @@ from typing import Any
 import numpy as np
 
 from prefmerge.checkpoints import (
+    Companions,
     Fingerprint,
     base_fingerprint,
-    companion_files,
     content_fingerprint,
     create_output,
     file_entries,
+    find_companions,
     from_state_dict,
     header_fingerprint,
     is_torch_tensor,
     sha256_files,
     task_vector_metadata,
+    weights_name,
 )
 from prefmerge.errors import OutputIsInput, UsageError
 from prefmerge.merging.card import model_card, updated_config
@@ -151,6 +153,7 @@ def run(
     with make_plan(recipe) as planned:
         kind = "file" if out.suffix == ".safetensors" else "folder"
         _refuse_inputs(planned, out)
+        companions = find_companions(planned.base.checkpoint) if kind == "folder" else Companions()
         output = create_output(
             out,
             planned.layout,
@@ -159,6 +162,8 @@ def run(
             force=force,
             scratch_bytes=_scratch_bytes(planned, allowance),
             began=started.timestamp(),
+            weights_name=weights_name(planned.base.checkpoint),
+            beside_bytes=companions.size,
         )
         with output, Workspace(threads=threads, block=block, memory=allowance, scratch=output.target.parent) as work:
             outcome = stream(planned, output, work, progress)
@@ -180,7 +185,7 @@ def run(
             data["output"] = {"path": str(out), "kind": kind, "files": [], "fingerprint": fingerprint.hexdigest()}
             _add_digests(data, fingerprint)
             if kind == "folder":
-                _add_companions(output, planned, data)
+                _add_companions(output, planned, companions, data)
             written: list[Receipt] = []
 
             def receipt(files: list[dict[str, Any]]) -> bytes:
@@ -305,8 +310,9 @@ def _base_content(planned: Plan) -> str:
     return content_fingerprint(planned.base.checkpoint)
 
 
-def _add_companions(output: Any, planned: Plan, data: dict[str, Any]) -> None:
-    for name, path in companion_files(planned.base.checkpoint).items():
+def _add_companions(output: Any, planned: Plan, companions: Companions, data: dict[str, Any]) -> None:
+    data["notes"] += companions.notes()
+    for name, path in companions.files.items():
         output.add_file(name, updated_config(path, planned.recipe) if name == "config.json" else path)
     output.add_file("README.md", model_card(data).encode())
 
