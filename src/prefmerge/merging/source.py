@@ -12,13 +12,30 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
-from prefmerge.checkpoints import Checkpoint, Fingerprint, is_task_vector
+from prefmerge.checkpoints import CHUNK, Checkpoint, Fingerprint, is_task_vector, require_unchanged
 from prefmerge.checkpoints.dtypes import to_float32
 from prefmerge.errors import NonFiniteValue
 from prefmerge.methods import kernels
+
+FAR = 4096  # elements between two that are gathered, beyond which each is read for itself
+
+
+class _Blocks(threading.local):
+    """What one thread has read: a block of the base, which the next task needs as well, and one of a task."""
+
+    def __init__(self) -> None:
+        self.buffers: dict[str, np.ndarray] = {}
+        self.held: tuple[str, int, int] | None = None  # tensor, start, stop of `values`
+        self.values = np.empty(0, np.float32)
+
+    def buffer(self, name: str, nbytes: int) -> np.ndarray:
+        if name not in self.buffers or self.buffers[name].size < nbytes:
+            self.buffers[name] = np.empty(nbytes, np.uint8)
+        return self.buffers[name]
 
 
 @dataclass
@@ -30,6 +47,7 @@ class Input:
     fingerprint: Fingerprint
     vector: bool = False
     touched: bool = False  # anything read at all
+    blocks: _Blocks = field(default_factory=_Blocks, repr=False, compare=False)
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, role: str) -> Input:
@@ -44,9 +62,38 @@ class Input:
         """The name under which this checkpoint stores what shares `tensor`'s elements."""
         return self.checkpoint.aliases.get(tensor, tensor)
 
+    def read(self, tensor: str, start: int, stop: int, blocks: _Blocks, buffer: str) -> np.ndarray:
+        """The stored elements [start, stop) of `tensor`, in that buffer of `blocks`, once their chunks are in the
+        fingerprint.
+        """
+        name = self.stored_name(tensor)
+        reach = self.fingerprint.reach(name, start, stop)
+        space = blocks.buffer(buffer, (reach - start) * self.checkpoint.tensors[name].dtype.itemsize)
+        stored = self.checkpoint.read(name, start, reach, space)
+        self.fingerprint.add(name, stored, start)
+        return stored[: stop - start]
+
     def where(self, tensor: str) -> str:
         """`base (model.safetensors)`, for messages."""
         return f"{self.role} ({self.checkpoint.file_of(tensor)})"
+
+
+def _gathered(source: Input, tensor: str, indices: np.ndarray) -> np.ndarray:
+    """The elements at `indices`, ascending, float32: read in stretches, for a call costs as much as a few thousand
+    elements.
+    """
+    checkpoint = source.checkpoint
+    dtype = checkpoint.tensors[tensor].dtype
+    buffer = source.blocks.buffer("task", CHUNK * dtype.itemsize)
+    stored = np.empty(len(indices), dtype.storage)
+    apart = (np.diff(indices) > FAR) | (np.diff(indices // CHUNK) != 0)
+    cuts = [0, *(np.flatnonzero(apart) + 1).tolist(), len(indices)]
+    for low, high in pairwise(cuts):
+        if low < high:
+            first = int(indices[low])
+            stretch = checkpoint.read(tensor, first, int(indices[high - 1]) + 1, buffer)
+            np.take(stretch, indices[low:high] - first, out=stored[low:high])
+    return to_float32(stored, dtype)
 
 
 @dataclass
@@ -61,23 +108,23 @@ class TensorDeltas:
     tasks: Sequence[Input]
     names: Sequence[str]
     changed: bool = False
-    _local: threading.local = field(default_factory=threading.local)
 
     def base(self, start: int, stop: int) -> np.ndarray:
-        """theta_0[start:stop], float32."""
-        if getattr(self._local, "span", None) != (start, stop):
-            stored = self.origin.checkpoint.raw(self.name)[start:stop]
-            self._local.values = to_float32(stored, self.origin.checkpoint.tensors[self.name].dtype)
-            self._local.span = (start, stop)
-        return self._local.values
+        """theta_0[start:stop], float32. Valid until the thread asks for another stretch."""
+        blocks, key = self.origin.blocks, (self.name, start, stop)
+        if blocks.held != key:
+            blocks.held = None  # what the buffer holds is about to go
+            stored = self.origin.read(self.name, start, stop, blocks, "base")
+            blocks.values = to_float32(stored, self.origin.checkpoint.tensors[self.name].dtype)
+            blocks.held = key
+        return blocks.values
 
     def read(self, task: int, start: int, stop: int, out: np.ndarray) -> bool:
         """Fill `out` with tau_task[start:stop]. True if any is not zero. Raises NonFiniteValue."""
         source, name = self.tasks[task], self.names[task]
-        raw = source.checkpoint.raw(name)
         source.touched = True
-        source.fingerprint.add(source.stored_name(name), raw, start, stop)
-        values = to_float32(raw[start:stop], source.checkpoint.tensors[name].dtype)
+        stored = source.read(name, start, stop, self.origin.blocks, "task")
+        values = to_float32(stored, source.checkpoint.tensors[name].dtype)
         if source.vector:
             out[:] = values
             finite, changed = kernels.survey(values)
@@ -92,10 +139,8 @@ class TensorDeltas:
     def gather(self, task: int, indices: np.ndarray, out: np.ndarray) -> None:
         """Fill `out` with tau_task at `indices`. Raises NonFiniteValue."""
         source, name = self.tasks[task], self.names[task]
-        values = to_float32(source.checkpoint.raw(name)[indices], source.checkpoint.tensors[name].dtype)
-        base = to_float32(
-            self.origin.checkpoint.raw(self.name)[indices], self.origin.checkpoint.tensors[self.name].dtype
-        )
+        values = _gathered(source, name, indices)
+        base = _gathered(self.origin, self.name, indices)
         if source.vector:
             out[:] = values
         else:
@@ -105,6 +150,7 @@ class TensorDeltas:
 
     def _complain(self, task: int, indices: np.ndarray, values: np.ndarray, base: np.ndarray) -> None:
         source = self.tasks[task]
+        require_unchanged(source.checkpoint, self.origin.checkpoint)  # or the fault is not the file's own
         for found, where in ((base, self.origin.where(self.name)), (values, source.where(self.names[task]))):
             wrong = np.flatnonzero(~np.isfinite(found))
             if wrong.size:
@@ -124,4 +170,4 @@ def hash_rest(source: Input, tensors: Sequence[str] | None = None) -> None:
     """Hash what was not read, so that the fingerprint covers the whole checkpoint."""
     for name in tensors if tensors is not None else source.checkpoint.tensors:
         if name not in source.checkpoint.aliases:
-            source.fingerprint.add_missing(name, source.checkpoint.raw(name))
+            source.fingerprint.add_missing(name, source.checkpoint)
