@@ -31,7 +31,8 @@ from benchmarks import common
 from prefmerge.continual.heads import Head
 from prefmerge.continual.training import learning_rate_at
 from prefmerge.demo.digits import CLASSES
-from prefmerge.demo.model import BASE, EMBED_WIDTH, FOLDER, HEAD, LOGIT_SCALE, enlarged
+from prefmerge.demo.model import BASE, FOLDER, HEAD, LOGIT_SCALE, enlarged
+from prefmerge.demo.sizes import EMBED_WIDTH
 from prefmerge.demo.tower import DigitsTower
 
 # Text fonts only: the symbol fonts map letters to other signs, and LastResort draws the same box for everything.

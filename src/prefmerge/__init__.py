@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from prefmerge.version import __version__
 
 if TYPE_CHECKING:
     from prefmerge.checkpoints import Checkpoint, open_checkpoint
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from prefmerge.merging.plan import Plan
     from prefmerge.merging.receipt import Receipt
     from prefmerge.merging.recipe import Recipe
+    from prefmerge.merging.recipe_file import read_recipe
     from prefmerge.merging.verify import verify
     from prefmerge.preference import Preference
 
@@ -33,6 +34,7 @@ _HOMES = {
     "merge_state_dicts": "prefmerge.merging.api",
     "open_checkpoint": "prefmerge.checkpoints",
     "plan": "prefmerge.merging.api",
+    "read_recipe": "prefmerge.merging.recipe_file",
     "verify": "prefmerge.merging.verify",
 }
 
@@ -48,6 +50,7 @@ __all__ = [
     "merge_state_dicts",
     "open_checkpoint",
     "plan",
+    "read_recipe",
     "verify",
 ]
 

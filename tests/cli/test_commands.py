@@ -60,7 +60,7 @@ def test_merge_says_how_it_was_made(call: Call) -> None:
     assert "Preference: 0.8,0.2" in lines
     assert (
         "method tunable_magmax, scale 0.5, seed 0, selection paper, importance magnitude, strength 1, carry 0, "
-        "scope tensor, passes 2." in lines
+        "toward_last 0, scope tensor, passes 2." in lines
     )
     assert lines[-2].startswith("Output:  out.safetensors (")
     assert lines[-1] == "Receipt: out.safetensors.receipt.json"
@@ -255,7 +255,7 @@ def test_many_tasks_show_their_largest_owners(call: Call, folder: Path) -> None:
         (
             f"merge {THREE} -o out.safetensors --method average --prefer 0.8,0.2",
             2,
-            "--prefer has no use with method average; it is for tunable_magmax. ",
+            "--prefer has no use with method average; it is for tunable_magmax, increments. ",
         ),
         (
             f"merge {THREE} -o out.safetensors --method magmax --seed 0",

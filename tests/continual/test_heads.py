@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -202,3 +203,15 @@ def test_what_cannot_be_a_head(tmp_path: Path):
     save_file({"head.weight": torch.eye(2)}, tmp_path / "other.safetensors", {"prefmerge": json.dumps(about)})
     with pytest.raises(RunError, match=r"rows of shape \(2, 2\) for 1 classes do not match"):
         Head.load(tmp_path / "other.safetensors")
+
+
+def test_a_head_with_a_bias_is_written_in_another_format_and_answers_with_it(tmp_path: Path) -> None:
+    rows = torch.eye(3)[:2] * torch.tensor([[2.0], [1.0]])
+    adapted = Head(rows, 4.0, ("cat", "dog"), "text", torch.tensor([0.5, -1.0]))
+    adapted.save(tmp_path / "head.safetensors")
+    found = Head.load(tmp_path / "head.safetensors")
+    embeddings = torch.tensor([[3.0, 4.0, 0.0]])
+    assert torch.allclose(found.logits(embeddings), torch.tensor([[4 * 2 * 0.6 + 0.5, 4 * 0.8 - 1.0]]))
+    assert torch.equal(found.logits(embeddings, [1]), found.logits(embeddings)[:, 1:])
+    with safe_open(tmp_path / "head.safetensors", framework="np") as opened:
+        assert json.loads(opened.metadata()["prefmerge"])["format"] == "prefmerge-head/2"  # which 0.1 refuses

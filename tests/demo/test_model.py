@@ -20,7 +20,8 @@ from torch import Tensor
 
 import prefmerge
 from prefmerge.continual.encoders import Augmentation
-from prefmerge.demo.model import BASE, EMBED_WIDTH, HEAD_WIDTH, LOGIT_SCALE, PATCH_SIZE, DigitsEncoder, load_base
+from prefmerge.demo.model import BASE, LOGIT_SCALE, DigitsEncoder, load_base
+from prefmerge.demo.sizes import EMBED_WIDTH, HEAD_WIDTH, PATCH_SIZE
 from prefmerge.demo.tower import DigitsTower
 from prefmerge.errors import CheckpointMismatch
 

@@ -35,6 +35,8 @@ SETTINGS: list[dict[str, Any]] = [
     {"method": "ties", "scope": "model"},
     {"method": "linear", "normalize": False},
     {"method": "task_arithmetic", "weights": [0.5, 0, -1, 2]},
+    {"method": "increments", "preference": "8,1,1,0", "start": "0.75", "boost": 2},
+    {"toward_last": "0.5", "selection": "optimal", "preference": "8,1,1,0"},
     {"exclude": ["deep.*"], "preference": "alpha:2"},
     {"dtype": "bfloat16", "method": "magmax"},
 ]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from prefmerge.merging.recipe import Recipe
+from prefmerge.merging.recipe_file import read_recipe
 
 FOLDER = Path(__file__).parents[2] / "examples"
 RECIPES = sorted(FOLDER.glob("*.yaml"))
@@ -23,7 +23,7 @@ def test_an_example_is_read(example: Path, tmp_path: Path) -> None:
     for name in ("clip-base", "cars", "birds", "digits"):
         (tmp_path / name).mkdir()
     shutil.copy(example, tmp_path)
-    recipe = Recipe.from_yaml(tmp_path / example.name)
+    recipe = read_recipe(tmp_path / example.name)
     text = example.read_text(encoding="utf-8")
     assert f"prefmerge merge examples/{example.name} -o merged/" in text
     assert re.search(r"^merge_method: (\w+)$", text, re.MULTILINE).group(1) == recipe.method  # type: ignore[union-attr]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from prefmerge.errors import CheckpointNotFound, MethodError, PreferenceError, RecipeError, UsageError
 from prefmerge.merging.recipe import FLAGS, OPTIONS, Recipe, TaskEntry
+from prefmerge.merging.recipe_file import read_recipe
 from prefmerge.methods import METHODS
 from prefmerge.preference import Preference
 
@@ -33,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 
 def read(folder: Path, text: str) -> Recipe:
     (folder / "recipe.yaml").write_text(text, encoding="utf-8")
-    return Recipe.from_yaml(folder / "recipe.yaml")
+    return read_recipe(folder / "recipe.yaml")
 
 
 def refusal(folder: Path, text: str, error: type[Exception] = RecipeError) -> str:
@@ -64,6 +65,7 @@ parameters:
   importance: step
   strength: 0.1
   carry: 1/3
+  toward_last: 0.25
   scope: model
 dtype: bfloat16
 seed: 7
@@ -84,6 +86,10 @@ exclude: ["head.*", logit_scale]
         "importance": "step",
         "strength": "0.1",
         "carry": "1/3",
+        "toward_last": "0.25",
+        "start": None,
+        "boost": None,
+        "drop": None,
         "scope": "model",
         "passes": 2,
         "weights": None,
@@ -271,7 +277,7 @@ def test_notes(folder: Path, method: str, parameters: str, note: str) -> None:
     [
         (
             "merge_method: magmax\nparameters:\n  prefer: alpha:2\n",
-            "line 3: 'prefer' has no use with method magmax; it is for tunable_magmax. ",
+            "line 3: 'prefer' has no use with method magmax; it is for tunable_magmax, increments. ",
         ),
         (
             "merge_method: average\nparameters: {weight: 2}\n",
@@ -307,7 +313,7 @@ def test_passes_have_no_use_with_optimal(folder: Path) -> None:
             "line 1: unknown key 'merge_metod'. Did you mean 'merge_method'? Known keys: ",
         ),
         ("merge_method: ties\nmerge_method: ties\n", "line 2: 'merge_method' appears twice."),
-        (MODELS, "'merge_method' is missing. Methods: tunable_magmax, magmax, max_abs, "),
+        (MODELS, "'merge_method' is missing. Methods: tunable_magmax, increments, magmax, max_abs, "),
         (
             "merge_method: ties\nbase_model: base.safetensors\n",
             "'models' is missing. List the task checkpoints under it, ",
@@ -452,10 +458,10 @@ def test_a_preference_that_makes_no_sense_names_its_place(folder: Path) -> None:
 
 def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"recipe .*gone\.yaml does not exist\.$"):
-        Recipe.from_yaml(tmp_path / "gone.yaml")
+        read_recipe(tmp_path / "gone.yaml")
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(RecipeError, match="cannot be read as text"):
-        Recipe.from_yaml(tmp_path / "bytes.yaml")
+        read_recipe(tmp_path / "bytes.yaml")
 
 
 # Flags over the file
@@ -496,7 +502,8 @@ def test_another_method_drops_what_it_has_no_use_for_and_says_so(folder: Path) -
         (
             "average",
             {"preference": "alpha:2"},
-            "--prefer has no use with method average; it is for tunable_magmax. Leave it out or choose another method.",
+            "--prefer has no use with method average; it is for tunable_magmax, increments. Leave it out or choose "
+            "another method.",
         ),
         (
             "magmax",

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from prefmerge.merging.api import run
-from prefmerge.merging.recipe import Recipe
+from prefmerge.merging.recipe_file import read_recipe
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RECIPES = sorted(path.stem for path in GOLDEN.glob("*.yml"))
@@ -27,7 +27,7 @@ def test_there_are_recipes() -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_mergekit_recipe_runs_unchanged(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(GOLDEN)  # mergekit's paths are relative to the working directory
-    run(Recipe.from_yaml(f"{name}.yml"), tmp_path / "merged")
+    run(read_recipe(f"{name}.yml"), tmp_path / "merged")
     expected = load_file(GOLDEN / "outputs" / f"{name}.safetensors")
     merged = load_file(tmp_path / "merged" / "model.safetensors")
     assert merged.keys() == expected.keys()

@@ -39,6 +39,9 @@ class Arrays:
     def base(self, start: int, stop: int) -> np.ndarray:
         return np.zeros(stop - start, np.float32)
 
+    def model(self, task: int | None, start: int, stop: int) -> np.ndarray:
+        return self.base(start, stop) if task is None else self.tau_TP[task, start:stop]
+
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("scope", ["tensor", "model"])

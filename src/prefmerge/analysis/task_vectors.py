@@ -140,6 +140,7 @@ class _Measuring:
     def run(self, label: str | None) -> Measured:
         total, done = _Sums(self.tasks), 0
         jobs = self.jobs()
+        self.plan.base.touched = True
         nbytes = [entry.info.dtype.itemsize * (self.tasks + 1) for entry in self.entries]
         everything = sum(deltas.size * each for deltas, each in zip(self.deltas, nbytes, strict=True))
         for low, high in spans(len(jobs), JOBS_IN_FLIGHT * self.work.threads):
@@ -212,7 +213,7 @@ class _Measuring:
         return found
 
     def block(self, tensor: int, start: int, stop: int, thresholds_T: np.ndarray, found: _Sums) -> None:
-        deltas, base, work, length = self.deltas[tensor], self.plan.base, self.work, stop - start
+        deltas, work, length = self.deltas[tensor], self.work, stop - start
         of_tensor = found.of(tensor)
         deltas.base(start, stop)  # in the fingerprint too, where every task is a vector and no task asks for it
         tau_TP = work.buffer("tau_TP", (self.tasks, length))

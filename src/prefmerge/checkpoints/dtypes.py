@@ -90,6 +90,31 @@ def to_float32(stored: np.ndarray, dtype: Dtype) -> np.ndarray:
         return stored.astype(np.float32)
 
 
+def to_float(stored: np.ndarray, dtype: Dtype) -> np.ndarray:
+    """The elements of a float format without loss: float64 for float64, float32 for the others."""
+    return np.require(stored, requirements="A") if dtype.code == "F64" else to_float32(stored, dtype)
+
+
+def from_float64(values: np.ndarray, dtype: Dtype) -> np.ndarray:
+    """float64 `values` rounded once, to nearest-even, in a float format, as its stored elements. Infinity where a value
+    does not fit.
+    """
+    if dtype.code == "F64":
+        return values
+    with np.errstate(over="ignore"):
+        if dtype.code != "BF16":
+            return values.astype(dtype.storage)
+        narrow = values.astype(np.float32)
+    # To float32 and on would round twice. Rounded to odd first (the last bit set where anything was cut off), the
+    # second rounding sees on which side of the middle the value was.
+    back = narrow.astype(np.float64)
+    bits = narrow.view(np.uint32)
+    even = (back != values) & ((bits & np.uint32(1)) == 0) & np.isfinite(narrow)
+    step = np.where(np.abs(back) < np.abs(values), 1, -1).astype(np.int64)
+    odd = np.where(even, bits.astype(np.int64) + step, bits).astype(np.uint32)
+    return from_float32(odd.view(np.float32), dtype)
+
+
 def from_float32(values: np.ndarray, dtype: Dtype) -> np.ndarray:
     """float32 `values` rounded to nearest-even in a float format, as its stored elements. Infinity where a value does
     not fit."""

@@ -258,5 +258,5 @@ def fill(file: InputFile, offset: int, size: int, storage: np.dtype, buffer: np.
     if buffer is None or buffer.nbytes < nbytes:
         buffer = np.empty(nbytes, np.uint8)
     space = buffer[:nbytes]
-    file.read_into(memoryview(space), offset)
+    file.read_into(space.data, offset)
     return space.view(storage)

@@ -1,11 +1,11 @@
 """A torch state dict in a .pt, .bin, .pth or .ckpt file, as a checkpoint. Needs the torch extra.
 
 Loaded with `weights_only=True`, so no code of the file ever runs, and memory-mapped where the format allows (every
-file since torch 1.6): opening costs the pickle, not the weights. Linux then says where in the file each tensor lies, and
-it is read from there like any other. Elsewhere the map is used, after a look at the size of the file for every block:
-the process still dies of a file that is cut short between that look and the reading. Tensors below `state_dict`, `model_state_dict` or
-`model` are found, and the prefixes `module.` (DataParallel) and `_orig_mod.` (torch.compile) are removed when every
-tensor has them. Left out: whole pickled modules, TorchScript archives, optimizer state.
+file since torch 1.6): opening costs the pickle, not the weights. Linux then says where in the file each tensor lies,
+and it is read from there like any other. Elsewhere the map is used, after a look at the size of the file for every
+block: the process still dies of a file that is cut short between that look and the reading. Tensors below `state_dict`,
+`model_state_dict` or `model` are found, and the prefixes `module.` (DataParallel) and `_orig_mod.` (torch.compile) are
+removed when every tensor has them. Left out: whole pickled modules, TorchScript archives, optimizer state.
 """
 
 from __future__ import annotations

@@ -31,6 +31,10 @@ def merge(
     importance: o.Importance = None,
     strength: o.Strength = None,
     carry: o.Carry = None,
+    toward_last: o.TowardLast = None,
+    start: o.Start = None,
+    boost: o.Boost = None,
+    drop: o.Drop = None,
     scope: o.Scope = None,
     passes: o.Passes = None,
     density: o.Density = None,
@@ -66,6 +70,10 @@ def merge(
         importance=importance,
         strength=strength,
         carry=carry,
+        toward_last=toward_last,
+        start=start,
+        boost=boost,
+        drop=drop,
         scope=scope,
         passes=passes,
         density=density,
@@ -103,6 +111,10 @@ def plan(
     importance: o.Importance = None,
     strength: o.Strength = None,
     carry: o.Carry = None,
+    toward_last: o.TowardLast = None,
+    start: o.Start = None,
+    boost: o.Boost = None,
+    drop: o.Drop = None,
     scope: o.Scope = None,
     passes: o.Passes = None,
     density: o.Density = None,
@@ -124,6 +136,10 @@ def plan(
         importance=importance,
         strength=strength,
         carry=carry,
+        toward_last=toward_last,
+        start=start,
+        boost=boost,
+        drop=drop,
         scope=scope,
         passes=passes,
         density=density,
@@ -164,6 +180,7 @@ def _something(inputs: list[Path] | None, run: Path | None) -> None:
 def _recipe(inputs: list[Path], run: Path | None, **flags: Any) -> Recipe:
     """The recipe that the arguments and flags describe."""
     from prefmerge.merging.recipe import Recipe, TaskEntry
+    from prefmerge.merging.recipe_file import read_recipe
 
     if run is not None:
         if inputs:
@@ -172,7 +189,7 @@ def _recipe(inputs: list[Path], run: Path | None, **flags: Any) -> Recipe:
     elif inputs[0].suffix.lower() in (".yaml", ".yml"):
         if len(inputs) > 1:
             raise UsageError(f"{inputs[0]} is a recipe and names its own checkpoints; {inputs[1]} is one too many.")
-        recipe = Recipe.from_yaml(inputs[0])
+        recipe = read_recipe(inputs[0])
     else:
         recipe = Recipe(base=str(inputs[0]), tasks=tuple(TaskEntry(path=str(path)) for path in inputs[1:]))
     _note_what_else_was_found(flags)

@@ -29,7 +29,8 @@ Method = Annotated[
     str | None,
     typer.Option(
         metavar="METHOD",
-        help="tunable-magmax (default), magmax, max-abs, average, task-arithmetic, linear, random-mix, ties or last.",
+        help="tunable-magmax (default), increments, magmax, max-abs, average, task-arithmetic, linear, random-mix, "
+        "ties or last.",
     ),
 ]
 Prefer = Annotated[
@@ -64,6 +65,22 @@ Strength = Annotated[
 ]
 Carry = Annotated[
     str | None, typer.Option(metavar="0..1", help="How much of a task's share its successors may serve. Default 0.")
+]
+TowardLast = Annotated[
+    str | None,
+    typer.Option(metavar="0..1", help="tunable-magmax: how far to go from there to the last checkpoint. Default 0."),
+]
+Start = Annotated[
+    str | None,
+    typer.Option(metavar="X", help="increments: how much is kept of what each task added. Default 1."),
+]
+Boost = Annotated[
+    str | None,
+    typer.Option(metavar="X", help="increments: so much more of it, times the task's share. Default 0."),
+]
+Drop = Annotated[
+    str | None,
+    typer.Option(metavar="X", help="increments: so much less of it where the task's share is below 2 %. Default 0."),
 ]
 Scope = Annotated[
     str | None,

@@ -1,25 +1,26 @@
 """Frozen heads: a unit vector per class, and the factor on cosines.
 
-    logits(x) = scale * normalise(x) . row_c
+    logits(x) = scale * normalise(x) . row_c  (+ bias_c, in a head that was adapted to a target)
     row_c = normalise(mean over the phrases of c of normalise(phrase embedding))     "text"
     row_c = normalise(mean over the samples of c of normalise(sample embedding))     "prototype"
 
 Source: CLIP's zero-shot classifier, as both papers use it (experiment settings of Tunable MAGMAX, section 4.1);
 prototypes are class means under the base, for encoders without a text side. Shapes: rows (C, E) float32; embeddings
-(N, E). Cost: one pass over the phrases, or over the training samples. Leaves out: biases, and training a head.
+(N, E). Cost: one pass over the phrases, or over the training samples. Leaves out: making biases (`prefmerge.target`),
+and training a head.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from prefmerge.checkpoints import atomic
-from prefmerge.errors import DataError, EncoderError, RunError
+from prefmerge.continual.head_file import FrozenHead, read_head
+from prefmerge.errors import DataError, EncoderError
 
 if TYPE_CHECKING:
     import torch
@@ -29,19 +30,18 @@ if TYPE_CHECKING:
     from prefmerge.continual.encoders import Encoder
     from prefmerge.continual.scenarios import ClassInfo, Scenario
 
-FORMAT = "prefmerge-head/1"
-_WEIGHT = "head.weight"
-_ABOUT = "prefmerge"  # the entry of the metadata
-
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """`rows` (C, E) float32 of unit norm, one per class of `classes`; `scale` multiplies the cosines."""
+    """`rows` (C, E) float32 of unit norm, one per class of `classes`; `scale` multiplies the cosines. One that was
+    adapted to a target has a `bias` (C,) too, and rows of any norm.
+    """
 
     rows: Tensor = field(repr=False)
     scale: float
     classes: tuple[str, ...]
     kind: Literal["text", "prototype"]
+    bias: Tensor | None = field(default=None, repr=False)
 
     def logits(self, embeddings: Tensor, classes: Sequence[int] | None = None, scale: float | None = None) -> Tensor:
         """scale * cosines of embeddings (N, E), not normalised, with the rows of `classes` (all C by default), float32.
@@ -53,46 +53,30 @@ class Head:
 
         with torch.autocast(device_type=embeddings.device.type, enabled=False):
             rows = self.rows if classes is None else self.rows[list(classes)]
-            return (self.scale if scale is None else scale) * (normalize(embeddings.float(), dim=-1) @ rows.T)
+            found = (self.scale if scale is None else scale) * (normalize(embeddings.float(), dim=-1) @ rows.T)
+            if self.bias is None:
+                return found
+            return found + (self.bias if classes is None else self.bias[list(classes)])
 
     def to(self, device: torch.device | str) -> Head:
         """The same head on another device."""
-        return replace(self, rows=self.rows.to(device))
+        return replace(self, rows=self.rows.to(device), bias=None if self.bias is None else self.bias.to(device))
 
     def save(self, file: Path) -> None:
         """Write a safetensors file that says scale, kind and classes in its metadata; whole or not at all."""
-        from safetensors.torch import save
-
-        about = {"format": FORMAT, "scale": float(self.scale), "kind": self.kind, "classes": list(self.classes)}
-        # One entry, because safetensors writes several in an order that changes from one process to the next.
-        metadata = {_ABOUT: json.dumps(about, ensure_ascii=False)}
-        atomic.write_whole(file, save({_WEIGHT: self.rows.detach().cpu().contiguous()}, metadata))
+        rows, bias = (None if one is None else one.detach().cpu().numpy() for one in (self.rows, self.bias))
+        assert rows is not None
+        atomic.write_whole(file, FrozenHead(rows, self.scale, self.classes, self.kind, bias).to_bytes())
 
     @classmethod
     def load(cls, file: Path) -> Head:
-        """The head that `save` wrote. Raises RunError where there is none."""
-        from safetensors import SafetensorError, safe_open
+        """The head that `save` wrote, or that `prefmerge adapt` did. Raises RunError where there is none."""
+        import torch
 
-        try:
-            with safe_open(file, framework="pt") as opened:
-                about = json.loads((opened.metadata() or {}).get(_ABOUT, "{}"))
-                if about.get("format") != FORMAT:
-                    raise RunError(
-                        f"{file}: no head: its metadata says format {about.get('format')!r}, expected {FORMAT!r}. "
-                        "Give the head.safetensors of a run of `prefmerge finetune`."
-                    )
-                rows = opened.get_tensor(_WEIGHT)
-            kind: Literal["text", "prototype"] = "text" if about["kind"] == "text" else "prototype"
-            head = cls(rows, float(about["scale"]), tuple(about["classes"]), kind)
-        except FileNotFoundError:
-            raise RunError(
-                f"{file}: no such file, expected a run's head. `prefmerge finetune` writes it before the first task."
-            ) from None
-        except (OSError, SafetensorError, ValueError, KeyError) as error:
-            raise RunError(f"{file}: cannot be read as a head: {error}. Take it from the run again.") from error
-        if rows.ndim != 2 or len(rows) != len(head.classes):
-            raise RunError(f"{file}: rows of shape {tuple(rows.shape)} for {len(head.classes)} classes do not match.")
-        return head
+        found = read_head(file)
+        bias = None if found.bias is None else torch.from_numpy(found.bias)
+        kind: Literal["text", "prototype"] = "text" if found.kind == "text" else "prototype"
+        return cls(torch.from_numpy(found.rows), found.scale, found.classes, kind, bias)
 
 
 def text_head(encoder: Encoder, classes: Sequence[ClassInfo]) -> Head:

@@ -181,10 +181,10 @@ def versions() -> dict[str, str]:
     import accelerate
     import torch
 
-    import prefmerge
+    from prefmerge.version import __version__
 
     return {
-        "prefmerge": prefmerge.__version__,
+        "prefmerge": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "accelerate": accelerate.__version__,

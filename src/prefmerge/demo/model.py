@@ -18,19 +18,13 @@ import numpy as np
 
 from prefmerge.continual.encoders.protocol import Augmentation, Encoder
 from prefmerge.continual.encoders.weights import put
+from prefmerge.demo.sizes import DEPTH, EMBED_WIDTH, HEAD_WIDTH, IMAGE_SIZE, MLP_WIDTH, PATCH_SIZE, WIDTH
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from prefmerge.continual.heads import Head
 
-IMAGE_SIZE = 16  # pixels a side; the digits are 8 x 8 and enlarged
-PATCH_SIZE = 4  # pixels a side
-WIDTH = 96  # channels of a token
-DEPTH = 4  # blocks
-MLP_WIDTH = 192
-HEAD_WIDTH = 32  # channels of one attention head
-EMBED_WIDTH = 64
 LOGIT_SCALE = 20.0  # of the base's own training; `train.REGIME` has the one of fine-tuning
 FOLDER = Path(__file__).parent
 BASE, HEAD = FOLDER / "base.safetensors", FOLDER / "head.safetensors"

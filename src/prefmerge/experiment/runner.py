@@ -589,8 +589,8 @@ def _about(ready: Ready) -> dict[str, Any]:
     import torch
     import transformers
 
-    from prefmerge import __version__
     from prefmerge.merging.api import available_cores
+    from prefmerge.version import __version__
 
     d = sum(info.size for info in _base(ready).values())
     return {

@@ -320,7 +320,7 @@ def _add_digests(data: dict[str, Any], fingerprint: Fingerprint) -> None:
 def _versions() -> dict[str, str]:
     import numba
 
-    from prefmerge import __version__
+    from prefmerge.version import __version__
 
     return {
         "prefmerge": __version__,

@@ -206,7 +206,10 @@ class Candidates:
             return tau
 
         tasks = tuple(
-            _unhashed(_Held(source.checkpoint, info, partial(decoded, task)), source.role, vector=True)
+            replace(
+                _unhashed(_Held(source.checkpoint, info, partial(decoded, task)), source.role, vector=True),
+                stands_for=(source, entry.stored_as[task]),  # for methods that take models, not differences
+            )
             for task, source in enumerate(first.tasks)
         )
         for plan, sink in candidates:

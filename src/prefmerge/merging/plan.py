@@ -377,13 +377,17 @@ def _settings(
                 "--selection optimal, or merge in groups with --as-task-vector and carry on."
             )
         if recipe.importance == "step":
-            _refuse_independent(tasks, names)
+            _refuse_independent(tasks, names, "importance 'step'", "Use --importance magnitude.")
             vectors = [name for task, name in zip(tasks, names, strict=True) if is_task_vector(task)]
             if vectors:
                 notes.append(
                     f"importance step takes {', '.join(vectors)}, a task vector, for the checkpoint of its place in "
                     "the order."
                 )
+        if recipe.toward_last:
+            _refuse_independent(tasks, names, "toward_last", "Leave it out.")
+    if "boost" in method.options and len(tasks) > 1:
+        _refuse_independent(tasks, names, f"method {method.name!r}", "Use another method, such as tunable-magmax.")
     return Settings(
         tasks=len(tasks),
         seed=recipe.seed,
@@ -399,6 +403,10 @@ def _settings(
         densities=None if recipe.densities is None else tuple(float(d) for d in recipe.densities),
         normalize=bool(recipe.normalized),
         base_weight=float(recipe.base_weight),
+        toward_last=recipe.toward_last,
+        start=recipe.start,
+        boost=recipe.boost,
+        drop=recipe.drop,
     )
 
 
@@ -412,13 +420,13 @@ def _counts(recipe: Recipe, preference: Preference, shares: Sequence[Any]) -> tu
     return tuple(int(n) for n in preference.values) if recipe.carry == 0 and recipe.strength == 1 else None
 
 
-def _refuse_independent(tasks: Sequence[Checkpoint], names: Sequence[str]) -> None:
+def _refuse_independent(tasks: Sequence[Checkpoint], names: Sequence[str], what: str, instead: str) -> None:
     for task, name in zip(tasks, names, strict=True):
         if training_of(task) == "independent":
             raise MethodError(
-                "importance 'step' looks at what each task changed after the one before it, but the run manifest of "
+                f"{what} looks at what each task changed after the one before it, but the run manifest of "
                 f"task {name!r} ({task.path}) says that the tasks "
-                "were fine-tuned independently. Use --importance magnitude."
+                f"were fine-tuned independently. {instead}"
             )
 
 

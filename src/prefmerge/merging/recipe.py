@@ -1,9 +1,9 @@
 """A recipe: which checkpoints, which method, which settings. It decides the merged bytes and nothing else does.
 
-Built from arguments (`Recipe(...)`), from a YAML file (`Recipe.from_yaml`, in `recipe_file`) or from a receipt
-(`Recipe.from_settings`). Shares, weights, densities, strength and carry are exact fractions of what was written. Here
-every setting is checked by itself; whether it fits the checkpoints is for the plan to say. Cost: none; no checkpoint is
-opened. Left out: how the merge is carried out (threads, memory, force).
+Built from arguments (`Recipe(...)`), from a YAML file (`recipe_file.read_recipe`) or from a receipt
+(`Recipe.from_settings`). Shares, weights, densities, strength, carry and factors are exact fractions of what was
+written. Here every setting is checked by itself; whether it fits the checkpoints is for the plan to say. Cost: none; no
+checkpoint is opened. Left out: how the merge is carried out (threads, memory, force).
 """
 
 from __future__ import annotations
@@ -126,6 +126,10 @@ CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "importance": _choice("magnitude", "step"),
     "strength": _unit,
     "carry": _unit,
+    "toward_last": _unit,
+    "start": _fraction,
+    "boost": _fraction,
+    "drop": _fraction,
     "scope": _choice("tensor", "model"),
     "passes": lambda value: _whole(value, 1, 256),
     "density": _density,
@@ -152,6 +156,10 @@ OPTIONS = (
     "importance",
     "strength",
     "carry",
+    "toward_last",
+    "start",
+    "boost",
+    "drop",
     "scope",
     "passes",
     "weights",
@@ -198,7 +206,7 @@ class Recipe(BaseModel):
     """Every setting of a merge. `None` means the method's default; `settings()` spells it out.
 
     Raises MethodError for a value that no method could honour. Whether the chosen method honours a setting is asked
-    where the user stated it: `with_overrides` and `from_yaml`.
+    where the user stated it: `with_overrides` and `read_recipe`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -213,6 +221,10 @@ class Recipe(BaseModel):
     importance: Importance = "magnitude"
     strength: Fraction = Fraction(1)
     carry: Fraction = Fraction(0)
+    toward_last: Fraction = Fraction(0)
+    start: Fraction = Fraction(1)
+    boost: Fraction = Fraction(0)
+    drop: Fraction = Fraction(0)
     scope: Scope = "tensor"
     passes: int = 2
     density: Fraction | None = None
@@ -298,6 +310,10 @@ class Recipe(BaseModel):
             "importance": used("importance", self.importance),
             "strength": used("strength", as_text(self.strength)),
             "carry": used("carry", as_text(self.carry)),
+            "toward_last": used("toward_last", as_text(self.toward_last)),
+            "start": used("start", as_text(self.start)),
+            "boost": used("boost", as_text(self.boost)),
+            "drop": used("drop", as_text(self.drop)),
             "scope": used("scope", self.scope),
             "passes": used("passes", self.passes),
             "weights": None if weights is None else [as_text(w) for w in weights],
@@ -393,10 +409,3 @@ class Recipe(BaseModel):
             f"{spelled} has no use with method {self.method}; it is for {', '.join(having)}. Leave it out or "
             f"choose another method."
         )
-
-    @classmethod
-    def from_yaml(cls, path: str | Path) -> Recipe:
-        """The recipe in a YAML file. Raises RecipeError naming file, line and key; CheckpointNotFound."""
-        from prefmerge.merging.recipe_file import read_recipe
-
-        return read_recipe(Path(path))

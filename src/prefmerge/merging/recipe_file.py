@@ -33,6 +33,10 @@ _PARAMETERS = {  # key -> the setting it sets
     "importance": "importance",
     "strength": "strength",
     "carry": "carry",
+    "toward_last": "toward_last",
+    "start": "start",
+    "boost": "boost",
+    "drop": "drop",
     "scope": "scope",
     "passes": "passes",
     "weight": "weights",
@@ -83,9 +87,9 @@ _UNSUPPORTED = {  # mergekit's keys that prefmerge does not have -> what to do
 }
 
 
-def read_recipe(path: Path) -> Recipe:
-    """The recipe in a file. Raises RecipeError, PreferenceError or CheckpointNotFound naming file, line and key."""
-    return _RecipeFile(path).read()
+def read_recipe(path: str | Path) -> Recipe:
+    """The recipe in a YAML file. Raises RecipeError, PreferenceError, CheckpointNotFound naming file, line and key."""
+    return _RecipeFile(Path(path)).read()
 
 
 class _RecipeFile:

@@ -17,7 +17,7 @@ from itertools import pairwise
 import numpy as np
 
 from prefmerge.checkpoints import CHUNK, Checkpoint, Fingerprint, is_task_vector, require_unchanged
-from prefmerge.checkpoints.dtypes import to_float32
+from prefmerge.checkpoints.dtypes import to_float, to_float32
 from prefmerge.errors import NonFiniteValue
 from prefmerge.methods import kernels
 
@@ -47,6 +47,7 @@ class Input:
     fingerprint: Fingerprint
     vector: bool = False
     touched: bool = False  # anything read at all
+    stands_for: tuple[Input, str] | None = None  # of a decoded tensor: whose it is, and its name there
     blocks: _Blocks = field(default_factory=_Blocks, repr=False, compare=False)
 
     @classmethod
@@ -63,14 +64,15 @@ class Input:
         return self.checkpoint.aliases.get(tensor, tensor)
 
     def read(self, tensor: str, start: int, stop: int, blocks: _Blocks, buffer: str) -> np.ndarray:
-        """The stored elements [start, stop) of `tensor`, in that buffer of `blocks`, once their chunks are in the
-        fingerprint.
+        """The stored elements [start, stop) of `tensor`, in that buffer of `blocks`; of an input that counts as read
+        (`touched`) their chunks are in the fingerprint then.
         """
         name = self.stored_name(tensor)
-        reach = self.fingerprint.reach(name, start, stop)
+        reach = self.fingerprint.reach(name, start, stop) if self.touched else stop
         space = blocks.buffer(buffer, (reach - start) * self.checkpoint.tensors[name].dtype.itemsize)
         stored = self.checkpoint.read(name, start, reach, space)
-        self.fingerprint.add(name, stored, start)
+        if self.touched:
+            self.fingerprint.add(name, stored, start)
         return stored[: stop - start]
 
     def where(self, tensor: str) -> str:
@@ -135,6 +137,30 @@ class TensorDeltas:
         if changed:
             self.changed = True
         return bool(changed)
+
+    def model(self, task: int | None, start: int, stop: int) -> np.ndarray:
+        """theta_task[start:stop], theta_0 for None: float64 where it is stored so, else float32. Raises
+        NonFiniteValue.
+        """
+        if task is None:
+            source, name = self.origin, self.name
+        else:
+            source, name = self.tasks[task].stands_for or (self.tasks[task], self.names[task])
+        source.touched = True
+        stored = source.read(name, start, stop, self.origin.blocks, "base's model" if task is None else "model")
+        values = to_float(stored, source.checkpoint.tensors[name].dtype)
+        with np.errstate(over="ignore"):  # a float64 beyond float32 is reported as infinity
+            narrow = values.astype(np.float32)
+        if not np.isfinite(narrow).all():
+            self._complain(task or 0, np.arange(start, stop), narrow, self.base(start, stop))
+        if task is None:
+            return values
+        if source.vector:
+            values = self.model(None, start, stop).astype(np.float64) + values
+            self.changed = self.changed or bool(narrow.any())
+        elif not self.changed and not np.array_equal(narrow, self.base(start, stop)):
+            self.changed = True
+        return values
 
     def gather(self, task: int, indices: np.ndarray, out: np.ndarray) -> None:
         """Fill `out` with tau_task at `indices`. Raises NonFiniteValue."""

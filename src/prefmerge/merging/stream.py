@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from prefmerge.checkpoints import same_elements
-from prefmerge.checkpoints.dtypes import from_float32, to_float32
+from prefmerge.checkpoints.dtypes import from_float32, from_float64, to_float32
 from prefmerge.errors import DtypeOverflow
 from prefmerge.merging.plan import Entry, Plan
 from prefmerge.merging.source import TensorDeltas, hash_rest
@@ -113,8 +113,16 @@ class _Stream:
             self.copy(entry)
             return
 
+        if not rule.gives_model:
+            self.plan.base.touched = True
+
         def block(span: tuple[int, int]) -> np.ndarray | None:
             start, stop = span
+            if rule.gives_model:
+                model = self.work.buffer("model", stop - start, np.float64)
+                owned = rule.block(index, start, stop, model, self.work)
+                self.put_model(entry, start, model, deltas)
+                return owned
             tau = self.work.buffer("merged", stop - start)
             owned = rule.block(index, start, stop, tau, self.work)
             self.put(entry, start, tau, deltas)
@@ -132,16 +140,22 @@ class _Stream:
     def put(self, entry: Entry, start: int, tau: np.ndarray, deltas: TensorDeltas) -> None:
         """Finish one block: scale, add the base, convert, write."""
         plan, stop = self.plan, start + tau.size
-        plan.base.touched = True
-        origin = deltas.base(start, stop)
+        base = deltas.base(start, stop)  # for a task vector too: its receipt names the base
         values = tau
         if not plan.recipe.as_task_vector:
             values = self.work.buffer("finished", tau.size)
-            kernels.finish(origin, tau, self.scale, values)
+            kernels.finish(base, tau, self.scale, values)
+        self.store(entry, start, values)
+
+    def put_model(self, entry: Entry, start: int, model: np.ndarray, deltas: TensorDeltas) -> None:
+        """Finish one block of a method that gives the model itself, in float64: convert, write."""
+        values = model
+        if self.plan.recipe.as_task_vector:
+            values = model - deltas.model(None, start, start + model.size)
         self.store(entry, start, values)
 
     def store(self, entry: Entry, start: int, values: np.ndarray) -> None:
-        stored = from_float32(values, entry.dtype)
+        stored = (from_float64 if values.dtype == np.float64 else from_float32)(values, entry.dtype)
         back = to_float32(stored, entry.dtype)
         if not kernels.survey(back)[0]:
             worst = int(np.flatnonzero(~np.isfinite(back))[0])

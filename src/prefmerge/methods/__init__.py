@@ -6,13 +6,25 @@ import difflib
 
 from prefmerge.errors import MethodError
 from prefmerge.methods.elementwise import AVERAGE, LAST, LINEAR, MAGMAX, MAX_ABS, RANDOM_MIX, TASK_ARITHMETIC
+from prefmerge.methods.increments import Increments
 from prefmerge.methods.protocol import Deltas, Method, Report, Rule, Settings
 from prefmerge.methods.ties import Ties
 from prefmerge.methods.tunable import TunableMagmax
 
 METHODS: dict[str, Method] = {
     method.name: method
-    for method in (TunableMagmax(), MAGMAX, MAX_ABS, AVERAGE, TASK_ARITHMETIC, LINEAR, RANDOM_MIX, Ties(), LAST)
+    for method in (
+        TunableMagmax(),
+        Increments(),
+        MAGMAX,
+        MAX_ABS,
+        AVERAGE,
+        TASK_ARITHMETIC,
+        LINEAR,
+        RANDOM_MIX,
+        Ties(),
+        LAST,
+    )
 }
 
 

@@ -52,6 +52,12 @@ class Deltas(Protocol):
         """theta_0[start:stop], float32, read-only."""
         ...
 
+    def model(self, task: int | None, start: int, stop: int) -> np.ndarray:
+        """theta_task[start:stop], theta_0 for None: float64 where it is stored so, else float32. Raises
+        NonFiniteValue.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -73,6 +79,10 @@ class Settings:
     densities: tuple[float, ...] | None = None
     normalize: bool = True
     base_weight: float = 0.0  # linear: the weight of theta_0 itself among the models
+    toward_last: Fraction = Fraction(0)  # tunable_magmax: how far from the owner's value to the last task's
+    start: Fraction = Fraction(1)  # increments: what is kept of every increment,
+    boost: Fraction = Fraction(0)  # more of it by the task's share,
+    drop: Fraction = Fraction(0)  # and less of it where the task is absent
 
 
 @dataclass
@@ -111,6 +121,7 @@ class Rule(abc.ABC):
     settings: Settings
     report: Report = field(default_factory=Report)
     base_weight: float = 0.0  # merged vector += base_weight * theta_0 (linear without normalisation)
+    gives_model: bool = False  # `block` fills a float64 `out` with the merged model itself, scale included
 
     def unchanged(self, tensor: int) -> bool:
         """Whether `prepare` has found that no task changed this tensor: its bytes are the base's."""
@@ -118,8 +129,8 @@ class Rule(abc.ABC):
 
     @abc.abstractmethod
     def block(self, tensor: int, start: int, stop: int, out: np.ndarray, work: Workspace) -> np.ndarray | None:
-        """Fill `out` with the merged, unscaled task vector. Returns owners per task, shape (T,), where every element
-        has one. Thread-safe.
+        """Fill `out` with the merged, unscaled task vector, or with the model (`gives_model`). Returns owners per task,
+        shape (T,), where every element has one. Thread-safe.
         """
 
 

@@ -2,6 +2,7 @@
 Algorithm 1).
 
     tau_merged[p] = tau_{owner(p)}[p],   |{p: owner(p) = t}| = n_t exactly
+    with toward_last u (ours, default 0):  (1 - u) tau_{owner(p)}[p] + u tau_T[p]
 
 `paper` assigns by records (`records`), `optimal` maximises the retained importance (`optimal`); both fill one byte of
 owner per element. Only tasks with a positive budget compete, except in `printed`, which is Algorithm 1 to the letter.
@@ -46,6 +47,10 @@ class _OwnerRule(Rule):
             if counts[task]:
                 self.tensors[tensor].read(task, start, stop, tau)
                 kernels.take_owned(tau, owner, np.uint8(task), out)
+        toward = float(self.settings.toward_last)
+        if toward:
+            self.tensors[tensor].read(tasks - 1, start, stop, tau)
+            out[:] = (1 - toward) * out.astype(np.float64) + toward * tau.astype(np.float64)
         return counts
 
 
@@ -57,7 +62,7 @@ class TunableMagmax(Method):
     summary: str = "element budgets per task from a preference (the default)"
     default_scale: float = 0.5
     options: frozenset[str] = frozenset(
-        {"preference", "seed", "selection", "importance", "strength", "carry", "scope", "passes"}
+        {"preference", "seed", "selection", "importance", "strength", "carry", "toward_last", "scope", "passes"}
     )
 
     def by_tensor(self, settings: Settings) -> bool:
@@ -73,9 +78,10 @@ class TunableMagmax(Method):
             if _all_take_part(settings)
             else [t for t, n in enumerate(_speaks_for(settings)) if n > 0]
         )
+        looked_at = sorted({*wanted, settings.tasks - 1}) if settings.toward_last else wanted
         live = [
             i
-            for i, changed in enumerate(work.map(lambda deltas: _is_changed(deltas, wanted, work), tensors))
+            for i, changed in enumerate(work.map(lambda deltas: _is_changed(deltas, looked_at, work), tensors))
             if changed
         ]
         if not live:
