@@ -20,8 +20,6 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn, final
 
@@ -59,15 +57,17 @@ class InputFile:
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill `buffer`, bytes, from `offset` on. Raises CheckpointChanged where the file ends before."""
-        with self._held() as fd:
+        fd = self._take()
+        try:
             while buffer:
-                try:
-                    count = os.preadv(fd, [buffer[:MOST_AT_ONCE]], offset)
-                except OSError as error:
-                    raise CheckpointNotFound(f"{self.path}: cannot be read ({error.strerror or error}).") from error
+                count = os.preadv(fd, [buffer[:MOST_AT_ONCE]], offset)
                 if count == 0:
                     self._complain(os.fstat(fd))
                 buffer, offset = buffer[count:], offset + count
+        except OSError as error:
+            raise CheckpointNotFound(f"{self.path}: cannot be read ({error.strerror or error}).") from error
+        finally:
+            self._give_back()
 
     def read(self, offset: int, count: int) -> bytes:
         """`count` bytes from `offset` on, fewer at the end of the file."""
@@ -77,8 +77,11 @@ class InputFile:
 
     def check(self) -> None:
         """Raise CheckpointChanged where someone wrote to the file since it was opened."""
-        with self._held() as fd:
+        fd = self._take()
+        try:
             now = os.fstat(fd)
+        finally:
+            self._give_back()
         if not _same(self._first, now):
             self._complain(now)
 
@@ -148,9 +151,8 @@ class InputFile:
             found = os.fstat(self._fd)
         return found
 
-    @contextmanager
-    def _held(self) -> Iterator[int]:
-        """Its descriptor, which stays open meanwhile."""
+    def _take(self) -> int:
+        """Its descriptor, which stays open until `_give_back`."""
         with _lock:
             if self.closed:
                 raise ValueError(f"{self.path} is closed")
@@ -162,13 +164,13 @@ class InputFile:
                 self._users -= 1
                 raise
             _opened.move_to_end(id(self))
-        try:
-            yield self._fd
-        finally:
-            with _lock:
-                self._users -= 1
-                if self.closed and not self._users:
-                    self.let_go()
+            return self._fd
+
+    def _give_back(self) -> None:
+        with _lock:
+            self._users -= 1
+            if self.closed and not self._users:
+                self.let_go()
 
     def _open(self) -> None:
         with _lock:
