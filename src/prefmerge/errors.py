@@ -4,6 +4,7 @@ PrefmergeError                    exit 1: the job cannot be done; what, where, f
 ├── CheckpointError               an input cannot be read
 │   ├── CheckpointNotFound        nothing there, or nothing that looks like a checkpoint
 │   ├── CheckpointCorrupt         truncated, a header that lies, an index that leaves its folder
+│   ├── CheckpointChanged         written to, cut short or replaced while it was read
 │   ├── UnsafePickle              a pickle that would run code
 │   ├── UnsupportedDtype          a number format that prefmerge does not merge
 │   └── NonFiniteValue            NaN or infinity in an input
@@ -47,6 +48,10 @@ class CheckpointNotFound(CheckpointError):
 
 class CheckpointCorrupt(CheckpointError):
     """The file is truncated, its header lies, or an index leaves its folder."""
+
+
+class CheckpointChanged(CheckpointError):
+    """A file was written to, cut short or replaced while it was read."""
 
 
 class UnsafePickle(CheckpointError):

@@ -31,7 +31,7 @@ def test_reads_what_the_library_wrote(tmp_path: Path) -> None:
 def test_odd_offsets(tmp_path: Path) -> None:
     model = {"a": np.array([1], dtype=np.uint8), **a_model()}
     checkpoint = SafetensorsFile.open(write_arrays(tmp_path / "x.safetensors", model))
-    assert not checkpoint.raw("layer.weight").flags.aligned  # or the test tests nothing
+    assert checkpoint.offsets["layer.weight"] % 8  # or the test tests nothing
     assert_same(arrays_of(checkpoint), model)
 
 

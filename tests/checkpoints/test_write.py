@@ -147,7 +147,7 @@ def test_what_was_written_can_be_read_before_it_is_published(tmp_path: Path) -> 
             assert view.tobytes() == array.tobytes()
             assert not view.flags.writeable
             assert view.flags.aligned
-            fingerprint.add(name, view, 0, array.size)
+            fingerprint.add(name, view, 0)
         last = out.raw("mask")
         out.publish(b"{}")
     assert last.tobytes() == MODEL["mask"].tobytes()  # a view outlives the output

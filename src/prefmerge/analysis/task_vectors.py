@@ -74,7 +74,7 @@ def measure_over(
     """Measure what a plan would merge. `block` and `job` (elements) are for tests: counts do not depend on them, and
     sums only by a rounding.
     """
-    with Workspace(threads=threads or available_cores(), block=block) as work:
+    with planned.reading(), Workspace(threads=threads or available_cores(), block=block) as work:
         return _Measuring(planned, work, job, progress).run(label)
 
 
@@ -140,6 +140,7 @@ class _Measuring:
     def run(self, label: str | None) -> Measured:
         total, done = _Sums(self.tasks), 0
         jobs = self.jobs()
+        self.plan.base.touched = True
         nbytes = [entry.info.dtype.itemsize * (self.tasks + 1) for entry in self.entries]
         everything = sum(deltas.size * each for deltas, each in zip(self.deltas, nbytes, strict=True))
         for low, high in spans(len(jobs), JOBS_IN_FLIGHT * self.work.threads):
@@ -212,9 +213,9 @@ class _Measuring:
         return found
 
     def block(self, tensor: int, start: int, stop: int, thresholds_T: np.ndarray, found: _Sums) -> None:
-        deltas, base, work, length = self.deltas[tensor], self.plan.base, self.work, stop - start
+        deltas, work, length = self.deltas[tensor], self.work, stop - start
         of_tensor = found.of(tensor)
-        base.fingerprint.add(deltas.name, base.checkpoint.raw(deltas.name), start, stop)
+        deltas.base(start, stop)  # in the fingerprint too, where every task is a vector and no task asks for it
         tau_TP = work.buffer("tau_TP", (self.tasks, length))
         best = work.buffer("best", length)
         owner, alone = work.buffer("owner", length, np.int32), work.buffer("alone", length, np.int32)

@@ -2,7 +2,8 @@
 
 protocol.py          what a checkpoint looks like to everyone else
 dtypes.py            number formats, to float32 and back
-safetensors_file.py  one safetensors file: checks, memory map, layout
+input_file.py        the bytes of a file as it was opened, or an error
+safetensors_file.py  one safetensors file: checks, layout
 torch_file.py        .pt, .bin, .pth, .ckpt
 folder.py            Hugging Face folders, indexes, and `open_checkpoint`
 memory.py            state dicts of NumPy arrays and torch tensors
@@ -26,7 +27,7 @@ from prefmerge.checkpoints.fingerprint import (
 )
 from prefmerge.checkpoints.folder import open_checkpoint
 from prefmerge.checkpoints.memory import from_state_dict, is_torch_tensor
-from prefmerge.checkpoints.protocol import Checkpoint, TensorInfo
+from prefmerge.checkpoints.protocol import Checkpoint, TensorInfo, reading, require_unchanged, same_elements
 from prefmerge.checkpoints.task_vector import base_fingerprint, is_task_vector, task_vector_metadata
 from prefmerge.checkpoints.write import Output, create_output, find_receipt, receipt_beside
 
@@ -54,8 +55,11 @@ __all__ = [
     "is_task_vector",
     "is_torch_tensor",
     "open_checkpoint",
+    "reading",
     "receipt_beside",
     "require_mergeable",
+    "require_unchanged",
+    "same_elements",
     "sha256_files",
     "task_vector_metadata",
     "to_float32",

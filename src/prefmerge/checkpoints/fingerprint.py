@@ -9,7 +9,6 @@ equal tensors have equal fingerprints.
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from prefmerge.checkpoints.protocol import Checkpoint, TensorInfo
+from prefmerge.checkpoints.protocol import Checkpoint, TensorInfo, reading
 
 CHUNK = 65_536  # elements; part of the definition: another value gives other fingerprints
 PREFIX = "xxh3-128:"
@@ -31,6 +30,7 @@ class Fingerprint:
         self._tensors = sorted(tensors, key=lambda info: info.name)
         self._chunks: dict[str, np.ndarray] = {}  # name -> uint64 hash per chunk
         self._seen: dict[str, np.ndarray] = {}  # name -> bool per chunk
+        self._sizes = {info.name: info.size for info in self._tensors}
         # A thread writes only the slots of the chunks it hashed, and hashing a chunk twice gives the same value: no
         # lock is needed.
         for info in self._tensors:
@@ -41,24 +41,37 @@ class Fingerprint:
             if name in self._chunks and shared in self._chunks:
                 self._chunks[name], self._seen[name] = self._chunks[shared], self._seen[shared]
 
-    def add(self, tensor: str, raw: np.ndarray, start: int, stop: int) -> None:
-        """Hash every chunk whose first element lies in [start, stop). `raw` holds all stored elements of the tensor,
-        flat.
+    def reach(self, tensor: str, start: int, stop: int) -> int:
+        """How far to read from `start`, to `stop` or beyond, so that every chunk which begins before `stop` and was not
+        hashed yet is whole.
 
-        Blocks that partition a tensor so hash each chunk once, whatever their size. Safe to call from any thread.
+        Who reads a tensor in blocks of any size so hashes each chunk once.
         """
-        chunks, seen = self._chunks[tensor], self._seen[tensor]
-        first, last = -(-start // CHUNK), min(-(-stop // CHUNK), len(chunks))
-        for i in range(first, last):
-            if seen[i]:  # a tensor that is read twice is hashed once
+        seen = self._seen[tensor]
+        last = (stop - 1) // CHUNK
+        if stop <= start or last * CHUNK < start or seen[last]:
+            return stop
+        return max(stop, min((last + 1) * CHUNK, self._sizes[tensor]))
+
+    def add(self, tensor: str, stored: np.ndarray, start: int) -> None:
+        """Hash every chunk that lies wholly in `stored`, the stored elements from `start` on. Safe to call from any
+        thread.
+        """
+        chunks, seen, size, stop = self._chunks[tensor], self._seen[tensor], self._sizes[tensor], start + stored.size
+        for i in range(-(-start // CHUNK), -(-stop // CHUNK)):
+            end = min((i + 1) * CHUNK, size)
+            if end > stop or seen[i]:  # a tensor that is read twice is hashed once
                 continue
-            chunks[i] = xxhash.xxh3_64_intdigest(raw[i * CHUNK : (i + 1) * CHUNK].view(np.uint8).data)
+            chunks[i] = xxhash.xxh3_64_intdigest(stored[i * CHUNK - start : end - start].view(np.uint8).data)
             seen[i] = True
 
-    def add_missing(self, tensor: str, raw: np.ndarray) -> None:
-        """Hash the chunks of a tensor that no `add` has seen."""
+    def add_missing(self, tensor: str, checkpoint: Checkpoint) -> None:
+        """Read and hash the chunks of a tensor that no `add` has seen."""
+        size = self._sizes[tensor]
+        buffer = np.empty(CHUNK * checkpoint.tensors[tensor].dtype.itemsize, np.uint8)
         for i in np.flatnonzero(~self._seen[tensor]).tolist():
-            self.add(tensor, raw, i * CHUNK, (i + 1) * CHUNK)
+            start = i * CHUNK
+            self.add(tensor, checkpoint.read(tensor, start, min(start + CHUNK, size), buffer), start)
 
     def covered(self) -> bool:
         """Whether every chunk of every tensor was added."""
@@ -87,11 +100,12 @@ def _described(info: TensorInfo) -> bytes:
 
 
 def fingerprint_of(checkpoint: Checkpoint) -> Fingerprint:
-    """The fingerprint of all tensors, covered; reads everything once."""
+    """The fingerprint of all tensors, covered; reads everything once. Raises CheckpointChanged."""
     fingerprint = Fingerprint(checkpoint.tensors.values(), aliases=checkpoint.aliases)
-    for info in checkpoint.tensors.values():
-        if info.name not in checkpoint.aliases:
-            fingerprint.add(info.name, checkpoint.raw(info.name), 0, info.size)
+    with reading(checkpoint):
+        for name in checkpoint.tensors:
+            if name not in checkpoint.aliases:
+                fingerprint.add_missing(name, checkpoint)
     return fingerprint
 
 
@@ -105,7 +119,7 @@ def header_fingerprint(checkpoint: Checkpoint) -> str:
     digest = xxhash.xxh3_128(b"prefmerge header 1")
     for name in sorted(checkpoint.tensors):
         digest.update(_described(checkpoint.tensors[name]))
-    for size in sorted(path.stat().st_size for path in checkpoint.files):
+    for size in sorted(file.size for file in checkpoint.inputs):
         digest.update(struct.pack("<Q", size))
     return PREFIX + digest.hexdigest()
 
@@ -121,15 +135,11 @@ def _file_names(checkpoint: Checkpoint) -> list[str]:
 
 def file_entries(checkpoint: Checkpoint) -> list[dict[str, Any]]:
     """[{"name", "bytes"}] of the weights files, as receipts list them."""
-    pairs = zip(_file_names(checkpoint), checkpoint.files, strict=True)
-    return [{"name": name, "bytes": path.stat().st_size} for name, path in pairs]
+    pairs = zip(_file_names(checkpoint), checkpoint.inputs, strict=True)
+    return [{"name": name, "bytes": file.size} for name, file in pairs]
 
 
 def sha256_files(checkpoint: Checkpoint) -> dict[str, str]:
     """The SHA-256 of every weights file by its name, in hexadecimal; about 0.5 GB/s to 2 GB/s, hence only on
     request."""
-    digests: dict[str, str] = {}
-    for name, path in zip(_file_names(checkpoint), checkpoint.files, strict=True):
-        with path.open("rb") as file:
-            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
+    return {name: file.sha256() for name, file in zip(_file_names(checkpoint), checkpoint.inputs, strict=True)}

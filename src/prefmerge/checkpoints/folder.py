@@ -19,6 +19,7 @@ from typing import Any, final
 
 import numpy as np
 
+from prefmerge.checkpoints.input_file import InputFile
 from prefmerge.checkpoints.names import INDEX_SUFFIX, TORCH_SUFFIXES, indexed, is_index
 from prefmerge.checkpoints.protocol import Checkpoint, TensorInfo, name_of
 from prefmerge.checkpoints.safetensors_file import SafetensorsFile
@@ -54,6 +55,13 @@ class Folder:
 
     def file_of(self, tensor: str) -> str:
         return self._home[tensor]
+
+    @property
+    def inputs(self) -> tuple[InputFile, ...]:
+        return tuple(file for part in self.parts.values() for file in part.inputs)
+
+    def read(self, tensor: str, start: int, stop: int, buffer: np.ndarray | None = None) -> np.ndarray:
+        return self.parts[self._home[tensor]].read(tensor, start, stop, buffer)
 
     def raw(self, tensor: str) -> np.ndarray:
         return self.parts[self._home[tensor]].raw(tensor)

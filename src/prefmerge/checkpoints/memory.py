@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, final
 
 import numpy as np
 
 from prefmerge.checkpoints.dtypes import DTYPES, Dtype
+from prefmerge.checkpoints.input_file import InputFile, fill
 from prefmerge.checkpoints.protocol import TensorInfo
 from prefmerge.errors import CheckpointCorrupt, UnsupportedDtype
 
@@ -25,8 +26,10 @@ _BY_NAME: dict[str, Dtype] = {dtype.name: dtype for dtype in DTYPES.values()}
 @final
 @dataclass(frozen=True, eq=False)
 class StateDict:
-    """Named arrays that are at hand: a `Checkpoint`. `path` and `files` are those of the file they came from, if
-    any."""
+    """Named arrays that are at hand: a `Checkpoint`. `path` and `files` are those of the file they came from, if any.
+
+    What still lies in that file only has its place in `_offsets`.
+    """
 
     name: str
     tensors: Mapping[str, TensorInfo]
@@ -34,6 +37,8 @@ class StateDict:
     _arrays: dict[str, np.ndarray]
     path: Path | None = None
     files: tuple[Path, ...] = ()
+    inputs: tuple[InputFile, ...] = ()
+    _offsets: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -42,11 +47,35 @@ class StateDict:
     def file_of(self, tensor: str) -> str:
         return self.path.name if self.path else self.name
 
+    def read(self, tensor: str, start: int, stop: int, buffer: np.ndarray | None = None) -> np.ndarray:
+        if tensor in self._offsets:
+            storage = self.tensors[tensor].dtype.storage
+            return fill(self.inputs[0], self._offsets[tensor] + start * storage.itemsize, stop - start, storage, buffer)
+        for file in self.inputs:
+            file.check()  # the array may be a map of the file: better an error than the fault of one cut short
+        return self._arrays[tensor][start:stop]
+
     def raw(self, tensor: str) -> np.ndarray:
-        return self._arrays[tensor]
+        elements = self.read(tensor, 0, self.tensors[tensor].size)
+        elements.flags.writeable = False
+        return elements
 
     def close(self) -> None:
         self._arrays.clear()
+        for file in self.inputs:
+            file.close()
+
+    def backed_by(self, file: InputFile) -> StateDict:
+        """The same tensors, read from `file` where they are a map of it. Then nothing is left that could fault."""
+        offsets: dict[str, int] = {}
+        maps = file.mapped_at()
+        for name, array in self._arrays.items():
+            address = array.__array_interface__["data"][0]
+            for low, high, offset in maps:
+                if array.size and low <= address and address + array.nbytes <= high:
+                    offsets[name] = offset + address - low
+        rest = {name: array for name, array in self._arrays.items() if name not in offsets}
+        return replace(self, inputs=(file,), _arrays=rest, _offsets=offsets)
 
 
 def from_state_dict(tensors: Mapping[str, Any], *, name: str, path: Path | None = None) -> StateDict:

@@ -1,15 +1,16 @@
 """What every checkpoint looks like to the rest of prefmerge: named, flat, lazily read arrays.
 
-A checkpoint maps tensor names to `TensorInfo` and hands out each tensor's stored elements as one flat array, without a
-copy where the storage allows (a memory map). Nothing is read before `raw` is indexed, so opening costs a header and
-memory does not grow with the model. bfloat16 comes as its bits (uint16): NumPy has no such type.
+A checkpoint maps tensor names to `TensorInfo` and hands out stretches of each tensor's stored elements as flat arrays.
+Opening costs a header, and memory does not grow with the model. bfloat16 comes as its bits (uint16): NumPy has no such
+type. Whoever has read a checkpoint's values calls `require_unchanged` before using them.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +18,7 @@ from typing import Protocol
 import numpy as np
 
 from prefmerge.checkpoints.dtypes import Dtype
+from prefmerge.checkpoints.input_file import InputFile
 
 
 @dataclass(frozen=True)
@@ -74,19 +76,64 @@ class Checkpoint(Protocol):
         """The name of the file that stores `tensor`, for messages."""
         ...
 
-    def raw(self, tensor: str) -> np.ndarray:
-        """All stored elements, flat, shape (size,), read-only, dtype `TensorInfo.dtype.storage`. Safe to call from
-        any thread.
+    @property
+    def inputs(self) -> tuple[InputFile, ...]:
+        """The open files behind `files`, in the same order."""
+        ...
 
-        Not always aligned: safetensors files of old writers put tensors at odd offsets, and a map cannot be moved. A
-        kernel that was compiled for aligned arrays takes `np.require(block, requirements="A")`, which copies such a
-        block and no other.
+    def read(self, tensor: str, start: int, stop: int, buffer: np.ndarray | None = None) -> np.ndarray:
+        """The stored elements [start, stop), flat, dtype `TensorInfo.dtype.storage`. Not to be written to. Safe to call
+        from any thread.
+
+        What a file holds is read into `buffer`, bytes (uint8), or into a new array where that is too small; what is in
+        memory is handed out as it is. Raises CheckpointChanged where the file ends before.
         """
         ...
 
-    def close(self) -> None:
-        """Let go of the files. The arrays handed out stay valid until they are collected."""
+    def raw(self, tensor: str) -> np.ndarray:
+        """All stored elements, flat, read-only: `read` of the whole tensor."""
         ...
+
+    def close(self) -> None:
+        """Let go of the files. The arrays handed out stay valid."""
+        ...
+
+
+STRETCH = 1 << 18  # elements; what is read at a time where whole tensors are gone through
+
+
+def same_elements(one: Checkpoint, name: str, other: Checkpoint, called: str, *, bits: bool = False) -> bool:
+    """Whether tensor `name` of one checkpoint and tensor `called` of another hold equal values; with `bits`, equal
+    bits.
+    """
+    size = one.tensors[name].size
+    if size != other.tensors[called].size:
+        return False
+    for start in range(0, size, STRETCH):
+        a, b = (part.read(key, start, min(start + STRETCH, size)) for part, key in ((one, name), (other, called)))
+        if not (np.array_equal(a.view(np.uint8), b.view(np.uint8)) if bits else np.array_equal(a, b)):
+            return False
+    return True
+
+
+def require_unchanged(*checkpoints: Checkpoint) -> None:
+    """Raise CheckpointChanged where a file is no longer what was opened."""
+    for checkpoint in checkpoints:
+        for file in checkpoint.inputs:
+            file.check()
+
+
+@contextmanager
+def reading(*checkpoints: Checkpoint) -> Iterator[None]:
+    """A block of code that reads these checkpoints. Raises CheckpointChanged at its end where a file has changed
+    meanwhile, also in place of an error: what went wrong then is that a part of the values were others.
+    """
+    try:
+        yield
+    except Exception:
+        require_unchanged(*checkpoints)
+        raise
+    require_unchanged(*checkpoints)
 
 
 # File stems that say what a file is and not whose: the folder's name tells two such checkpoints apart.

@@ -4,19 +4,16 @@ The format: 8 bytes of little-endian header length n, n bytes of JSON {name: {dt
 optional `__metadata__` of strings, then the tensors, row-major and gapless; offsets count from the end of the header.
 https://github.com/huggingface/safetensors#format
 
-Opening reads and checks the header, O(tensors), and maps the file, so `raw` costs nothing until its elements are
-touched. Every claim of the header is checked here, for a message that names file and tensor; the safetensors library
-then has the last word, so that nothing passes here which others refuse. Left out: formats that pack several elements
-into a byte (F4, F6).
+Opening reads and checks the header, O(tensors). Every claim of the header is checked here, for a message that names
+file and tensor; the safetensors library then has the last word, so that nothing passes here which others refuse. Left
+out: formats that pack several elements into a byte (F4, F6).
 """
 
 from __future__ import annotations
 
 import json
-import mmap
-import os
 import struct
-import sys
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +23,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from prefmerge.checkpoints.dtypes import DTYPES
+from prefmerge.checkpoints.input_file import InputFile, fill
 from prefmerge.checkpoints.protocol import TensorInfo, name_of
-from prefmerge.errors import CheckpointCorrupt, CheckpointNotFound, UnsupportedDtype
+from prefmerge.errors import CheckpointCorrupt, UnsupportedDtype
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 METADATA_KEY = "__metadata__"
@@ -43,28 +41,22 @@ class SafetensorsFile:
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
     offsets: Mapping[str, int]
-    _mapped: list[np.ndarray]  # one array over the whole file; emptied by close()
+    _file: InputFile
 
     @classmethod
     def open(cls, path: str | Path, *, name: str | None = None) -> SafetensorsFile:
         """Check the header of the file at `path` and map it. Raises CheckpointNotFound, CheckpointCorrupt,
         UnsupportedDtype."""
         path = Path(path)
+        file = InputFile(path)
         try:
-            with path.open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                header, start = _read_header(path, file.read(8), file.read, size)
-                tensors, offsets, metadata = _check_header(path, header, start, size)
-                _ask_library(path)
-                # trackfd=False (Python 3.13) lets go of the descriptor: a hundred shards times fifty tasks would run
-                # out of them.
-                options: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
-                mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ, **options)
-        except FileNotFoundError:
-            raise CheckpointNotFound(f"{path}: no such file.") from None
-        except OSError as error:
-            raise CheckpointNotFound(f"{path}: cannot be read ({error.strerror or error}).") from error
-        return cls(name or name_of(path), path, tensors, metadata, offsets, [np.frombuffer(mapped, dtype=np.uint8)])
+            text, start = _read_header(path, file)
+            tensors, offsets, metadata = _check_header(path, _parse(path, text), start, file.size)
+            _ask_library(path, text, file.size)
+        except BaseException:
+            file.close()
+            raise
+        return cls(name or name_of(path), path, tensors, metadata, offsets, file)
 
     @property
     def aliases(self) -> Mapping[str, str]:
@@ -75,25 +67,33 @@ class SafetensorsFile:
     def files(self) -> tuple[Path, ...]:
         return (self.path,)
 
+    @property
+    def inputs(self) -> tuple[InputFile, ...]:
+        return (self._file,)
+
     def file_of(self, tensor: str) -> str:
         return self.path.name
 
+    def read(self, tensor: str, start: int, stop: int, buffer: np.ndarray | None = None) -> np.ndarray:
+        storage = self.tensors[tensor].dtype.storage
+        return fill(self._file, self.offsets[tensor] + start * storage.itemsize, stop - start, storage, buffer)
+
     def raw(self, tensor: str) -> np.ndarray:
-        if not self._mapped:
-            raise ValueError(f"{self.path} is closed")
-        info, offset = self.tensors[tensor], self.offsets[tensor]
-        return self._mapped[0][offset : offset + info.nbytes].view(info.dtype.storage)
+        elements = self.read(tensor, 0, self.tensors[tensor].size)
+        elements.flags.writeable = False
+        return elements
 
     def close(self) -> None:
-        self._mapped.clear()
+        self._file.close()
 
 
 def _corrupt(path: Path, fact: str, step: str = "Download or save the file again.") -> NoReturn:
     raise CheckpointCorrupt(f"{path}: {fact}. {step}")
 
 
-def _read_header(path: Path, first: bytes, read: Any, size: int) -> tuple[dict[str, Any], int]:
-    """The header as a dict, and the offset in the file at which the tensors start."""
+def _read_header(path: Path, file: InputFile) -> tuple[bytes, int]:
+    """The header's JSON, and the offset in the file at which the tensors start."""
+    first, size = file.read(0, 8), file.size
     if first.startswith(b"version "):
         _corrupt(path, "is a Git LFS pointer, not the file it points to", "Fetch the file itself with: git lfs pull")
     if len(first) < 8:
@@ -106,9 +106,10 @@ def _read_header(path: Path, first: bytes, read: Any, size: int) -> tuple[dict[s
         )
     if length > MAX_HEADER_BYTES:
         _corrupt(path, f"announces a header of {length} bytes; the format allows {MAX_HEADER_BYTES}")
-    text = read(length)
-    if len(text) < length:
-        _corrupt(path, f"truncated while it was read: {len(text)} of {length} header bytes")
+    return file.read(8, length), 8 + length
+
+
+def _parse(path: Path, text: bytes) -> dict[str, Any]:
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=_object_without_duplicates)
     except _DuplicateNameError as error:
@@ -117,7 +118,7 @@ def _read_header(path: Path, first: bytes, read: Any, size: int) -> tuple[dict[s
         _corrupt(path, f"its header is not JSON ({error})")
     if not isinstance(header, dict):
         _corrupt(path, f"its header is a JSON {type(header).__name__}, not an object of tensors")
-    return header, 8 + length
+    return header
 
 
 class _DuplicateNameError(Exception):
@@ -199,9 +200,23 @@ def _check_entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int, in
     return info, begin, end
 
 
-def _ask_library(path: Path) -> None:
+def _ask_library(path: Path, text: bytes, size: int) -> None:
+    """Show the library the header that was read, in a sparse file of the same size: it maps what it opens, and a map of
+    a file that someone cuts short ends the process.
+    """
     try:
-        with safe_open(path, framework="numpy"):
+        with tempfile.NamedTemporaryFile(prefix="prefmerge-") as stand_in:
+            stand_in.write(struct.pack("<Q", len(text)) + text)
+            stand_in.truncate(size)
+            stand_in.flush()
+            _opens(path, stand_in.name)
+    except OSError:  # no room for it, or no files of this size
+        _opens(path, path)
+
+
+def _opens(path: Path, place: str | Path) -> None:
+    try:
+        with safe_open(place, framework="numpy"):
             pass
     except SafetensorError as error:
         _corrupt(path, f"the safetensors library refuses it ({error})")

@@ -1,9 +1,11 @@
 """A torch state dict in a .pt, .bin, .pth or .ckpt file, as a checkpoint. Needs the torch extra.
 
 Loaded with `weights_only=True`, so no code of the file ever runs, and memory-mapped where the format allows (every
-file since torch 1.6): opening costs the pickle, not the weights. Tensors below `state_dict`, `model_state_dict` or
-`model` are found, and the prefixes `module.` (DataParallel) and `_orig_mod.` (torch.compile) are removed when every
-tensor has them. Left out: whole pickled modules, TorchScript archives, optimizer state.
+file since torch 1.6): opening costs the pickle, not the weights. Linux then says where in the file each tensor lies,
+and it is read from there like any other. Elsewhere the map is used, after a look at the size of the file for every
+block: the process still dies of a file that is cut short between that look and the reading. Tensors below `state_dict`,
+`model_state_dict` or `model` are found, and the prefixes `module.` (DataParallel) and `_orig_mod.` (torch.compile) are
+removed when every tensor has them. Left out: whole pickled modules, TorchScript archives, optimizer state.
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from prefmerge.checkpoints.input_file import InputFile
 from prefmerge.checkpoints.memory import StateDict, from_state_dict, is_torch_tensor
 from prefmerge.checkpoints.protocol import name_of
-from prefmerge.errors import CheckpointCorrupt, CheckpointNotFound, MissingExtra, UnsafePickle
+from prefmerge.errors import CheckpointCorrupt, MissingExtra, UnsafePickle
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.")
@@ -30,19 +33,22 @@ def open_torch_file(path: str | Path, *, name: str | None = None, plain_names: b
     Raises CheckpointNotFound, CheckpointCorrupt, UnsafePickle, UnsupportedDtype, and MissingExtra without torch.
     """
     path = Path(path)
+    file = InputFile(path)
     try:
-        with path.open("rb") as file:
-            start = file.read(8)
-    except FileNotFoundError:
-        raise CheckpointNotFound(f"{path}: no such file.") from None
-    except OSError as error:
-        raise CheckpointNotFound(f"{path}: cannot be read ({error.strerror or error}).") from error
-    if start == b"version ":
-        raise CheckpointCorrupt(
-            f"{path}: is a Git LFS pointer, not the file it points to. Fetch the file itself with: git lfs pull"
-        )
-    found = _find_state_dict(path, _load(path, mapped=start.startswith(_ZIP_MAGIC)))
-    return from_state_dict(found if plain_names else _without_prefixes(found), name=name or name_of(path), path=path)
+        start = file.read(0, 8)
+        if start == b"version ":
+            raise CheckpointCorrupt(
+                f"{path}: is a Git LFS pointer, not the file it points to. Fetch the file itself with: git lfs pull"
+            )
+        found = _find_state_dict(path, _load(path, mapped=start.startswith(_ZIP_MAGIC)))
+        opened = from_state_dict(
+            found if plain_names else _without_prefixes(found), name=name or name_of(path), path=path
+        ).backed_by(file)
+        file.check_path()
+        return opened
+    except BaseException:
+        file.close()
+        raise
 
 
 def _load(path: Path, *, mapped: bool) -> Any:

@@ -166,13 +166,14 @@ def run(
             beside_bytes=companions.size,
         )
         with output, Workspace(threads=threads, block=block, memory=allowance, scratch=output.target.parent) as work:
-            outcome = stream(planned, output, work, progress)
+            with planned.reading():
+                outcome = stream(planned, output, work, progress)
+                data = _receipt(planned, outcome, sha256)
             fingerprint = Fingerprint(planned.layout)
             work.map(
-                lambda span: fingerprint.add(span[0].name, output.raw(span[0].name), span[1], span[2]),
+                lambda span: fingerprint.add(span[0].name, output.raw(span[0].name)[span[1] : span[2]], span[1]),
                 [(info, start, stop) for info in planned.layout for start, stop in spans(info.size, BLOCK * 16)],
             )
-            data = _receipt(planned, outcome, sha256)
             data["run"] = {
                 "started": started.isoformat(timespec="seconds"),
                 "seconds": round(time.perf_counter() - clock, 3),
@@ -227,7 +228,7 @@ def merge_state_dicts(
         outcome = stream(planned, sink, work)
         fingerprint = Fingerprint(planned.layout)
         for info in planned.layout:
-            fingerprint.add(info.name, sink.arrays[info.name], 0, info.size)
+            fingerprint.add(info.name, sink.arrays[info.name], 0)
         data = _receipt(planned, outcome, sha256=False)
         data["output"] = {"path": None, "kind": "memory", "files": [], "fingerprint": fingerprint.hexdigest()}
         _add_digests(data, fingerprint)

@@ -29,8 +29,10 @@ from prefmerge.checkpoints import (
     TensorInfo,
     from_state_dict,
     open_checkpoint,
+    reading,
     to_float32,
 )
+from prefmerge.checkpoints.input_file import InputFile
 from prefmerge.errors import CheckpointMismatch, UsageError
 from prefmerge.merging.api import available_cores, recipe_of
 from prefmerge.merging.plan import Entry, Plan, plan_over
@@ -111,7 +113,9 @@ class Candidates:
         for one in settings:
             if one.get("as_task_vector"):
                 raise UsageError("as_task_vector gives no model. Ask `vector` for the merged task vector.")
-        return self._merged([self._plan(self.recipe(**one)) for one in settings])
+        plans = [self._plan(self.recipe(**one)) for one in settings]
+        with reading(*self._opened):
+            return self._merged(plans)
 
     def vector(self, **settings: Any) -> Model:
         """The merged task vector, unscaled, float32, of every tensor that is merged: what `at_scales` takes. settings:
@@ -119,7 +123,8 @@ class Candidates:
         """
         plan = self._plan(self.recipe(as_task_vector=True, **settings))
         merged = {entry.name for entry in (*plan.of_role("merge"), *plan.of_role("tied"))}
-        return {name: tau for name, tau in self._merged([plan])[0].items() if name in merged}
+        with reading(*self._opened):
+            return {name: tau for name, tau in self._merged([plan])[0].items() if name in merged}
 
     def at_scales(self, vector: Mapping[str, np.ndarray], scales: Sequence[Fraction | float | str]) -> Iterator[Model]:
         """theta_0 + scale * vector for one scale after the other: the same bits as `model(scale=...)` with the settings
@@ -149,7 +154,8 @@ class Candidates:
             base = _unhashed(self._base, "base")
             plan = Plan(Recipe(method="last"), METHODS["last"], settings, base, (task,), ("vector",), entries)
             sink = _Floats(plan)
-            stream(plan, sink, self._work)
+            with reading(self._base):
+                stream(plan, sink, self._work)
             yield sink.shaped()
 
     def _floats(self) -> dict[str, TensorInfo]:
@@ -189,7 +195,7 @@ class Candidates:
         first = candidates[0][0]
         entry = _entry(first, name)
         origin = first.base.checkpoint
-        held = _Held(origin, entry.info, lambda: np.array(origin.raw(name)))
+        held = _Held(origin, entry.info, lambda: origin.raw(name))
         base = _unhashed(held, "base")
         deltas = TensorDeltas(name, entry.info.size, base, first.tasks, entry.stored_as)
         info = TensorInfo(name, DTYPES["F32"], entry.info.shape)
@@ -233,10 +239,13 @@ class _Floats:
 class _Unhashed(Fingerprint):
     """Hashes nothing: a candidate has no receipt."""
 
-    def add(self, tensor: str, raw: np.ndarray, start: int, stop: int) -> None:
+    def reach(self, tensor: str, start: int, stop: int) -> int:
+        return stop
+
+    def add(self, tensor: str, stored: np.ndarray, start: int) -> None:
         pass
 
-    def add_missing(self, tensor: str, raw: np.ndarray) -> None:
+    def add_missing(self, tensor: str, checkpoint: Checkpoint) -> None:
         pass
 
 
@@ -256,12 +265,16 @@ class _Held:
         self.aliases: Mapping[str, str] = {}
         self.metadata: Mapping[str, str] = {}
         self.files: tuple[Path, ...] = ()
+        self.inputs: tuple[InputFile, ...] = source.inputs  # for who asks whether they changed
         self._source, self._fetch = source, fetch
         self._values: np.ndarray | None = None
         self._lock = threading.Lock()
 
     def file_of(self, tensor: str) -> str:
         return self._source.file_of(tensor)
+
+    def read(self, tensor: str, start: int, stop: int, buffer: np.ndarray | None = None) -> np.ndarray:
+        return self.raw(tensor)[start:stop]
 
     def raw(self, tensor: str) -> np.ndarray:
         with self._lock:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -23,6 +24,8 @@ from prefmerge.checkpoints import (
     content_fingerprint,
     is_task_vector,
     open_checkpoint,
+    reading,
+    same_elements,
 )
 from prefmerge.checkpoints.dtypes import DTYPES, Dtype, by_name, require_mergeable
 from prefmerge.errors import CheckpointMismatch, MethodError, PreferenceError, RecipeError
@@ -68,6 +71,10 @@ class Plan:
     def close(self) -> None:
         for source in (self.base, *self.tasks):
             source.checkpoint.close()
+
+    def reading(self) -> AbstractContextManager[None]:
+        """A block of code that reads the inputs. Raises CheckpointChanged where one changes meanwhile."""
+        return reading(*(source.checkpoint for source in (self.base, *self.tasks)))
 
     def __enter__(self) -> Plan:
         return self
@@ -332,7 +339,7 @@ def _tied(
             a, b = stored[name][i], stored[first][i]
             assert a is not None
             assert b is not None
-            if task.aliases.get(a, a) != task.aliases.get(b, b) and not np.array_equal(task.raw(a), task.raw(b)):
+            if task.aliases.get(a, a) != task.aliases.get(b, b) and not same_elements(task, a, task, b):
                 notes.append(
                     f"{name!r} shares its elements with {first!r} in the base, but not in task {task.name!r}: they "
                     "are merged apart."

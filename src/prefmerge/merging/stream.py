@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from prefmerge.checkpoints import same_elements
 from prefmerge.checkpoints.dtypes import from_float32, from_float64, to_float32
 from prefmerge.errors import DtypeOverflow
 from prefmerge.merging.plan import Entry, Plan
@@ -112,6 +113,9 @@ class _Stream:
             self.copy(entry)
             return
 
+        if not rule.gives_model:
+            self.plan.base.touched = True
+
         def block(span: tuple[int, int]) -> np.ndarray | None:
             start, stop = span
             if rule.gives_model:
@@ -136,13 +140,11 @@ class _Stream:
     def put(self, entry: Entry, start: int, tau: np.ndarray, deltas: TensorDeltas) -> None:
         """Finish one block: scale, add the base, convert, write."""
         plan, stop = self.plan, start + tau.size
-        raw = plan.base.checkpoint.raw(entry.name)
-        plan.base.touched = True
-        plan.base.fingerprint.add(entry.name, raw, start, stop)
+        base = deltas.base(start, stop)  # for a task vector too: its receipt names the base
         values = tau
         if not plan.recipe.as_task_vector:
             values = self.work.buffer("finished", tau.size)
-            kernels.finish(deltas.base(start, stop), tau, self.scale, values)
+            kernels.finish(base, tau, self.scale, values)
         self.store(entry, start, values)
 
     def put_model(self, entry: Entry, start: int, model: np.ndarray, deltas: TensorDeltas) -> None:
@@ -175,26 +177,26 @@ class _Stream:
         vector = plan.recipe.as_task_vector
         if vector and info.dtype.family != "float":
             return
-        raw = plan.base.checkpoint.raw(entry.name)
         plan.base.touched = True
         if entry.role == "copy":
-            self.note_differences(entry, raw)
+            self.note_differences(entry)
         for start, stop in spans(info.size, self.work.block):
-            plan.base.fingerprint.add(plan.base.stored_name(entry.name), raw, start, stop)
+            stored = plan.base.read(entry.name, start, stop, plan.base.blocks, "copied")
             if vector:
                 self.store(entry, start, np.zeros(stop - start, np.float32))
             elif entry.dtype == info.dtype:
                 for target in (entry, *self.twins.get(entry.name, ())):
-                    self.sink.write(target.name, start, raw[start:stop])
-                    self.told(f"copying {entry.name}", raw[start:stop].nbytes)
+                    self.sink.write(target.name, start, stored)
+                    self.told(f"copying {entry.name}", stored.nbytes)
             else:
-                self.store(entry, start, to_float32(raw[start:stop], info.dtype))
+                self.store(entry, start, to_float32(stored, info.dtype))
 
-    def note_differences(self, entry: Entry, raw: np.ndarray) -> None:
-        differing = []
+    def note_differences(self, entry: Entry) -> None:
+        base, differing = self.plan.base.checkpoint, []
         for name, source in zip(self.plan.names, self.plan.tasks, strict=True):
             # A look at a buffer does not make a task's file one that was read: its weights may be no part of it.
-            if entry.name in source.checkpoint.tensors and not np.array_equal(source.checkpoint.raw(entry.name), raw):
+            own = source.checkpoint
+            if entry.name in own.tensors and not same_elements(own, entry.name, base, entry.name):
                 differing.append(name)
         if differing:
             self.outcome.notes.append(

@@ -17,8 +17,6 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from prefmerge.checkpoints import (
     Checkpoint,
     by_name,
@@ -27,6 +25,8 @@ from prefmerge.checkpoints import (
     fingerprint_of,
     header_fingerprint,
     open_checkpoint,
+    reading,
+    same_elements,
 )
 from prefmerge.errors import CheckpointNotFound, PrefmergeError, VerificationFailed
 from prefmerge.merging.receipt import Receipt
@@ -224,7 +224,8 @@ def _check_rerun(
         run(recipe, again, threads=threads, max_memory=max_memory, progress=progress)
         second = open_checkpoint(again)
         try:
-            wrong = _different(checkpoint, second)
+            with reading(checkpoint, second):
+                wrong = _different(checkpoint, second)
         finally:
             second.close()
     except VerificationFailed:
@@ -247,9 +248,5 @@ def _different(a: Checkpoint, b: Checkpoint) -> list[str]:
     return [
         name
         for name in names
-        if name not in a.tensors or name not in b.tensors or not np.array_equal(_bits(a, name), _bits(b, name))
+        if name not in a.tensors or name not in b.tensors or not same_elements(a, name, b, name, bits=True)
     ]
-
-
-def _bits(checkpoint: Checkpoint, name: str) -> np.ndarray:
-    return checkpoint.raw(name).view(np.uint8)

@@ -7,7 +7,9 @@ few blocks of float32 plus the arrays asked for. Left out: reading and writing c
 
 from __future__ import annotations
 
+import errno
 import mmap
+import os
 import tempfile
 import threading
 import weakref
@@ -18,10 +20,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from prefmerge.errors import DiskFull, OutputError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 BLOCK = 1 << 16  # elements; 256 KiB of float32, so a few of them stay in the second-level cache
+ZEROS = 1 << 20  # bytes written at a time where a file system cannot reserve space
 PARTS = 16  # blocks in one stretch of masks: fewer, longer kernel calls where only masks are walked
 
 
@@ -32,7 +37,8 @@ class Workspace:
     """Threads and memory of one merge. Close it (or use `with`) to let go of both.
 
     threads: workers, at least 1. block: elements read at a time. memory: bytes of large arrays to keep anonymous; what
-    goes beyond lives in an unlinked, memory-mapped file in `scratch` (a folder; the system's temporary one by default).
+    goes beyond lives in an unlinked, memory-mapped file in `scratch` (a folder; the system's temporary one by default),
+    whose space is taken at once.
     """
 
     def __init__(
@@ -100,7 +106,9 @@ class Workspace:
         return array[:size].reshape(shape)
 
     def allocate(self, size: int, dtype: Any) -> np.ndarray:
-        """A large array, contents undefined: anonymous memory while the limit allows, else a mapped scratch file."""
+        """A large array, contents undefined: anonymous memory while the limit allows, else a mapped scratch file.
+        Raises DiskFull.
+        """
         nbytes = size * np.dtype(dtype).itemsize
         with self._lock:
             fits = nbytes <= self._left
@@ -112,13 +120,40 @@ class Workspace:
             array = np.empty(size, dtype)
             weakref.finalize(array, self._give_back, nbytes)
             return array
-        with tempfile.TemporaryFile(prefix="prefmerge-", dir=self.scratch) as file:  # unlinked from the start
-            file.truncate(nbytes)
-            return np.frombuffer(mmap.mmap(file.fileno(), nbytes), dtype)
+        try:
+            with tempfile.TemporaryFile(prefix="prefmerge-", dir=self.scratch) as file:  # unlinked from the start
+                _reserve(file.fileno(), nbytes)
+                return np.frombuffer(mmap.mmap(file.fileno(), nbytes), dtype)
+        except OSError as error:
+            where = self.scratch or tempfile.gettempdir()
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskFull(
+                    f"{where}: the disk is full: it has no room for {nbytes} bytes of scratch. Free some space, allow "
+                    "more memory with --max-memory, or write to another disk."
+                ) from error
+            raise OutputError(f"{where}: cannot hold {nbytes} bytes of scratch ({error.strerror or error}).") from error
 
     def _give_back(self, nbytes: int) -> None:
         with self._lock:
             self._left += nbytes
+
+
+def _reserve(fd: int, nbytes: int) -> None:
+    """Make the file so long and take its space now. A map of a file with holes ends the process when the disk has no
+    room for what is written into one.
+    """
+    if hasattr(os, "posix_fallocate"):  # macOS has none
+        try:
+            os.posix_fallocate(fd, 0, nbytes)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
+    zeros = memoryview(bytes(min(nbytes, ZEROS)))
+    for start in range(0, nbytes, ZEROS):
+        rest = zeros[: nbytes - start]
+        while rest:
+            rest = rest[os.write(fd, rest) :]
 
 
 def spans(size: int, length: int) -> list[tuple[int, int]]:

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefmerge.checkpoints import Checkpoint, is_task_vector, open_checkpoint
+from prefmerge.checkpoints import Checkpoint, is_task_vector, open_checkpoint, reading
 from prefmerge.errors import CheckpointMismatch, EncoderError, MissingExtra
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def put(checkpoint: Path, into: Mapping[str, Tensor], ignored: tuple[str, ...] =
     source = open_checkpoint(checkpoint)
     try:
         _require_fit(source, checkpoint, into, ignored)
-        with torch.no_grad():
+        with reading(source), torch.no_grad():
             for name, target in into.items():
                 target.copy_(_as_tensor(source, name))
     finally:
@@ -170,7 +170,7 @@ def _named(names: list[str]) -> str:
 
 
 def _as_tensor(source: Checkpoint, name: str) -> Tensor:
-    """One tensor, copied: the source's memory map is read-only and closes."""
+    """One tensor, copied: what the source hands out is read-only."""
     import torch
 
     info = source.tensors[name]

@@ -1,0 +1,73 @@
+"""The scratch file takes its space when it is made, or says that the disk is full."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prefmerge.errors import DiskFull, OutputError
+from prefmerge.methods.workspace import Workspace
+
+SIZE = 3_000_001
+
+
+def refusing(number: int):
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_the_space_is_taken_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, supported: bool):
+    if not supported:
+        monkeypatch.setattr(os, "posix_fallocate", refusing(errno.EOPNOTSUPP), raising=False)
+    taken = []
+    mapped = np.frombuffer
+
+    def look(memory: object, dtype: object) -> np.ndarray:
+        for file in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(OSError):  # the listing itself is gone by now
+                if str(tmp_path) in os.readlink(file):
+                    taken.append(os.stat(file).st_blocks * 512)
+        return mapped(memory, dtype)  # pyright: ignore
+
+    if Path("/proc/self/fd").exists():
+        monkeypatch.setattr(np, "frombuffer", look)
+    with Workspace(memory=0, scratch=tmp_path) as work:
+        array = work.allocate(SIZE, np.uint8)
+        assert array.size == SIZE
+        array[:] = 7
+        assert work.spilled == SIZE
+    assert not Path("/proc/self/fd").exists() or max(taken) >= SIZE
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, supported: bool):
+    if supported:
+        monkeypatch.setattr(os, "posix_fallocate", refusing(errno.ENOSPC), raising=False)
+    else:
+        monkeypatch.setattr(os, "posix_fallocate", refusing(errno.EOPNOTSUPP), raising=False)
+        monkeypatch.setattr(os, "write", refusing(errno.EDQUOT))
+    with Workspace(memory=0, scratch=tmp_path) as work, pytest.raises(DiskFull) as caught:
+        work.allocate(SIZE, np.uint8)
+    assert str(caught.value) == (
+        f"{tmp_path}: the disk is full: it has no room for 3000001 bytes of scratch. Free some space, allow more "
+        "memory with --max-memory, or write to another disk."
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_takes_no_files_is_told(tmp_path: Path):
+    with (
+        Workspace(memory=0, scratch=tmp_path / "gone") as work,
+        pytest.raises(
+            OutputError, match=r"/gone: cannot hold 3000001 bytes of scratch \(No such file or directory\)\."
+        ),
+    ):
+        work.allocate(SIZE, np.uint8)
