@@ -108,8 +108,8 @@ class KernelCache:
         except Exception as error:
             _tell(
                 "unkept",
-                f"compiled kernels cannot be kept in {self.cache_path} ({error}). "
-                "The result is the same; the next run compiles them again, a few seconds.",
+                f"compiled kernels cannot be kept in {self.cache_path} ({error}); "
+                "the result is the same, and the next run compiles them again, a few seconds.",
             )
 
     def enable(self) -> None:
@@ -166,12 +166,14 @@ def _place(source: Path) -> Path | None:
         folder /= _subfolder(source)
         if not _can_be_written(folder):
             folder = None
-    told = f"no folder for compiled kernels can be written (tried {', '.join(tried)}). "
     if folder is not None:
-        told += f"They are kept in {folder.parent}"
+        told = f"compiled kernels are kept in {folder.parent}"
     else:
-        told += "Every run compiles them again, a few seconds"
-    _tell("no place", told + "; to choose a folder, set NUMBA_CACHE_DIR.")
+        told = "compiled kernels are kept nowhere, so that every run compiles them, a few seconds"
+    _tell(
+        "no place",
+        f"{told}; these folders cannot be written: {', '.join(tried)}. To choose a folder, set NUMBA_CACHE_DIR.",
+    )
     return folder
 
 
