@@ -23,6 +23,7 @@ from types import ModuleType
 import numba
 import numpy as np
 import pytest
+from numba.core.dispatcher import Dispatcher
 from safetensors.numpy import save_file
 
 import prefmerge
@@ -373,7 +374,7 @@ def test_whether_code_is_kept(source: Path):
 
 @pytest.mark.parametrize("module", [kernels, keyed, optimal, transport, measuring], ids=lambda m: m.__name__)
 def test_every_kernel_is_kept_this_way(module: ModuleType):
-    found = [value for value in vars(module).values() if isinstance(value, numba.core.dispatcher.Dispatcher)]
+    found = [value for value in vars(module).values() if isinstance(value, Dispatcher)]
     assert found
     assert all(isinstance(each._cache, kernel_cache.KernelCache) for each in found)
 

@@ -40,7 +40,7 @@ def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     """Compile a function with numba, let go of the interpreter lock, and keep its code on disk where that can be."""
     if function is None:
         return functools.partial(kernel, **options)
-    compiled = njit(nogil=True, **options)(function)
+    compiled: Any = njit(nogil=True, **options)(function)
     if compiled is not function:  # NUMBA_DISABLE_JIT gives the function back
         with contextlib.suppress(Exception):
             compiled._cache = KernelCache(function)
