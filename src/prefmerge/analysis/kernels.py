@@ -8,7 +8,8 @@ Each lets go of the interpreter lock and is cached on disk. Left out: order amon
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from prefmerge.methods.kernel_cache import kernel
 
 TILE = 2048  # elements of all tasks that are multiplied with one another at a time: they stay in the cache
 OCTAVES = (-64, 16)  # of |tau| that are told apart: 5e-20 to 65536; what lies beyond counts as the nearest
@@ -23,7 +24,7 @@ _ODD, _PAIRS, _NIBBLES, _BYTES = (
 _1, _2, _4, _56 = (np.uint64(x) for x in (1, 2, 4, 56))
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _ones(word):
     """The number of bits that are set in 64."""
     word = word - ((word >> _1) & _ODD)
@@ -32,7 +33,7 @@ def _ones(word):
     return np.int64((word * _BYTES) >> _56)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def pack_signs(tau, threshold, positive, negative):
     """Set the bits of the elements whose magnitude has at least the float32 pattern `threshold`, by sign."""
     bits = tau.view(np.uint32)
@@ -50,7 +51,7 @@ def pack_signs(tau, threshold, positive, negative):
         negative[word] = minus
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def count_signs(positive_TW, negative_TW, prefixes_4T, pairs_2TT):
     """Add to prefixes_4T: elements that task t keeps; that any of the first t + 1 tasks keeps; that several of them
     keep; on which their signs conflict. To pairs_2TT: elements that both keep; on which their signs differ.
@@ -82,7 +83,7 @@ def count_signs(positive_TW, negative_TW, prefixes_4T, pairs_2TT):
             pairs_2TT[1, s, t] += differ
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "nsz"})
+@kernel(fastmath={"reassoc", "nsz"})
 def fold_magnitudes(tau_TP, best, owner, alone, sums_3T):
     """MAGMAX task by task: `best` its magnitudes, `owner` its tasks, ties to the later one; `alone` its tasks where no
     other has that magnitude, else TIED. Add to sums_3T, per task: sum of tau_t, of |tau_t|, of the merged magnitude
@@ -111,7 +112,7 @@ def fold_magnitudes(tau_TP, best, owner, alone, sums_3T):
         sums_3T[2, t] += merged
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def count_owners(owner, alone, counts_2T):
     """Add to counts_2T: elements that each task owns; those of which it alone holds the largest magnitude."""
     for i in range(owner.size):
@@ -120,12 +121,12 @@ def count_owners(owner, alone, counts_2T):
             counts_2T[1, alone[i]] += 1
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _bin(pattern):
     return min(max(np.int64(pattern >> _REST) - _FIRST, 0), BINS - 1)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def count_values(tau, values_2B):
     """Count the values that are not zero by sign and magnitude."""
     bits = tau.view(np.uint32)
@@ -135,7 +136,7 @@ def count_values(tau, values_2B):
             values_2B[bits[i] >> np.uint32(31), _bin(b)] += 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def count_contributed(tau_TP, alone, contributed_T2B):
     """Count, for the task that alone holds the largest magnitude of an element, that value by sign and magnitude."""
     bits_TP = tau_TP.view(np.uint32)
@@ -145,7 +146,7 @@ def count_contributed(tau_TP, alone, contributed_T2B):
             contributed_T2B[alone[i], b >> np.uint32(31), _bin(b & np.uint32(0x7FFFFFFF))] += 1
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "nsz"})
+@kernel(fastmath={"reassoc", "nsz"})
 def add_products(tau_TP, gram_TT):
     """Add the scalar products of all pairs of tasks to the lower half of gram_TT."""
     tasks, size = tau_TP.shape

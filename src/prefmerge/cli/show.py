@@ -48,9 +48,10 @@ def say_compiling() -> None:
     """Say, on a terminal, that the first merge on a machine compiles its kernels."""
     from prefmerge.methods import kernels
 
-    compiled = getattr(kernels, "compiled", None)
-    if sys.stderr.isatty() and compiled is not None and not compiled():
-        print("Compiling the kernels, once on this machine: a few seconds.", file=sys.stderr)
+    compiled = kernels.compiled()  # where they cannot be kept, a note about that comes here, before any progress
+    if sys.stderr.isatty() and not compiled:
+        once = "" if compiled is None else ", once on this machine"
+        print(f"Compiling the kernels{once}: a few seconds.", file=sys.stderr)
 
 
 @contextlib.contextmanager

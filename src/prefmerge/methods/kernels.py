@@ -7,11 +7,10 @@ scale * tau`, each operation rounded to float32).
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
-from numba import njit
 
+from prefmerge.methods import kernel_cache
+from prefmerge.methods.kernel_cache import kernel
 from prefmerge.methods.keyed import keyed
 
 FREE = np.uint8(255)  # the owner of an element that no task owns yet
@@ -22,13 +21,15 @@ STRETCH = (
 )
 
 
-def compiled() -> bool:
-    """Whether a merge has been run on this machine with this version, so that the kernels need not be compiled now."""
-    folder = subtract.stats.cache_path
-    return folder is not None and any(Path(folder).glob("kernels.subtract-*.nbi"))
+def compiled() -> bool | None:
+    """Whether a merge has been run on this machine with this version, so that the kernels need not be compiled now.
+
+    None where they cannot be kept, so that every run compiles them.
+    """
+    return kernel_cache.kept(subtract)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def subtract(task, base, out):
     """out = task - base. Returns (every value finite, any value not zero)."""
     finite = True
@@ -41,7 +42,7 @@ def subtract(task, base, out):
     return finite, changed
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def survey(values):
     """(every value finite, any value not zero)."""
     finite = True
@@ -52,7 +53,7 @@ def survey(values):
     return finite, changed
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def finish(base, tau, scale, out):
     """out = base + scale * tau, each operation rounded to float32; where tau is 0 the base keeps its bits (-0.0 too).
     Returns whether all are finite.
@@ -66,14 +67,14 @@ def finish(base, tau, scale, out):
     return finite
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def add_scaled(values, factor, total):
     """total += factor * values, in float64."""
     for i in range(values.size):
         total[i] += factor * np.float64(values[i])
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def fold_max(tau, best, owner, task):
     """best = tau and owner = task where |tau| >= |best|: MAGMAX (paper eq. 1), ties to the later task."""
     for i in range(tau.size):
@@ -82,7 +83,7 @@ def fold_max(tau, best, owner, task):
             owner[i] = task
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def mark_records(importance, running, mask, bit):
     """Set `bit` where |importance| >= the running maximum, and raise that maximum: the records of design section 4."""
     for i in range(importance.size):
@@ -92,14 +93,14 @@ def mark_records(importance, running, mask, bit):
         running[i] = x if record else running[i]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def step_importance(tau, before, rms, out):
     """out = |tau - before| / rms, 0 where rms is 0."""
     for i in range(out.size):
         out[i] = abs(tau[i] - before[i]) / rms if rms > np.float32(0) else np.float32(0)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def step_squares(tau, before):
     """The sum of (tau - before)^2, in float64 and in index order."""
     total = 0.0
@@ -109,7 +110,7 @@ def step_squares(tau, before):
     return total
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _list_candidates(mask, bit, first, listed):
     """Write the positions from `first` on that carry `bit` into `listed`, as far as it reaches. No branch depends on
     the data. Returns how many.
@@ -121,7 +122,7 @@ def _list_candidates(mask, bit, first, listed):
     return count
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def count_candidates(mask, bit, key, start, histogram):
     """Count the elements that carry `bit`, by the top bits of their keyed number. `start`: the tensor's index of
     element 0.
@@ -136,7 +137,7 @@ def count_candidates(mask, bit, key, start, histogram):
     return total
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def take_all(mask, bit, owner, task):
     """Give every element that carries `bit` to `task`."""
     for i in range(mask.size):
@@ -145,7 +146,7 @@ def take_all(mask, bit, owner, task):
             mask[i] = 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def take_below(mask, bit, key, start, bucket, owner, task, edge_hash, edge_index):
     """Give the candidates below `bucket` to `task`; list those inside it, whose order decides. Returns how many it
     listed.
@@ -168,7 +169,7 @@ def take_below(mask, bit, key, start, bucket, owner, task, edge_hash, edge_index
     return edges
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def keep_free(mask, owner):
     """Clear the masks of owned elements. Returns how many are free."""
     free = 0
@@ -180,7 +181,7 @@ def keep_free(mask, owner):
     return free
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def open_free(mask, owner, bit):
     """Make every free element a candidate of `bit`, and no other."""
     free = 0
@@ -193,7 +194,7 @@ def open_free(mask, owner, bit):
     return free
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def take_owned(tau, owner, task, out):
     """out = tau where `task` owns the element (paper eq. 4)."""
     for i in range(tau.size):
@@ -201,7 +202,7 @@ def take_owned(tau, owner, task, out):
             out[i] = tau[i]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def random_owners(key, start, tasks, owner):
     """A uniformly random owner for every element, from the top 32 bits of its keyed number."""
     count = np.uint64(tasks)
@@ -209,7 +210,7 @@ def random_owners(key, start, tasks, owner):
         owner[i] = np.uint8(((keyed(key, start + i) >> np.uint64(32)) * count) >> np.uint64(32))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def magnitude_histogram(tau, histogram):
     """Count |tau| by the top 15 bits below the sign of its float32 pattern, whose order is the order of magnitudes."""
     bits = tau.view(np.uint32)
@@ -217,7 +218,7 @@ def magnitude_histogram(tau, histogram):
         histogram[(bits[i] & np.uint32(0x7FFFFFFF)) >> np.uint32(16)] += 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def magnitude_histogram_low(tau, bucket, histogram):
     """Count the low 16 bits of those in `bucket` of `magnitude_histogram`."""
     bits = tau.view(np.uint32)
@@ -227,7 +228,7 @@ def magnitude_histogram_low(tau, bucket, histogram):
             histogram[b & np.uint32(0xFFFF)] += 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def count_equal(tau, threshold):
     """How many |tau| have exactly the bit pattern `threshold`."""
     bits = tau.view(np.uint32)
@@ -238,7 +239,7 @@ def count_equal(tau, threshold):
     return total
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def trim(tau, threshold, ties):
     """Zero what lies below the bit pattern `threshold` in magnitude, and of its equals all but the first `ties`.
     Returns the ties left.
@@ -260,7 +261,7 @@ def trim(tau, threshold, ties):
     return ties
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def disjoint_merge(tau_TP, weights_T, normalize, out):
     """TIES: elect the sign of the weighted mass, then the (weighted) mean, or sum, of the values that agree with it.
 

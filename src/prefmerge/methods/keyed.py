@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
-from numba import njit
+
+from prefmerge.methods.kernel_cache import kernel
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio; SplitMix64's increment
 _M1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -25,7 +26,7 @@ def key(seed: int, tensor: str, purpose: str, *numbers: int) -> np.uint64:
     return np.uint64(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little"))
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def keyed(key, index):  # type: ignore[no-untyped-def]  # compiled: numba infers uint64
     """The number of element `index` under `key`, uniform over 0 .. 2^64 - 1."""
     z = key + np.uint64(index) * GOLDEN

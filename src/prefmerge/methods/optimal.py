@@ -21,10 +21,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from prefmerge.methods import kernels
 from prefmerge.methods.importance import Importance, Magnitude
+from prefmerge.methods.kernel_cache import kernel
 from prefmerge.methods.keyed import GOLDEN, key, keyed
 from prefmerge.methods.protocol import Deltas, Report, Settings
 from prefmerge.methods.transport import apportion, solve
@@ -51,7 +51,7 @@ class _Part:
     owner: np.ndarray
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _add_noise(importance, keys, indices, noise, task, out):
     """out = importance + noise * u(element, task), u uniform in [0, 1): one keyed number an element, spread over tasks
     by odd multipliers.
@@ -61,7 +61,7 @@ def _add_noise(importance, keys, indices, noise, task, out):
         out[i] = np.float64(abs(importance[i])) + noise * (np.float64(h >> np.uint64(11)) * UNIT)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _settle(importance_PB, price_P, bound_PP, tasks_P, key, start, noise, owner, settled_P):
     """Give each free element of a block to its best task if that wins against every other by more than the bound.
 
@@ -116,7 +116,7 @@ def _settle(importance_PB, price_P, bound_PP, tasks_P, key, start, noise, owner,
     return total
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _sampled(owner, key, start, low, high, indices):
     """List the free elements whose keyed number lies in [low, high]. Returns how many."""
     count = 0
@@ -128,7 +128,7 @@ def _sampled(owner, key, start, low, high, indices):
     return count
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _dual_terms(importance_PB, price_P, tasks_P, owner):
     """(sum of max_t I_t - price_t, sum of the owner's I) over a block."""
     dual = 0.0

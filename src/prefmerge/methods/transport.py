@@ -17,12 +17,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numba import njit
+
+from prefmerge.methods.kernel_cache import kernel
 
 LISTED = 48  # cheapest rows remembered for each pair of tasks
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _refill(W_RP, owner_R, source, target, rows, costs, cutoff):
     """List the cheapest moves source -> target, sorted; every move not listed costs at least `cutoff[source,
     target]`.
@@ -51,7 +52,7 @@ def _refill(W_RP, owner_R, source, target, rows, costs, cutoff):
     return count
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _insert(row, cost, source, target, rows, costs, counts, cutoff):
     """Add one move to a list if it belongs there."""
     if cost >= cutoff[source, target]:
@@ -74,7 +75,7 @@ def _insert(row, cost, source, target, rows, costs, counts, cutoff):
     counts[source, target] = count + 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _cheapest(W_RP, owner_R, source, target, rows, costs, counts, cutoff):
     """The cost of the cheapest move source -> target; it then stands first in its list. Infinity when there is none."""
     while True:
@@ -97,7 +98,7 @@ def _cheapest(W_RP, owner_R, source, target, rows, costs, counts, cutoff):
             return np.inf
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def assign(W_RP, budget_P, price_P, owner_R):
     """Fill `owner_R` with the optimal assignment and move `price_P` to prices that prove it. `budget_P` sums to R.
     Returns the number of moves.

@@ -1,0 +1,251 @@
+"""How kernels are compiled, and where their machine code is kept between runs.
+
+    @kernel                      compiled at the first call with arguments of some types, without the interpreter lock
+    def double(x, out): ...
+
+One file holds one kernel for one signature and processor. It lies in NUMBA_CACHE_DIR, else beside the source, else in
+the user's cache, else in a private folder for temporary files, else nowhere: the first of these that can be written. A
+file opens with a seal, the hash of its content, of the sources and of numba's version; what does not fit its seal is
+never unpickled, the kernel is compiled anew and the file replaced. So nothing that can happen to these files, and no
+full disk, stops a merge or changes a byte of it. Cost: a few milliseconds a process, a hash of the code that is loaded.
+Left out: numba's own cache on disk, which fails where no folder can be written or a file is damaged. The kernels still
+come from numba; of its private parts three are used, and where a newer version lacks them nothing is kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import logging
+import os
+import pickle
+import stat
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba import njit
+
+_log = logging.getLogger("prefmerge")
+_told: set[str] = set()  # of the two kinds of trouble, those that this process has spoken of
+_SEAL = hashlib.sha256().digest_size
+
+
+def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """Compile a function with numba, let go of the interpreter lock, and keep its code on disk where that can be."""
+    if function is None:
+        return functools.partial(kernel, **options)
+    compiled: Any = njit(nogil=True, **options)(function)
+    if compiled is not function:  # NUMBA_DISABLE_JIT gives the function back
+        with contextlib.suppress(Exception):
+            compiled._cache = KernelCache(function)
+    return compiled
+
+
+def kept(compiled: Any) -> bool | None:
+    """Whether code of a kernel lies on disk from an earlier run; None where there is no place for it."""
+    cache = getattr(compiled, "_cache", None)
+    if not isinstance(cache, KernelCache) or cache.cache_path is None:
+        return None
+    return any(cache.files())
+
+
+class KernelCache:
+    """What numba's dispatcher asks of a cache, for one function. No method raises what a disk or a file can cause."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        code = function.__code__
+        self._source = Path(code.co_filename).resolve()
+        self._name = f"{self._source.stem}.{function.__qualname__}-{code.co_firstlineno}.{sys.implementation.cache_tag}"
+        # Taken now: the source may be another one by the time that the first call compiles what was imported.
+        self._stamp = _stamp(self._source.parent)
+        self._enabled = True
+
+    @property
+    def cache_path(self) -> str | None:
+        """The folder of the files, if there is one. The first look in a process may create it."""
+        folder = _place(self._source.parent) if self._stamp else None
+        return None if folder is None else str(folder)
+
+    def files(self) -> Iterator[Path]:
+        return Path(self.cache_path).glob(f"{self._name}.*.nbc") if self.cache_path else iter(())
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """The compiled code for a signature; None if it must be compiled."""
+        try:
+            target_context.refresh()  # before anything is looked up in it
+            key = self._key(sig, target_context.codegen())
+            file = self._file(key)
+            if file is None:
+                return None
+            content = file.read_bytes()
+            body = content[_SEAL:]
+            if content[:_SEAL] != self._seal(key, body):
+                return None
+            from numba.core.compiler import CompileResult
+
+            return CompileResult._rebuild(target_context, *pickle.loads(body))
+        except Exception:
+            # Missing, unreadable, or of a numba that has changed: `save_overload` says so if it cannot mend it.
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep what was compiled for a signature."""
+        try:
+            key = self._key(sig, data.codegen)
+            file = self._file(key)
+            if file is None or data.lifted or data.library.has_dynamic_globals:
+                return
+            from numba.core.serialize import dumps
+
+            body = dumps(data._reduce())
+            _replace(file, self._seal(key, body) + body)
+        except Exception as error:
+            _tell(
+                "unkept",
+                f"compiled kernels cannot be kept in {self.cache_path} ({error}); "
+                "the result is the same, and the next run compiles them again, a few seconds.",
+            )
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    def flush(self) -> None:
+        for file in self.files():
+            with contextlib.suppress(OSError):
+                file.unlink()
+
+    def _key(self, sig: Any, codegen: Any) -> str:
+        return repr((sig, codegen.magic_tuple()))  # types of the arguments; processor and its instruction sets
+
+    def _file(self, key: str) -> Path | None:
+        if not self._enabled or self.cache_path is None:
+            return None
+        return Path(self.cache_path, f"{self._name}.{_short(key)}.nbc")
+
+    def _seal(self, key: str, body: bytes) -> bytes:
+        parts = (self._stamp.encode(), self._name.encode(), key.encode())
+        hashed = hashlib.sha256(b"".join(len(part).to_bytes(8) + part for part in parts))
+        hashed.update(body)
+        return hashed.digest()
+
+
+@functools.cache
+def _stamp(folder: Path) -> str:
+    """A hash of numba's version and of the sources that a kernel of `folder` may be made of: those beside it and those
+    here, whose kernels and constants become part of others. Empty if they cannot be read, as in an archive.
+    """
+    hashed = hashlib.sha256(numba.__version__.encode())
+    try:
+        for each in sorted({folder, Path(__file__).resolve().parent}):
+            for file in sorted(each.glob("*.py")):
+                hashed.update(hashlib.sha256(file.read_bytes()).digest())
+    except OSError:
+        return ""
+    return hashed.hexdigest() if folder.is_dir() else ""
+
+
+@functools.cache
+def _place(source: Path) -> Path | None:
+    """The first folder that can be written for the kernels of one folder of sources."""
+    tried: list[str] = []
+    for candidate in _candidates(source):
+        if _can_be_written(candidate):
+            return candidate
+        tried.append(str(candidate))
+    folder = _private_folder()
+    if folder is not None:
+        folder /= _subfolder(source)
+        if not _can_be_written(folder):
+            folder = None
+    if folder is not None:
+        told = f"compiled kernels are kept in {folder.parent}"
+    else:
+        told = "compiled kernels are kept nowhere, so that every run compiles them, a few seconds"
+    _tell(
+        "no place",
+        f"{told}; these folders cannot be written: {', '.join(tried)}. To choose a folder, set NUMBA_CACHE_DIR.",
+    )
+    return folder
+
+
+def _candidates(source: Path) -> Iterator[Path]:
+    chosen = getattr(numba.config, "CACHE_DIR", "")
+    if chosen:
+        yield Path(chosen, _subfolder(source))
+    yield source / "__pycache__"
+    with contextlib.suppress(Exception):
+        from numba.misc.appdirs import AppDirs
+
+        of_user = Path(AppDirs(appname="numba", appauthor=False).user_cache_dir)
+        # Where no home is known this is "~/.cache", below whatever folder the process stands in.
+        if of_user.is_absolute():
+            yield of_user / _subfolder(source)
+
+
+def _private_folder() -> Path | None:
+    """A folder among the temporary files that belongs to this user alone; None if there is none to be trusted.
+
+    Its name is known beforehand and what lies in it is run, so nobody else may have made it, write to it, or be able to
+    put another in its place.
+    """
+    if not hasattr(os, "geteuid"):
+        return None
+    try:
+        above = Path(tempfile.gettempdir()).resolve()
+        around = above.stat()
+        others_write = around.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        if around.st_uid not in (0, os.geteuid()) or (others_write and not around.st_mode & stat.S_ISVTX):
+            return None
+        folder = above / f"prefmerge-{os.geteuid()}"
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        found = folder.lstat()
+    except OSError:
+        return None
+    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+    return folder if ours else None
+
+
+def _can_be_written(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _replace(file: Path, content: bytes) -> None:
+    """Write a file whole or not at all; a reader sees the old one or the new one."""
+    new = file.with_name(f"{file.name}.tmp.{uuid.uuid4().hex[:16]}")
+    try:
+        new.write_bytes(content)
+        os.replace(new, file)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            new.unlink()
+        raise
+
+
+def _subfolder(source: Path) -> str:
+    return f"{source.name}_{_short(str(source))}"
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def _tell(kind: str, message: str) -> None:
+    """Say it once a process: on stderr, unless the program that imports prefmerge has set up logging otherwise."""
+    if kind not in _told:
+        _told.add(kind)
+        _log.warning("note: %s", message)
