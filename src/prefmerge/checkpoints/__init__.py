@@ -5,6 +5,7 @@ dtypes.py            number formats, to float32 and back
 safetensors_file.py  one safetensors file: checks, memory map, layout
 torch_file.py        .pt, .bin, .pth, .ckpt
 folder.py            Hugging Face folders, indexes, and `open_checkpoint`
+quantised.py         signs that weights are codes, not values
 memory.py            state dicts of NumPy arrays and torch tensors
 fingerprint.py       content hashes
 task_vector.py       files that hold a task vector

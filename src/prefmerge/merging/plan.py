@@ -25,7 +25,8 @@ from prefmerge.checkpoints import (
     open_checkpoint,
 )
 from prefmerge.checkpoints.dtypes import DTYPES, Dtype, by_name, require_mergeable
-from prefmerge.errors import CheckpointMismatch, MethodError, PreferenceError, RecipeError
+from prefmerge.checkpoints.quantised import signs_of_quantisation
+from prefmerge.errors import CheckpointMismatch, MethodError, PreferenceError, RecipeError, UnsupportedDtype
 from prefmerge.merging.recipe import Recipe
 from prefmerge.merging.source import Input
 from prefmerge.methods import METHODS, Method, Settings
@@ -35,6 +36,7 @@ from prefmerge.runs import run_of
 
 Role = Literal["merge", "copy", "exclude", "tied"]
 SHOWN = 5  # names listed in a message about many
+SIGNS_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,7 @@ def plan_over(recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint]) -> 
         raise CheckpointMismatch(
             f"base ({base.path or base.name}) is a task vector, not a model. Give the model that it belongs to."
         )
+    _refuse_quantised(recipe, base, tasks, names)
     _refuse_foreign_vectors(base, tasks, names)
     notes = list(recipe.notes)
     entries = _entries(recipe, base, tasks, names, notes)
@@ -200,6 +203,23 @@ def _refuse_repeats(recipe: Recipe) -> None:
                 f"{role} is {path}, which is {seen[real]} too. Every input must be a checkpoint of its own."
             )
         seen[real] = role
+
+
+def _refuse_quantised(recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint], names: Sequence[str]) -> None:
+    """Codes are integers, which are copied, and scales are floats, which are merged: the two would no longer belong
+    together.
+    """
+    for checkpoint, role in ((base, "base"), *((task, f"task {n!r}") for task, n in zip(tasks, names, strict=True))):
+        signs = signs_of_quantisation(
+            checkpoint, lambda name: any(fnmatchcase(name, pattern) for pattern in recipe.exclude)
+        )
+        if signs:
+            more = f" and {len(signs) - SIGNS_SHOWN} more" if len(signs) > SIGNS_SHOWN else ""
+            raise UnsupportedDtype(
+                f"{role} ({checkpoint.path or checkpoint.name}) is quantised: it has "
+                f"{', '.join(signs[:SIGNS_SHOWN])}{more}. Quantised weights cannot be merged: merge the float "
+                "originals and quantise the result."
+            )
 
 
 def _refuse_foreign_vectors(base: Checkpoint, tasks: Sequence[Checkpoint], names: Sequence[str]) -> None:

@@ -1,0 +1,153 @@
+"""What a file really is: quantised weights, leftovers, one tensor stored twice, a task that is the base."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from prefmerge import PrefmergeError, merge, open_checkpoint, plan
+from prefmerge.checkpoints.quantised import signs_of_quantisation
+from prefmerge.merging.candidates import Candidates
+from tests.checkpoints.files import entry, write_raw
+
+State = dict[str, np.ndarray]
+
+
+def floats(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def codes(seed: int, *shape: int, dtype: type = np.uint8) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 100, shape).astype(dtype)
+
+
+def save(path: Path, state: State, **config: object) -> Path:
+    """A file, or a folder where there is a config."""
+    if not config:
+        save_file(state, path.with_suffix(".safetensors"))
+        return path.with_suffix(".safetensors")
+    path.mkdir()
+    save_file(state, path / "model.safetensors")
+    (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
+# What each quantiser leaves, next to one float tensor that would have been merged.
+QUANTISED: dict[str, tuple[State, str]] = {
+    "bitsandbytes, 4 bits": (
+        {
+            "l.weight": codes(1, 64, 1),
+            "l.weight.absmax": floats(2, 4),
+            "l.weight.quant_map": floats(3, 16),
+            "l.weight.quant_state.bitsandbytes__nf4": codes(4, 90),
+        },
+        "'l.weight.absmax', 'l.weight.quant_map', 'l.weight.quant_state.bitsandbytes__nf4'. Quantised",
+    ),
+    "bitsandbytes, 8 bits": (
+        {"l.weight": codes(1, 8, 8, dtype=np.int8), "l.SCB": floats(2, 8), "l.weight_format": codes(3)},
+        "'l.SCB', 'l.weight_format'",
+    ),
+    "GPTQ": (
+        {
+            "l.qweight": codes(1, 4, 8, dtype=np.int32),
+            "l.qzeros": codes(2, 1, 1, dtype=np.int32),
+            "l.scales": floats(3, 1, 8),
+            "l.g_idx": codes(4, 32, dtype=np.int32),
+        },
+        "'l.g_idx', 'l.qweight', 'l.qzeros'",
+    ),
+    "compressed-tensors, packed": (
+        {"l.weight_packed": codes(1, 8, 1, dtype=np.int32), "l.weight_scale": floats(2, 8, 1)},
+        "'l.weight_packed'",
+    ),
+    "compressed-tensors, int8": (
+        {"l.weight": codes(1, 8, 8, dtype=np.int8), "l.weight_scale": floats(2, 8, 1)},
+        "'l.weight'",
+    ),
+    "MLX": (
+        {"l.weight": codes(1, 8, 2, dtype=np.uint32), "l.scales": floats(2, 8, 1), "l.biases": floats(3, 8, 1)},
+        "'l.weight'",
+    ),
+    "MXFP4": (
+        {"e.down_proj_blocks": codes(1, 2, 8, 4, 16), "e.down_proj_scales": codes(2, 2, 8, 4)},
+        "'e.down_proj_blocks'",
+    ),
+    "HQQ": ({"l.W_q": codes(1, 8, 8), "l.scale": floats(2, 8, 1), "l.zero": floats(3, 8, 1)}, "'l.W_q'"),
+    "quanto": (
+        {"l.weight._data": codes(1, 8, 8, dtype=np.int8), "l.weight._scale": floats(2, 8, 1)},
+        "'l.weight._data'",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", QUANTISED)
+@pytest.mark.parametrize("where", ["base", "task"])
+def test_quantised_weights_are_refused_before_anything_is_written(tmp_path: Path, kind: str, where: str):
+    tensors, named = QUANTISED[kind]
+    good = save(tmp_path / "good", {"norm.weight": floats(0, 8)})
+    bad = save(tmp_path / "bad", {"norm.weight": floats(1, 8), **tensors})
+    base, task = (bad, good) if where == "base" else (good, bad)
+    role = "base" if where == "base" else "task 'bad'"
+    for call in (plan, lambda b, t: merge(b, t, tmp_path / "out.safetensors")):
+        with pytest.raises(PrefmergeError) as told:
+            call(base, [task])
+        assert str(told.value).startswith(f"{role} ({bad}) is quantised: it has {named}")
+        assert str(told.value).endswith("merge the float originals and quantise the result.")
+    with Candidates(base, [task]) as candidates, pytest.raises(PrefmergeError, match="is quantised"):
+        candidates.models([{}])
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_float8_weight_with_its_scale_is_refused_and_one_that_is_left_out_is_not(tmp_path: Path):
+    for name in ("base", "task"):
+        header = {"a": entry("F32", [2], 0, 8), "l.weight": entry("F8_E4M3", [2, 2], 8, 12)}
+        header["l.weight_scale_inv"] = entry("F32", [1, 1], 12, 16)
+        write_raw(tmp_path / f"{name}.safetensors", header, floats(len(name), 4).tobytes())
+    base, task = tmp_path / "base.safetensors", tmp_path / "task.safetensors"
+    with pytest.raises(PrefmergeError, match=r"base \(.*base.safetensors\) is quantised: it has 'l.weight'. "):
+        plan(base, [task])
+    plan(base, [task], exclude=("l.*",)).close()
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"quantization_config": {"quant_method": "fp8"}}, "'quantization_config' in config.json"),
+        ({"text_config": {"quantization_config": {"bits": 4}}}, "'text_config.quantization_config' in config.json"),
+        ({"quantization": {"bits": 4, "group_size": 64}}, "'quantization' in config.json"),
+    ],
+)
+def test_a_configuration_that_speaks_of_quantisation_is_a_sign(tmp_path: Path, config: dict, named: str):
+    base = save(tmp_path / "base", {"w": floats(0, 8)}, **config)
+    task = save(tmp_path / "task", {"w": floats(1, 8)})
+    for given in (base, base / "model.safetensors"):
+        with pytest.raises(PrefmergeError, match="is quantised") as told:
+            plan(given, [task])
+        assert f"({given}) is quantised: it has {named}. " in str(told.value)
+    assert not signs_of_quantisation(open_checkpoint(task))
+
+
+def test_buffers_of_integers_are_no_sign_of_quantisation(tmp_path: Path):
+    state = {
+        "attn.logit_scale": floats(0, 3, 1, 1),
+        "attn.relative_position_index": codes(1, 9, 9, dtype=np.int64),
+        "attn.scale": floats(2, 1),
+        "attn.mask": codes(3, 9, 9),
+        "attn.bias": codes(4, 1, 1, 9, 9),
+        "bn.num_batches_tracked": codes(5, dtype=np.int64),
+        "bn.weight": floats(6, 3),
+        "embeddings.position_ids": codes(7, 1, 9, dtype=np.int64),
+        "embeddings.weight": codes(8, 9, 3, dtype=np.int64),
+        "embeddings.scale": floats(13, 1),
+        "mask.weight": codes(14, 9, 3),
+        "weight_scale": floats(9, 3),
+        "norm.scale": floats(10, 3),
+        "res_blocks": codes(11, 3),
+    }
+    base = save(tmp_path / "base", state, model_type="swin", quantization_config=None)
+    assert signs_of_quantisation(open_checkpoint(base)) == []
+    plan(base, [save(tmp_path / "task", {**state, "bn.weight": floats(12, 3)})]).close()
