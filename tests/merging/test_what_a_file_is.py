@@ -151,3 +151,72 @@ def test_buffers_of_integers_are_no_sign_of_quantisation(tmp_path: Path):
     base = save(tmp_path / "base", state, model_type="swin", quantization_config=None)
     assert signs_of_quantisation(open_checkpoint(base)) == []
     plan(base, [save(tmp_path / "task", {**state, "bn.weight": floats(12, 3)})]).close()
+
+
+def leftover(folder: Path, file: str, shards: list[str], placed: dict[str, str] | None = None) -> Path:
+    """A folder with shards, their index (unless `placed` is empty), and a whole file of the same name beside them."""
+    folder.mkdir()
+    suffix = file.rpartition(".")[2]
+    if suffix == "safetensors":
+        save_file({"a": floats(9, 4), "b": floats(9, 4)}, folder / file)
+    else:
+        (folder / file).write_bytes(b"of the first training")
+    for tensor, shard in zip("ab", shards, strict=True):
+        save_file({tensor: floats(ord(tensor), 4)}, folder / shard)
+    if placed is None:
+        placed = dict(zip("ab", shards, strict=True))
+    if placed:
+        (folder / f"{file}.index.json").write_text(json.dumps({"weight_map": placed}))
+    return folder
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors"])
+def test_a_leftover_beside_an_index_of_other_files_is_for_the_user_to_choose(tmp_path: Path, file: str):
+    shards = [f"part-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    folder = leftover(tmp_path / "saved", file, shards)
+    with pytest.raises(PrefmergeError) as told:
+        open_checkpoint(folder)
+    index = f"{file}.index.json"
+    assert str(told.value) == (
+        f"{folder}: two checkpoints: {file}, and {index}, whose weights are in {shards[0]} and 1 more. "
+        f"Give the one you mean, {folder / file} or {folder / index}, or move the other away."
+    )
+    base = save(tmp_path / "base", {"a": floats(1, 4), "b": floats(2, 4)})
+    with pytest.raises(PrefmergeError, match="two checkpoints"):
+        plan(base, [folder])
+    assert open_checkpoint(folder / index).raw("a").tolist() == floats(ord("a"), 4).tolist()
+    if file.endswith("safetensors"):
+        assert open_checkpoint(folder / file).raw("a").tolist() == floats(9, 4).tolist()
+
+
+def test_a_leftover_beside_shards_that_lost_their_index_is_for_the_user_to_choose(tmp_path: Path):
+    shards = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    folder = leftover(tmp_path / "saved", "model.safetensors", shards, placed={})
+    with pytest.raises(PrefmergeError, match=r"two checkpoints: model.safetensors, and model-00001-of-00002.safetens"):
+        open_checkpoint(folder)
+    (folder / shards[0]).rename(folder / "consolidated-00001-of-00002.safetensors")
+    (folder / shards[1]).unlink()
+    assert list(open_checkpoint(folder).tensors) == ["a", "b"]
+
+
+def test_an_index_that_counts_the_file_among_its_shards_is_no_second_checkpoint(tmp_path: Path):
+    for file in ("model.safetensors", "diffusion_pytorch_model.safetensors"):
+        save_file({"a": floats(0, 4), "b": floats(1, 4)}, tmp_path / file)
+        placed = {"a": file, "b": file}
+        (tmp_path / f"{file}.index.json").write_text(json.dumps({"weight_map": placed}))
+        assert list(open_checkpoint(tmp_path).tensors) == ["a", "b"]
+        # The file is one shard of several: alone it would be half of the model.
+        save_file({"c": floats(2, 4)}, tmp_path / "rest.safetensors")
+        (tmp_path / f"{file}.index.json").write_text(json.dumps({"weight_map": {**placed, "c": "rest.safetensors"}}))
+        if file == "model.safetensors":
+            assert list(open_checkpoint(tmp_path).tensors) == ["a", "b", "c"]
+        for path in tmp_path.iterdir():
+            path.unlink()
+
+
+def test_files_of_two_libraries_beside_one_another_are_no_leftover(tmp_path: Path):
+    folder = leftover(tmp_path / "hub", "pytorch_model.bin", ["x.safetensors", "y.safetensors"])
+    save_file({"a": floats(0, 4)}, folder / "model.safetensors")
+    assert list(open_checkpoint(folder).tensors) == ["a"]
+    (folder / "pytorch_model.bin.index.json").unlink()
+    assert list(open_checkpoint(folder).tensors) == ["a"]
