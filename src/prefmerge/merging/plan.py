@@ -1,8 +1,10 @@
-"""What a merge would do, from headers alone: which tensors are merged, copied or left out, and for whom.
+"""What a merge would do, before it is done: which tensors are merged, copied or left out, and for whom.
 
 Every input is opened and held against the base before anything is written: names, shapes, number formats, ties, names
-of tasks, the preference. Budgets are upper bounds here: a tensor that no task changed will consume none. Cost: one
-header per file. Left out: values (NaN and infinity show when they are read).
+of tasks, the preference. Values are looked at for what no header says: which tensors are one tensor stored twice, which
+tasks are the base itself. Budgets are upper bounds here: a tensor that no task changed will consume none. Cost: one
+header per file, a few slices of the tensors, one reading of those that are copies. Left out: NaN and infinity, which
+show when values are read.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from prefmerge.checkpoints.dtypes import DTYPES, Dtype, by_name, require_mergeab
 from prefmerge.checkpoints.quantised import signs_of_quantisation
 from prefmerge.errors import CheckpointMismatch, MethodError, PreferenceError, RecipeError, UnsupportedDtype
 from prefmerge.merging.recipe import Recipe
+from prefmerge.merging.sameness import Sameness, equal_everywhere
 from prefmerge.merging.source import Input
 from prefmerge.methods import METHODS, Method, Settings
 from prefmerge.methods.records import MOST_COMPETING
@@ -163,8 +166,9 @@ def make_plan(recipe: Recipe) -> Plan:
         raise
 
 
-def plan_over(recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint]) -> Plan:
-    """The plan over open checkpoints."""
+def plan_over(recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint], sameness: Sameness | None = None) -> Plan:
+    """The plan over open checkpoints. `sameness`: what earlier plans over the same ones have compared."""
+    sameness = sameness or Sameness()
     if not tasks:
         raise RecipeError(
             "no task given: there is nothing to merge into the base. Give at least one fine-tuned checkpoint."
@@ -184,7 +188,7 @@ def plan_over(recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint]) -> 
     _refuse_quantised(recipe, base, tasks, names)
     _refuse_foreign_vectors(base, tasks, names)
     notes = list(recipe.notes)
-    entries = _entries(recipe, base, tasks, names, notes)
+    entries = _entries(recipe, base, tasks, names, notes, sameness)
     method = METHODS[recipe.method]
     settings = _settings(recipe, method, tasks, names, entries, notes)
     inputs = tuple(Input.of(task, f"task {name!r}") for task, name in zip(tasks, names, strict=True))
@@ -249,7 +253,12 @@ def _group(checkpoint: Checkpoint, tensor: str) -> list[str]:
 
 
 def _entries(
-    recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint], names: Sequence[str], notes: list[str]
+    recipe: Recipe,
+    base: Checkpoint,
+    tasks: Sequence[Checkpoint],
+    names: Sequence[str],
+    notes: list[str],
+    sameness: Sameness,
 ) -> list[Entry]:
     excluded = {name for name in base.tensors if any(fnmatchcase(name, pattern) for pattern in recipe.exclude)}
     everywhere = {*base.tensors, *(name for task in tasks for name in task.tensors)}
@@ -262,14 +271,18 @@ def _entries(
                 f"anything.{hint}"
             )
     merged = {name for name, info in base.tensors.items() if name not in excluded and info.dtype.family == "float"}
-    stored = {
-        name: tuple(_stored_names(base, task, who, name, names) for task, who in zip(tasks, names, strict=True))
-        for name in sorted(merged)
-    }
+    stored: dict[str, tuple[str, ...]] = dict.fromkeys(sorted(merged), ())
+    ties: dict[str, list[str]] = {}  # what is said of ties that the files do not declare -> the tasks it is said of
     for task, who in zip(tasks, names, strict=True):
-        _check_names(recipe, base, task, who, stored, list(names).index(who))
-        _check_shapes(base, task, who, stored, list(names).index(who), excluded)
-    tied = _tied(base, tasks, stored, notes)
+        found = {name: _stored_name(base, task, name) or _twin(base, task, name, sameness) for name in stored}
+        _check_names(recipe, base, task, who, found, ties, sameness)
+        _check_shapes(base, task, who, found, excluded)
+        stored = {name: (*before, found[name] or name) for name, before in stored.items()}
+    notes += [
+        f"{text} in {', '.join(f'task {who!r}' for who in whose)}: they are taken for one tensor."
+        for text, whose in ties.items()
+    ]
+    tied = _tied(base, tasks, stored, notes, sameness)
     out = None if recipe.dtype is None else by_name(recipe.dtype)
     entries: list[Entry] = []
     for name, info in base.tensors.items():
@@ -288,16 +301,40 @@ def _entries(
     return entries
 
 
-def _stored_names(base: Checkpoint, task: Checkpoint, who: str, name: str, names: Sequence[str]) -> str | None:
+def _stored_name(base: Checkpoint, task: Checkpoint, name: str) -> str | None:
     """What the task calls the base's tensor: its own name, or that of a tied one where saving dropped this one."""
     return next((n for n in _group(base, name) if n in task.tensors), None)
 
 
+def _twin(base: Checkpoint, task: Checkpoint, name: str, sameness: Sameness) -> str | None:
+    """The task's name of a tensor that is equal to `name` in the base: a base may store both of two tied ones, and the
+    task one of them.
+    """
+    like = (other for other, info in base.tensors.items() if other in task.tensors and info.dtype.family == "float")
+    twin = next((other for other in like if sameness.same(base, name, other)), None)
+    return None if twin is None or sameness.constant(base, name) else twin
+
+
+def _copied(base: Checkpoint, task: Checkpoint, extra: str, found: dict[str, str | None], sameness: Sameness) -> str:
+    """The base's name of the tensor that the task stores a second time as `extra`; empty where there is none."""
+    if task.tensors[extra].dtype.family != "float":
+        return ""
+    name = next((n for n, own in found.items() if own is not None and sameness.same(task, extra, own)), "")
+    return "" if not name or sameness.constant(task, extra) else name
+
+
 def _check_names(
-    recipe: Recipe, base: Checkpoint, task: Checkpoint, who: str, stored: dict[str, tuple[str | None, ...]], i: int
+    recipe: Recipe,
+    base: Checkpoint,
+    task: Checkpoint,
+    who: str,
+    found: dict[str, str | None],
+    ties: dict[str, list[str]],
+    sameness: Sameness,
 ) -> None:
+    """`found`: the task's name of each of the base's tensors, where it has one."""
     where = f"task {who!r} ({task.path.name if task.path else task.name})"
-    missing = [name for name, found in stored.items() if found[i] is None]
+    missing = [name for name, own in found.items() if own is None]
     if missing:
         raise CheckpointMismatch(
             f"{where} lacks {len(missing)} of the base's tensors: {_few(missing)}. Merge checkpoints of one "
@@ -310,20 +347,27 @@ def _check_names(
         if not any(n in base.tensors for n in _group(task, name))
         and not any(fnmatchcase(name, pattern) for pattern in recipe.exclude)
     ]
-    if extra:
+    copies = {name: _copied(base, task, name, found, sameness) for name in extra}
+    foreign = [name for name, of in copies.items() if not of]
+    if foreign:
         raise CheckpointMismatch(
-            f"{where} has {len(extra)} tensors that the base lacks: {_few(extra)}. Merge checkpoints of one "
+            f"{where} has {len(foreign)} tensors that the base lacks: {_few(foreign)}. Merge checkpoints of one "
             "architecture, "
-            f"or leave them out with --exclude {extra[0]!r}."
+            f"or leave them out with --exclude {foreign[0]!r}."
         )
+    for name, of in copies.items():
+        ties.setdefault(f"{name!r}, which the base does not name, is a copy of {of!r}", []).append(who)
+    for name, own in found.items():
+        if own is not None and own not in _group(base, name):
+            ties.setdefault(f"{name!r}, a copy of {own!r} in the base, is lacking", []).append(who)
 
 
 def _check_shapes(
-    base: Checkpoint, task: Checkpoint, who: str, stored: dict[str, tuple[str | None, ...]], i: int, excluded: set[str]
+    base: Checkpoint, task: Checkpoint, who: str, stored: dict[str, str | None], excluded: set[str]
 ) -> None:
     where = f"task {who!r} ({task.path.name if task.path else task.name})"
     for name, info in base.tensors.items():
-        own = stored[name][i] if name in stored else (name if name in task.tensors else None)
+        own = stored.get(name, name if name in task.tensors else None)
         if own is None or name in excluded:
             continue
         found = task.tensors[own]
@@ -341,26 +385,46 @@ def _check_shapes(
 
 
 def _tied(
-    base: Checkpoint, tasks: Sequence[Checkpoint], stored: dict[str, tuple[str | None, ...]], notes: list[str]
+    base: Checkpoint,
+    tasks: Sequence[Checkpoint],
+    stored: dict[str, tuple[str, ...]],
+    notes: list[str],
+    sameness: Sameness,
 ) -> dict[str, str]:
-    """The tensors to merge once for another's sake: tied in the base and of equal values in every task."""
+    """The tensors to merge once for another's sake: equal to it in the base and in every task, whether they share their
+    elements or were stored twice. The first in order of name keys the random choices, as for shared elements.
+    """
     tied: dict[str, str] = {}
-    for name, first in base.aliases.items():
-        if name not in stored or first not in stored:
-            continue
-        for i, task in enumerate(tasks):
-            a, b = stored[name][i], stored[first][i]
-            assert a is not None
-            assert b is not None
-            if task.aliases.get(a, a) != task.aliases.get(b, b) and not np.array_equal(task.raw(a), task.raw(b)):
-                notes.append(
-                    f"{name!r} shares its elements with {first!r} in the base, but not in task {task.name!r}: they "
-                    "are merged apart."
-                )
-                break
-        else:
+    copies: list[str] = []  # those that no file declares
+    for first, *others in equal_everywhere(base, tasks, stored, sameness):
+        for name in others:
             tied[name] = first
+            if not all(
+                _shared(checkpoint, a, b)
+                for checkpoint, a, b in zip((base, *tasks), (name, *stored[name]), (first, *stored[first]), strict=True)
+            ):
+                copies.append(name)
+    for name, first in base.aliases.items():
+        if name in stored and first in stored and tied.get(name, name) != tied.get(first, first):
+            pairs = zip(tasks, stored[name], stored[first], strict=True)
+            apart = next(task.name for task, a, b in pairs if not _shared(task, a, b) and not sameness.same(task, a, b))
+            notes.append(
+                f"{name!r} shares its elements with {first!r} in the base, but not in task {apart!r}: they are merged "
+                "apart."
+            )
+    if copies:
+        pairs = [f"{name!r} equals {tied[name]!r}" for name in sorted(copies)]
+        more = f", and {len(pairs) - SHOWN} more such pairs" if len(pairs) > SHOWN else ""
+        notes.append(
+            f"{', '.join(pairs[:SHOWN])}{more} in the base and in every task: they are one tensor, merged once and "
+            "written under each name."
+        )
     return tied
+
+
+def _shared(checkpoint: Checkpoint, a: str, b: str) -> bool:
+    """Whether two names stand for the same stored elements."""
+    return checkpoint.aliases.get(a, a) == checkpoint.aliases.get(b, b)
 
 
 def _settings(
