@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from prefmerge import PrefmergeError, merge, merge_state_dicts, open_checkpoint, plan, verify
+from prefmerge import PrefmergeError, Receipt, merge, merge_state_dicts, open_checkpoint, plan, verify
 from prefmerge.checkpoints.quantised import signs_of_quantisation
 from prefmerge.merging import sameness
 from prefmerge.merging.candidates import Candidates
@@ -242,6 +246,11 @@ def llamas(folder: Path, **options: Any) -> tuple[Path, list[Path]]:
     return base, tasks
 
 
+def owned(receipt: Receipt) -> list[int]:
+    assert receipt.owned is not None
+    return receipt.owned
+
+
 @pytest.mark.parametrize("scope", ["tensor", "model"])
 def test_embeddings_stored_twice_are_merged_once(tmp_path: Path, scope: str):
     base, tasks = llamas(tmp_path)
@@ -259,7 +268,7 @@ def test_embeddings_stored_twice_are_merged_once(tmp_path: Path, scope: str):
     assert (row["role"], row["tied_to"]) == ("tied", HEAD)
     assert other.data["tensors"][EMBED] == row
     assert receipt.data["elements"]["tied"] == 512
-    assert sum(receipt.owned) == receipt.data["elements"]["merged"] == 512 + 8 + 512
+    assert sum(owned(receipt)) == receipt.data["elements"]["merged"] == 512 + 8 + 512
     assert receipt.data["notes"] == [
         "'model.embed_tokens.weight' equals 'lm_head.weight' in the base and in every task: they are one tensor, "
         "merged once and written under each name."
@@ -373,3 +382,108 @@ def test_candidates_compare_values_once(tmp_path: Path, monkeypatch: pytest.Monk
         read.clear()
         candidates.models([{}, {"method": "average"}, {"exclude": ("model.norm.*",)}])
     assert read == []
+
+
+def three(folder: Path) -> tuple[Path, list[Path]]:
+    base, *tasks = [save(folder / name, llama(i, names=(EMBED,))) for i, name in enumerate(("base", "cars", "birds"))]
+    return base, tasks
+
+
+def a_copy(path: Path, how: str, folder: Path) -> Path:
+    """The same values under another path."""
+    state = load_file(path)
+    if how == "copy":
+        return Path(shutil.copy(path, folder / "same.safetensors"))
+    if how == "shards":
+        place = folder / "same"
+        place.mkdir()
+        for i, name in enumerate(state):
+            save_file({name: state[name]}, place / f"{i}.safetensors")
+        placed = {name: f"{i}.safetensors" for i, name in enumerate(state)}
+        (place / "model.safetensors.index.json").write_text(json.dumps({"weight_map": placed}))
+        return place
+    if how == "folder of a link":
+        (folder / "same").mkdir()
+        (folder / "same" / "model.safetensors").symlink_to(path)
+        return folder / "same"
+    return save(folder / "same", {name: value.astype(np.float64) for name, value in state.items()})
+
+
+@pytest.mark.parametrize("how", ["copy", "shards", "folder of a link", "float64"])
+def test_a_task_that_is_the_base_gets_no_budget(tmp_path: Path, how: str):
+    base, (cars, birds) = three(tmp_path)
+    same = a_copy(base, how, tmp_path)
+    note = "task 'same' does not differ from the base: it gets no share unless you ask for one by name."
+    for given, shares in ((None, ["1/2", "0", "1/2"]), ("alpha:2", ["2/3", "0", "1/3"])):
+        receipt = merge(base, [cars, same, birds], tmp_path / f"{given}.safetensors", preference=given)
+        assert receipt.data["notes"] == [note]
+        assert [Fraction(share) for share in receipt.data["shares"]] == [Fraction(share) for share in shares]
+        assert owned(receipt)[1] == 0
+        verify(tmp_path / f"{given}.safetensors", inputs=True, rerun=True)
+    carried = merge(base, [cars, same], tmp_path / "carried.safetensors", preference="alpha:2", carry="0.5")
+    assert owned(carried)[1] == 0
+    for asked in ("same=0.5,cars=0.25,birds=0.25", "0.25,0.5,0.25"):
+        asked_for = merge(base, [cars, same, birds], tmp_path / f"{asked}.safetensors", preference=asked)
+        assert asked_for.data["notes"] == [
+            "task 'same' does not differ from the base: the elements of its share (0.5) stay the base's."
+        ]
+        assert owned(asked_for)[1] > 0
+    average = merge(base, [cars, same, birds], tmp_path / "average.safetensors", method="average")
+    assert average.data["notes"] == ["task 'same' does not differ from the base."]
+
+
+def test_a_task_vector_of_zeros_is_the_base_too(tmp_path: Path):
+    base, (cars, _) = three(tmp_path)
+    same = Path(shutil.copy(base, tmp_path / "same.safetensors"))
+    merge(base, [same], tmp_path / "nothing.safetensors", method="last", as_task_vector=True)
+    receipt = merge(base, [cars, tmp_path / "nothing.safetensors"], tmp_path / "out.safetensors")
+    assert owned(receipt)[1] == 0
+    assert receipt.data["notes"][0].startswith("task 'nothing' does not differ from the base: it gets no share")
+
+
+def test_a_task_that_changes_one_element_is_no_copy_of_the_base(tmp_path: Path):
+    """The element lies between the slices that are compared first."""
+    base, one = {"w": floats(0, 5000)}, {"w": floats(0, 5000)}
+    one["w"][700] += 1
+    _, receipt = merge_state_dicts(base, [one, {"w": floats(1, 5000)}])
+    assert receipt.data["notes"] == []
+    assert [Fraction(share) for share in receipt.data["shares"]] == [Fraction(1, 2)] * 2
+
+
+def test_tasks_that_are_all_the_base_are_named_and_change_nothing():
+    base = {"w": floats(0, 40)}
+    merged, receipt = merge_state_dicts(base, [{"w": base["w"].copy()} for _ in range(2)], names=["cars", "birds"])
+    assert merged["w"].tobytes() == base["w"].tobytes()
+    assert [note.partition(":")[0] for note in receipt.data["notes"]] == [
+        "task 'cars' does not differ from the base",
+        "task 'birds' does not differ from the base",
+    ]
+
+
+def test_two_equal_tasks_are_noted_and_keep_their_shares(tmp_path: Path):
+    base, (cars, birds) = three(tmp_path)
+    twice = Path(shutil.copy(cars, tmp_path / "twice.safetensors"))
+    receipt = merge(base, [cars, birds, twice], tmp_path / "out.safetensors")
+    assert receipt.data["notes"] == ["task 'cars' does not differ from task 'twice'."]
+    assert [Fraction(share) for share in receipt.data["shares"]] == [Fraction(1, 3)] * 3
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_a_link_to_one_file_is_the_file_given_twice(tmp_path: Path, link: Callable[[Path, Path], None]):
+    base, (cars, birds) = three(tmp_path)
+    link(cars, tmp_path / "linked.safetensors")
+    with pytest.raises(PrefmergeError, match=r"task 3 is .*linked.safetensors, which is task 1 too. Every input must"):
+        plan(base, [cars, birds, tmp_path / "linked.safetensors"])
+    link(base, tmp_path / "again.safetensors")
+    with pytest.raises(PrefmergeError, match=r"task 2 is .*again.safetensors, which is the base too. Every input must"):
+        plan(base, [cars, tmp_path / "again.safetensors"])
+
+
+def test_different_tasks_are_told_apart_by_a_few_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    base, tasks = three(tmp_path)
+
+    def read(size: int) -> list[tuple[int, int]]:
+        raise AssertionError(f"a tensor of {size} elements was read whole")
+
+    monkeypatch.setattr(sameness, "_blocks", read)
+    plan(base, tasks).close()

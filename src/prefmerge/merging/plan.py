@@ -9,11 +9,13 @@ show when values are read.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
@@ -30,7 +32,7 @@ from prefmerge.checkpoints.dtypes import DTYPES, Dtype, by_name, require_mergeab
 from prefmerge.checkpoints.quantised import signs_of_quantisation
 from prefmerge.errors import CheckpointMismatch, MethodError, PreferenceError, RecipeError, UnsupportedDtype
 from prefmerge.merging.recipe import Recipe
-from prefmerge.merging.sameness import Sameness, equal_everywhere
+from prefmerge.merging.sameness import Sameness, equal_everywhere, equal_tasks, equal_to_the_base
 from prefmerge.merging.source import Input
 from prefmerge.methods import METHODS, Method, Settings
 from prefmerge.methods.records import MOST_COMPETING
@@ -190,23 +192,28 @@ def plan_over(recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint], sam
     notes = list(recipe.notes)
     entries = _entries(recipe, base, tasks, names, notes, sameness)
     method = METHODS[recipe.method]
-    settings = _settings(recipe, method, tasks, names, entries, notes)
+    idle = _idle(base, tasks, names, entries, notes, sameness)
+    settings = _settings(recipe, method, tasks, names, idle, notes)
     inputs = tuple(Input.of(task, f"task {name!r}") for task, name in zip(tasks, names, strict=True))
     return Plan(recipe, method, settings, Input.of(base, "base"), inputs, names, tuple(entries), tuple(notes))
 
 
 def _refuse_repeats(recipe: Recipe) -> None:
-    seen: dict[str, str] = {}
+    seen: dict[Hashable, str] = {}
     for role, path in [
         ("the base", recipe.base or ""),
         *((f"task {i + 1}", task.path) for i, task in enumerate(recipe.tasks)),
     ]:
-        real = os.path.realpath(path)
-        if real in seen:
-            raise CheckpointMismatch(
-                f"{role} is {path}, which is {seen[real]} too. Every input must be a checkpoint of its own."
-            )
-        seen[real] = role
+        places: list[Hashable] = [os.path.realpath(path)]
+        with contextlib.suppress(OSError):  # what is not there is told of where it is opened
+            found = os.stat(os.path.expanduser(path))
+            places.append((found.st_dev, found.st_ino))  # of a hard link too
+        for place in places:
+            if place in seen:
+                raise CheckpointMismatch(
+                    f"{role} is {path}, which is {seen[place]} too. Every input must be a checkpoint of its own."
+                )
+        seen |= dict.fromkeys(places, role)
 
 
 def _refuse_quantised(recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint], names: Sequence[str]) -> None:
@@ -427,18 +434,52 @@ def _shared(checkpoint: Checkpoint, a: str, b: str) -> bool:
     return checkpoint.aliases.get(a, a) == checkpoint.aliases.get(b, b)
 
 
+def _idle(
+    base: Checkpoint,
+    tasks: Sequence[Checkpoint],
+    names: Sequence[str],
+    entries: Sequence[Entry],
+    notes: list[str],
+    sameness: Sameness,
+) -> list[str]:
+    """The tasks that hold what the base holds: a copy of it, under whatever path. Tasks that are copies of one another
+    are noted only: each may be meant.
+    """
+    stored = {entry.name: entry.stored_as for entry in entries if entry.role == "merge"}
+    idle = equal_to_the_base(base, tasks, stored, sameness)
+    for group in equal_tasks(tasks, stored, sameness):
+        if group[0] not in idle:
+            first, *others = (f"task {names[i]!r}" for i in group)
+            notes.append(f"{first} does not differ from {', '.join(others)}.")
+    return [names[i] for i in idle]
+
+
 def _settings(
     recipe: Recipe,
     method: Method,
     tasks: Sequence[Checkpoint],
     names: Sequence[str],
-    entries: Sequence[Entry],
+    idle: Sequence[str],
     notes: list[str],
 ) -> Settings:
+    """`idle`: the tasks that are the base itself."""
     shares = counts = None
     if "preference" in method.options:
         preference = recipe.preference or Preference.uniform()
-        shares = carried(preference.shares(names), recipe.carry)
+        asked = preference.kind in ("shares", "counts")
+        active = names if asked else [name for name in names if name not in idle] or names
+        given = dict(zip(active, carried(preference.shares(active), recipe.carry), strict=True))
+        shares = tuple(given.get(name, Fraction(0)) for name in names)
+        for name in idle:
+            share = given.get(name)
+            notes.append(
+                f"task {name!r} does not differ from the base: "
+                + (
+                    "it gets no share unless you ask for one by name."
+                    if share is None
+                    else f"the elements of its share ({as_text(share)}) stay the base's."
+                )
+            )
         left_out = preference.left_out(names)
         if left_out:
             notes.append(f"the preference does not mention {', '.join(left_out)}: share 0.")
@@ -463,6 +504,8 @@ def _settings(
                 )
         if recipe.toward_last:
             _refuse_independent(tasks, names, "toward_last", "Leave it out.")
+    else:
+        notes += [f"task {name!r} does not differ from the base." for name in idle]
     if "boost" in method.options and len(tasks) > 1:
         _refuse_independent(tasks, names, f"method {method.name!r}", "Use another method, such as tunable-magmax.")
     return Settings(

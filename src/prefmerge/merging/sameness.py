@@ -8,7 +8,9 @@ checkpoints reads nothing. Left out: shapes and names (plan), copies in another 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import xxhash
@@ -17,6 +19,7 @@ from prefmerge.checkpoints import Checkpoint, is_task_vector, to_float32
 
 SLICES, SLICE = 4, 32  # of a sample: so many, of so many elements each
 BLOCK = 1 << 20  # elements compared at a time
+_Member = TypeVar("_Member")
 
 
 class Sameness:
@@ -24,7 +27,7 @@ class Sameness:
 
     def __init__(self) -> None:
         self._seen: dict[tuple[str, int, str], bytes] = {}
-        self._unchanged: dict[tuple[int, str, int, str], bool] = {}
+        self._unchanged: dict[tuple[int, str, int, str, bool], bool] = {}
         self._kept: dict[int, Checkpoint] = {}  # a freed checkpoint's id could come back as another's
 
     def sample(self, checkpoint: Checkpoint, tensor: str) -> Hashable:
@@ -43,13 +46,15 @@ class Sameness:
             and self.content(checkpoint, a) == self.content(checkpoint, b)
         )
 
-    def unchanged(self, base: Checkpoint, tensor: str, task: Checkpoint, stored: str) -> bool:
-        """Whether a task holds the base's values, in whatever float format, or zeros where it is a task vector."""
-        key = (self._key(base), tensor, self._key(task), stored)
+    def unchanged(self, base: Checkpoint, tensor: str, task: Checkpoint, stored: str, *, sampled: bool = False) -> bool:
+        """Whether a task holds the base's values, in whatever float format, or zeros where it is a task vector.
+        `sampled`: as far as a few slices tell.
+        """
+        key = (self._key(base), tensor, self._key(task), stored, sampled)
         if key not in self._unchanged:
-            size = base.tensors[tensor].size
-            self._unchanged[key] = all(
-                _equal(base, tensor, task, stored, *span) for spans in (_slices, _blocks) for span in spans(size)
+            self._unchanged[key] = (sampled or self.unchanged(base, tensor, task, stored, sampled=True)) and all(
+                _equal(base, tensor, task, stored, start, stop)
+                for start, stop in (_slices if sampled else _blocks)(base.tensors[tensor].size)
             )
         return self._unchanged[key]
 
@@ -98,11 +103,11 @@ def _equal(base: Checkpoint, tensor: str, task: Checkpoint, stored: str, start: 
     return np.array_equal(to_float32(found, dtype), to_float32(expected, base.tensors[tensor].dtype))
 
 
-def refined(groups: Iterable[Sequence[str]], key: Callable[[str], Hashable]) -> list[list[str]]:
+def refined(groups: Iterable[Sequence[_Member]], key: Callable[[_Member], Hashable]) -> list[list[_Member]]:
     """Each group cut into those of one key; who is alone is dropped, so that later, dearer keys are not asked for."""
-    result: list[list[str]] = []
+    result: list[list[_Member]] = []
     for group in groups:
-        parts: dict[Hashable, list[str]] = {}
+        parts: dict[Hashable, list[_Member]] = {}
         for member in group:
             parts.setdefault(key(member), []).append(member)
         result += [part for part in parts.values() if len(part) > 1]
@@ -142,3 +147,36 @@ def equal_everywhere(
     for i in range(len(tasks)):
         groups = refined(groups, of_task(i, sameness.content))
     return groups
+
+
+def equal_to_the_base(
+    base: Checkpoint, tasks: Sequence[Checkpoint], stored: Mapping[str, Sequence[str]], sameness: Sameness
+) -> list[int]:
+    """The places of the tasks that change none of the tensors in `stored` (name -> its name in each task)."""
+    names = [name for name in stored if base.tensors[name].size]
+    return [
+        i
+        for i, task in enumerate(tasks)
+        if names
+        and all(sameness.unchanged(base, name, task, stored[name][i], sampled=True) for name in names)
+        and all(sameness.unchanged(base, name, task, stored[name][i]) for name in names)
+    ]
+
+
+def equal_tasks(
+    tasks: Sequence[Checkpoint], stored: Mapping[str, Sequence[str]], sameness: Sameness
+) -> list[list[int]]:
+    """Groups of the places of tasks that hold the same values in all tensors of `stored`."""
+    groups = refined([range(len(tasks))], lambda i: is_task_vector(tasks[i]))
+    for look in (sameness.sample, sameness.content):
+        for own in stored.values():
+            if not groups:
+                return []
+            groups = refined(groups, partial(_seen_in, look, tasks, own))
+    return groups if stored else []
+
+
+def _seen_in(
+    look: Callable[[Checkpoint, str], Hashable], tasks: Sequence[Checkpoint], own: Sequence[str], i: int
+) -> Hashable:
+    return look(tasks[i], own[i])
