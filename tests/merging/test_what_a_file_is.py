@@ -220,6 +220,12 @@ def test_an_index_that_counts_the_file_among_its_shards_is_no_second_checkpoint(
             path.unlink()
 
 
+def test_an_index_that_is_none_hides_no_checkpoint(tmp_path: Path):
+    save_file({"a": floats(0, 4)}, tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text("x")
+    assert list(open_checkpoint(tmp_path).tensors) == ["a"]
+
+
 def test_files_of_two_libraries_beside_one_another_are_no_leftover(tmp_path: Path):
     folder = leftover(tmp_path / "hub", "pytorch_model.bin", ["x.safetensors", "y.safetensors"])
     save_file({"a": floats(0, 4)}, folder / "model.safetensors")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -133,8 +134,10 @@ def _file_or_shards(file: Path) -> Path:
     beside it are other files: it, or they, are a leftover, and nothing says which.
     """
     index = file.with_name(file.name + INDEX_SUFFIX)
-    if index.is_file():
+    shards: list[str] = []
+    with suppress(CheckpointCorrupt, OSError):  # what is no index leads to no other weights
         shards = sorted(set(_read_index(index).values()))
+    if shards:
         if shards == [file.name]:
             return file
         if file.name in shards:

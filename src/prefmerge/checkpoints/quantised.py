@@ -51,15 +51,22 @@ def _tensors(tensors: Mapping[str, TensorInfo]) -> Iterator[str]:
         if (found := _SCALE.fullmatch(name)) and info.dtype.family != "integer"
     }
     for name, info in tensors.items():
-        packed = info.dtype.family != "float" and info.dtype.code != "BOOL" and info.dtype.itemsize <= 4
-        weight = _WEIGHT.fullmatch(name)
-        if (
-            _BY_NAME.fullmatch(name)
-            or (packed and _CODES.fullmatch(name))
-            or (packed and weight and weight["module"] in scaled and len(info.shape) >= 2)
-            or (info.dtype.code == "U8" and _beside_scales(name, tensors))
-        ):
+        if _BY_NAME.fullmatch(name) or (_may_be_codes(info) and _holds_codes(info, scaled, tensors)):
             yield name
+
+
+def _may_be_codes(info: TensorInfo) -> bool:
+    return info.dtype.family != "float" and info.dtype.code != "BOOL" and info.dtype.itemsize <= 4
+
+
+def _holds_codes(info: TensorInfo, scaled: set[str | None], tensors: Mapping[str, TensorInfo]) -> bool:
+    """`scaled`: the modules that have a scale."""
+    weight = _WEIGHT.fullmatch(info.name)
+    return (
+        _CODES.fullmatch(info.name) is not None
+        or (weight is not None and weight["module"] in scaled and len(info.shape) >= 2)
+        or (info.dtype.code == "U8" and _beside_scales(info.name, tensors))
+    )
 
 
 def _beside_scales(name: str, tensors: Mapping[str, TensorInfo]) -> bool:

@@ -255,8 +255,11 @@ def _few(names: Sequence[str]) -> str:
 
 def _group(checkpoint: Checkpoint, tensor: str) -> list[str]:
     """The names that share `tensor`'s elements in a checkpoint, itself first."""
-    first = checkpoint.aliases.get(tensor, tensor)
-    return [tensor, *(n for n in [first, *(a for a, to in checkpoint.aliases.items() if to == first)] if n != tensor)]
+    aliases = checkpoint.aliases
+    if not aliases:
+        return [tensor]
+    first = aliases.get(tensor, tensor)
+    return [tensor, *(n for n in [first, *(a for a, to in aliases.items() if to == first)] if n != tensor)]
 
 
 def _entries(
@@ -365,7 +368,7 @@ def _check_names(
     for name, of in copies.items():
         ties.setdefault(f"{name!r}, which the base does not name, is a copy of {of!r}", []).append(who)
     for name, own in found.items():
-        if own is not None and own not in _group(base, name):
+        if own is not None and own != name and own not in _group(base, name):
             ties.setdefault(f"{name!r}, a copy of {own!r} in the base, is lacking", []).append(who)
 
 
