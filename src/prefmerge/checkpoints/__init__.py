@@ -6,6 +6,7 @@ input_file.py        the bytes of a file as it was opened, or an error
 safetensors_file.py  one safetensors file: checks, layout
 torch_file.py        .pt, .bin, .pth, .ckpt
 folder.py            Hugging Face folders, indexes, and `open_checkpoint`
+quantised.py         signs that weights are codes, not values
 memory.py            state dicts of NumPy arrays and torch tensors
 fingerprint.py       content hashes
 task_vector.py       files that hold a task vector

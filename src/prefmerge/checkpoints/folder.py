@@ -1,7 +1,8 @@
 """A Hugging Face folder, and any path that a user may name: which files make up the checkpoint.
 
 In a folder, in transformers' order: model.safetensors, its index, pytorch_model.bin, its index; otherwise the one
-file (or index) that can hold weights: diffusers and open_clip have their own names. An index is {"weight_map":
+file (or index) that can hold weights: diffusers and open_clip have their own names. A whole file beside shards of the
+same name is one checkpoint too many, and the user chooses. An index is {"weight_map":
 {tensor: file}}; it is held against what the files really hold, in both directions. Symlinks are followed, as a
 Hugging Face cache is made of them; the names in an index must stay inside the folder. Opening costs the headers of
 all shards. Left out: LoRA adapters, hub ids, GGUF, TensorFlow and Flax weights.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -126,12 +128,49 @@ def _open_folder(folder: Path, name: str) -> Checkpoint:
     chosen = next((folder / known for known in WELL_KNOWN if (folder / known).is_file()), None) or _only_candidate(
         folder
     )
+    if not is_index(chosen.name):
+        chosen = _file_or_shards(chosen)
     if is_index(chosen.name):
         return _open_index(folder, chosen, name)
     part = _open_file(chosen, name, plain_names=False)
     return Folder(
         name, folder, part.tensors, part.aliases, {chosen.name: part}, dict.fromkeys(part.tensors, chosen.name)
     )
+
+
+def _file_or_shards(file: Path) -> Path:
+    """The file itself, or its index where that counts it among its shards. Raises CheckpointNotFound where the shards
+    beside it are other files: it, or they, are a leftover, and nothing says which.
+    """
+    index = file.with_name(file.name + INDEX_SUFFIX)
+    shards: list[str] = []
+    with suppress(CheckpointCorrupt, OSError):  # what is no index leads to no other weights
+        shards = sorted(set(_read_index(index).values()))
+    if shards and not any((file.parent / shard).is_file() for shard in shards):
+        return file  # an index of nothing that is there is the leftover
+    if shards:
+        if shards == [file.name]:
+            return file
+        if file.name in shards:
+            return index
+        other, beside = str(index), f"{index.name}, whose weights are in {_first_of(shards)}"
+    else:
+        shards = sorted(
+            path.name
+            for path in file.parent.glob(f"*-of-*{file.suffix}")
+            if _SHARD.fullmatch(path.name) and path.name.startswith(f"{file.stem}-")
+        )
+        if not shards:
+            return file
+        other, beside = f"the index of the shards, {index.name}", _first_of(shards)
+    raise CheckpointNotFound(
+        f"{file.parent}: two checkpoints: {file.name}, and {beside}. "
+        f"Give the one you mean, {file} or {other}, or move the other away."
+    )
+
+
+def _first_of(shards: list[str]) -> str:
+    return shards[0] if len(shards) == 1 else f"{shards[0]} and {len(shards) - 1} more"
 
 
 def _only_candidate(folder: Path) -> Path:
@@ -152,6 +191,8 @@ def _only_candidate(folder: Path) -> Path:
                 shards.append(name)
             else:
                 found.append(name)
+        if len(found) == 2 and found[1] == found[0] + INDEX_SUFFIX:
+            return folder / found[0]  # of one name: the caller looks whether they are one checkpoint
         if len(found) > 1:
             raise CheckpointNotFound(
                 f"{folder}: several checkpoints: {', '.join(found[:10])}{', ...' if len(found) > 10 else ''}. "

@@ -92,7 +92,7 @@ def merge(base: str | Path, tasks: Sequence[str | Path], out: str | Path, **opti
 
 
 def plan(base: str | Path, tasks: Sequence[str | Path], **options: Any) -> Plan:
-    """What `merge` with the same options would do, from headers alone."""
+    """What `merge` with the same options would do, from headers and a few values."""
     return make_plan(recipe_of(base, tasks, **options))
 
 
@@ -238,15 +238,12 @@ def merge_state_dicts(
             "versions": _versions(),
         }
         merged = {info.name: _as_kind_of(base[info.name], sink.arrays[info.name], info) for info in planned.layout}
-    for name, first in opened[0].aliases.items():
-        if name in merged and planned_tie(planned, name):
-            merged[name] = merged[first]
+    aliases = opened[0].aliases
+    for entry in planned.of_role("tied"):
+        first = entry.tied_to
+        if first in merged and aliases.get(entry.name, entry.name) == aliases.get(first, first):
+            merged[entry.name] = merged[first]
     return {name: merged[name] for name in base if name in merged}, Receipt(data)
-
-
-def planned_tie(planned: Plan, name: str) -> bool:
-    """Whether the plan merges `name` once, with the tensor that it shares its elements with."""
-    return any(entry.name == name for entry in planned.of_role("tied"))
 
 
 def _as_kind_of(like: Any, stored: np.ndarray, info: Any) -> Any:

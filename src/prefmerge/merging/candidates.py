@@ -37,6 +37,7 @@ from prefmerge.errors import CheckpointMismatch, UsageError
 from prefmerge.merging.api import available_cores, recipe_of
 from prefmerge.merging.plan import Entry, Plan, plan_over
 from prefmerge.merging.recipe import Recipe
+from prefmerge.merging.sameness import Sameness
 from prefmerge.merging.source import Input, TensorDeltas
 from prefmerge.merging.stream import LARGE, stream
 from prefmerge.methods import METHODS, Settings
@@ -74,6 +75,7 @@ class Candidates:
         self._base, *self._tasks = self._opened
         self._paths = [os.fspath(path) for path in (base, *tasks)]
         self.names: tuple[str, ...] = tuple(task.name for task in self._tasks)
+        self._sameness = Sameness()
         self._work = Workspace(threads=threads or available_cores())
 
     def __enter__(self) -> Candidates:
@@ -163,7 +165,7 @@ class Candidates:
 
     def _plan(self, recipe: Recipe) -> Plan:
         """The plan of the float tensors, over inputs that are not hashed."""
-        plan = plan_over(recipe, self._base, self._tasks)
+        plan = plan_over(recipe, self._base, self._tasks, self._sameness)
         return replace(
             plan,
             base=_unhashed(self._base, "base"),

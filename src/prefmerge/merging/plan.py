@@ -1,18 +1,22 @@
-"""What a merge would do, from headers alone: which tensors are merged, copied or left out, and for whom.
+"""What a merge would do, before it is done: which tensors are merged, copied or left out, and for whom.
 
 Every input is opened and held against the base before anything is written: names, shapes, number formats, ties, names
-of tasks, the preference. Budgets are upper bounds here: a tensor that no task changed will consume none. Cost: one
-header per file. Left out: values (NaN and infinity show when they are read).
+of tasks, the preference. Values are looked at for what no header says: which tensors are one tensor stored twice, which
+tasks are the base itself. Budgets are upper bounds here: a tensor that no task changed will consume none. Cost: one
+header per file, a few slices of the tensors, one reading of those that are copies. Left out: NaN and infinity, which
+show when values are read.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
@@ -25,11 +29,12 @@ from prefmerge.checkpoints import (
     is_task_vector,
     open_checkpoint,
     reading,
-    same_elements,
 )
 from prefmerge.checkpoints.dtypes import DTYPES, Dtype, by_name, require_mergeable
-from prefmerge.errors import CheckpointMismatch, MethodError, PreferenceError, RecipeError
+from prefmerge.checkpoints.quantised import signs_of_quantisation
+from prefmerge.errors import CheckpointMismatch, MethodError, PreferenceError, RecipeError, UnsupportedDtype
 from prefmerge.merging.recipe import Recipe
+from prefmerge.merging.sameness import Sameness, equal_everywhere, equal_tasks, equal_to_the_base
 from prefmerge.merging.source import Input
 from prefmerge.methods import METHODS, Method, Settings
 from prefmerge.methods.records import MOST_COMPETING
@@ -38,6 +43,7 @@ from prefmerge.runs import run_of
 
 Role = Literal["merge", "copy", "exclude", "tied"]
 SHOWN = 5  # names listed in a message about many
+SIGNS_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -168,8 +174,9 @@ def make_plan(recipe: Recipe) -> Plan:
         raise
 
 
-def plan_over(recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint]) -> Plan:
-    """The plan over open checkpoints."""
+def plan_over(recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint], sameness: Sameness | None = None) -> Plan:
+    """The plan over open checkpoints. `sameness`: what earlier plans over the same ones have compared."""
+    sameness = sameness or Sameness()
     if not tasks:
         raise RecipeError(
             "no task given: there is nothing to merge into the base. Give at least one fine-tuned checkpoint."
@@ -186,27 +193,50 @@ def plan_over(recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint]) -> 
         raise CheckpointMismatch(
             f"base ({base.path or base.name}) is a task vector, not a model. Give the model that it belongs to."
         )
+    _refuse_quantised(recipe, base, tasks, names)
     _refuse_foreign_vectors(base, tasks, names)
     notes = list(recipe.notes)
-    entries = _entries(recipe, base, tasks, names, notes)
+    entries = _entries(recipe, base, tasks, names, notes, sameness)
     method = METHODS[recipe.method]
-    settings = _settings(recipe, method, tasks, names, entries, notes)
+    idle = _idle(base, tasks, names, entries, notes, sameness)
+    settings = _settings(recipe, method, tasks, names, idle, notes)
     inputs = tuple(Input.of(task, f"task {name!r}") for task, name in zip(tasks, names, strict=True))
     return Plan(recipe, method, settings, Input.of(base, "base"), inputs, names, tuple(entries), tuple(notes))
 
 
 def _refuse_repeats(recipe: Recipe) -> None:
-    seen: dict[str, str] = {}
+    seen: dict[Hashable, str] = {}
     for role, path in [
         ("the base", recipe.base or ""),
         *((f"task {i + 1}", task.path) for i, task in enumerate(recipe.tasks)),
     ]:
-        real = os.path.realpath(path)
-        if real in seen:
-            raise CheckpointMismatch(
-                f"{role} is {path}, which is {seen[real]} too. Every input must be a checkpoint of its own."
+        places: list[Hashable] = [os.path.realpath(path)]
+        with contextlib.suppress(OSError):  # what is not there is told of where it is opened
+            found = os.stat(os.path.expanduser(path))
+            places.append((found.st_dev, found.st_ino))  # of a hard link too
+        for place in places:
+            if place in seen:
+                raise CheckpointMismatch(
+                    f"{role} is {path}, which is {seen[place]} too. Every input must be a checkpoint of its own."
+                )
+        seen |= dict.fromkeys(places, role)
+
+
+def _refuse_quantised(recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint], names: Sequence[str]) -> None:
+    """Codes are integers, which are copied, and scales are floats, which are merged: the two would no longer belong
+    together.
+    """
+    for checkpoint, role in ((base, "base"), *((task, f"task {n!r}") for task, n in zip(tasks, names, strict=True))):
+        signs = signs_of_quantisation(
+            checkpoint, lambda name: any(fnmatchcase(name, pattern) for pattern in recipe.exclude)
+        )
+        if signs:
+            more = f" and {len(signs) - SIGNS_SHOWN} more" if len(signs) > SIGNS_SHOWN else ""
+            raise UnsupportedDtype(
+                f"{role} ({checkpoint.path or checkpoint.name}) is quantised: it has "
+                f"{', '.join(signs[:SIGNS_SHOWN])}{more}. Quantised weights cannot be merged: merge the float "
+                "originals and quantise the result."
             )
-        seen[real] = role
 
 
 def _refuse_foreign_vectors(base: Checkpoint, tasks: Sequence[Checkpoint], names: Sequence[str]) -> None:
@@ -231,12 +261,20 @@ def _few(names: Sequence[str]) -> str:
 
 def _group(checkpoint: Checkpoint, tensor: str) -> list[str]:
     """The names that share `tensor`'s elements in a checkpoint, itself first."""
-    first = checkpoint.aliases.get(tensor, tensor)
-    return [tensor, *(n for n in [first, *(a for a, to in checkpoint.aliases.items() if to == first)] if n != tensor)]
+    aliases = checkpoint.aliases
+    if not aliases:
+        return [tensor]
+    first = aliases.get(tensor, tensor)
+    return [tensor, *(n for n in [first, *(a for a, to in aliases.items() if to == first)] if n != tensor)]
 
 
 def _entries(
-    recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint], names: Sequence[str], notes: list[str]
+    recipe: Recipe,
+    base: Checkpoint,
+    tasks: Sequence[Checkpoint],
+    names: Sequence[str],
+    notes: list[str],
+    sameness: Sameness,
 ) -> list[Entry]:
     excluded = {name for name in base.tensors if any(fnmatchcase(name, pattern) for pattern in recipe.exclude)}
     everywhere = {*base.tensors, *(name for task in tasks for name in task.tensors)}
@@ -249,14 +287,19 @@ def _entries(
                 f"anything.{hint}"
             )
     merged = {name for name, info in base.tensors.items() if name not in excluded and info.dtype.family == "float"}
-    stored = {
-        name: tuple(_stored_names(base, task, who, name, names) for task, who in zip(tasks, names, strict=True))
-        for name in sorted(merged)
-    }
+    stored: dict[str, tuple[str, ...]] = dict.fromkeys(sorted(merged), ())
+    ties: dict[str, list[str]] = {}  # what is said of ties that the files do not declare -> the tasks it is said of
     for task, who in zip(tasks, names, strict=True):
-        _check_names(recipe, base, task, who, stored, list(names).index(who))
-        _check_shapes(base, task, who, stored, list(names).index(who), excluded)
-    tied = _tied(base, tasks, stored, notes)
+        found = {name: _stored_name(base, task, name) for name in stored}
+        found |= _twins(base, task, [name for name, own in found.items() if own is None], sameness)
+        _check_names(recipe, base, task, who, found, ties, sameness)
+        _check_shapes(base, task, who, found, excluded)
+        stored = {name: (*before, found[name] or name) for name, before in stored.items()}
+    notes += [
+        f"{text} in {', '.join(f'task {who!r}' for who in whose)}: they are taken for one tensor."
+        for text, whose in ties.items()
+    ]
+    tied = _tied(base, tasks, stored, notes, sameness)
     out = None if recipe.dtype is None else by_name(recipe.dtype)
     entries: list[Entry] = []
     for name, info in base.tensors.items():
@@ -275,16 +318,38 @@ def _entries(
     return entries
 
 
-def _stored_names(base: Checkpoint, task: Checkpoint, who: str, name: str, names: Sequence[str]) -> str | None:
+def _stored_name(base: Checkpoint, task: Checkpoint, name: str) -> str | None:
     """What the task calls the base's tensor: its own name, or that of a tied one where saving dropped this one."""
     return next((n for n in _group(base, name) if n in task.tensors), None)
 
 
+def _twins(base: Checkpoint, task: Checkpoint, missing: Sequence[str], sameness: Sameness) -> dict[str, str]:
+    """The task's name of each tensor that it lacks and that is equal to another in the base: a base may store both of
+    two tied ones, and the task one of them.
+    """
+    kept = [name for name, info in base.tensors.items() if name in task.tensors and info.dtype.family == "float"]
+    return sameness.copies(base, missing, kept)
+
+
+def _copied(task: Checkpoint, extra: Sequence[str], found: dict[str, str | None], sameness: Sameness) -> dict[str, str]:
+    """The base's name of each tensor that the task stores a second time."""
+    names = {own: name for name, own in reversed(found.items()) if own is not None}
+    floats = [name for name in extra if task.tensors[name].dtype.family == "float"]
+    return {name: names[own] for name, own in sameness.copies(task, floats, list(names)).items()}
+
+
 def _check_names(
-    recipe: Recipe, base: Checkpoint, task: Checkpoint, who: str, stored: dict[str, tuple[str | None, ...]], i: int
+    recipe: Recipe,
+    base: Checkpoint,
+    task: Checkpoint,
+    who: str,
+    found: dict[str, str | None],
+    ties: dict[str, list[str]],
+    sameness: Sameness,
 ) -> None:
+    """`found`: the task's name of each of the base's tensors, where it has one."""
     where = f"task {who!r} ({task.path.name if task.path else task.name})"
-    missing = [name for name, found in stored.items() if found[i] is None]
+    missing = [name for name, own in found.items() if own is None]
     if missing:
         raise CheckpointMismatch(
             f"{where} lacks {len(missing)} of the base's tensors: {_few(missing)}. Merge checkpoints of one "
@@ -297,20 +362,27 @@ def _check_names(
         if not any(n in base.tensors for n in _group(task, name))
         and not any(fnmatchcase(name, pattern) for pattern in recipe.exclude)
     ]
-    if extra:
+    copies = _copied(task, extra, found, sameness)
+    foreign = [name for name in extra if name not in copies]
+    if foreign:
         raise CheckpointMismatch(
-            f"{where} has {len(extra)} tensors that the base lacks: {_few(extra)}. Merge checkpoints of one "
+            f"{where} has {len(foreign)} tensors that the base lacks: {_few(foreign)}. Merge checkpoints of one "
             "architecture, "
-            f"or leave them out with --exclude {extra[0]!r}."
+            f"or leave them out with --exclude {foreign[0]!r}."
         )
+    for name, of in copies.items():
+        ties.setdefault(f"{name!r}, which the base does not name, is a copy of {of!r}", []).append(who)
+    for name, own in found.items():
+        if own is not None and own != name and own not in _group(base, name):
+            ties.setdefault(f"{name!r}, a copy of {own!r} in the base, is lacking", []).append(who)
 
 
 def _check_shapes(
-    base: Checkpoint, task: Checkpoint, who: str, stored: dict[str, tuple[str | None, ...]], i: int, excluded: set[str]
+    base: Checkpoint, task: Checkpoint, who: str, stored: dict[str, str | None], excluded: set[str]
 ) -> None:
     where = f"task {who!r} ({task.path.name if task.path else task.name})"
     for name, info in base.tensors.items():
-        own = stored[name][i] if name in stored else (name if name in task.tensors else None)
+        own = stored.get(name, name if name in task.tensors else None)
         if own is None or name in excluded:
             continue
         found = task.tensors[own]
@@ -328,26 +400,66 @@ def _check_shapes(
 
 
 def _tied(
-    base: Checkpoint, tasks: Sequence[Checkpoint], stored: dict[str, tuple[str | None, ...]], notes: list[str]
+    base: Checkpoint,
+    tasks: Sequence[Checkpoint],
+    stored: dict[str, tuple[str, ...]],
+    notes: list[str],
+    sameness: Sameness,
 ) -> dict[str, str]:
-    """The tensors to merge once for another's sake: tied in the base and of equal values in every task."""
+    """The tensors to merge once for another's sake: equal to it in the base and in every task, whether they share their
+    elements or were stored twice. The first in order of name keys the random choices, as for shared elements.
+    """
     tied: dict[str, str] = {}
-    for name, first in base.aliases.items():
-        if name not in stored or first not in stored:
-            continue
-        for i, task in enumerate(tasks):
-            a, b = stored[name][i], stored[first][i]
-            assert a is not None
-            assert b is not None
-            if task.aliases.get(a, a) != task.aliases.get(b, b) and not same_elements(task, a, task, b):
-                notes.append(
-                    f"{name!r} shares its elements with {first!r} in the base, but not in task {task.name!r}: they "
-                    "are merged apart."
-                )
-                break
-        else:
+    copies: list[str] = []  # those that no file declares
+    for first, *others in equal_everywhere(base, tasks, stored, sameness):
+        for name in others:
             tied[name] = first
+            if not all(
+                _shared(checkpoint, a, b)
+                for checkpoint, a, b in zip((base, *tasks), (name, *stored[name]), (first, *stored[first]), strict=True)
+            ):
+                copies.append(name)
+    for name, first in base.aliases.items():
+        if name in stored and first in stored and tied.get(name, name) != tied.get(first, first):
+            pairs = zip(tasks, stored[name], stored[first], strict=True)
+            apart = next(task.name for task, a, b in pairs if not _shared(task, a, b) and not sameness.same(task, a, b))
+            notes.append(
+                f"{name!r} shares its elements with {first!r} in the base, but not in task {apart!r}: they are merged "
+                "apart."
+            )
+    if copies:
+        pairs = [f"{name!r} equals {tied[name]!r}" for name in sorted(copies)]
+        more = f", and {len(pairs) - SHOWN} more such pairs" if len(pairs) > SHOWN else ""
+        notes.append(
+            f"{', '.join(pairs[:SHOWN])}{more} in the base and in every task: they are one tensor, merged once and "
+            "written under each name."
+        )
     return tied
+
+
+def _shared(checkpoint: Checkpoint, a: str, b: str) -> bool:
+    """Whether two names stand for the same stored elements."""
+    return checkpoint.aliases.get(a, a) == checkpoint.aliases.get(b, b)
+
+
+def _idle(
+    base: Checkpoint,
+    tasks: Sequence[Checkpoint],
+    names: Sequence[str],
+    entries: Sequence[Entry],
+    notes: list[str],
+    sameness: Sameness,
+) -> list[str]:
+    """The tasks that hold what the base holds: a copy of it, under whatever path. Tasks that are copies of one another
+    are noted only: each may be meant.
+    """
+    stored = {entry.name: entry.stored_as for entry in entries if entry.role == "merge"}
+    idle = equal_to_the_base(base, tasks, stored, sameness)
+    for group in equal_tasks(tasks, stored, sameness):
+        if group[0] not in idle:
+            first, *others = (f"task {names[i]!r}" for i in group)
+            notes.append(f"{first} does not differ from {', '.join(others)}.")
+    return [names[i] for i in idle]
 
 
 def _settings(
@@ -355,13 +467,27 @@ def _settings(
     method: Method,
     tasks: Sequence[Checkpoint],
     names: Sequence[str],
-    entries: Sequence[Entry],
+    idle: Sequence[str],
     notes: list[str],
 ) -> Settings:
+    """`idle`: the tasks that are the base itself."""
     shares = counts = None
     if "preference" in method.options:
         preference = recipe.preference or Preference.uniform()
-        shares = carried(preference.shares(names), recipe.carry)
+        asked = preference.kind in ("shares", "counts")
+        active = names if asked else [name for name in names if name not in idle] or names
+        given = dict(zip(active, carried(preference.shares(active), recipe.carry), strict=True))
+        shares = tuple(given.get(name, Fraction(0)) for name in names)
+        for name in idle:
+            share = given.get(name)
+            notes.append(
+                f"task {name!r} does not differ from the base: "
+                + (
+                    "it gets no share unless you ask for one by name."
+                    if share is None
+                    else f"the elements of its share ({as_text(share)}) stay the base's."
+                )
+            )
         left_out = preference.left_out(names)
         if left_out:
             notes.append(f"the preference does not mention {', '.join(left_out)}: share 0.")
@@ -386,6 +512,8 @@ def _settings(
                 )
         if recipe.toward_last:
             _refuse_independent(tasks, names, "toward_last", "Leave it out.")
+    else:
+        notes += [f"task {name!r} does not differ from the base." for name in idle]
     if "boost" in method.options and len(tasks) > 1:
         _refuse_independent(tasks, names, f"method {method.name!r}", "Use another method, such as tunable-magmax.")
     return Settings(
