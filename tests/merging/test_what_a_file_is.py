@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -87,6 +88,15 @@ QUANTISED: dict[str, tuple[State, str]] = {
         {"l.weight._data": codes(1, 8, 8, dtype=np.int8), "l.weight._scale": floats(2, 8, 1)},
         "'l.weight._data'",
     ),
+    "torchao": (
+        {"l.weight:_data": codes(1, 8, 8, dtype=np.int8), "l.weight:_scale": floats(2, 8, 1)},
+        "'l.weight:_data'",
+    ),
+    "attention's own weight": (
+        {"a.in_proj_weight": codes(1, 8, 8, dtype=np.int8), "a.in_proj_weight_scale": floats(2, 8, 1)},
+        "'a.in_proj_weight'",
+    ),
+    "codes without a scale": ({"l.weight": codes(1, 64, 64, dtype=np.int8)}, "'l.weight'"),
 }
 
 
@@ -224,6 +234,23 @@ def test_an_index_that_is_none_hides_no_checkpoint(tmp_path: Path):
     save_file({"a": floats(0, 4)}, tmp_path / "model.safetensors")
     (tmp_path / "model.safetensors.index.json").write_text("x")
     assert list(open_checkpoint(tmp_path).tensors) == ["a"]
+
+
+def test_an_index_of_shards_that_are_not_there_is_the_leftover(tmp_path: Path):
+    folder = save(tmp_path / "model", {"w": floats(0, 4)}, model_type="x")
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"w": "model-00001-of-00002.safetensors"}})
+    )
+    assert list(open_checkpoint(folder).tensors) == ["w"]
+
+
+def test_thousands_of_foreign_names_are_refused_in_a_moment():
+    state = {f"layer.{i}.weight": floats(i, 2, 2) for i in range(1500)}
+    task = {**state, **{f"other.{i}.weight": floats(i + 5000, 2, 2) for i in range(1500)}}
+    began = time.perf_counter()
+    with pytest.raises(PrefmergeError, match="has 1500 tensors that the base lacks"):
+        merge_state_dicts(state, [task])
+    assert time.perf_counter() - began < 5  # pair by pair it takes several times as long
 
 
 def test_files_of_two_libraries_beside_one_another_are_no_leftover(tmp_path: Path):

@@ -24,10 +24,11 @@ _BY_NAME = re.compile(
     r"(.+[._])?((nested_)?absmax|(nested_)?quant_map|quant_state\..+|SCB|weight_format|weight_packed|W_q|scaled_fp8)"
 )
 # Names that are a sign where they hold integers.
-_CODES = re.compile(r"(.+\.)?(qweight|qzeros|q_weight|q_scale|g_idx)")
+_CODES = re.compile(r"(.+\.)?(qweight|qzeros|q_weight|q_scale|g_idx|Qidxs)")
 # Names of weights: a sign where they hold integers or 8-bit floats beside a scale.
-_WEIGHT = re.compile(r"(?P<module>.+\.)?(weight|weight\._data|\w*weight_qdata|_data|codes)")
-_SCALE = re.compile(r"(?P<module>.+\.)?(weight\.)?\w*(scale|scales|scale_inv|scale_2|codebooks)")
+_WEIGHT = re.compile(r"(?P<module>.+\.)?(\w*weight|weight[.:]_data|\w*weight_qdata|_data|codes)")
+_SCALE = re.compile(r"(?P<module>.+\.)?(weight[.:])?\w*(scale|scales|scale_inv|scale_2|codebooks)")
+MANY = 4096  # elements; a matrix of so many 8-bit integers that is called a weight is codes, wherever their scale is
 
 
 def signs_of_quantisation(checkpoint: Checkpoint, ignored: Callable[[str], bool] = lambda _: False) -> list[str]:
@@ -65,6 +66,7 @@ def _holds_codes(info: TensorInfo, scaled: set[str | None], tensors: Mapping[str
     return (
         _CODES.fullmatch(info.name) is not None
         or (weight is not None and weight["module"] in scaled and len(info.shape) >= 2)
+        or (weight is not None and info.dtype.itemsize == 1 and len(info.shape) >= 2 and info.size >= MANY)
         or (info.dtype.code == "U8" and _beside_scales(info.name, tensors))
     )
 
