@@ -229,7 +229,9 @@ def test_with_no_folder_to_write_a_private_temporary_one_is_used(
     assert stat.S_IMODE(private.stat().st_mode) == 0o700
     (record,) = caplog.records
     told = record.getMessage()
-    assert told.startswith(f"note: compiled kernels are kept in {private}; these folders cannot be written: {folder}")
+    assert told.startswith(
+        f"note: compiled kernels are kept in {private}; these folders cannot be written or are another user's: {folder}"
+    )
     assert str(source.parent / "__pycache__") in told
     assert str(source / "below") in told
     assert told.endswith("To choose a folder, set NUMBA_CACHE_DIR.")
@@ -323,6 +325,96 @@ def test_a_temporary_folder_that_others_may_have_touched_is_not_used(
         "note: compiled kernels are kept nowhere, so that every run compiles them, a few seconds; these folders"
     )
     assert list(nowhere.parent.rglob("*.nbc")) == []
+
+
+def give_away(*paths: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file to another user")
+    for path in paths:
+        os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+
+
+def chosen_folder(source: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """NUMBA_CACHE_DIR, open to all, with a kernel in it; returns that kernel's file."""
+    chosen = source.parent.parent / "shared"
+    chosen.mkdir()
+    chosen.chmod(0o777)
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(chosen))
+    assert [compiles(source), compiles(source)] == [True, False]
+    (file,) = chosen.rglob("sums.add-*.nbc")
+    return file
+
+
+def test_a_file_of_another_user_is_not_taken_but_replaced(source: Path, monkeypatch: pytest.MonkeyPatch):
+    """It may bear a right seal: what a seal is made of is known to all."""
+    file = chosen_folder(source, monkeypatch)
+    give_away(file)
+    assert compiles(source)
+    assert file.stat().st_uid == os.geteuid()
+    assert not compiles(source)
+
+
+def test_a_link_to_a_file_of_ones_own_is_not_taken(source: Path, monkeypatch: pytest.MonkeyPatch):
+    """Who may write to the folder could link to what its user has downloaded."""
+    file = chosen_folder(source, monkeypatch)
+    file.rename(source.parent / "downloaded")
+    file.symlink_to(source.parent / "downloaded")
+    assert compiles(source)
+    assert not file.is_symlink()
+    assert not compiles(source)
+
+
+def test_a_folder_of_another_user_is_not_used(source: Path, monkeypatch: pytest.MonkeyPatch):
+    file = chosen_folder(source, monkeypatch)
+    give_away(file.parent)
+    assert [compiles(source), compiles(source)] == [True, False]
+    assert only_file(source).exists()  # the next place
+
+
+def test_a_link_in_place_of_a_folder_is_not_used(source: Path, monkeypatch: pytest.MonkeyPatch):
+    file = chosen_folder(source, monkeypatch)
+    file.parent.rename(source.parent / "downloaded")
+    file.parent.symlink_to(source.parent / "downloaded")
+    assert [compiles(source), compiles(source)] == [True, False]
+    assert only_file(source).exists()
+
+
+@pytest.mark.parametrize("swap", ["given away", "a link"])
+def test_a_folder_swapped_after_it_was_chosen_is_not_read(source: Path, monkeypatch: pytest.MonkeyPatch, swap: str):
+    file = chosen_folder(source, monkeypatch)
+    module = fresh(source)
+    assert kernel_cache.kept(module.add) is True  # the folder is chosen here
+    if swap == "given away":
+        give_away(file.parent)
+    else:
+        file.parent.rename(source.parent / "downloaded")
+        file.parent.symlink_to(source.parent / "downloaded")
+    assert module.add(2, 3) == 5
+    assert not module.add.stats.cache_hits
+
+
+def test_code_that_the_owner_of_the_sources_left_is_taken(source: Path):
+    """Who owns the sources decides what runs in any case."""
+    assert compiles(source)
+    give_away(source.parent, only_file(source).parent, only_file(source))
+    assert not compiles(source)
+
+
+def test_a_pipe_in_place_of_a_file_does_not_hang(source: Path):
+    assert compiles(source)
+    file = only_file(source)
+    file.unlink()
+    os.mkfifo(file)
+    assert [compiles(source), compiles(source)] == [True, False]
+
+
+def test_no_file_can_be_written_by_others_whatever_the_umask(source: Path):
+    before = os.umask(0)
+    try:
+        assert compiles(source)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(only_file(source).stat().st_mode) == 0o644
 
 
 def test_a_folder_for_all_where_each_keeps_their_own_is_good_enough(source: Path, nowhere: Path):
@@ -459,7 +551,7 @@ def test_a_user_who_owns_nothing_merges_with_one_note(models: Path):
             return done.stderr
 
         private = folder / "tmp" / f"prefmerge-{NOBODY}"
-        note = f"note: compiled kernels are kept in {private}; these folders cannot be written: "
+        note = f"note: compiled kernels are kept in {private}; these folders cannot be written or are another user's: "
         prefmerge_as_nobody("plan", *INPUTS)
         output = str(folder / "out" / "merged.safetensors")
         told = prefmerge_as_nobody("merge", *INPUTS, "-o", output)

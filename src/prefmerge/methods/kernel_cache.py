@@ -7,7 +7,9 @@ One file holds one kernel for one signature and processor. It lies in NUMBA_CACH
 the user's cache, else in a private folder for temporary files, else nowhere: the first of these that can be written. A
 file opens with a seal, the hash of its content, of the sources and of numba's version; what does not fit its seal is
 never unpickled, the kernel is compiled anew and the file replaced. So nothing that can happen to these files, and no
-full disk, stops a merge or changes a byte of it. Cost: a few milliseconds a process, a hash of the code that is loaded.
+full disk, stops a merge or changes a byte of it. A seal keeps out accidents; attacks are kept out by the owner: a file
+is read only if it and its folder belong to this user, to root or to the owner of the sources.
+Cost: a few milliseconds a process, a hash of the code that is loaded.
 Left out: numba's own cache on disk, which fails where no folder can be written or a file is damaged. The kernels still
 come from numba; of its private parts three are used, and where a newer version lacks them nothing is kept.
 """
@@ -83,7 +85,7 @@ class KernelCache:
             file = self._file(key)
             if file is None:
                 return None
-            content = file.read_bytes()
+            content = _read(file, _trusted(self._source.parent))
             body = content[_SEAL:]
             if content[:_SEAL] != self._seal(key, body):
                 return None
@@ -158,7 +160,7 @@ def _place(source: Path) -> Path | None:
     """The first folder that can be written for the kernels of one folder of sources."""
     tried: list[str] = []
     for candidate in _candidates(source):
-        if _can_be_written(candidate):
+        if _can_be_written(candidate) and _belongs(candidate, source):
             return candidate
         tried.append(str(candidate))
     folder = _private_folder()
@@ -172,7 +174,8 @@ def _place(source: Path) -> Path | None:
         told = "compiled kernels are kept nowhere, so that every run compiles them, a few seconds"
     _tell(
         "no place",
-        f"{told}; these folders cannot be written: {', '.join(tried)}. To choose a folder, set NUMBA_CACHE_DIR.",
+        f"{told}; these folders cannot be written or are another user's: {', '.join(tried)}. "
+        "To choose a folder, set NUMBA_CACHE_DIR.",
     )
     return folder
 
@@ -215,6 +218,41 @@ def _private_folder() -> Path | None:
     return folder if ours else None
 
 
+def _trusted(source: Path) -> frozenset[int] | None:
+    """The users whose code is run: this one, root, and who owns the sources. None where files have no such owners."""
+    return frozenset((0, os.geteuid(), source.stat().st_uid)) if hasattr(os, "geteuid") else None
+
+
+def _belongs(folder: Path, source: Path) -> bool:
+    """Whether it is a folder, no link to one, of a trusted user."""
+    try:
+        owners = _trusted(source)
+        found = folder.lstat()
+    except OSError:
+        return False
+    return owners is None or (stat.S_ISDIR(found.st_mode) and found.st_uid in owners)
+
+
+def _read(file: Path, owners: frozenset[int] | None) -> bytes:
+    """The content of a file of these users in a folder of theirs.
+
+    Both are opened before they are asked for their owner, so that it does not help to swap one in between. A link is
+    not followed: it may lead to a file that its owner has downloaded. Nor is a pipe waited for.
+    """
+    if owners is None:
+        return file.read_bytes()
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+    folder = os.open(file.parent, flags | os.O_DIRECTORY)
+    try:
+        with open(os.open(file.name, flags, dir_fd=folder), "rb") as opened:
+            for each in (folder, opened.fileno()):
+                if os.fstat(each).st_uid not in owners:
+                    raise PermissionError(f"{file} is another user's")
+            return opened.read()
+    finally:
+        os.close(folder)
+
+
 def _can_be_written(folder: Path) -> bool:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -228,6 +266,7 @@ def _replace(file: Path, content: bytes) -> None:
     """Write a file whole or not at all; a reader sees the old one or the new one."""
     new = file.with_name(f"{file.name}.tmp.{uuid.uuid4().hex[:16]}")
     try:
+        new.touch(mode=0o644, exist_ok=False)  # whatever the umask, nobody else writes what this user runs
         new.write_bytes(content)
         os.replace(new, file)
     except BaseException:
