@@ -28,12 +28,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks import common
+from prefmerge.continual.encoders.digits import LOGIT_SCALE, enlarged
+from prefmerge.continual.encoders.digits_sizes import EMBED_WIDTH
+from prefmerge.continual.encoders.digits_tower import DigitsTower
 from prefmerge.continual.heads import Head
 from prefmerge.continual.training import learning_rate_at
 from prefmerge.demo.digits import CLASSES
-from prefmerge.demo.model import BASE, FOLDER, HEAD, LOGIT_SCALE, enlarged
-from prefmerge.demo.sizes import EMBED_WIDTH
-from prefmerge.demo.tower import DigitsTower
+from prefmerge.demo.model import BASE, FOLDER, HEAD
 
 # Text fonts only: the symbol fonts map letters to other signs, and LastResort draws the same box for everything.
 SYMBOLS = ("LastResort", "STIXSiz", "STIXNonUni", "Display", "cmex10", "cmsy10")

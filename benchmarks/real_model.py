@@ -159,6 +159,7 @@ def config(model: Path, data: Path, plan: Plan, training: str, epochs: int) -> d
             "device": "cpu",
             "ewc": {"fisher_samples": plan.fisher_samples},
         },
+        "held_out": 0,  # as the papers
         "seed": 0,
     }
 

@@ -71,7 +71,7 @@ def savez(file: str, arrays: Mapping[str, Any]) -> None:
 @pytest.fixture
 def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three checkpoints of a toy encoder, samples of their tasks, and of a place that is like the second."""
-    monkeypatch.setattr("prefmerge.continual.encoders.load_encoder", lambda config: Reader(name=config.id))
+    monkeypatch.setattr("prefmerge.continual.encoders.load_encoder", lambda config, **_: Reader(name=config.id))
     monkeypatch.setattr(Reader, "loads", 0)
     monkeypatch.setattr(Reader, "encoded", 0)
     monkeypatch.chdir(tmp_path)

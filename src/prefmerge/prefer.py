@@ -241,13 +241,13 @@ def from_pairs(
         )
     if out is not None and out.suffix != ".json":
         raise UsageError(f"-o {out}: a search keeps its trials beside the preference, which must be called NAME.json.")
-    from prefmerge.continual.evaluation import open_data
+    from prefmerge.continual.evaluation import open_tasks
     from prefmerge.continual.finetuning import require_train
 
     require_train("searching with samples")
     from prefmerge.search import search
 
-    _, _, scenario = open_data(tasks.run.folder)
+    _, _, scenario = open_tasks(tasks.run.folder)
     classes = [one.name for one in scenario.classes]
     seen = {classes[label]: n for label, n in places.read_pairs(pairs, classes, scenario.inputs).label_counts().items()}
     counts = [task.label_counts for task in tasks.run.tasks]
@@ -505,11 +505,13 @@ def _encoded(
 def _opened(
     tasks: Tasks, task_samples: Sequence[Path], model: str | None
 ) -> tuple[Encoder, str | None, list[Examples]]:
-    """The encoder, the device that it runs on, and every task's training samples."""
-    from prefmerge.continual.config import ModelConfig, read_config
+    """The encoder, the device that it runs on, and every task's training samples: of a run whose data cannot be read,
+    those that it held out.
+    """
+    from prefmerge.continual.config import ModelConfig
     from prefmerge.continual.encoders import load_encoder
-    from prefmerge.continual.evaluation import best_device, open_run
-    from prefmerge.continual.run_folder import CONFIG
+    from prefmerge.continual.evaluation import best_device, open_encoder, open_run
+    from prefmerge.continual.run_folder import check_samples, run_config
 
     if tasks.run is not None and model is None and not task_samples:
         opened = open_run(tasks.run.folder)
@@ -518,26 +520,26 @@ def _opened(
                 f"{tasks.run.folder}: its data make {len(opened.scenario.tasks)} tasks, and its manifest names "
                 f"{len(tasks.names)}. Restore the data, or give --task-samples."
             )
+        if opened.judged_on == "held-out":
+            return opened.encoder, best_device(opened.config), [task.held_out for task in opened.scenario.tasks]
+        check_samples(opened.scenario, tasks.run.folder, parts=("train",))
         return opened.encoder, best_device(opened.config), [task.train for task in opened.scenario.tasks]
     if not task_samples:
         raise UsageError(
             "--features are held against samples that the tasks were trained on: give --run RUN, or --task-samples DIR "
             "once for each task (or once, with a folder named after each)."
         )
-    device = None
-    if model is not None:
-        config = ModelConfig(id=model)
-    elif tasks.run is not None:
-        whole = read_config(tasks.run.folder / CONFIG)
-        config, device = whole.model, best_device(whole)
-    elif tasks.base is not None and tasks.base.is_dir():
-        config = ModelConfig(id=str(tasks.base))
-    else:
+    base = tasks.base
+    if model is None and tasks.run is None and (base is None or not base.is_dir()):
         raise UsageError(
-            f"which encoder are the checkpoints of? {tasks.base} is a file of weights alone: give --model ID_OR_FOLDER."
+            f"which encoder are the checkpoints of? {base} is a file of weights alone: give --model ID_OR_FOLDER."
         )
-    sources = places.task_sources(task_samples, tasks.names)
-    encoder = load_encoder(config)
+    sources, device = places.task_sources(task_samples, tasks.names), None
+    if model is None and tasks.run is not None:
+        config = run_config(tasks.run.folder)
+        encoder, device = open_encoder(tasks.run, config), best_device(config)
+    else:
+        encoder = load_encoder(ModelConfig(id=model or str(base)))
     return encoder, device, [places.read_features(one, encoder.kind) for one in sources]
 
 

@@ -27,6 +27,7 @@ data: words.csv
 scenario: {kind: class-incremental, tasks: 3}
 training: {method: sequential, epochs: 1, batch: 8, learning_rate: 0.003, warmup_steps: 2, threads: 1, device: cpu}
 head: prototype
+held_out: 0
 seed: 1
 """
 CLASSES = ("ab", "cd", "ef", "gh", "ij", "kl")

@@ -99,7 +99,9 @@ def test_the_examples_of_the_help_texts_work(words: Path, call: Callable[[str], 
 
 def test_mean_and_deviation_over_seeds(words: Path, call: Callable[[str], Result]) -> None:
     for seed in (4, 5):
-        (words / "own.yaml").write_text((words / "sequential.yaml").read_text().replace("seed: 1", f"seed: {seed}"))
+        (words / "own.yaml").write_text(
+            (words / "sequential.yaml").read_text().replace("seed: 1", f"seed: {seed}\nheld_out: 0")
+        )
         assert call(f"finetune own.yaml -o run-{seed}").code == 0
     single = [  # prototypes of letters: even a tiny random model tells some words apart
         json.loads(call(f"evaluate run-{seed}/tasks/task-03 --run run-{seed} --json").stdout)["overall"]["agnostic"]
@@ -187,3 +189,20 @@ def test_merging_a_run_needs_no_torch(words: Path, call: Callable[[str], Result]
     assert asked.stderr == (
         "error: evaluation needs an optional dependency. Install it with: pip install 'prefmerge[train]'\n"
     )
+
+
+def test_a_run_says_what_it_keeps_and_is_judged_on_it_where_the_data_are_gone(
+    words: Path, call: Callable[[str], Result]
+) -> None:
+    done = call("finetune sequential.yaml -o my-run")
+    held_out = json.loads((words / "my-run" / "run.json").read_text())["kept"]["held_out"]
+    assert f"Held-out samples: {held_out} texts, " in done.stdout
+    assert "the base's embeddings of " in done.stdout
+    assert json.loads(call("evaluate --run my-run --json").stdout)["about"] == {"samples": "test"}
+    (words / "words.csv").unlink()
+    said = "The samples that the run held out take the place of the test samples: "
+    for line in ("evaluate --run my-run", "evaluate my-run/base --run my-run"):
+        told = json.loads(call(f"{line} --json").stdout)["about"]
+        assert told["samples"] == "held-out"
+        assert told["note"].startswith(said)
+        assert said in " ".join(call(line).stdout.split())

@@ -43,7 +43,7 @@ def test_a_configuration_reads_back_as_itself():
             {"training": {"lwf": {"temperatur": 3}}},
             "unknown key 'training.lwf.temperatur'. Did you mean 'temperature'?",
         ),
-        ({"zzz": 1}, "unknown key 'zzz'. Known: model, data, scenario, head, training, seed."),
+        ({"zzz": 1}, "unknown key 'zzz'. Known: model, data, scenario, head, training, held_out, seed."),
         ({"model": ...}, "'model' is missing."),
         ({"training": {"epochs": 0}}, "training.epochs: input should be greater than 0, found 0."),
         ({"training": {"method": "magmax"}}, "training.method: input should be 'sequential', 'independent', 'joint'"),
@@ -112,3 +112,14 @@ def test_an_example_is_read(example: Path):
     assert f"prefmerge finetune examples/finetune/{example.name} -o runs/" in example.read_text(encoding="utf-8")
     for one in found.data:
         assert one.name in REGISTRY or one.name in ("photos/", "tickets.csv")
+
+
+def test_samples_held_out_are_a_number_or_one_for_each_task():
+    assert make_config(LEAST).held_out is None
+    for asked, read in ((0, 0), (7, 7), ([3, 0], (3, 0)), (None, None)):
+        found = make_config({**LEAST, "held_out": asked})
+        assert found.held_out == read
+        assert make_config(yaml.safe_load(found.to_yaml())) == found
+    for wrong in (-1, 2.5, True, "auto", [], [1, -1], {"a": 1}):
+        with pytest.raises(ConfigError, match="held_out: expected a number of samples of each task"):
+            make_config({**LEAST, "held_out": wrong})

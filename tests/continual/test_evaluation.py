@@ -257,7 +257,7 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> Scenario:
 
     monkeypatch.setattr(data, "load_corpus", load_corpus)
     monkeypatch.setattr(scenarios, "build_scenario", build_scenario)
-    monkeypatch.setattr(encoders, "load_encoder", lambda config: {"toy": ToyEncoder(5)}[config.id])
+    monkeypatch.setattr(encoders, "load_encoder", lambda config, **_: ToyEncoder(5))
     return scenario
 
 
@@ -274,6 +274,8 @@ def test_any_checkpoint_with_the_data_of_a_run(tmp_path: Path, toys: Scenario):
         "training": "sequential",
         "seed": 7,
         "classes": [f"class {c}" for c in range(6)],
+        "samples": "test",
+        "head": "the run's",
     }
 
 
@@ -353,3 +355,12 @@ def test_a_mean_over_runs_that_are_not_seeds_of_one_is_refused(tmp_path: Path, t
     other = {**first, "about": {**first["about"], "classes": ["another"]}}
     with pytest.raises(DataError, match="evaluation 2 is of other classes than the first"):
         summary_over_seeds([first, other])
+
+
+def test_no_mean_over_samples_of_two_kinds():
+    one = Evaluation((Count("a", 4, 1, 2),), about={"samples": "test"}).to_json()
+    two = Evaluation((Count("a", 4, 3, 4),), about={"samples": "held-out", "note": "Why."}).to_json()
+    with pytest.raises(DataError, match="evaluation 2 is on held-out samples, the first on test samples"):
+        summary_over_seeds([one, two])
+    other = Evaluation((Count("a", 4, 2, 4),), about={"samples": "held-out", "note": "Why.", "seed": 2}).to_json()
+    assert summary_over_seeds([two, other])["note"] == "Why."

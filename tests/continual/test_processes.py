@@ -11,8 +11,9 @@ import torch
 
 from prefmerge.continual.finetuning import run_tasks
 from prefmerge.runs import read_run
-from tests.continual.stubs import ToyEncoder, toy_head, toy_scenario
+from tests.continual.stubs import toy_head
 from tests.continual.test_finetuning import config, weights
+from tests.continual.test_kept import KeepingEncoder, holding_out, kept_bytes
 
 SCRIPT = """
 import sys
@@ -25,9 +26,9 @@ train(Path(sys.argv[1]))
 
 def train(out: Path) -> None:
     """Batches of 5 over 2 processes: parts of 3 and 2; the last batch of a task, of 1, leaves one process without."""
-    scenario = toy_scenario(3)
+    scenario = holding_out()
     asked = config("ewc", epochs=3, augmentation=False, save_every=1)
-    run_tasks(scenario, ToyEncoder(dropout=0.0), lambda: toy_head(scenario), asked, out)
+    run_tasks(scenario, KeepingEncoder(dropout=0.0), lambda: toy_head(scenario), asked, out)
 
 
 def test_two_processes_end_where_one_does(tmp_path: Path):
@@ -43,6 +44,7 @@ def test_two_processes_end_where_one_does(tmp_path: Path):
     two = read_run(tmp_path / "two")
     assert two.finished
     assert two.about["processes"] == 2
+    assert kept_bytes(tmp_path / "two") == kept_bytes(tmp_path / "one")  # the main process writes it
     for index in range(3):
         a, b = weights(read_run(tmp_path / "one").task_path(index)), weights(two.task_path(index))
         # Sums of gradients in another order, over 12 steps a task of at most 0.01.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,13 +13,14 @@ from hypothesis import strategies as st
 
 from prefmerge.continual.config import FinetuneConfig, make_config
 from prefmerge.continual.data import CLASS_ORDERS, REGISTRY, Corpus
+from prefmerge.continual.data.examples import Examples
 from prefmerge.continual.scenarios import Scenario, build_scenario, joined, safe_names
 from prefmerge.errors import ConfigError, DataError
 from tests.continual.datasets import text_corpus, text_examples
 
 
 def config(data: object = "words", scenario: object = "auto", **rest: object) -> FinetuneConfig:
-    return make_config({"model": "m", "data": data, "scenario": scenario, **rest})
+    return make_config({"model": "m", "data": data, "scenario": scenario, "held_out": 0, **rest})
 
 
 def build(corpus: Corpus, scenario: object = "auto", data: object | None = None, **rest: object) -> Scenario:
@@ -282,3 +285,96 @@ def test_what_cannot_be_made_into_tasks_is_named(case: str):
 def test_labels_stay_int64():
     scenario = build(text_corpus(), {"tasks": 2})
     assert all(split.labels.dtype == np.int64 for task in scenario.tasks for split in (task.train, task.test))
+
+
+# Held-out samples
+
+
+def held_out_of(config_held_out: Any, train: int = 40, classes: int = 4, tasks: int = 2) -> Scenario:
+    """Class-incremental over a corpus of `train` samples a class, with so many held out."""
+    found = make_config(
+        {"model": "m", "data": "x", "scenario": {"tasks": tasks, "class_order": "natural"}, "held_out": config_held_out}
+    )
+    return build_scenario(found, [plain_corpus([train] * classes)])
+
+
+def plain_corpus(sizes: list[int]) -> Corpus:
+    def examples(part: str, counts: list[int]) -> Examples:
+        labels = np.repeat(np.arange(len(counts)), counts)
+        ids = tuple(f"{part}/{i}" for i in range(len(labels)))
+        return Examples(ids, labels, lambda at: [ids[i] for i in at], lambda at: " ".join(ids[i] for i in at))
+
+    names = tuple(f"class {c}" for c in range(len(sizes)))
+    return Corpus("x", "text", names, ("{}",), examples("train", sizes), examples("test", [3] * len(sizes)))
+
+
+@pytest.mark.parametrize(
+    ("asked", "train", "found"),
+    [(None, 40, 8), (None, 4, 0), (None, 5, 1), (None, 600, 100), (0, 40, 0), (6, 40, 6)],
+    ids=["a tenth", "fewer than ten", "ten", "at most 100", "none", "a number"],
+)
+def test_how_many_samples_are_held_out(asked: int | None, train: int, found: int):
+    for task in held_out_of(asked, train).tasks:
+        assert len(task.held_out) == found
+        assert len(task.train) == 2 * train - found
+        assert not set(task.train.ids) & set(task.held_out.ids)
+        assert task.held_out.read([0])[0] == task.held_out.ids[0] if found else True
+
+
+def test_none_held_out_leaves_the_tasks_as_they_are():
+    plain, asked = held_out_of(0), held_out_of(8)
+    for one, other in zip(plain.tasks, asked.tasks, strict=True):
+        assert len(one.held_out) == 0
+        kept = [i for i in one.train.ids if i not in other.held_out.ids]
+        assert list(other.train.ids) == kept  # in the order that they had
+
+
+def test_each_task_may_have_a_number_of_its_own():
+    assert [len(task.held_out) for task in held_out_of([3, 0]).tasks] == [3, 0]
+    with pytest.raises(ConfigError, match=r"held_out: 3 numbers for 2 tasks \(task-01, task-02\)\. Give one number"):
+        held_out_of([1, 2, 3])
+
+
+def test_every_class_keeps_a_sample_to_train_on():
+    assert len(held_out_of(78).tasks[0].train) == 2
+    with pytest.raises(
+        ConfigError, match=r"held_out: 79 of the 80 training samples of task 'task-01'.* at most 78 out"
+    ):
+        held_out_of(79)
+    found = make_config({"model": "m", "data": "x", "scenario": {"tasks": 1}})
+    task = build_scenario(found, [plain_corpus([1] * 30)]).tasks[0]
+    assert (len(task.train), len(task.held_out)) == (30, 0)
+
+
+def test_held_out_samples_are_in_proportion_and_a_larger_number_keeps_them():
+    found = make_config({"model": "m", "data": "x", "scenario": {"tasks": 1}})
+    corpus, before = plain_corpus([200, 100, 40, 3, 1]), set[str]()
+    for count in (1, 4, 5, 17, 34, 60, 339):
+        one = found.model_copy(update={"held_out": count})
+        task = build_scenario(one, [corpus]).tasks[0]
+        assert len(task.held_out) == count
+        assert before <= set(task.held_out.ids)
+        before = set(task.held_out.ids)
+        counts = task.held_out.label_counts()
+        if count == 4:
+            assert counts == {0: 1, 1: 1, 2: 1, 3: 1}  # one of every class that has several
+        if count == 34:
+            assert counts == {0: 20, 1: 9, 2: 4, 3: 1} or counts == {0: 19, 1: 10, 2: 4, 3: 1}
+        assert set(task.train.label_counts()) == {0, 1, 2, 3, 4}
+
+
+def test_other_samples_and_their_order_move_none_that_is_held_out():
+    found = make_config({"model": "m", "data": "x", "scenario": {"tasks": 1}, "held_out": 10})
+    corpus = plain_corpus([50, 50])
+    turned = replace(corpus, train=corpus.train.take(np.arange(100)[::-1]))
+    one, other = (build_scenario(found, [c]).tasks[0].held_out for c in (corpus, turned))
+    assert set(one.ids) == set(other.ids)
+    seeded = build_scenario(found.model_copy(update={"seed": 9}), [corpus]).tasks[0]
+    assert seeded.held_out.ids == one.ids  # runs of other seeds are judged on the same
+
+
+def test_joint_training_holds_out_what_its_tasks_do():
+    scenario = held_out_of(6)
+    joint = joined(scenario).tasks[0]
+    assert joint.held_out.ids == scenario.tasks[0].held_out.ids + scenario.tasks[1].held_out.ids
+    assert not set(joint.train.ids) & set(joint.held_out.ids)

@@ -20,9 +20,10 @@ from torch import Tensor
 
 import prefmerge
 from prefmerge.continual.encoders import Augmentation
-from prefmerge.demo.model import BASE, LOGIT_SCALE, DigitsEncoder, load_base
-from prefmerge.demo.sizes import EMBED_WIDTH, HEAD_WIDTH, PATCH_SIZE
-from prefmerge.demo.tower import DigitsTower
+from prefmerge.continual.encoders.digits import LOGIT_SCALE, DigitsEncoder
+from prefmerge.continual.encoders.digits_sizes import EMBED_WIDTH, HEAD_WIDTH, PATCH_SIZE
+from prefmerge.continual.encoders.digits_tower import DigitsTower
+from prefmerge.demo.model import BASE, load_base
 from prefmerge.errors import CheckpointMismatch
 
 Arrays = Mapping[str, np.ndarray]
@@ -72,7 +73,7 @@ def images(count: int, side: int) -> Tensor:
 @pytest.fixture
 def nudged() -> DigitsEncoder:
     """As if it had been trained."""
-    encoder = DigitsEncoder()
+    encoder = DigitsEncoder(BASE)
     generator = torch.Generator().manual_seed(0)
     for tensor in encoder.state().values():
         tensor += 0.01 * torch.randn(tensor.shape, generator=generator)
@@ -126,7 +127,7 @@ def test_the_encoder_holds_the_shipped_base() -> None:
 
 
 def test_images_become_a_batch_that_the_tower_takes() -> None:
-    encoder, small = DigitsEncoder(), images(3, 8)
+    encoder, small = DigitsEncoder(BASE), images(3, 8)
     batch = encoder.prepare(list(small))
     assert tuple(batch["images"].shape) == (3, 1, 16, 16)
     assert torch.equal(batch["images"], encoder.prepare(list(small.numpy()))["images"])
@@ -142,7 +143,7 @@ def test_images_become_a_batch_that_the_tower_takes() -> None:
 def test_a_checkpoint_comes_back_from_folder_and_file(nudged: DigitsEncoder, tmp_path: Path) -> None:
     nudged.save(tmp_path / "saved")
     for path in (tmp_path / "saved", tmp_path / "saved" / "model.safetensors"):
-        encoder = DigitsEncoder()
+        encoder = DigitsEncoder(BASE)
         assert all(torch.equal(w, nudged.state()[name]) for name, w in encoder.read(path).items())
         assert same(encoder, load_file(BASE))  # reading leaves the tower alone
         encoder.load(path)
@@ -152,13 +153,13 @@ def test_a_checkpoint_comes_back_from_folder_and_file(nudged: DigitsEncoder, tmp
 def test_a_saved_folder_is_what_a_merge_takes(nudged: DigitsEncoder, tmp_path: Path) -> None:
     nudged.save(tmp_path / "task")
     prefmerge.merge(BASE, [tmp_path / "task"], tmp_path / "merged", method="last", scale=0.0)
-    encoder = DigitsEncoder()
+    encoder = DigitsEncoder(BASE)
     encoder.load(tmp_path / "merged")
     assert same(encoder, load_file(BASE))
 
 
 def test_another_models_checkpoint_is_refused_and_changes_nothing(tmp_path: Path) -> None:
-    encoder, weights = DigitsEncoder(), load_file(BASE)
+    encoder, weights = DigitsEncoder(BASE), load_file(BASE)
     weights["proj.weight"] = weights["proj.weight"][:, :5].contiguous()
     save_file(weights, tmp_path / "other.safetensors")
     with pytest.raises(CheckpointMismatch, match=r"'proj\.weight' has shape \(64, 5\), the model's has \(64, 96\)"):

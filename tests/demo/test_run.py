@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -19,12 +20,15 @@ pytest.importorskip("sklearn", reason="the demo's digits come with scikit-learn 
 pytest.importorskip("matplotlib", reason="the demo draws with matplotlib (extra demo)")
 
 import prefmerge
+from prefmerge.continual.encoders.digits import DigitsEncoder
+from prefmerge.continual.evaluation import evaluate_checkpoint, open_run
 from prefmerge.continual.finetuning import Progress
 from prefmerge.continual.heads import Head
+from prefmerge.continual.kept import read_kept
 from prefmerge.demo import run
 from prefmerge.demo.digits import NAMES, SHOWN, TASKS, Digits, load_digits
 from prefmerge.demo.evaluate import accuracies, right_images
-from prefmerge.demo.model import DigitsEncoder
+from prefmerge.demo.model import BASE
 from prefmerge.demo.report import verdicts
 from prefmerge.demo.run import COMMON_SCALE
 from prefmerge.demo.train import REGIME
@@ -50,7 +54,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
 
 def test_numbers_are_those_of_the_files(done: tuple[Path, dict[str, Any], str]) -> None:
     out, result, _ = done
-    digits, encoder, head = load_digits(), DigitsEncoder(), Head.load(out / "head.safetensors")
+    digits, encoder, head = load_digits(), DigitsEncoder(BASE), Head.load(out / "head.safetensors")
     stored = json.loads((out / "demo.json").read_text())
     assert stored == json.loads(json.dumps(result))
     assert [row["method"] for row in stored["rows"][:5]] == ["base", "last", "average", "magmax", "tunable_magmax"]
@@ -80,7 +84,7 @@ def test_the_run_folder_is_that_of_a_finetuning(done: tuple[Path, dict[str, Any]
     made = read_run(out)
     assert made.finished
     assert [task.name for task in made.tasks] == list(NAMES)
-    encoder, base = DigitsEncoder(), DigitsEncoder().state()
+    encoder, base = DigitsEncoder(BASE), DigitsEncoder(BASE).state()
     assert all((encoder.read(made.base_path)[name] == tensor).all() for name, tensor in base.items())
     for t, task in enumerate(made.tasks):
         assert task.classes == tuple(str(y) for y in TASKS[t])
@@ -253,3 +257,19 @@ def test_importing_the_demo_is_cheap() -> None:
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert found.stdout.strip() == "[]"
     assert prefmerge.__version__
+
+
+def test_a_moved_demo_is_a_run_like_any_other(done: tuple[Path, dict[str, Any], str], tmp_path: Path) -> None:
+    """Evaluated on the images that it kept: those of the digits' part for validation, which nothing trains on."""
+    moved = shutil.copytree(done[0], tmp_path / "moved")
+    digits = load_digits()
+    opened = open_run(moved)
+    assert opened.judged_on == "held-out"
+    assert [len(task.test) for task in opened.scenario.tasks] == [40] * len(TASKS)
+    found = evaluate_checkpoint(opened.run.last_path, moved, device="cpu")
+    encoder = DigitsEncoder(BASE)
+    right = right_images(opened.run.last_path, encoder, Head.load(moved / "head.safetensors"), digits, "validation")
+    assert found.overall.right == sum(right.values())
+    kept = read_kept(opened.run)
+    assert kept is not None
+    assert set(kept.held_out[2].ids) == {f"digit-{i}" for i in digits.ids("validation", 2)}

@@ -14,6 +14,7 @@ pytest.importorskip("accelerate", reason="training is accelerate's (extra demo)"
 pytest.importorskip("sklearn", reason="the demo's digits come with scikit-learn (extra demo)")
 
 from prefmerge.continual.config import make_config
+from prefmerge.continual.finetuning import Progress
 from prefmerge.continual.training import fine_tune
 from prefmerge.demo.digits import NAMES, TASKS, Digits, load_digits
 from prefmerge.demo.model import load_base
@@ -90,3 +91,18 @@ def test_examples_are_the_images_of_their_numbers(few: Digits) -> None:
         (image,) = examples.read([at])
         np.testing.assert_array_equal(image, few.pixels[ids[at]][None])
     assert examples.fingerprint([0, 1]) == few.examples(ids[:2]).fingerprint([0, 1]) != examples.fingerprint([1, 0])
+
+
+def test_a_run_from_before_images_were_kept_goes_on(few: Digits, tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    def heard(now: Progress) -> None:
+        if now.done:
+            raise Stop
+
+    with pytest.raises(Stop):
+        fine_tune_in_sequence(*load_base(), few, tmp_path / "run", 5, QUICK, progress=heard)
+    file = tmp_path / "run" / "config.yaml"
+    file.write_text(file.read_text().replace("held_out: 40\n", ""))
+    assert checkpoints(trained(tmp_path / "run", few, 5)) == checkpoints(trained(tmp_path / "new", few, 5))

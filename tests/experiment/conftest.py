@@ -15,6 +15,7 @@ scenario: {kind: class-incremental, tasks: 3}
 training: {method: METHOD, epochs: 2, batch: 8, learning_rate: 0.003, warmup_steps: 2, threads: 1, device: cpu}
 head: prototype
 seed: SEED
+held_out: 0
 """
 LABELS = ("ab", "cd", "ef", "gh", "ij", "kl")
 

@@ -155,8 +155,17 @@ def trained(run: Run) -> None:
         table.add_row(task.name, _few(task.classes), f"{sum(task.label_counts.values()):,}", task.file)
     console.print(table)
     console.print(f"{run.folder}: {run.training} fine-tuning of {run.about.get('encoder', {}).get('id', 'a model')}.")
+    kept = run.about.get("kept")
+    if kept:
+        what = "texts" if run.about.get("encoder", {}).get("inputs") == "text" else "images"
+        console.print(
+            f"Held-out samples: {kept['held_out']:,} {what}, {_bytes(kept['held_out_bytes'])}; the base's embeddings "
+            f"of {kept['embeddings']:,} training samples, {_bytes(kept['embeddings_bytes'])}."
+        )
     console.print(f"Next: prefmerge evaluate --run {run.folder}")
     console.print(f"      prefmerge merge --run {run.folder} -o merged/ --prefer uniform")
+    if kept:
+        console.print(f"      prefmerge adapt --run {run.folder} --labels seen.csv -o for-my-site/")
 
 
 def _few(names: Sequence[str]) -> str:
@@ -187,11 +196,18 @@ def evaluated(found: Evaluation) -> None:
         table.add_row(name, f"{samples:,}", _percent(agnostic), _percent(aware))
     low, high = found.to_json()["overall"]["interval"]
     console = _console()
+    _say_samples(console, found.about)
     console.print(table)
     console.print(
         f"Accuracy among all classes of the head, and among the task's own; the first overall: {_percent(low)} to "
         f"{_percent(high)} (95 % interval)."
     )
+
+
+def _say_samples(console: Console, about: Mapping[str, Any]) -> None:
+    """One line where other samples than the data's test samples were judged."""
+    if about.get("note"):
+        console.print(about["note"])
 
 
 def over_seeds(found: Mapping[str, Any]) -> None:
@@ -204,6 +220,7 @@ def over_seeds(found: Mapping[str, Any]) -> None:
         spread = [f"{_percent(row[k]['mean'])} ± {100 * row[k]['std']:.1f}" for k in ("agnostic", "aware")]
         table.add_row(row["name"], *spread)
     console = _console()
+    _say_samples(console, found)
     console.print(table)
     console.print(f"Mean ± standard deviation over {found['runs']} runs, in percent.")
 
@@ -211,6 +228,7 @@ def over_seeds(found: Mapping[str, Any]) -> None:
 def matrix(found: MatrixReport) -> None:
     """Every checkpoint of a run on every task, and what that says of forgetting."""
     console = _console()
+    _say_samples(console, found.about)
     for knowing, title in (("agnostic", "Among all classes"), ("aware", "Among the task's own classes")):
         table = Table("after", *found.tasks, "mean", "overall", title=title, title_justify="left", box=box.SIMPLE)
         for column in table.columns[1:]:

@@ -66,7 +66,8 @@ def evaluate(
     """Accuracy of a checkpoint on every task of a run. Needs the extra `train`.
 
     Without a checkpoint: all of the run's, each on every task, and what was forgotten. With several runs, which differ
-    in their seed: mean and standard deviation over them, of the checkpoints given or of the last ones.
+    in their seed: mean and standard deviation over them, of the checkpoints given or of the last ones. Where the data
+    cannot be read, the samples that the run held out are taken.
     """
     checkpoints, runs = checkpoints or [], run or []
     if not runs:
@@ -99,7 +100,7 @@ def evaluate(
             opened = evaluation.open_run(runs[0])
             device = evaluation.best_device(opened.config)
             parts = (opened.encoder, opened.run, opened.head, opened.scenario)
-            every = evaluation.evaluate_matrix(*parts, device=device, progress=report, **how)
+            every = evaluation.evaluate_matrix(*parts, device=device, progress=report, about=opened.about(), **how)
             found, print_it = every.to_json(), functools.partial(show.matrix, every)
     if json:
         show.as_json(found)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
 
 from prefmerge.errors import ConfigError
 from prefmerge.runs import Training
@@ -139,7 +139,24 @@ class FinetuneConfig(_Part):
     scenario: ScenarioConfig = ScenarioConfig()
     head: Literal["auto", "text", "prototype"] = "auto"  # auto: text where there is a text side
     training: TrainingConfig = TrainingConfig()
+    # Samples of each task that training does not see and the run keeps, to judge and adapt it where the data are not.
+    # None: a tenth of the task, at most 100. 0: none, as in the papers. Resolved to one number, or one for each task.
+    held_out: int | tuple[int, ...] | None = None
     seed: int = Field(default=0, ge=0, lt=2**32)
+
+    @field_validator("held_out", mode="plain")
+    @classmethod
+    def _whole(cls, value: Any) -> Any:
+        several = value if isinstance(value, list | tuple) else [0 if value is None else value]
+        if not several or any(type(one) is not int or one < 0 for one in several):
+            raise ValueError(
+                "expected a number of samples of each task (0 keeps none), or a list with one number for each task"
+            )
+        return tuple(value) if isinstance(value, list | tuple) else value
+
+    @field_serializer("held_out")
+    def _as_list(self, value: Any) -> Any:
+        return list(value) if isinstance(value, tuple) else value  # pydantic warns of a tuple beside a number
 
     @field_validator("model", mode="before")
     @classmethod

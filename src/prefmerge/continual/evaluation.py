@@ -20,8 +20,8 @@ import numpy as np
 from prefmerge.continual.data.examples import concatenated
 from prefmerge.continual.features import Progress, embed
 from prefmerge.continual.metrics import Metrics, mean_std, metrics, wilson
-from prefmerge.continual.scenarios import Scenario, check_inputs
-from prefmerge.errors import CheckpointMismatch, DataError, RunError
+from prefmerge.continual.scenarios import ClassInfo, Scenario, Task, check_inputs
+from prefmerge.errors import CheckpointMismatch, DataError, MissingExtra, RunError
 from prefmerge.runs import IN_SEQUENCE, Run, read_run
 
 if TYPE_CHECKING:
@@ -197,6 +197,7 @@ class MatrixReport:
     checkpoints: tuple[str, ...]
     baseline: Evaluation  # theta_0
     evaluations: tuple[Evaluation, ...]
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -230,6 +231,7 @@ class MatrixReport:
 
         return {
             "format": MATRIX_FORMAT,
+            **({"about": dict(self.about)} if self.about else {}),
             "training": self.training,
             "checkpoints": list(self.checkpoints),
             "tasks": [{"name": task.name, "n": task.n} for task in self.baseline.tasks],
@@ -248,6 +250,7 @@ def evaluate_matrix(
     device: str | torch.device | None = None,
     cache: Path | None = None,
     progress: Progress | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> MatrixReport:
     """`evaluate` theta_0 and every checkpoint of a run, in order; the encoder holds the last one afterwards.
 
@@ -271,58 +274,146 @@ def evaluate_matrix(
 
         encoder.load(path)
         found.append(evaluate(encoder, head, scenario, batch=batch, device=device, cache=cache, progress=counted))
-    return MatrixReport(run.training, tuple(task.name for task in run.tasks), found[0], tuple(found[1:]))
+    names = tuple(task.name for task in run.tasks)
+    return MatrixReport(run.training, names, found[0], tuple(found[1:]), about or {})
 
 
 @dataclass(frozen=True)
 class OpenedRun:
-    """A run with all that evaluation needs. The encoder holds the model that the configuration names."""
+    """A run with all that evaluation needs. The encoder holds the run's base."""
 
     run: Run
     config: FinetuneConfig
     scenario: Scenario  # the tasks of the data; in joint training too, which makes one of them
     encoder: Encoder
     head: Head
+    judged_on: Literal["test", "held-out"] = "test"  # what `scenario` has as test samples
+    note: str | None = None  # why these are not the data's test samples, in a line
+
+    def about(self) -> dict[str, Any]:
+        """What a report says of the samples."""
+        return {"samples": self.judged_on, **({} if self.note is None else {"note": self.note})}
 
 
 def open_data(run_folder: str | Path) -> tuple[Run, FinetuneConfig, Scenario]:
-    """A run's manifest, configuration and data, checked to be those that the run was made with; no model is loaded.
+    """A run's manifest, configuration and data; the test samples are those that the run was begun with. No model is
+    loaded.
 
     `scenario` has the tasks of the data, also in joint training, which makes one of them. Raises RunError where the
-    data changed; what reading them raises.
+    test samples changed; what reading the data raises. Training samples are not compared: `check_samples` does.
     """
-    from prefmerge.continual.config import read_config
     from prefmerge.continual.data import load_corpus
-    from prefmerge.continual.run_folder import CONFIG, check_samples
+    from prefmerge.continual.run_folder import check_samples, run_config
     from prefmerge.continual.scenarios import build_scenario
 
     run = read_run(run_folder)
-    config = read_config(run.folder / CONFIG)
+    config = run_config(run.folder)
     scenario = build_scenario(config, [load_corpus(one, config.seed) for one in config.data])
-    check_samples(scenario, run.folder, {(task.name, "test") for task in scenario.tasks})
+    check_samples(scenario, run.folder, {(task.name, "test") for task in scenario.tasks}, ("test",))
     return run, config, scenario
 
 
-def open_run(run_folder: str | Path) -> OpenedRun:
-    """Read a run's manifest, configuration, data, encoder and head, and check that they still belong together.
+def open_kept(run_folder: str | Path) -> tuple[Run, FinetuneConfig, Scenario] | None:
+    """`open_data` out of the run alone: the samples that it held out are its test samples too, and there are none to
+    train on. None where a task has none. Raises RunError where what the run kept is damaged.
+    """
+    from prefmerge.continual.data.examples import no_examples
+    from prefmerge.continual.kept import read_kept
+    from prefmerge.continual.run_folder import run_config
 
-    Raises RunError where the data or the classes are no longer those of the run, or it names no head; what reading its
-    parts raises.
+    run = read_run(run_folder)
+    kept = read_kept(run)
+    if kept is None or not all(len(one) for one in kept.held_out):
+        return None
+    tasks = tuple(
+        Task(name, own, among, no_examples(), held_out, held_out)
+        for name, own, among, held_out in zip(kept.names, kept.of_task, kept.among, kept.held_out, strict=True)
+    )
+    return run, run_config(run.folder), _scenario(run, kept.classes, tasks)
+
+
+def open_tasks(run_folder: str | Path) -> tuple[Run, FinetuneConfig, Scenario]:
+    """What a run says of its tasks and classes, for whoever brings samples: those of `scenario` are empty.
+
+    The data are opened only where the manifest is of a kind that does not say what its inputs are.
+    """
+    from prefmerge.continual.data.examples import no_examples
+    from prefmerge.continual.head_file import read_head
+    from prefmerge.continual.run_folder import run_config
+
+    run = read_run(run_folder)
+    if run.head_path is None or run.training == "joint" or "inputs" not in run.about.get("encoder", {}):
+        return open_data(run_folder)
+    classes = read_head(run.head_path).classes
+    at = {name: row for row, name in enumerate(classes)}
+    tasks = []
+    for task in run.tasks:
+        unknown = next((name for name in task.classes if name not in at), None)
+        if unknown is not None:
+            raise RunError(
+                f"{run.head_path}: has no class {unknown!r}, which task {task.name!r} of the run has. Copy the whole "
+                "run folder again from where it was made."
+            )
+        own = tuple(at[name] for name in task.classes)
+        among = own if run.about.get("scenario") == "datasets" else tuple(range(len(classes)))
+        tasks.append(Task(task.name, own, among, no_examples(), no_examples()))
+    return run, run_config(run.folder), _scenario(run, classes, tuple(tasks))
+
+
+def _scenario(run: Run, classes: Sequence[str], tasks: tuple[Task, ...]) -> Scenario:
+    inputs = "text" if run.about.get("encoder", {}).get("inputs") == "text" else "image"
+    return Scenario(str(run.about.get("scenario")), inputs, tuple(ClassInfo(name, ()) for name in classes), tasks)
+
+
+def open_encoder(run: Run, config: FinetuneConfig) -> Encoder:
+    """The encoder of a run, holding its base, out of the run's own folder: weights, tokenizer and preprocessing. The
+    model that it began from may be gone, or have changed.
+
+    A CLIP is its image tower alone, which embeds no phrases. Models of open_clip come from where the configuration
+    says, since the run has not what makes them. Raises EncoderError, MissingExtra.
     """
     from prefmerge.continual.encoders import load_encoder
+    from prefmerge.continual.head_file import read_head
+
+    if config.model.kind == "open_clip" or not (run.base_path / "config.json").is_file():
+        return load_encoder(config.model)
+    own: dict[str, Any] = {"id": str(run.base_path), "revision": None}
+    if config.model.logit_scale is None and run.head_path is not None:
+        own["logit_scale"] = read_head(run.head_path).scale
+    found = load_encoder(config.model.model_copy(update=own), tower_alone=True)
+    found.name = config.model.id
+    return found
+
+
+def open_run(run_folder: str | Path, samples: Literal["any", "test", "none"] = "any") -> OpenedRun:
+    """Read a run's manifest, configuration, data, encoder and head, and check that they still belong together.
+
+    `samples`: "any": the data's test samples or, where the data cannot be read, those that the run held out; "test":
+    the data's alone; "none": no data are opened, and the scenario has no samples. Raises RunError where the test
+    samples or the classes are no longer those of the run, or it names no head; what reading its parts raises.
+    """
     from prefmerge.continual.heads import Head
 
     head_path = read_run(run_folder).head_path
     if head_path is None:
         raise RunError(f"{run_folder}: its manifest names no head, without which nothing can be evaluated.")
-    run, config, scenario = open_data(run_folder)
+    judged_on: Literal["test", "held-out"] = "test"
+    note = None
+    try:
+        run, config, scenario = open_tasks(run_folder) if samples == "none" else open_data(run_folder)
+    except (DataError, MissingExtra, OSError) as error:
+        kept = open_kept(run_folder) if samples == "any" else None
+        if kept is None:
+            raise
+        (run, config, scenario), judged_on = kept, "held-out"
+        note = f"The samples that the run held out take the place of the test samples: {error}"
     head = Head.load(head_path)
     wrong = _other_classes(head, scenario)
     if wrong:
         raise RunError(f"{head_path}: the data changed since the run: {wrong}. Restore the data, or begin another run.")
-    encoder = load_encoder(config.model)
+    encoder = open_encoder(run, config)
     check_inputs(scenario, encoder)
-    return OpenedRun(run, config, scenario, encoder, head)
+    return OpenedRun(run, config, scenario, encoder, head, judged_on, note)
 
 
 def best_device(config: FinetuneConfig) -> str:
@@ -346,15 +437,20 @@ def evaluate_checkpoint(
     progress: Progress | None = None,
     per_class: bool = False,
 ) -> Evaluation:
-    """`evaluate` any checkpoint, merged ones too, on the test samples of a run, with its head.
+    """`evaluate` any checkpoint, merged ones too, on the test samples of a run, with its head. Where the data cannot be
+    read: on the samples that the run held out, which `about` then says.
 
     `device`: None: `best_device`. Raises what `open_run`, `Encoder.load` and `evaluate` raise.
     """
-    opened = open_run(run_folder)
-    opened.encoder.load(Path(checkpoint))
+    from prefmerge.continual.heads import Head
+
+    opened, checkpoint = open_run(run_folder), Path(checkpoint)
+    opened.encoder.load(checkpoint)
+    own = checkpoint / "head.safetensors"  # of `prefmerge adapt`: the model answers with this one
+    head = Head.load(own) if own.is_file() else opened.head
     return evaluate(
         opened.encoder,
-        opened.head,
+        head,
         opened.scenario,
         batch=batch,
         device=best_device(opened.config) if device is None else device,
@@ -367,6 +463,8 @@ def evaluate_checkpoint(
             "training": opened.run.training,
             "seed": opened.config.seed,
             "classes": list(opened.head.classes),
+            **opened.about(),
+            "head": "the run's" if head is opened.head else "the checkpoint's own",
         },
     )
 
@@ -385,6 +483,12 @@ def summary_over_seeds(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, An
             raise DataError(
                 f"evaluation {at + 1} is of other classes than the first. A mean over seeds needs the same data."
             )
+        judged = [one.get("samples", "test") for one in (about[0], theirs)]
+        if judged[0] != judged[1]:
+            raise DataError(
+                f"evaluation {at + 1} is on {judged[1]} samples, the first on {judged[0]} samples. A mean over seeds "
+                "needs the same: put the data back where the runs had them."
+            )
         if theirs and theirs in about[:at]:
             raise DataError(f"evaluation {at + 1} is the same as an earlier one: {theirs.get('checkpoint')}.")
     names = [[task["name"] for task in one["tasks"]] for one in evaluations]
@@ -401,6 +505,7 @@ def summary_over_seeds(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, An
 
     return {
         "runs": len(evaluations),
+        **{key: about[0][key] for key in ("samples", "note") if key in about[0]},
         "overall": over([one["overall"] for one in evaluations]),
         "mean": over([one["mean"] for one in evaluations]),
         "tasks": [

@@ -26,6 +26,7 @@ from prefmerge.checkpoints import atomic
 from prefmerge.continual import run_folder
 from prefmerge.continual.config import FinetuneConfig
 from prefmerge.continual.data.examples import Examples
+from prefmerge.continual.kept import write_kept
 from prefmerge.continual.scenarios import Scenario, Task, check_inputs
 from prefmerge.errors import ConfigError, DiskFull, RunError, require
 from prefmerge.runs import IN_SEQUENCE, Run, RunTask
@@ -86,6 +87,8 @@ def finetune(
     found = run_folder.look(out, config, force)
     if found is not None and found.finished:
         return found
+    if found is not None and config.held_out is None:  # the default is another for a run from before there was one
+        config = config.model_copy(update={"held_out": run_folder.kept_config(out).held_out})
     corpora = [load_corpus(one, config.seed) for one in config.data]
     scenario = build_scenario(config, corpora)
     encoder = load_encoder(config.model)
@@ -113,7 +116,14 @@ def resolved(config: FinetuneConfig, scenario: Scenario, encoder: Encoder) -> Fi
         data = tuple(one.model_copy(update={"epochs": epochs}) for one, epochs in zip(data, own, strict=True))
     if training.warmup_steps is None and training.warmup_fraction is None:
         chosen["warmup_steps"] = WARMUP_STEPS
-    return config.model_copy(update={"data": data, "training": training.model_copy(update=chosen)})
+    held_out = tuple(len(task.held_out) for task in scenario.tasks)
+    return config.model_copy(
+        update={
+            "data": data,
+            "training": training.model_copy(update=chosen),
+            "held_out": held_out[0] if len(set(held_out)) == 1 else held_out,
+        }
+    )
 
 
 def run_tasks(
@@ -183,7 +193,9 @@ class _Job:
 
 
 def _begin(job: _Job, head: Head, about: Mapping[str, Any]) -> Run:
-    """Write what a run has before its first task; the manifest last."""
+    """Write what a run has before its first task, while the encoder is the base; the manifest last."""
+    from prefmerge.continual.training import torch_threads
+
     out, config = job.out, job.config
     size = sum(tensor.numel() * tensor.element_size() for tensor in job.encoder.state().values())
     fisher = 2 if config.training.method == "ewc" else 0
@@ -200,6 +212,8 @@ def _begin(job: _Job, head: Head, about: Mapping[str, Any]) -> Run:
             run_folder.save_checkpoint(job.encoder, folder)
         head.save(out / run_folder.HEAD)
         atomic.write_whole(out / run_folder.SAMPLES, samples)
+        with torch_threads(config.training.threads):  # they decide the last bits of the embeddings
+            kept = write_kept(out, job.scenario, job.encoder, job.accelerator.device)
     names = [one.name for one in job.scenario.classes]
     run = Run(
         folder=out,
@@ -222,6 +236,7 @@ def _begin(job: _Job, head: Head, about: Mapping[str, Any]) -> Run:
             "encoder": {"id": job.encoder.name, "inputs": job.encoder.kind, "width": job.encoder.width},
             "processes": job.accelerator.num_processes,
             "versions": run_folder.versions(),
+            **({} if kept is None else {"kept": kept}),
             **about,
         },
     )

@@ -104,7 +104,7 @@ def read_task_labels(path: Path) -> dict[str, dict[str, int]]:
             raise DataError(f"{path}: expected an object of objects, {{task: {{class: number of samples}}}}.")
         tasks = {str(task): _counts(counts, f"{path}: task {task!r}") for task, counts in found.items()}
     elif path.suffix.lower() in TABLES:
-        columns = _header(path)
+        columns = header(path)
         named = {what: _column(columns, known) for what, known in _TASK_COLUMNS.items()}
         lacking = [what for what, name in named.items() if name is None]
         if columns and lacking:
@@ -190,7 +190,7 @@ def read_pairs(path: Path, classes: Sequence[str], kind: Kind) -> Examples:
         if rows.kind != kind:
             raise DataError(f"{path}: holds {rows.kind}s, and the model reads {kind}s.")
     elif path.suffix.lower() in TABLES:
-        name, columns = _input_column(path, kind), _header(path)
+        name, columns = _input_column(path, kind), header(path)
         label = _column(columns, LABEL_COLUMNS)
         if columns and label is None:
             raise DataError(
@@ -365,7 +365,7 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     return [(number, line.strip()) for number, line in enumerate(found, 1) if line.strip()]
 
 
-def _header(path: Path) -> list[str]:
+def header(path: Path) -> list[str]:
     """The names of a table's columns; none where it cannot be read, which `read_table` then says."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as opened:
@@ -382,7 +382,7 @@ def _column(columns: Sequence[str], known: Sequence[str]) -> str | None:
 
 
 def _labels_of_table(path: Path) -> Counter[str]:
-    columns = _header(path)
+    columns = header(path)
     name, many = _column(columns, LABEL_COLUMNS), _column(columns, _COUNT_COLUMNS)
     if name is None and len(columns) == 1:  # a list without a header
         return Counter(next(csv.reader([line]))[0].strip() for _, line in _lines(path))
@@ -404,7 +404,7 @@ def _labels_of_table(path: Path) -> Counter[str]:
 
 def _input_column(path: Path, kind: Kind) -> str | None:
     """The column that holds what the model reads; None where the table cannot be read, which `read_table` says."""
-    columns, other = _header(path), "image" if kind == "text" else "text"
+    columns, other = header(path), "image" if kind == "text" else "text"
     name = _column(columns, _INPUT_COLUMNS[kind])
     if not columns or name is not None:
         return name

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from prefmerge.checkpoints import atomic
-from prefmerge.continual.config import FinetuneConfig, make_config
+from prefmerge.continual.config import FinetuneConfig, anchored, make_config
 from prefmerge.continual.data.examples import Examples
+from prefmerge.continual.kept import FILES as KEPT
 from prefmerge.continual.scenarios import Scenario, Task
 from prefmerge.errors import DiskFull, OutputError, OutputExists, RunError
 from prefmerge.runs import FILE, Run, read_run
@@ -43,7 +44,7 @@ _FISHER = "fisher"  # EWC's F after a task; -NN says which
 _INDIFFERENT = re.compile(r"training\.(workers|save_every)|data\[\d+\]\.path")  # samples are compared by their ids
 _PLACES = re.compile(r"model\.id|data\[\d+\]\.(name|test)")
 _NO_SPACE = ("No space left", "Disk quota exceeded", "File too large", "file write failed", "unexpected pos")
-_RESOLVED = re.compile(r"training\.(epochs|warmup_steps)|data\[\d+\]\.epochs")
+_RESOLVED = re.compile(r"training\.(epochs|warmup_steps)|data\[\d+\]\.epochs|held_out")
 
 
 def look(out: Path, config: FinetuneConfig, force: bool) -> Run | None:
@@ -90,7 +91,7 @@ def clear(out: Path, config: FinetuneConfig) -> None:
         (out / FILE).unlink(missing_ok=True)
         atomic.write_whole(out / CONFIG, config.to_yaml().encode())
         remove_scratch(out)
-        for name in (SAMPLES, LOG, HEAD, BASE, TASKS):
+        for name in (SAMPLES, LOG, HEAD, BASE, TASKS, *KEPT):
             atomic.remove(out / name)
         (out / TASKS).mkdir()
 
@@ -147,7 +148,17 @@ def kept_config(out: Path) -> FinetuneConfig:
         raise RunError(f"{file}: the run's configuration cannot be read: {error}.") from error
     if not isinstance(found, dict):
         raise RunError(f"{file}: the run's configuration is not a mapping. Was it edited by hand?")
-    return make_config(found, str(file))
+    return make_config({"held_out": 0, **found}, str(file))  # a run that does not say it trained on all samples
+
+
+def holds_none_out(out: Path) -> bool:
+    """Whether a run was begun there that trains on every sample."""
+    return (out / FILE).is_file() and kept_config(out).held_out == 0
+
+
+def run_config(out: Path) -> FinetuneConfig:
+    """`kept_config` with paths that exist beside it made absolute: what finds the run's data again."""
+    return anchored(kept_config(out), out)
 
 
 def _differences(kept: FinetuneConfig, asked: FinetuneConfig) -> list[tuple[str, Any, Any]]:
@@ -219,11 +230,13 @@ def _labels(examples: Examples) -> str:
     return xxhash.xxh3_128_hexdigest(examples.labels.astype("<i8").tobytes())
 
 
-def check_samples(scenario: Scenario, out: Path, contents: Container[tuple[str, str]] = ()) -> None:
+def check_samples(
+    scenario: Scenario, out: Path, contents: Container[tuple[str, str]] = (), parts: Container[str] = ("train", "test")
+) -> None:
     """Raise RunError unless the scenario has the very samples that the run in `out` was begun with.
 
-    Ids and labels are compared always; contents, which means to read all files, for the pairs (task, "train" or "test")
-    in `contents`.
+    Ids and labels are compared in `parts`; contents, which means to read all files, for the pairs (task, "train" or
+    "test") in `contents`.
     """
     file = out / SAMPLES
     try:
@@ -234,6 +247,8 @@ def check_samples(scenario: Scenario, out: Path, contents: Container[tuple[str, 
     restore = "Restore the data, or begin another run."
     for old, task in zip(kept, scenario.tasks, strict=False):
         for part, examples in _parts(task):
+            if part not in parts:
+                continue
             before, now = old.get(part, []), list(examples.ids)
             if old.get("name") != task.name or before != now:
                 gone, come = len(set(before) - set(now)), len(set(now) - set(before))

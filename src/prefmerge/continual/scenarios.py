@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prefmerge.continual.data.choice import keyed
-from prefmerge.continual.data.examples import Corpus, Examples, Kind, concatenated
+from prefmerge.continual.data.choice import in_proportion, keyed
+from prefmerge.continual.data.examples import Corpus, Examples, Kind, concatenated, no_examples
 from prefmerge.continual.data.labels import folded
 from prefmerge.continual.data.registry import CLASS_ORDERS, REGISTRY, registered
 from prefmerge.errors import ConfigError, DataError
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from prefmerge.continual.config import FinetuneConfig
     from prefmerge.continual.encoders.protocol import Encoder
 
+HELD_OUT = 100  # samples of a task, by default, where that is no more than a tenth of it
 DEFAULT_TASKS = 5  # both papers' smallest T
+HELD_OUT = 100  # samples of a task that are held out by default, or a tenth of it where that is less
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,14 @@ class ClassInfo:
 
 @dataclass(frozen=True)
 class Task:
-    """What one checkpoint learns. Labels of `train` and `test` are positions in the scenario's classes."""
+    """What one checkpoint learns. Labels of its samples are positions in the scenario's classes."""
 
     name: str  # letters, digits, - and _ only: also the name of the checkpoint's folder
     classes: tuple[int, ...]  # the head's rows in training
     among: tuple[int, ...]  # the head's rows when the task is not known: all, or those of its own data set
     train: Examples
     test: Examples
+    held_out: Examples = field(default_factory=no_examples)  # training samples that no training sees
     epochs: int | None = None  # where the data set has its own; None: training.epochs
 
 
@@ -87,6 +90,7 @@ def build_scenario(config: FinetuneConfig, corpora: Sequence[Corpus]) -> Scenari
             f"scenario.tasks: {config.scenario.tasks}, but a {kind} scenario of these data has {len(scenario.tasks)} "
             f"tasks ({', '.join(task.name for task in scenario.tasks)}). Leave `tasks` out."
         )
+    scenario = replace(scenario, tasks=_with_held_out(scenario.tasks, config.held_out))
     for task in scenario.tasks:
         for split, examples in (("training", task.train), ("test", task.test)):
             if not len(examples):
@@ -97,6 +101,32 @@ def build_scenario(config: FinetuneConfig, corpora: Sequence[Corpus]) -> Scenari
                     "classes out, or ask for fewer tasks."
                 )
     return scenario
+
+
+def _with_held_out(tasks: Sequence[Task], asked: int | tuple[int, ...] | None) -> tuple[Task, ...]:
+    """The tasks with so many of their training samples held out; the rest keeps its order."""
+    counts = asked if isinstance(asked, tuple) else (asked,) * len(tasks)
+    if len(counts) != len(tasks):
+        raise ConfigError(
+            f"held_out: {len(counts)} numbers for {len(tasks)} tasks ({', '.join(task.name for task in tasks)}). Give "
+            "one number, or one for each task."
+        )
+    result = []
+    for task, count in zip(tasks, counts, strict=True):
+        # No seed: runs that differ in theirs are judged on the same samples.
+        most = len(task.train) - len(task.train.label_counts())  # so that every class is trained on
+        count = min(HELD_OUT, len(task.train) // 10, most) if count is None else count
+        if count > most and count:
+            raise ConfigError(
+                f"held_out: {count} of the {len(task.train)} training samples of task {task.name!r}, which needs one "
+                f"to train on for each of its {len(task.train.label_counts())} classes. Hold at most {most} out."
+            )
+        if count:
+            chosen = in_proportion(task.train.ids, task.train.labels, count, "held out of training")
+            rest = np.setdiff1d(np.arange(len(task.train)), chosen)
+            task = replace(task, train=task.train.take(rest), held_out=task.train.take(chosen))
+        result.append(task)
+    return tuple(result)
 
 
 def check_inputs(scenario: Scenario, encoder: Encoder) -> None:
@@ -120,6 +150,7 @@ def joined(scenario: Scenario) -> Scenario:
         among=everything,
         train=concatenated([task.train for task in scenario.tasks]),
         test=concatenated([task.test for task in scenario.tasks]),
+        held_out=concatenated([task.held_out for task in scenario.tasks]),
         epochs=epochs.pop() if len(epochs) == 1 else None,
     )
     return Scenario("joint", scenario.inputs, scenario.classes, (joint,))

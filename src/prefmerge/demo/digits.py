@@ -125,6 +125,7 @@ def scenario_of(digits: Digits) -> Scenario:
             among=tuple(range(len(CLASSES))),
             train=digits.examples(digits.ids("train", t)),
             test=digits.examples(digits.ids("test", t)),
+            held_out=digits.examples(digits.ids("validation", t)),  # which no training sees anyway
         )
         for t, (name, classes) in enumerate(zip(NAMES, TASKS, strict=True))
     )

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 from prefmerge import similarity
 from prefmerge.checkpoints import atomic
 from prefmerge.continual.config import TrainingConfig
+from prefmerge.continual.encoders.digits import DigitsEncoder
 from prefmerge.continual.finetuning import Progress
 from prefmerge.demo.digits import NAMES, PLACES, SHOWN, TASKS, Digits, Place, load_digits
 from prefmerge.demo.evaluate import Right, accuracies, right_images, share
-from prefmerge.demo.model import DigitsEncoder, load_base
+from prefmerge.demo.model import load_base
 from prefmerge.demo.report import draw, merge_command, show
 from prefmerge.demo.train import REGIME, fine_tune_in_sequence
 from prefmerge.errors import OutputExists, require

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prefmerge.continual import run_folder
 from prefmerge.continual.config import DataConfig, FinetuneConfig, ModelConfig, ScenarioConfig, TrainingConfig
 from prefmerge.continual.finetuning import Progress, run_tasks
-from prefmerge.demo.digits import TASKS, Digits, scenario_of
+from prefmerge.demo.digits import PARTS, TASKS, Digits, scenario_of
 
 if TYPE_CHECKING:
     from prefmerge.continual.encoders.protocol import Encoder
@@ -37,12 +38,15 @@ REGIME = TrainingConfig(
 
 
 def configuration(seed: int, regime: TrainingConfig = REGIME) -> FinetuneConfig:
-    """What the run folder says of itself. Model and data are the demo's own: no name or path leads to them."""
+    """What the run folder says of itself. Model and data are the demo's own: no name or path leads to them; the run
+    keeps what evaluation needs.
+    """
     return FinetuneConfig(
         model=ModelConfig(id="prefmerge's demo"),
         data=(DataConfig(name="scikit-learn's digits", kind="image"),),
         scenario=ScenarioConfig(kind="class-incremental", tasks=len(TASKS), class_order="natural"),
         training=regime,
+        held_out=2 * PARTS["validation"],  # of a task's two digits
         seed=seed,
     )
 
@@ -60,4 +64,6 @@ def fine_tune_in_sequence(
 ) -> Run:
     """theta_1..theta_T in the run folder `out`, from the base that the encoder holds. Raises as `run_tasks` does."""
     config = configuration(seed, regime)
+    if not force and run_folder.holds_none_out(out):  # begun before the demo kept images: it goes on without
+        config = config.model_copy(update={"held_out": 0})
     return run_tasks(scenario_of(digits), encoder, lambda: head, config, out, force=force, progress=progress)

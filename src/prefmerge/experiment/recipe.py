@@ -333,5 +333,7 @@ def _anchored(recipe: Experiment, file: Path) -> Experiment:
 def training_config(recipe: Experiment, training: str, seed: int) -> FinetuneConfig:
     """The configuration of one of the runs that the recipe trains."""
     assert isinstance(recipe.finetune, dict)
-    made = make_config({**recipe.finetune, "seed": seed}, "finetune")
+    # The papers train on every sample: an experiment holds some out only where it is asked to.
+    held_out = recipe.finetune.get("held_out")
+    made = make_config({**recipe.finetune, "seed": seed, "held_out": held_out or 0}, "finetune")
     return made.model_copy(update={"training": made.training.model_copy(update={"method": training})})

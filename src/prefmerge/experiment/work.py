@@ -82,7 +82,7 @@ class Bench:
 
     def __init__(self, run: str, out: Path, threads: int | None = None) -> None:
         self.folder, self.out = run, out
-        self.opened: OpenedRun = open_run(run)
+        self.opened: OpenedRun = open_run(run, samples="test")
         found = self.opened.run
         paths = [found.task_path(index) for index in range(len(found.tasks))]
         self.candidates = Candidates(found.base_path, paths, [task.name for task in found.tasks], threads=threads)

@@ -83,7 +83,7 @@ def search(
     space = space or Space()
     place = None if out is None else Output.of(out)
     with contextlib.nullcontext() if place is None else _held(place, force):
-        opened = open_run(run)
+        opened = open_run(run, samples="none")  # whoever searches brings them
         _check_run(opened.run)
         classes = [one.name for one in opened.scenario.classes]
         samples = read_pairs(Path(pairs), classes, opened.scenario.inputs)

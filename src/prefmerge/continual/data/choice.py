@@ -3,7 +3,8 @@
 A sample's place depends on its id, the seed and the purpose alone: neither on the order of the file nor on how many
 are asked for, so a larger number keeps the samples of a smaller one. `held_out`: class c with n_c samples gives
 floor(f n_c) to the test set, and what lacks to round(f N) comes one each from the classes with the largest remainders;
-a class of two or more gives at least one. Cost: one hash a sample. Leaves out: contents (equal images may be parted).
+a class of two or more gives at least one. `in_proportion` chooses so many in the same spirit. Cost: one hash a sample.
+Leaves out: contents (equal images may be parted).
 """
 
 from __future__ import annotations
@@ -40,6 +41,18 @@ def per_class(ids: Sequence[str], labels: np.ndarray, count: int, seed: int) -> 
     """Ascending positions of at most `count` samples of each class."""
     chosen = [i for at in _by_label(labels).values() for i in _ranked(ids, at, "per class", seed)[:count]]
     return np.asarray(sorted(chosen), dtype=np.int64)
+
+
+def in_proportion(ids: Sequence[str], labels: np.ndarray, count: int, purpose: str, seed: int = 0) -> np.ndarray:
+    """Ascending positions of `count` samples: one of every class that has several, then of each class in proportion to
+    its size. A larger count keeps those of a smaller one; the last sample of a class is taken after all others.
+    """
+    order = [
+        (0 if place == 0 and len(at) > 1 else (place + 1) / len(at), _rank(ids[i], purpose, seed), i)
+        for at in _by_label(labels).values()
+        for place, i in enumerate(_ranked(ids, at, purpose, seed))
+    ]
+    return np.asarray(sorted(i for _, _, i in sorted(order)[:count]), dtype=np.int64)
 
 
 def _rank(name: str, purpose: str, seed: int) -> tuple[int, str]:

@@ -54,6 +54,19 @@ class Examples:
         return dict(sorted(Counter(self.labels.tolist()).items()))
 
 
+def no_examples() -> Examples:
+    """None at all."""
+    return Examples((), np.zeros(0, np.int64), _nothing, _nothing_print, ())
+
+
+def _nothing(at: Sequence[int]) -> list[Any]:
+    return []
+
+
+def _nothing_print(at: Sequence[int]) -> str:
+    return ""
+
+
 def concatenated(parts: Sequence[Examples]) -> Examples:
     """All samples of several splits, one after another. At least one part."""
     if len(parts) == 1:

@@ -9,6 +9,7 @@ clip.py            CLIP: the image tower is trained, the text side is frozen
 vision.py          ViT, DINOv2 and other image backbones without a text side
 open_clip.py       open_clip's models, where torchvision can be imported
 open_clip_keys.py  open_clip's names and shapes to Hugging Face's, and back
+digits.py          the demo's tiny vision transformer; digits_tower.py is its module
 images.py          preprocessing with Pillow; random resized crop
 
 Importing this loads no torch.
@@ -16,7 +17,6 @@ Importing this loads no torch.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefmerge.continual.encoders.protocol import Augmentation, Batch, Encoder
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Augmentation", "Batch", "Encoder", "load_encoder"]
 
+DIGITS = "prefmerge-digits"  # the demo's
 SENTENCE = (
     "albert",
     "bert",
@@ -57,9 +58,10 @@ VISION = (
 )
 
 
-def load_encoder(config: ModelConfig) -> Encoder:
+def load_encoder(config: ModelConfig, *, tower_alone: bool = False) -> Encoder:
     """The encoder that a configuration names, in float32, on the CPU, in eval mode.
 
+    `tower_alone`: the image tower of a CLIP will do, as a run has it; such an encoder embeds no phrases.
     `kind: auto` goes by the `model_type` of the folder's config.json. Raises EncoderError where the model is absent, of
     a kind that is not known, or lacks weights that the embeddings need, and MissingExtra without transformers.
     """
@@ -68,7 +70,16 @@ def load_encoder(config: ModelConfig) -> Encoder:
 
         return OpenClipEncoder(config)
     folder = local_folder(config.id, config.revision)
-    kind = _kind(folder, config.id) if config.kind == "auto" else config.kind
+    found = model_type(folder, config.id)
+    if found == DIGITS:
+        from prefmerge.continual.encoders.digits import DigitsEncoder
+
+        return DigitsEncoder(folder)
+    if tower_alone and found == "clip_vision_model" and config.kind in ("auto", "clip"):
+        from prefmerge.continual.encoders.clip import ClipTowerEncoder
+
+        return ClipTowerEncoder(config, folder)
+    kind = _kind(found, config.id) if config.kind == "auto" else config.kind
     if kind == "clip":
         from prefmerge.continual.encoders.clip import ClipEncoder
 
@@ -82,8 +93,7 @@ def load_encoder(config: ModelConfig) -> Encoder:
     return SentenceEncoder(config, folder)
 
 
-def _kind(folder: Path, name: str) -> str:
-    found = model_type(folder, name)
+def _kind(found: str, name: str) -> str:
     if found == "clip":
         return "clip"
     if found in SENTENCE:

@@ -23,13 +23,14 @@ from prefmerge.continual.encoders.hugging_face import (
     tokenizer_of,
     transformers_or_missing,
 )
-from prefmerge.continual.encoders.images import final_size, image_processor, pixels
+from prefmerge.continual.encoders.images import final_size, image_processor, kept, pixels
 from prefmerge.continual.encoders.protocol import Augmentation
 from prefmerge.errors import EncoderError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+CLIP_SCALE = 100.0  # what CLIP's own scale was clipped at; a run's head has the exact one
 _AT_ONCE = 256  # phrases
 _BESIDE_IMAGES = ("preprocessor_config.json", "processor_config.json")  # what an image tower alone has a use for
 
@@ -70,6 +71,9 @@ class ClipEncoder(HuggingFaceEncoder):
         """Images (N, 3, H, W) float32, normalised."""
         return {"pixel_values": pixels(self._processor, inputs, augmentation, seeds)}
 
+    def keep(self, inputs: Sequence[Any]) -> tuple[str, list[Any]]:
+        return kept(self._processor, inputs)
+
     def phrases(self, phrases: Sequence[str]) -> Tensor:
         """By the text side, which nothing trains or loads, on the tower's device."""
         import torch
@@ -92,6 +96,41 @@ class ClipEncoder(HuggingFaceEncoder):
             for path, content in self._files.items()
             if path in _BESIDE_IMAGES or path.lower().startswith("licen")
         }
+
+
+class ClipTowerEncoder(HuggingFaceEncoder):
+    """The image tower of a CLIP alone, as a run's folder has it. Its head is there already: it embeds no phrases."""
+
+    def __init__(self, config: ModelConfig, folder: Path) -> None:
+        super().__init__(config, folder)
+        from PIL import Image
+
+        from prefmerge.continual.encoders.towers import ClipTower
+
+        self.kind = "image"
+        self._processor = image_processor(folder, self.name)
+        tower, missing = loaded("CLIPVisionModelWithProjection", folder, self.name)
+        self.logit_scale = CLIP_SCALE if config.logit_scale is None else config.logit_scale
+        height, width = final_size(self._processor)
+        self._settle(ClipTower(tower), missing, self.prepare([Image.new("RGB", (width, height))]))
+
+    def prepare(
+        self, inputs: Sequence[Any], augmentation: Augmentation | None = None, seeds: Sequence[int] | None = None
+    ) -> dict[str, Tensor]:
+        """Images (N, 3, H, W) float32, normalised."""
+        return {"pixel_values": pixels(self._processor, inputs, augmentation, seeds)}
+
+    def keep(self, inputs: Sequence[Any]) -> tuple[str, list[Any]]:
+        return kept(self._processor, inputs)
+
+    def phrases(self, phrases: Sequence[str]) -> Tensor | None:
+        raise EncoderError(
+            f"model {self.name!r}: the run has its image tower alone, which embeds no phrases. Give the whole CLIP "
+            "that it was trained from."
+        )
+
+    def _companions(self) -> dict[str, bytes]:
+        return self._files
 
 
 def _image_tower(whole: Any) -> Any:

@@ -71,12 +71,13 @@ class HuggingFaceEncoder(Encoder):
             )
         self.width = int(embedding.shape[1])
         self._stored_as = _names_in_files(tower.model)
-        described: Any = tower.get_submodule("model")
+        module: Any = tower.get_submodule("model")
+        described = {key: value for key, value in module.config.to_dict().items() if key != "_name_or_path"}
         self.preprocessing = json.dumps(
             {
                 "settings": self._settings,
                 "files": {path: xxhash.xxh3_64_hexdigest(content) for path, content in sorted(self._files.items())},
-                "model": described.config.to_dict(),
+                "model": described,
             },
             sort_keys=True,
             default=str,

@@ -17,7 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefmerge.continual.encoders.protocol import Augmentation
+import numpy as np
+
+from prefmerge.continual.encoders.protocol import Augmentation, ReadyImage
 from prefmerge.errors import EncoderError, require
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _SIZE_KEYS = ("height", "width", "shortest_edge")
+_RESIZES = ("do_resize", "do_center_crop", "do_pad")
 _TRIES = 10  # boxes drawn before the middle is taken; torchvision's number
 
 
@@ -53,16 +56,41 @@ def pixels(
     augmentation: Augmentation | None = None,
     seeds: Sequence[int] | None = None,
 ) -> Tensor:
-    """Images as a batch (N, 3, H, W), float32. With an augmentation, image i is cropped by `seeds[i]` alone."""
+    """Images as a batch (N, 3, H, W), float32. With an augmentation, image i is cropped by `seeds[i]` alone; without,
+    a `ReadyImage` is not resized again.
+    """
+    import torch
+
     rgb = [as_rgb(image) for image in images]
     if augmentation is None:
-        return processor(images=rgb, return_tensors="pt")["pixel_values"].float()
+        ready = [isinstance(image, ReadyImage) for image in images]
+        if len(set(ready)) > 1:
+            return torch.cat([pixels(processor, [image]) for image in images])
+        done = dict.fromkeys(_RESIZES, False) if any(ready) else {}
+        done = {name: value for name, value in done.items() if hasattr(processor, name)}
+        return processor(images=rgb, return_tensors="pt", **done)["pixel_values"].float()
     size = final_size(processor)
     cropped = [
         resized_crop(image, size, augmentation, seed) for image, seed in zip(rgb, one_each(seeds, rgb), strict=True)
     ]
     done = {name: False for name in ("do_resize", "do_center_crop") if hasattr(processor, name)}
     return processor(images=cropped, return_tensors="pt", **done)["pixel_values"].float()
+
+
+def kept(processor: Any, images: Sequence[Any]) -> tuple[str, list[np.ndarray]]:
+    """Images as they are stored, (H, W, 3) uint8 each: "ready", after the processor's resize and crop, where `pixels`
+    then gives the same bits as for the image itself; else "rgb", the whole image.
+    """
+    import torch
+
+    rgb = [as_rgb(image) for image in images]
+    still = {name: False for name in ("do_rescale", "do_normalize") if hasattr(processor, name)}
+    found = [np.asarray(one) for one in processor(images=rgb, return_tensors="np", **still)["pixel_values"]]
+    if all(one.dtype == np.uint8 and one.ndim == 3 and len(one) == 3 for one in found):
+        done = [np.ascontiguousarray(np.moveaxis(one, 0, -1)) for one in found]
+        if torch.equal(pixels(processor, [ReadyImage(one) for one in done]), pixels(processor, rgb)):
+            return "ready", done
+    return "rgb", [np.asarray(image) for image in rgb]
 
 
 def one_each(seeds: Sequence[int] | None, images: Sequence[Any]) -> Sequence[int]:
@@ -75,6 +103,10 @@ def one_each(seeds: Sequence[int] | None, images: Sequence[Any]) -> Sequence[int
 
 def as_rgb(image: Any) -> Image:
     """Three channels, whatever the image has; RGB comes back as it is."""
+    if isinstance(image, ReadyImage):
+        from PIL import Image as images
+
+        return images.fromarray(image.pixels)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
@@ -104,8 +136,6 @@ def resized_crop(image: Image, size: tuple[int, int], augmentation: Augmentation
 
 def crop_box(width: int, height: int, augmentation: Augmentation, seed: int) -> tuple[int, int, int, int]:
     """The random box in an image of this size, in pixels: left, top, right, bottom (exclusive)."""
-    import numpy as np
-
     draw = np.random.default_rng(seed)
     low, high = math.log(augmentation.ratio[0]), math.log(augmentation.ratio[1])
     for _ in range(_TRIES):

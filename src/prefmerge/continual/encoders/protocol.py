@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from prefmerge.continual.data.examples import Kind
 
 if TYPE_CHECKING:
@@ -29,6 +31,13 @@ class Augmentation:
 
     scale: tuple[float, float] = (0.9, 1.0)  # of the image's area
     ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height; torchvision's default, which the authors' code takes
+
+
+@dataclass(frozen=True, eq=False)
+class ReadyImage:
+    """An image as the encoder's evaluation resize and crop left it, (H, W, 3) uint8: `prepare` only normalises it."""
+
+    pixels: np.ndarray
 
 
 class Encoder(abc.ABC):
@@ -49,6 +58,14 @@ class Encoder(abc.ABC):
         generator seeded with `seeds[i]` alone, so that neither workers nor batches change what is drawn. Text ignores
         it. Raises ValueError where there is an augmentation and not one seed for each image.
         """
+
+    def keep(self, inputs: Sequence[Any]) -> tuple[str, list[Any]]:
+        """How to store inputs so that `prepare` gives the same of them later, bit for bit: "text" with strings; "rgb"
+        with whole images (H, W, 3) uint8; "ready" with images after the evaluation's resize and crop; "array".
+        """
+        if self.kind == "text":
+            return "text", [str(one) for one in inputs]
+        return "rgb", [np.asarray(one if one.mode == "RGB" else one.convert("RGB")) for one in inputs]
 
     @abc.abstractmethod
     def phrases(self, phrases: Sequence[str]) -> Tensor | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefmerge.continual.config import ModelConfig
 from prefmerge.continual.encoders.hugging_face import HuggingFaceEncoder, loaded
-from prefmerge.continual.encoders.images import final_size, image_processor, pixels
+from prefmerge.continual.encoders.images import final_size, image_processor, kept, pixels
 from prefmerge.continual.encoders.protocol import Augmentation
 from prefmerge.errors import EncoderError
 
@@ -53,6 +53,9 @@ class VisionEncoder(HuggingFaceEncoder):
     ) -> dict[str, Tensor]:
         """Images (N, 3, H, W) float32, normalised."""
         return {"pixel_values": pixels(self._processor, inputs, augmentation, seeds)}
+
+    def keep(self, inputs: Sequence[Any]) -> tuple[str, list[Any]]:
+        return kept(self._processor, inputs)
 
     def phrases(self, phrases: Sequence[str]) -> None:
         """There is no text side."""

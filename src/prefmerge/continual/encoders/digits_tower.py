@@ -16,7 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from prefmerge.demo.sizes import DEPTH, EMBED_WIDTH, HEAD_WIDTH, IMAGE_SIZE, MLP_WIDTH, PATCH_SIZE, WIDTH
+from prefmerge.continual.encoders.digits_sizes import (
+    DEPTH,
+    EMBED_WIDTH,
+    HEAD_WIDTH,
+    IMAGE_SIZE,
+    MLP_WIDTH,
+    PATCH_SIZE,
+    WIDTH,
+)
 
 DEVIATION = 0.02  # of the normal distribution that matrices are drawn from
 # 16 inputs only: keep the tokens' size near one; columns of norm near one.
