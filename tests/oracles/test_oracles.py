@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from tests.oracles import methods, selection, shares
+from tests.oracles import methods, mixtures, selection, shares
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -143,3 +143,13 @@ def test_oracles_agree_with_mergekit(recipe: str) -> None:
         merged = GOLDEN_MERGES[recipe](start, [task[name] for task in tasks])
         # float32 sums of three terms below 1: a few units of 6e-8.
         np.testing.assert_allclose(merged, expected[name].reshape(-1), rtol=0, atol=5e-7)
+
+
+def test_a_mix_of_three_tasks_worked_out_by_hand() -> None:
+    rows, ones = [[1.0, 0.0, 0.0]] * 3 + [[0.0, 1.0, 0.0]], [1.0] * 4
+    assert mixtures.expectation_maximisation(rows, ones, 1.0, [1 / 3] * 3, 5) == [0.75, 0.25, 0]
+    assert mixtures.expectation_maximisation(rows, ones, 0.5, [1 / 3] * 3, 5) == [2.5 / 3, 0.5 / 3, 0]
+    assert mixtures.best_of_three(lambda s: mixtures.log_likelihood(rows, ones, s), 4) == (0.75, 0.25, 0)
+    confusion = [[0.5, 0.5, 0], [0, 1, 0], [0, 0, 1]]
+    assert mixtures.best_of_three(lambda s: -mixtures.least_squares(confusion, [0.25, 0.75, 0], s), 4) == (0.5, 0.5, 0)
+    assert mixtures.task_likelihood([0.6, 0.3, 0.1], [0.5, 0.25, 0.25], [0, 2]) == pytest.approx(0.8)
