@@ -6,6 +6,8 @@
       samples.json          the ids of every task's training and test samples
       base/  tasks/*/       checkpoints: folders (or files) that `prefmerge merge` takes
       head.safetensors      the frozen head
+      held-out/             samples of each task that no training saw, where the configuration holds some out
+      base-embeddings.safetensors   the base's embeddings of training samples, likewise
       log.jsonl             one line per event
 
 `prefmerge merge --run`, importance `step` (which refuses independent training) and everything that evaluates start

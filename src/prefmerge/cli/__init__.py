@@ -14,7 +14,7 @@ import importlib
 
 from prefmerge.cli.app import app, main
 
-for _module in ("merging", "prefer", "search", "inspect", "training", "bench", "demo"):
+for _module in ("merging", "adapt", "prefer", "search", "inspect", "training", "bench", "demo"):
     importlib.import_module(f"prefmerge.cli.{_module}")  # registers its commands
 
 __all__ = ["app", "main"]

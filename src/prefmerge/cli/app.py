@@ -12,7 +12,7 @@ import typer
 from prefmerge.cli import options as o
 from prefmerge.errors import PrefmergeError
 
-GOES_ON = ("finetune", "prefer", "search", "bench")  # commands that keep what they did and go on with it
+GOES_ON = ("finetune", "adapt", "prefer", "search", "bench")  # commands that keep what they did and go on with it
 
 app = typer.Typer(
     name="prefmerge",

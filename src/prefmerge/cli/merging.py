@@ -54,7 +54,8 @@ def merge(
 ) -> None:
     """Merge a base and its tasks into one model with a receipt.
 
-    The receipt says how it was made and which task owns how much of it. An explicit flag wins over the recipe file.
+    The receipt says how it was made and which task owns how much of it. An explicit flag wins over the recipe file. To
+    have the model chosen by measurement for a target, see `prefmerge adapt`.
     """
     _something(inputs, run)
     if out is None and not dry_run:

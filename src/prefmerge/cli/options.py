@@ -152,6 +152,12 @@ EXAMPLES = {
         "prefmerge evaluate --run my-run --json",
         "prefmerge evaluate --run my-run --run my-run-seed-4",
     ),
+    "adapt": (
+        "prefmerge adapt --run my-run --labels seen.csv -o for-my-place/",
+        "prefmerge adapt --run my-run --inputs photos/ -o for-my-photos/",
+        "prefmerge adapt --run my-run --pairs seen.csv -o for-my-pairs/",
+        "prefmerge adapt --run my-run --prefer task-01=0.8,task-02=0.2 -o for-my-mix/",
+    ),
     "prefer": (
         "prefmerge prefer --run my-run --labels seen.csv -o preference.json",
         "prefmerge prefer --run my-run --features photos/ --similarity mmd",

@@ -89,7 +89,7 @@ def prefer(
     force: o.Force = False,
     json: o.Json = False,
 ) -> None:
-    """Find the preference for a place from what is at hand there.
+    """Find the preference for a place from what is at hand there. (`prefmerge adapt` goes on to the model for it.)
 
     Labels alone, inputs alone, or both; with nothing, every task gets the same. Prints the share of each task and how
     sure it is. Inputs are encoded by every checkpoint (extra `places`), labels need no more than the core.

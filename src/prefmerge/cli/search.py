@@ -54,6 +54,7 @@ def search(
 ) -> None:
     """Search for the preference and scale with the best accuracy on labelled samples of a place.
 
+    Most people want `prefmerge adapt --pairs`, which chooses among more models and says how good the choice is.
     Needs inputs with labels (with labels or inputs alone, see `prefmerge prefer`) and the extra `places`. The same
     command goes on with a search that was interrupted.
     """

@@ -144,9 +144,12 @@ def run(
     force: bool = False,
     sha256: bool = False,
     progress: Progress | None = None,
+    beside: Mapping[str, bytes] | None = None,
     block: int = BLOCK,
 ) -> Receipt:
-    """Carry out a recipe. `block` (elements read at a time) is for tests: no value depends on it."""
+    """Carry out a recipe. `beside`: files, by name, to put beside the weights of a folder. `block` (elements read at a
+    time) is for tests: no value depends on it.
+    """
     started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
     threads = threads or available_cores()
     allowance = _allowance(parse_bytes(max_memory), threads, block)
@@ -186,7 +189,7 @@ def run(
             data["output"] = {"path": str(out), "kind": kind, "files": [], "fingerprint": fingerprint.hexdigest()}
             _add_digests(data, fingerprint)
             if kind == "folder":
-                _add_companions(output, planned, companions, data)
+                _add_companions(output, planned, companions, data, beside or {})
             written: list[Receipt] = []
 
             def receipt(files: list[dict[str, Any]]) -> bytes:
@@ -308,9 +311,15 @@ def _base_content(planned: Plan) -> str:
     return content_fingerprint(planned.base.checkpoint)
 
 
-def _add_companions(output: Any, planned: Plan, companions: Companions, data: dict[str, Any]) -> None:
+def _add_companions(
+    output: Any, planned: Plan, companions: Companions, data: dict[str, Any], beside: Mapping[str, bytes]
+) -> None:
     data["notes"] += companions.notes()
+    for name, content in beside.items():
+        output.add_file(name, content)
     for name, path in companions.files.items():
+        if name in beside:
+            continue
         output.add_file(name, updated_config(path, planned.recipe) if name == "config.json" else path)
     output.add_file("README.md", model_card(data).encode())
 

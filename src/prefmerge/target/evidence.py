@@ -1,0 +1,107 @@
+"""What the user has of the target, read: labels, inputs, pairs, a stated mix, and the shares that they tell.
+
+    labels            counts of classes -> shares
+    inputs            embeddings under theta_0 -> shares, by label shift
+    pairs             their labels; their inputs too where tasks share classes. They judge the candidates as well
+    together          counts and inputs of other samples join in one estimate
+    prefer            shares as stated; pairs then only judge
+
+Cost: labels: milliseconds, no torch. Inputs: a forward pass each under theta_0. Leaves out: the estimates (`shares`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from prefmerge.continual import places
+from prefmerge.continual.data.examples import Examples, concatenated
+from prefmerge.errors import UsageError
+from prefmerge.preference import Preference
+from prefmerge.target.parameters import Parameters
+from prefmerge.target.shares import Shares, Tasks, from_inputs, from_labels, from_pairs, known_counts, stated
+from prefmerge.target.source import Source
+
+EACH = 100  # samples of a class whose base embeddings tell the tasks apart
+MOST = 2000  # inputs of the target that are encoded at most
+EmbedBase = Callable[[Examples, str], np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """`pairs`: labelled inputs of the target, or None. `source`: the one given, with base embeddings where needed."""
+
+    shares: Shares
+    pairs: Examples | None
+    source: Source
+    notes: tuple[str, ...]
+
+
+def read_evidence(asked: Parameters, source: Source, embed_base: EmbedBase) -> Evidence:
+    """Read what is at hand of the target. Raises DataError, UsageError, PreferenceError."""
+    notes: list[str] = []
+    tasks = source.tasks
+    pairs = None if asked.pairs is None else places.read_pairs(asked.pairs, tasks.classes, source.kind)
+    if asked.prefer is not None:
+        found = stated(tasks, Preference.parse(asked.prefer))
+        return Evidence(found, pairs, source, found.notes)
+    counts = None
+    if asked.labels is not None:
+        matched = places.matched(places.read_labels(asked.labels), tasks.classes)
+        counts, told = known_counts(matched, tasks)
+        notes += told
+    elif pairs is not None:
+        counts = np.bincount(pairs.labels, minlength=len(tasks.classes))
+    inputs = None if asked.inputs is None else places.read_features(asked.inputs, source.kind)
+    if inputs is not None and len(inputs) > MOST:
+        notes.append(f"{MOST} of the target's {len(inputs)} inputs were used.")
+        inputs = places.chosen(inputs, MOST, asked.seed)
+    how: dict[str, Any] = {"level": asked.level, "seed": asked.seed}
+    seen = "looking at the target's inputs"
+    if inputs is None and pairs is not None and tasks.shared:
+        # Labels cannot tell tasks with the same classes apart: the inputs of the pairs can.
+        source = _with_embeddings(source, asked, embed_base)
+        found = from_pairs(source.tasks, embed_base(pairs, seen), pairs.labels, **how)
+    elif inputs is None:
+        assert counts is not None
+        found = from_labels(tasks, counts, **how)
+        found = replace(found, source="labels" if pairs is None else "pairs")
+    else:
+        source = _with_embeddings(source, asked, embed_base)
+        if tasks.alike and pairs is not None:
+            inputs, counts = concatenated([replace(pairs, domains=None), replace(inputs, domains=None)]), None
+        found = from_inputs(source.tasks, embed_base(inputs, seen), label_counts=counts, **how)
+    return Evidence(found, pairs, source, (*found.notes, *notes))
+
+
+def _with_embeddings(source: Source, asked: Parameters, embed_base: EmbedBase) -> Source:
+    """The source with base embeddings of samples of its tasks: the run's own, or made now."""
+    tasks = source.tasks
+    if tasks.embeddings is not None:
+        return source
+    if source.samples is None:
+        raise UsageError(
+            "--inputs are compared with samples of the tasks, and there are none: the run kept no base embeddings and "
+            "its data cannot be opened. Give --labels, or a run made by this version of `prefmerge finetune`."
+        )
+    parts, of_task = [], []
+    for t, examples in enumerate(source.samples):
+        kept: Counter[int] = Counter()
+        chosen = []
+        for i in places.chosen_at(examples.ids, len(examples), asked.seed):
+            label = int(examples.labels[i])
+            if kept[label] < EACH:
+                kept[label] += 1
+                chosen.append(i)
+        parts.append(replace(examples.take(chosen), domains=None))
+        of_task += [t] * len(chosen)
+    together = concatenated(parts)
+    embedded = embed_base(together, "looking at the tasks' samples")
+    made = Tasks(
+        tasks.names, tasks.classes, tasks.of_task, tasks.counts, embedded, together.labels, np.asarray(of_task)
+    )
+    return replace(source, tasks=made)

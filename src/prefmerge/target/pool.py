@@ -1,0 +1,139 @@
+"""What `adapt` chooses from: checkpoints that are there, and merges of them, as settings of `merge`.
+
+Ordered tasks: the last checkpoint; each one whose task has a share above SINGLE; `tunable_magmax` with the optimal
+selection and step importance at two scales, with carry, and half-way to the last checkpoint; `increments` with six
+settings. Tasks without an order have no last one, no increments and no steps. A fixed rule that wins on one data set
+loses on another, so none is fixed. Source: ours. Cost: none here; two of the merges assign owners, the others are sums.
+Leaves out: merging (`merging.candidates`), encoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prefmerge.errors import UsageError
+from prefmerge.merging.recipe import Recipe
+from prefmerge.merging.recipe_file import read_recipe
+from prefmerge.preference import Preference, as_text
+
+SINGLE = 0.1  # share from which on a task's own checkpoint is tried as it is
+DIGITS = 10_000  # shares are rounded to this before they are merged with, so that what is printed is what was done
+INCREMENTS: tuple[Mapping[str, str], ...] = (
+    {"boost": "0.5"},
+    {"boost": "1"},
+    {"drop": "0.5"},
+    {"start": "0.75", "boost": "1"},
+    {"start": "0.75", "boost": "2"},
+    {"start": "0.5", "boost": "2"},
+)
+_BEST = {"method": "tunable_magmax", "selection": "optimal", "importance": "step", "scale": "1"}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One model: the checkpoint of `task` as it is (-1: the base), or a merge with `settings` of `merge`."""
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    task: int | None = None
+
+    @property
+    def single(self) -> bool:
+        return self.task is not None
+
+
+def rounded(shares: np.ndarray) -> Preference:
+    """Shares as a preference of short decimals; what is below half a unit is nothing."""
+    parts = [max(round(float(share) * DIGITS), 0) for share in shares]
+    return Preference.explicit([as_text(Fraction(part, DIGITS)) for part in parts])
+
+
+def candidates(names: Sequence[str], shares: np.ndarray, ordered: bool, own: Sequence[Path] = ()) -> list[Candidate]:
+    """The candidates for a mix, (T,) shares. `own`: recipes of the user. Raises UsageError, RecipeError."""
+    preference = {"preference": rounded(shares)}
+    wanted = {int(np.argmax(shares)) if not ordered else len(names) - 1, *np.flatnonzero(shares > SINGLE).tolist()}
+    found = [Candidate(_called(names, task, ordered), task=task) for task in sorted(wanted)]
+    if ordered:
+        found += [
+            Candidate("optimal + step, scale 1", {**_BEST, **preference}),
+            Candidate("optimal + step, scale 1.25", {**_BEST, **preference, "scale": "1.25"}),
+            Candidate("optimal + step, carry 0.5", {**_BEST, **preference, "carry": "0.5"}),
+            Candidate("optimal + step, half-way to the last", {**_BEST, **preference, "toward_last": "0.5"}),
+        ]
+        for settings in INCREMENTS:
+            told = ", ".join(f"{name} {value}" for name, value in settings.items())
+            found.append(Candidate(f"increments, {told}", {"method": "increments", **preference, **settings}))
+    else:
+        plain = {"method": "tunable_magmax", "selection": "optimal", **preference}
+        found += [
+            Candidate("optimal, scale 0.5", {**plain, "scale": "0.5"}),
+            Candidate("optimal, scale 1", {**plain, "scale": "1"}),
+            Candidate("optimal, strength 0.5, scale 1", {**plain, "scale": "1", "strength": "0.5"}),
+            Candidate("average", {"method": "average"}),
+            Candidate("max_abs", {"method": "max_abs"}),
+            Candidate("mean weighted by shares", {"method": "linear", "weights": _weights(shares)}),
+        ]
+    return [*found, *(_from_file(path, names) for path in own)]
+
+
+def baselines(shares: np.ndarray, ordered: bool) -> list[Candidate]:
+    """What the result is compared with beside the candidates: the base, MAGMAX and the paper's Tunable MAGMAX."""
+    preference = rounded(shares)
+    method = "magmax" if ordered else "max_abs"
+    return [
+        Candidate("base", task=-1),
+        Candidate("MAGMAX" if ordered else "max_abs", {"method": method, "scale": "0.5"}),
+        Candidate(
+            "Tunable MAGMAX (paper)",
+            {"method": "tunable_magmax", "selection": "paper", "preference": preference, "scale": "0.5"},
+        ),
+    ]
+
+
+def _called(names: Sequence[str], task: int, ordered: bool) -> str:
+    return "last checkpoint" if ordered and task == len(names) - 1 else f"checkpoint {names[task]}"
+
+
+def _weights(shares: np.ndarray) -> list[str]:
+    return [as_text(Fraction(round(float(share) * DIGITS), DIGITS)) for share in shares]
+
+
+def _from_file(path: Path, names: Sequence[str]) -> Candidate:
+    """The settings of a user's recipe, over the tasks that are adapted."""
+    recipe = read_recipe(path)
+    if recipe.as_task_vector:
+        raise UsageError(f"--candidate {path}: makes a task vector, not a model. Leave out as_task_vector.")
+    if len(recipe.tasks) != len(names):
+        raise UsageError(
+            f"--candidate {path}: has {len(recipe.tasks)} tasks, and {len(names)} are adapted: {', '.join(names)}. "
+            "List the same tasks in the same order."
+        )
+    if recipe.names != list(names) and sorted(recipe.names) == sorted(names):
+        raise UsageError(
+            f"--candidate {path}: has the tasks {', '.join(recipe.names)}; they are adapted as {', '.join(names)}. "
+            "List them in that order."
+        )
+    if recipe.base_weight:
+        raise UsageError(
+            f"--candidate {path}: gives the base a weight of its own ({as_text(recipe.base_weight)}), which adapt "
+            "cannot. Leave the base out, and give each model its own weight."
+        )
+    kept = {
+        name: getattr(recipe, name)
+        for name in Recipe.model_fields
+        if name not in ("base", "tasks", "notes", "density", "base_weight", "as_task_vector")
+        and getattr(recipe, name) != Recipe.model_fields[name].default
+    }
+    if recipe.preference is not None and recipe.preference.names is not None:
+        kept["preference"] = Preference.explicit(recipe.preference.shares(recipe.names))  # a run has its own names
+    if recipe.weights is not None:
+        kept["weights"] = list(recipe.weights)
+    if recipe.densities is not None:
+        kept["density"] = list(recipe.densities)
+    return Candidate(f"{path.stem} (yours)", {"method": recipe.method, **kept})

@@ -1,0 +1,153 @@
+"""What `adapt` found, as one value: what was chosen and why, what it is worth, and how to make the same again.
+
+Cost: none. Leaves out: finding it (`adapt`), writing it (`output`), drawing it (`report`).
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prefmerge.continual.head_file import FrozenHead
+from prefmerge.merging.api import recipe_of
+from prefmerge.merging.receipt import Receipt
+from prefmerge.merging.recipe import FLAGS, Recipe
+from prefmerge.preference import Preference, as_text
+from prefmerge.target.choice import Choice
+from prefmerge.target.estimates import Estimates
+from prefmerge.target.evidence import Evidence
+from prefmerge.target.parameters import Parameters
+from prefmerge.target.pool import Candidate
+from prefmerge.target.prior import Prior
+from prefmerge.target.source import Source
+
+FORMAT = "prefmerge-adapt/1"
+
+
+@dataclass(frozen=True, eq=False)
+class Adapted:
+    """What came out. `estimates` is None where there was nothing to judge by; `receipt` where nothing was written."""
+
+    source: Source
+    evidence: Evidence
+    prior: Prior
+    pool: tuple[Candidate, ...]
+    choice: Choice | None
+    chosen: Candidate
+    estimates: Estimates | None
+    head: FrozenHead | None
+    notes: tuple[str, ...]
+    cost: Mapping[str, float]
+    parameters: Parameters
+    receipt: Receipt | None = None
+
+    @property
+    def verdict(self) -> str:
+        """What was chosen and why, in a sentence or two."""
+        if self.choice is None:
+            told = "there are no samples of the tasks, so it could not be compared with anything"
+            return f"Took {self.chosen.name}: {told}."
+        if self.choice.best_single is None or not self.chosen.single:
+            return f"Chose {self.chosen.name} out of {len(self.pool)} candidates."
+        kept = f"Kept the weights of the {self.chosen.name}"
+        if self.choice.index == self.choice.best:
+            return f"{kept}: no other of the {len(self.pool)} candidates is better here."
+        best = self.pool[self.choice.best].name
+        return f"{kept}: {best} scores better, but by less than half a standard error."
+
+    def to_json(self) -> dict[str, Any]:
+        """What adapt.json holds: no path, no host."""
+        found: dict[str, Any] = {
+            "format": FORMAT,
+            "parameters": self.parameters.to_json(),
+            "tasks": list(self.source.tasks.names),
+            "target": self.evidence.shares.to_json(),
+            "prior": {
+                name: float(p) for name, p in zip(self.source.tasks.classes, self.prior.classes, strict=True) if p > 0
+            },
+            "chosen": {"name": self.chosen.name, "settings": told_settings(self.chosen)},
+            "verdict": self.verdict,
+            "estimates": None if self.estimates is None else self.estimates.to_json(),
+            "notes": list(self.notes),
+            "cost": dict(self.cost),
+        }
+        if self.choice is not None:
+            found["candidates"] = [
+                {
+                    "name": one.name,
+                    "single": one.single,
+                    "settings": told_settings(one),
+                    "first_score": float(self.choice.first[i]),
+                    "score": None if np.isnan(self.choice.scores[i]) else float(self.choice.scores[i]),
+                }
+                for i, one in enumerate(self.pool)
+            ]
+            found["choice"] = {
+                "ahead_of_best_checkpoint": self.choice.ahead,
+                "standard_error": self.choice.error,
+                "temperature": 1 / self.choice.fit.beta,
+                "rows_l2": self.choice.fit.l2 if np.isfinite(self.choice.fit.l2) else None,
+            }
+        return found
+
+
+def recipe(made: Adapted) -> Recipe:
+    """The recipe of the chosen model."""
+    source, chosen = made.source, made.chosen
+    names, paths = source.tasks.names, source.checkpoints
+    settings: dict[str, Any] = dict(chosen.settings)
+    if chosen.task is not None:
+        names, paths, settings = (names[chosen.task],), (paths[chosen.task],), {"method": "increments"}
+    if made.parameters.dtype is not None:
+        settings["dtype"] = made.parameters.dtype
+    return recipe_of(source.base, paths, names=names, **settings)
+
+
+def command(made: Adapted, out: str = "OUT", *, published: bool = False) -> str:
+    """The line of `prefmerge merge` that makes the same weights. `published`: for files that others may see, with names
+    in place of paths.
+    """
+
+    def told_path(path: Path) -> str:
+        return path.name if published else str(path)
+
+    source, chosen, asked = made.source, made.chosen, made.parameters
+    words = ["prefmerge", "merge"]
+    settings: dict[str, Any] = dict(chosen.settings)
+    if chosen.task is not None:
+        words += [told_path(source.base), told_path(source.checkpoints[chosen.task])]
+        settings = {"method": "increments"}
+    elif asked.run is not None:
+        words += ["--run", told_path(asked.run)]
+    else:
+        words += [told_path(path) for path in asked.checkpoints]
+    if asked.dtype is not None:
+        settings["dtype"] = asked.dtype
+    told = told_settings(replace(chosen, settings=settings))
+    by_file = {name: value for name, value in told.items() if name in ("weights", "density", "normalize")}
+    if by_file:
+        listed = (f"{name} {', '.join(v) if isinstance(v, list) else v}" for name, v in by_file.items())
+        return f"a recipe file with {'; '.join(listed)}"
+    for name, value in told.items():
+        for one in value if isinstance(value, list) else [value]:
+            words += [FLAGS[name], one.replace("_", "-") if name == "method" else one]
+    return " ".join(shlex.quote(word) for word in [*words, "-o", out])
+
+
+def told_settings(candidate: Candidate) -> dict[str, Any]:
+    """The settings of a candidate, for JSON and for people."""
+
+    def told(value: Any) -> Any:
+        if isinstance(value, Preference):
+            return value.describe()
+        if isinstance(value, Fraction):
+            return as_text(value)
+        return [told(one) for one in value] if isinstance(value, list | tuple) else str(value)
+
+    return {name: told(value) for name, value in candidate.settings.items()}

@@ -1,0 +1,282 @@
+"""`prefmerge adapt` as typed: a tiny BERT over words, three tasks, a run that has been moved."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import prefmerge
+from prefmerge.cli.options import EXAMPLES
+from prefmerge.continual.head_file import read_head
+from prefmerge.target.parameters import declarations, flag
+from tests.cli.conftest import Result
+
+pytest.importorskip("transformers", reason="adapt needs the extra places")
+pytest.importorskip("sklearn", reason="adapt needs the extra places")
+
+CONFIG = """\
+model: tiny
+data: words.csv
+scenario: {kind: class-incremental, tasks: 3}
+training: {method: sequential, epochs: 2, batch: 8, learning_rate: 0.003, warmup_steps: 2, threads: 1, device: cpu}
+head: prototype
+held_out: 12
+seed: 1
+"""
+CLASSES = ("ab", "cd", "ef", "gh", "ij", "kl")
+
+
+def write_words(path: Path, counts: dict[str, int], seed: int) -> None:
+    rng = random.Random(seed)
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("text", "label"))
+        for label, count in counts.items():
+            writer.writerows(("".join(rng.choices(label, k=8)), label) for _ in range(count))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run, made once; then its data and the model that it began from are removed, and it is moved."""
+    from prefmerge.continual.config import read_config
+    from prefmerge.continual.finetuning import finetune
+    from tests.continual.models import tiny_bert
+
+    folder = tmp_path_factory.mktemp("trained")
+    tiny_bert(folder / "tiny")
+    write_words(folder / "words.csv", dict.fromkeys(CLASSES, 24), 0)
+    (folder / "run.yaml").write_text(
+        CONFIG.replace("tiny", str(folder / "tiny")).replace("words.csv", str(folder / "words.csv"))
+    )
+    finetune(read_config(folder / "run.yaml"), folder / "first")
+    shutil.rmtree(folder / "tiny")
+    (folder / "words.csv").unlink()
+    (folder / "first").rename(folder / "my-run")
+    return folder
+
+
+@pytest.fixture
+def place(trained: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(trained / "my-run", folder / "my-run")
+    write_words(folder / "seen.csv", {"ab": 12, "cd": 6, "ij": 6}, 9)
+    (folder / "photos").mkdir()
+    with open(folder / "seen.csv", newline="") as file:
+        for i, row in enumerate(csv.DictReader(file)):
+            (folder / "photos" / f"{i}.txt").write_text(row["text"])
+    monkeypatch.setenv("PREFMERGE_CACHE", str(folder / "cache"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def site(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An output of labels, with its run beside it, made once."""
+    folder = tmp_path_factory.mktemp("site")
+    shutil.copytree(trained / "my-run", folder / "my-run")
+    write_words(folder / "seen.csv", {"ab": 12, "cd": 6, "ij": 6}, 9)
+    line = [sys.executable, "-m", "prefmerge", "adapt", "--run", "my-run", "--labels", "seen.csv", "-o", "site"]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PREFMERGE_CACHE", str(folder / "cache"))
+        done = subprocess.run(line, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "choosing" in done.stderr  # a sign of life where there is no terminal
+    return folder
+
+
+def adapted(call: Callable[[str], Result], line: str) -> dict[str, Any]:
+    done = call(f"adapt --run my-run {line} --json")
+    assert (done.code, done.exception) == (0, None), done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("line", EXAMPLES["adapt"])
+def test_the_examples_work(place: Path, call: Callable[[str], Result], line: str) -> None:
+    done = call(line.removeprefix("prefmerge "))
+    assert (done.code, done.exception) == (0, None), done.stderr
+    assert "accuracy at the target" in done.stdout
+    out = place / shlex.split(line)[-1]
+    assert {"adapt.json", "head.safetensors", "model.safetensors", "receipt.json", "report.html"} <= {
+        path.name for path in out.iterdir()
+    }
+    prefmerge.verify(out, rerun=True)
+
+
+def test_every_declared_parameter_is_a_flag(call: Callable[[str], Result]) -> None:
+    shown = call("adapt --help").stdout
+    for name, (_, declared) in declarations().items():
+        assert declared.argument or f"{flag(name)}" in shown, name
+
+
+def test_the_printed_command_makes_the_same_weights(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(site)
+    line = shlex.split(json.loads((site / "site" / "adapt.json").read_text())["command"])
+    assert line[:2] == ["prefmerge", "merge"]
+    if "--run" not in line:  # a checkpoint that is kept as it is: told by its names
+        line[2:4] = ["my-run/base", f"my-run/tasks/{line[3]}"]
+    subprocess.run([sys.executable, "-m", *line[:-1], "by-hand"], check=True, capture_output=True)
+    ours, theirs = (load_file(site / name / "model.safetensors") for name in ("site", "by-hand"))
+    assert all(ours[name].tobytes() == theirs[name].tobytes() for name in ours)
+
+
+def test_the_head_answers_with_prior_and_bias(
+    site: Path, call: Callable[[str], Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(site)
+    head, before = read_head(site / "site" / "head.safetensors"), read_head(site / "my-run" / "head.safetensors")
+    assert head.bias is not None
+    assert before.bias is None
+    by_class = dict(zip(head.classes, head.bias.tolist(), strict=True))
+    assert min(by_class["ab"], by_class["cd"]) > max(by_class["ef"], by_class["gh"])  # which the target does not have
+    done = call("evaluate site --run my-run --json --no-cache")
+    assert done.code == 0, done.stderr
+    about = json.loads(done.stdout)["about"]
+    assert (about["samples"], about["head"]) == ("held-out", "the checkpoint's own")
+
+
+def test_nothing_that_is_published_tells_of_this_machine(site: Path) -> None:
+    page = (site / "site" / "report.html").read_text()
+    for text in ((site / "site" / "adapt.json").read_text(), page):
+        assert str(site) not in text
+    assert "<script" not in page
+    assert "http://" not in page
+    assert "https://" not in page
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--labels seen.csv --inputs photos",
+        "--pairs seen.csv --inputs photos",
+        "--pairs seen.csv --prefer task-01=0.7,task-03=0.3",
+        "--labels seen.csv --no-prior",
+        "--labels seen.csv --keep 0.5 --metric balanced --unordered",
+    ],
+)
+def test_what_is_known_of_the_target_goes_together(place: Path, call: Callable[[str], Result], line: str) -> None:
+    found = adapted(call, line)
+    shares = found["target"]["shares"]
+    assert sum(shares.values()) == pytest.approx(1)
+    assert (
+        max(shares, key=lambda name: shares[name])
+        == next(name for name, classes in tasks_of(place).items() if "ab" in classes)
+        or "--prefer" in line
+    )
+    row = found["estimates"]["rows"][0]["accuracy"]
+    assert 0 <= row["low"] <= row["value"] <= row["high"] <= 1
+    names = {row["how"] for row in found["estimates"]["rows"]}
+    assert ("with the prior" in names) == ("--no-prior" not in line)
+
+
+def tasks_of(place: Path) -> dict[str, list[str]]:
+    run = json.loads((place / "my-run" / "run.json").read_text())
+    return {task["name"]: task["classes"] for task in run["tasks"]}
+
+
+def test_a_recipe_of_ones_own_is_tried(place: Path, call: Callable[[str], Result]) -> None:
+    tasks = "\n".join(f"  - model: my-run/tasks/{name}" for name in tasks_of(place))
+    (place / "mine.yaml").write_text(
+        f"merge_method: ties\nbase_model: my-run/base\nmodels:\n{tasks}\nparameters:\n  density: 0.5\n"
+    )
+    found = adapted(call, "--labels seen.csv --candidate mine.yaml")
+    assert "mine (yours)" in [one["name"] for one in found["candidates"]]
+
+
+def test_without_a_run(place: Path, call: Callable[[str], Result]) -> None:
+    (place / "samples").mkdir()
+    for name, classes in tasks_of(place).items():
+        write_words(place / "samples" / f"{name}.csv", dict.fromkeys(classes, 10), 3)
+    paths = " ".join(f"my-run/tasks/{name}" for name in tasks_of(place))
+    given = "--task-samples samples --head my-run/head.safetensors --labels seen.csv"
+    done = call(f"adapt my-run/base {paths} {given} -o site --json")
+    assert (done.code, done.exception) == (0, None), done.stderr
+    prefmerge.verify(place / "site", rerun=True)
+    done = call(f"adapt my-run/base {paths} --labels seen.csv")
+    assert done.code == 2
+    assert "without a run, give --task-samples PATH" in done.stderr
+
+
+def without_cost(found: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in found.items() if name not in ("cost", "command")}
+
+
+def test_killed_at_any_moment_it_leaves_nothing_partial_and_resumes(site: Path, tmp_path: Path) -> None:
+    """Two at once after the kills, from the same cache: both are right."""
+    expected = json.loads((site / "site" / "adapt.json").read_text())
+    line = [sys.executable, "-m", "prefmerge", "adapt", "--run", "my-run", "--labels", "seen.csv", "-o"]
+    env = {**os.environ, "PREFMERGE_CACHE": str(tmp_path / "cache")}
+    for wait in (1.0, 3.0, 5.0):
+        process = subprocess.Popen(
+            [*line, "killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=site, env=env
+        )
+        time.sleep(wait)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if (site / "killed").exists():
+            prefmerge.verify(site / "killed")
+            shutil.rmtree(site / "killed")
+    both = [
+        subprocess.Popen([*line, name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=site, env=env)
+        for name in ("killed", "other")
+    ]
+    assert [process.wait() for process in both] == [0, 0]
+    for name in ("killed", "other"):
+        assert without_cost(json.loads((site / name / "adapt.json").read_text())) == without_cost(expected)
+        prefmerge.verify(site / name)
+        ours, theirs = (load_file(site / folder / "model.safetensors") for folder in (name, "site"))
+        assert all(np.array_equal(ours[tensor], theirs[tensor]) for tensor in ours)
+    assert not [path for path in site.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "told"),
+    [
+        ("--labels seen.csv -o site.safetensors", 2, "the model comes with its head and a report, so it is a folder"),
+        ("--labels seen.csv -o my-run", 1, "exists already. Give another -o OUT, or --force"),
+        ("--labels wrong.csv", 1, "3 of the target's 3 labels are no class of any task: 'zz'"),
+        ("--labels gone.csv", 1, "gone.csv"),
+        ("--prefer 0.5,0.5", 1, "3 tasks"),
+        ("--metric speed --labels seen.csv", 2, "--metric speed: expected accuracy or balanced."),
+        ("--samples 1 --labels seen.csv", 2, "--samples 1: expected at least 2."),
+        ("--labels seen.csv --pairs seen.csv", 2, "the pairs have labels already"),
+        ("--labels seen.csv --head x", 2, "--head has no use with --run"),
+        ("", 2, "what is the target like?"),
+    ],
+)
+def test_what_a_user_gets_wrong(place: Path, call: Callable[[str], Result], line: str, code: int, told: str) -> None:
+    (place / "wrong.csv").write_text("label\nzz\nzz\nzz\n")
+    done = call(f"adapt --run my-run {line}")
+    assert (done.code, told in done.stderr) == (code, True), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (place / "site").exists()
+
+
+def test_a_run_that_kept_nothing_and_lost_its_data_is_taken_at_the_shares_word(
+    place: Path, call: Callable[[str], Result]
+) -> None:
+    shutil.rmtree(place / "my-run" / "held-out")
+    (place / "my-run" / "base-embeddings.safetensors").unlink()
+    run = json.loads((place / "my-run" / "run.json").read_text())
+    del run["kept"]
+    (place / "my-run" / "run.json").write_text(json.dumps(run))
+    found = adapted(call, "--labels seen.csv -o site")
+    assert found["estimates"] is None
+    assert "it could not be compared with anything" in found["verdict"]
+    assert any("kept no held-out samples" in note for note in found["notes"])
+    assert read_head(place / "site" / "head.safetensors").bias is not None
+    done = call("adapt --run my-run --inputs photos")
+    assert done.code == 2
+    assert "Give --labels" in done.stderr

@@ -1,0 +1,221 @@
+"""What `adapt` can be told: every refusal, and flags that are derived from the declarations."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from prefmerge.cli import app
+from prefmerge.errors import UsageError
+from prefmerge.target import adapt as module
+from prefmerge.target.parameters import Parameters, declarations, flag
+
+RUN = {"run": "my-run", "labels": "seen.csv"}
+FILES = {"checkpoints": ["base", "one"], "prefer": "1"}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"keep": -1}, "--keep -1: expected at least 0."),
+        ({"samples": 1}, "--samples 1: expected at least 2."),
+        ({"level": 0.4}, "--level 0.4: expected at least 0.5."),
+        ({"level": 1.0}, "--level 1: expected at most 0.999."),
+        ({"seed": -3}, "--seed -3: expected at least 0."),
+        ({"batch": 0}, "--batch 0: expected at least 1."),
+        ({"threads": 0}, "--threads 0: expected at least 1."),
+        ({"level": float("nan")}, "--level nan: expected a finite number."),
+        ({"keep": float("nan")}, "--keep nan: expected a finite number."),
+        ({"keep": float("inf")}, "--keep inf: expected a finite number."),
+        ({"metric": "loss"}, "--metric loss: expected accuracy or balanced."),
+        (
+            {"checkpoints": ["base.safetensors", "one"]},
+            "--run my-run already says which checkpoints to take; base.safetensors is one too many.",
+        ),
+        ({"run": None}, "nothing to adapt: give --run RUN, or BASE TASK... in the order of training."),
+        (
+            {"run": None, "checkpoints": ["base"]},
+            "nothing to adapt: give --run RUN, or BASE TASK... in the order of training.",
+        ),
+        (
+            {"labels": None},
+            "what is the target like? Give --labels FILE, --inputs PATH, --pairs PATH or --prefer SPEC; more than one "
+            "where you have them.",
+        ),
+        (
+            {"prefer": "cars=1"},
+            "--prefer states the mix that --labels would be used to estimate. Give one of them.",
+        ),
+        (
+            {"labels": None, "inputs": "photos", "prefer": "cars=1"},
+            "--prefer states the mix that --inputs would be used to estimate. Give one of them.",
+        ),
+        (
+            {"pairs": "pairs.csv"},
+            "--labels and --pairs: the pairs have labels already. Put all labels of the target into one of them.",
+        ),
+        ({"task_samples": ["a"]}, "--task-samples has no use with --run, which knows it. Leave it out."),
+        ({"head": "head.safetensors"}, "--head has no use with --run, which knows it. Leave it out."),
+        ({"model": "clip"}, "--model has no use with --run, which knows it. Leave it out."),
+        ({"sampels": 3}, "'sampels' is not a parameter of adapt. Did you mean 'samples'?"),
+        ({"zzz": 3}, "'zzz' is not a parameter of adapt."),
+    ],
+)
+def test_what_makes_no_sense_is_refused(given: dict[str, Any], message: str):
+    with pytest.raises(UsageError) as error:
+        Parameters.of(**{**RUN, **given})
+    assert str(error.value) == message
+
+
+def ends() -> list[tuple[str, str, float]]:
+    """Every end of a range that is declared."""
+    return [
+        (name, end, value)
+        for name, (_, declared) in declarations().items()
+        for end, value in (("least", declared.least), ("most", declared.most))
+        if value is not None
+    ]
+
+
+@pytest.mark.parametrize(("name", "end", "value"), ends())
+def test_ranges_hold_their_ends_and_nothing_beyond(name: str, end: str, value: float):
+    assert getattr(Parameters.of(**{**RUN, name: value}), name) == value
+    beyond = value - 0.25 if end == "least" else value + 0.25
+    with pytest.raises(UsageError, match=rf"^{flag(name)} \S+: expected at (least|most) \S+\.$"):
+        Parameters.of(**{**RUN, name: beyond})
+
+
+@pytest.mark.parametrize("given", [RUN, FILES, {"run": "r", "inputs": "a", "pairs": "b"}, {"run": "r", "pairs": "b"}])
+def test_what_makes_sense_is_taken(given: dict[str, Any]):
+    made = Parameters.of(**given)
+    assert dataclasses.replace(made, samples=5).samples == 5
+
+
+@pytest.mark.parametrize("run", ["my-run", Path("my-run")])
+def test_paths_are_taken_as_text_or_path_one_or_several(run: Any):
+    assert Parameters.of(run=run, labels="x").run == Path("my-run")
+    one = Parameters.of(checkpoints=["base", Path("one")], prefer="1", task_samples="folder", candidate=("a", "b"))
+    assert one.checkpoints == (Path("base"), Path("one"))
+    assert one.task_samples == (Path("folder"),)
+    assert one.candidate == (Path("a"), Path("b"))
+    assert one.prefer == "1"  # no path
+    assert one.run is None
+
+
+def test_what_is_told_of_them_holds_no_folder_and_nothing_local():
+    made = Parameters.of(
+        run="/home/me/my-run", labels="/secret/seen.csv", candidate=["/home/me/a.yaml"], out="/tmp/out", force=True
+    )
+    told = json.loads(json.dumps(made.to_json()))
+    assert (told["run"], told["labels"], told["candidate"]) == ("my-run", "seen.csv", ["a.yaml"])
+    assert set(told) == {name for name, (_, declared) in declarations().items() if not declared.local}
+    assert "/" not in json.dumps(told)
+
+
+# The command line
+
+
+def command() -> Any:
+    """Of click, or of the copy of it that newer versions of Typer bring along."""
+    group: Any = typer.main.get_command(app)
+    return group.commands["adapt"]
+
+
+def words(declared: Any, name: str) -> list[str]:
+    """How a parameter is given."""
+    return [declared.metavar] if declared.argument else [flag(name), *declared.flags]
+
+
+def test_every_parameter_is_declared_with_help():
+    assert list(declarations()) == [one.name for one in dataclasses.fields(Parameters)]
+    for name, (_, declared) in declarations().items():
+        assert declared.help.endswith((".", ")")), name
+        assert declared.help[0].isupper(), name
+    spelled = [word for name, (_, declared) in declarations().items() for word in words(declared, name)]
+    assert len(set(spelled)) == len(spelled)
+
+
+def test_the_command_takes_every_parameter_once():
+    taken = [one.name for one in command().params if one.name in declarations()]
+    assert taken == list(declarations())
+    rest = {one.name for one in command().params} - set(declarations())
+    assert rest == {"json"}
+    for one in command().params:
+        if one.name in declarations():
+            kind, declared = declarations()[one.name]
+            if one.param_type_name == "option":
+                assert sorted(one.opts) == sorted(words(declared, one.name))
+                assert one.is_flag == (kind is bool)
+                assert one.multiple == (get_origin(kind) is tuple)
+            assert (one.param_type_name == "argument") == declared.argument
+
+
+def test_its_help_lists_every_parameter_once():
+    shown = CliRunner().invoke(app, ["adapt", "--help"], prog_name="prefmerge", env={"COLUMNS": "200"})
+    assert shown.exit_code == 0
+    flat = " ".join(shown.stdout.split())
+    entries = [re.split(r" {2,}", line.strip())[0] for line in shown.stdout.splitlines() if re.match(r"  \S", line)]
+    listed = [word for entry in entries for word in re.split(r"[ ,]+", entry) if word.startswith("-")]
+    for name, (_, declared) in declarations().items():
+        assert flat.count(" ".join(declared.help.split())) == 1, name
+        if declared.argument:
+            assert sum(entry.startswith(str(declared.metavar)) for entry in entries) == 1, name
+        else:
+            assert [listed.count(word) for word in words(declared, name)] == [1] * (1 + len(declared.flags)), name
+
+
+def test_what_is_typed_is_what_is_asked(monkeypatch: pytest.MonkeyPatch):
+    """Every parameter, given on the command line, arrives under its name, and nothing else does."""
+    asked: list[Parameters] = []
+
+    def work(parameters: Parameters, told: object = None) -> None:
+        asked.append(parameters)
+        raise UsageError("that will do.")
+
+    monkeypatch.setattr(module, "adapt", work)
+    groups = [("run", "labels"), ("checkpoints", "prefer")]
+    for name, (kind, declared) in declarations().items():
+        needed = groups[1] if name in ("checkpoints", "prefer", "task_samples", "head", "model") else groups[0]
+        needed = ("run", name) if name in ("inputs", "pairs") else needed
+        typed: list[str] = []
+        for one in dict.fromkeys([*needed, name]):
+            typed += _typed(one)
+        done = CliRunner().invoke(app, ["adapt", *typed], prog_name="prefmerge")
+        assert "that will do." in done.stderr, (name, done.stderr, done.exception)
+        defaults = {one.name: one.default for one in dataclasses.fields(Parameters)}
+        found = asked[-1]
+        changed = {one for one, default in defaults.items() if getattr(found, one) != default}
+        assert changed == {*needed, name}, name
+        value = getattr(found, name)
+        several, single = get_origin(kind) is tuple, Path if Path in get_args(kind) else object
+        assert isinstance(value, tuple) == several, name
+        assert all(isinstance(one, single) for one in (value if several else [value])), name
+        assert not declared.argument or value == (Path("base"), Path("task"))
+
+
+def _typed(name: str) -> list[str]:
+    """A value that is not the default."""
+    kind, declared = declarations()[name]
+    if declared.argument:
+        return ["base", "task"]
+    if kind is bool:
+        return [flag(name)]
+    if name == "metric":
+        return [flag(name), "balanced"]
+    if kind is float:
+        return [flag(name), "0.75"]
+    return [flag(name), "7"]  # a number, a path, a text
+
+
+def test_refusals_reach_the_user():
+    done = CliRunner().invoke(app, ["adapt", "--run", "r"], prog_name="prefmerge")
+    assert done.exit_code == 2
+    assert "what is the target like? Give --labels FILE" in done.stderr
+    assert "Traceback" not in done.stderr
