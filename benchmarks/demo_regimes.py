@@ -33,7 +33,7 @@ from prefmerge.continual.config import TrainingConfig
 from prefmerge.demo.digits import META_LABELS, NAMES, PLACES, SHOWN, TASKS, Digits, Place, load_digits
 from prefmerge.demo.evaluate import Right, right_images, share
 from prefmerge.demo.model import BASE, load_base
-from prefmerge.demo.run import COMMON_SCALE, label_preference
+from prefmerge.demo.run import label_preference
 from prefmerge.demo.train import REGIME, fine_tune_in_sequence
 
 GRID = {
@@ -43,6 +43,7 @@ GRID = {
 }
 DEV_SEEDS = (100, 101)
 SEEDS = (0, 1, 2, 3, 4)
+COMMON_SCALE = 1.25  # MAGMAX's best on validation images of the places that are not shown
 SCALES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 METHODS: dict[str, dict[str, Any]] = {
     "last": {"method": "last"},
@@ -402,7 +403,8 @@ def write_docs(regimes: dict[str, Any], methods: dict[str, Any], base: dict[str,
 
 `prefmerge demo` trains a small vision transformer ({base["elements"]:,} elements) on five tasks of scikit-learn's
 handwritten digits, two digits each, one after another; writes the six checkpoints; asks for a place that sees two of
-the tasks, 0.8 / 0.2; turns {META_LABELS} labels of that place into a preference; merges; and prints one table.
+the tasks, 0.8 / 0.2; merges for it; lets `adapt` make a model from {META_LABELS} labels, and one from images without
+labels; and prints one table. Here: the methods that `adapt` is compared with, and how the regime was chosen.
 Everything in it is real and small: {images["place"]} test images at the place, {images["all_digits"]} over all
 digits, ten classes always.
 
@@ -412,8 +414,8 @@ that matplotlib ships, distorted ({base["printed_accuracy"]:.0%} right on fresh 
 {100 * statistics.fmean(scores.all_digits("base", "")):.1f} % anyway. Its ten digit rows are the frozen head.
 
 **The place shown** (digits {place_name(scores.data["shown_place"])}) was drawn with seed 42, the paper's first,
-before anything was trained. It is one of {len(scores.places)}; the demo's last lines say how the preference does at
-all of them.
+before anything was trained. It is one of {len(scores.places)}; the tables below say how the preference does at all
+of them.
 
 ## The regime
 

@@ -23,7 +23,7 @@ from prefmerge.continual.heads import Head
 from prefmerge.demo.digits import NAMES, PLACES, SHOWN, Digits, load_digits
 from prefmerge.demo.evaluate import right_images, share
 from prefmerge.demo.model import BASE, HEAD, load_base
-from prefmerge.demo.run import COMMON_SCALE, label_preference
+from prefmerge.demo.run import label_preference
 from prefmerge.demo.train import REGIME
 
 ROOT = Path(__file__).parents[2]
@@ -98,7 +98,7 @@ def test_the_shipped_regime_is_the_chosen_one() -> None:
     best = max(found["tried"], key=lambda entry: sum(run["other_places"] for run in entry["runs"]))
     for key in ("learning_rate", "epochs", "logit_scale"):
         assert getattr(REGIME, key) == found["chosen"][key] == best[key] == results("methods")["regime"][key]
-    assert found["common_scale"] == COMMON_SCALE
+    assert found["common_scale"] == demo_regimes.COMMON_SCALE
     assert len(found["tried"]) == len(found["grid"]["learning_rate"]) * len(found["grid"]["epochs"]) * len(
         found["grid"]["logit_scale"]
     )

@@ -64,15 +64,16 @@ def test_places_keep_the_proportion_and_their_labels_to_themselves(
     digits: Digits, tasks: tuple[int, int], part: str
 ) -> None:
     place = digits.place(tasks, part)
-    for ids, source in ((place.test, part), (place.meta, "meta")):
+    for ids, source in ((place.test, part), (place.meta, "meta"), (place.photos, "meta")):
         assert set(ids) <= set(digits.parts[source])
         assert len(set(ids)) == len(ids)
         of_main = sum(int(digits.labels[i]) in TASKS[tasks[0]] for i in ids)
         of_side = sum(int(digits.labels[i]) in TASKS[tasks[1]] for i in ids)
         assert of_main + of_side == len(ids)
         assert Fraction(of_main, len(ids)) == MAIN_SHARE
-    assert not set(place.meta) & set(place.test)
+    assert not {*place.meta, *place.photos} & set(place.test)
     assert len(place.meta) == META_LABELS
+    assert len(place.photos) == 25
 
 
 def test_preference_follows_the_labels(digits: Digits) -> None:

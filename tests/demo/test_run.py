@@ -1,9 +1,12 @@
 """The demo end to end at one epoch: real files, a receipt each, numbers that belong to the files; interruptions."""
 
+# ruff: noqa: E402  (imports that need an extra come after asking for it)
+
 from __future__ import annotations
 
 import io
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -12,9 +15,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-pytest.importorskip("torch", reason="the demo trains with torch (extra demo)")
+torch = pytest.importorskip("torch", reason="the demo trains with torch (extra demo)")
 pytest.importorskip("accelerate", reason="training is accelerate's (extra demo)")
 pytest.importorskip("sklearn", reason="the demo's digits come with scikit-learn (extra demo)")
 pytest.importorskip("matplotlib", reason="the demo draws with matplotlib (extra demo)")
@@ -30,13 +34,14 @@ from prefmerge.demo.digits import NAMES, SHOWN, TASKS, Digits, load_digits
 from prefmerge.demo.evaluate import accuracies, right_images
 from prefmerge.demo.model import BASE
 from prefmerge.demo.report import verdicts
-from prefmerge.demo.run import COMMON_SCALE
+from prefmerge.demo.run import write_place
 from prefmerge.demo.train import REGIME
 from prefmerge.errors import MissingExtra, OutputExists, RunError
 from prefmerge.runs import read_run
+from prefmerge.target import pool
 
-SURVEYED = (SHOWN, (2, 1))
 QUICK = REGIME.model_copy(update={"learning_rate": 1e-3, "epochs": 1})
+HEADS = ("without_prior", "with_prior")
 
 
 @pytest.fixture(scope="module")
@@ -46,35 +51,72 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
 
     out = tmp_path_factory.mktemp("demo") / "out folder"
     console = Console(width=100, record=True, file=io.StringIO())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules["prefmerge.demo.run"], "PLACES", SURVEYED)  # all twenty take half a minute
-        result = run(out, 3, regime=QUICK, console=console)
+    result = run(out, 3, regime=QUICK, console=console)
     return out, result, console.export_text()
 
 
 def test_numbers_are_those_of_the_files(done: tuple[Path, dict[str, Any], str]) -> None:
     out, result, _ = done
-    digits, encoder, head = load_digits(), DigitsEncoder(BASE), Head.load(out / "head.safetensors")
+    digits, encoder = load_digits(), DigitsEncoder(BASE)
+    place = digits.place(SHOWN)
     stored = json.loads((out / "demo.json").read_text())
     assert stored == json.loads(json.dumps(result))
-    assert [row["method"] for row in stored["rows"][:5]] == ["base", "last", "average", "magmax", "tunable_magmax"]
+    methods = ["base", "last", "average", "magmax", "tunable_magmax", "adapt", "adapt"]
+    assert [row["method"] for row in stored["rows"]] == methods
     for row in stored["rows"]:
-        right = right_images(out / row["file"], encoder, head, digits)
-        found = accuracies(right, digits, digits.place(SHOWN))
-        assert (row["place"], row["all_digits"], tuple(row["tasks"])) == (found.place, found.all_digits, found.tasks)
-    assert len({row["all_digits"] for row in stored["rows"]}) > 1
+        for key, file in (("without_prior", "head.safetensors"), ("with_prior", row["head"])):
+            right = right_images(out / row["file"], encoder, Head.load(out / file), digits)
+            found = accuracies(right, digits, place)
+            told = row[key]
+            assert (told["place"], told["all_digits"]) == (found.place, found.all_digits)
+            assert tuple(told["tasks"]) == found.tasks
+            assert [one == "1" for one in told["right"]] == [right[i] for i in place.test]
+    assert len({row["with_prior"]["all_digits"] for row in stored["rows"]}) > 1
+    assert any(row["with_prior"]["right"] != row["without_prior"]["right"] for row in stored["rows"])
 
 
-def test_every_method_is_shown_at_its_default_and_at_the_common_scale(done: tuple[Path, dict[str, Any], str]) -> None:
+def test_estimates_are_those_that_adapt_wrote(done: tuple[Path, dict[str, Any], str]) -> None:
     out, result, _ = done
-    shown = {(row["method"], row["scale"]) for row in result["rows"]}
-    assert {("magmax", 0.5), ("tunable_magmax", 0.5), ("average", 1.0), ("base", None), ("last", None)} <= shown
-    assert {(method, COMMON_SCALE) for method in ("average", "magmax", "tunable_magmax")} <= shown
-    for row in result["rows"]:
-        if row["scale"] is not None:
-            receipt = json.loads((out / f"{row['file']}.receipt.json").read_text())
-            assert (receipt["recipe"]["method"], receipt["recipe"]["scale"]) == (row["method"], row["scale"])
-            assert receipt["tasks"] == list(NAMES)
+    ours = [row for row in result["rows"] if row["method"] == "adapt"]
+    assert [row["file"] for row in ours] == ["from-labels", "from-images"]
+    for row in ours:
+        written = json.loads((out / row["file"] / "adapt.json").read_text())
+        assert written["estimates"]["rows"][0]["accuracy"] == row["estimate"]
+        assert written["chosen"]["name"] == row["chosen"]
+
+
+def test_estimate_and_truth_come_from_different_images(done: tuple[Path, dict[str, Any], str]) -> None:
+    out, _, _ = done
+    digits = load_digits()
+    test = {f"digit-{i}" for i in digits.place(SHOWN).test}
+    kept = read_kept(read_run(out))
+    assert kept is not None
+    told = {one for task in kept.held_out for one in task.ids}
+    photos = {file.stem for file in (out / "photos").iterdir()}
+    assert told
+    assert photos == {f"digit-{i}" for i in digits.place(SHOWN).photos}
+    trained = {f"digit-{i}" for i in digits.parts["train"]}
+    assert not test & (told | photos | trained)
+    assert not told & (photos | trained)
+    assert not photos & trained
+
+
+def test_what_is_seen_of_the_place_is_as_a_user_has_it(done: tuple[Path, dict[str, Any], str]) -> None:
+    from PIL import Image
+
+    out, result, _ = done
+    digits, encoder = load_digits(), DigitsEncoder(BASE)
+    place = digits.place(SHOWN)
+    labels = (out / "seen.csv").read_text().splitlines()
+    assert (labels[0], labels[1:]) == ("label", [str(digits.labels[i]) for i in place.meta])
+    assert result["place"]["images_given"] == len(place.photos)
+    for i in place.photos:
+        with Image.open(out / "photos" / f"digit-{i}.png") as image:
+            colour = image.convert("RGB")  # as `adapt` reads it
+        _, (read,) = encoder.keep([colour])
+        np.testing.assert_allclose(read, digits.pixels[i][None], atol=0.5 / 255 + 1e-6)
+        large = colour.resize((24, 24), Image.Resampling.NEAREST)
+        torch.testing.assert_close(encoder.prepare([large])["images"], encoder.prepare([read])["images"])
 
 
 def test_the_run_folder_is_that_of_a_finetuning(done: tuple[Path, dict[str, Any], str]) -> None:
@@ -93,58 +135,88 @@ def test_the_run_folder_is_that_of_a_finetuning(done: tuple[Path, dict[str, Any]
     assert (made.about["seed"], made.about["scenario"]) == (3, "class-incremental")
 
 
-def test_the_printed_command_does_the_same_merge(done: tuple[Path, dict[str, Any], str]) -> None:
+def test_the_printed_commands_make_the_same_models(
+    done: tuple[Path, dict[str, Any], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out, result, screen = done
-    assert result["command"].replace(" ", "") in screen.replace("\n", "").replace(" ", "")
-    words = shlex.split(result["command"])
-    subprocess.run([sys.executable, "-m", *words], check=True, capture_output=True)
-    assert (out / "merged" / "by-hand.safetensors").read_bytes() == (
-        out / "merged" / "tunable_magmax.safetensors"
-    ).read_bytes()
+    monkeypatch.setenv("PREFMERGE_CACHE", str(tmp_path))
+    assert len(result["commands"]) == 2
+    for line, what in zip(result["commands"], ("labels", "images"), strict=True):
+        assert line.replace(" ", "") in screen.replace("\n", "").replace(" ", "")
+        subprocess.run([sys.executable, "-m", *shlex.split(line)], check=True, capture_output=True)
+        for file in ("model.safetensors", "head.safetensors"):
+            assert (out / f"by-hand-from-{what}" / file).read_bytes() == (out / f"from-{what}" / file).read_bytes()
 
 
 def test_screen_shows_every_row_and_the_chart_is_a_picture(done: tuple[Path, dict[str, Any], str]) -> None:
     out, result, screen = done
     for row in result["rows"]:
-        line = next(
-            line
-            for line in screen.splitlines()
-            if row["model"] in line and ("" if row["scale"] is None else f" {row['scale']:g} ") in line
-        )
-        assert f"{100 * row['place']:.1f}" in line
+        line = next(line for line in screen.splitlines() if line.startswith(f"{row['model']}  "))
+        numbers = [f"{100 * row[head]['place']:.1f}" for head in HEADS]
+        if row["method"] == "adapt":
+            numbers += [f"{100 * row['estimate'][key]:.1f}" for key in ("value", "low", "high")]
+        assert re.findall(r"\d+\.\d", line) == numbers
+    assert all(line in " ".join(screen.split()) for line in verdicts(result))
     assert (out / "demo.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
-def test_verdict_says_loses_when_it_loses() -> None:
-    def rows(tunable: float) -> dict[str, Any]:
-        survey = [{"scale": 0.5, "last": 0.6, "magmax": 0.5, "tunable_magmax": a} for a in (0.4, 0.5, 0.75)]
-        both = (("magmax", 0.5), ("tunable_magmax", tunable))
-        return {"rows": [{"model": m, "method": m, "scale": 0.5, "place": a} for m, a in both], "survey": survey}
-
-    everywhere = (
-        "; over all 3 such places it gains at 1 and loses at 1, with 55.0 % against 50.0 % "
-        "(the last model, unmerged: 60.0 %)."
-    )
-    for tunable, best, here in (
-        (0.25, "magmax, scale 0.5", "loses 25.0 points against"),
-        (0.75, "tunable_magmax, scale 0.5", "gains 25.0 points on"),
-        (0.5, "magmax, scale 0.5 and tunable_magmax, scale 0.5", "is level with"),
-    ):
-        first, second = verdicts(rows(tunable))
-        assert first == f"Best at the place: {best}."
-        assert second == f"At scale 0.5 the preference {here} MAGMAX here{everywhere}"
+def told(method: str, without: str, with_prior: str, **more: Any) -> dict[str, Any]:
+    """A row whose images are named right (1) or not."""
+    heads = {
+        head: {"place": right.count("1") / len(right), "all_digits": right.count("1") / len(right), "right": right}
+        for head, right in zip(HEADS, (without, with_prior), strict=True)
+    }
+    return {"model": method, "method": method, "estimate": None, "chosen": "a merge", **heads, **more}
 
 
-def test_survey_agrees_with_the_table(done: tuple[Path, dict[str, Any], str]) -> None:
-    _, result, _ = done
-    scales = {row["scale"] for row in result["rows"] if row["method"] == "tunable_magmax"}
-    assert [(entry["place"], entry["scale"]) for entry in result["survey"]] == [
-        ([NAMES[t] for t in tasks], scale) for scale in sorted(scales) for tasks in SURVEYED
+@pytest.mark.parametrize(
+    ("average", "expected"),
+    [
+        ("1111111100", "Next best: average with the prior, 10.0 points less (standard error 9.5, not told apart)."),
+        ("1111111110", "Something else is as good: average with the prior."),
+        (
+            "1111111111",
+            "Something else wins: average with the prior has 10.0 points more (standard error 9.5, not told apart).",
+        ),
+    ],
+)
+def test_the_verdict_says_what_wins(average: str, expected: str) -> None:
+    rows = [
+        told("last", "1111100000", "1111100000"),
+        told("average", "1000000000", average),
+        told("adapt", "1111000000", "1111111110", estimate={"value": 0.95, "low": 0.92, "high": 1.0}),
     ]
-    for entry in result["survey"][:: len(SURVEYED)]:
-        for method, scale in (("last", None), ("magmax", entry["scale"]), ("tunable_magmax", entry["scale"])):
-            row = next(row for row in result["rows"] if (row["method"], row["scale"]) == (method, scale))
-            assert entry[method] == row["place"]
+    first, second = verdicts({"rows": rows})
+    assert first == (
+        "Adapt: 90.0 %, 40.0 points more than the last checkpoint (standard error 15.5). The truth is outside the "
+        "interval of its estimate."
+    )
+    assert second == expected
+
+
+def test_the_verdict_says_loses_and_what_it_costs() -> None:
+    one = {"value": 0.3, "low": 0.2, "high": 0.5}
+    rows = [
+        told("last", "1111100000", "1111000000"),
+        told("adapt", "1000000000", "0111100000", estimate=one, chosen="last checkpoint"),
+        told("adapt", "1000000000", "1111100000"),
+    ]
+    rows[2]["with_prior"]["all_digits"] = 0.25
+    assert verdicts({"rows": rows}) == [
+        "Adapt: 40.0 %, 10.0 points less than the last checkpoint (standard error 9.5, not told apart). The truth is "
+        "inside the interval of its estimate. It kept the last checkpoint: all of the change is the head's.",
+        "Adapt: 50.0 %, as much as the last checkpoint (standard error 0.0, not told apart).",
+        "Something else is as good: last as it is.",
+        "The price: 25.0 % over all ten digits alike, where the last checkpoint has 50.0 %. Use it at the place only.",
+    ]
+
+
+def test_another_place_leaves_no_photo_behind(tmp_path: Path) -> None:
+    digits = load_digits()
+    for tasks in (SHOWN, (2, 1)):
+        place = digits.place(tasks)
+        seen = write_place(tmp_path, digits, place)
+        assert {file.name for file in seen.photos.iterdir()} == {f"digit-{i}.png" for i in place.photos}
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -155,6 +227,11 @@ def test_a_folder_with_files_is_not_written_into(tmp_path: Path, force: bool) ->
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
+def two_candidates(*mix: Any) -> list[pool.Candidate]:
+    every = pool.candidates(*mix)
+    return [every[0], next(one for one in every if not one.single)]
+
+
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """40 training images and no chart: what is shown does not matter here."""
@@ -162,10 +239,12 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     fewer = Digits(digits.pixels, digits.labels, {**digits.parts, "train": digits.parts["train"][::25]})
     monkeypatch.setattr(sys.modules["prefmerge.demo.run"], "load_digits", lambda: fewer)
     monkeypatch.setattr(sys.modules["prefmerge.demo.run"], "draw", lambda *_: None)
+    # One checkpoint and one merge to choose from: judging a dozen takes longer than all else here.
+    monkeypatch.setattr("prefmerge.target.adapt.candidates", two_candidates)
 
 
 def quick(out: Path, seed: int = 0, **how: Any) -> dict[str, Any]:
-    return run(out, seed, regime=QUICK, survey=False, quiet=True, **how)
+    return run(out, seed, regime=QUICK, quiet=True, **how)
 
 
 def begun(out: Path) -> int:
@@ -244,7 +323,7 @@ from prefmerge.demo.train import REGIME
 d = load_digits()
 few = Digits(d.pixels, d.labels, {{**d.parts, "train": d.parts["train"][::25]}})
 sys.modules["prefmerge.demo.run"].load_digits = lambda: few
-prefmerge.demo.run({str(tmp_path / "out")!r}, regime=REGIME.model_copy(update={{"epochs": 1}}), survey=False)
+prefmerge.demo.run({str(tmp_path / "out")!r}, regime=REGIME.model_copy(update={{"epochs": 1}}))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

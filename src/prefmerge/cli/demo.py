@@ -20,9 +20,10 @@ def demo(
     force: o.Force = False,
     json: o.Json = False,
 ) -> None:
-    """Fine-tune a tiny model on digits and merge it for one place.
+    """Fine-tune a tiny model on digits and adapt it to one place.
 
-    Five tasks of two handwritten digits each, in sequence; a place that sees mostly two of them; accuracies, a chart.
+    Five tasks of two handwritten digits each, in sequence; a place that sees two of them; a model for it, from 20
+    labels and from a few images; what it gained beside other merges, as a table and a chart.
     Takes about a minute and needs the extra `demo`.
     """
     from prefmerge.cli import show

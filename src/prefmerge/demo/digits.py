@@ -1,10 +1,10 @@
 """scikit-learn's handwritten digits as five tasks of two digits, and the places where a merged model may run.
 
-A place (i, j) sees task i with share 0.8 and task j with share 0.2; it owns a few labels (meta data) and test images,
-and the two never meet. Label similarity (paper section 3.3): sim_t = sum over classes y of p_place(y) p_task_t(y),
-whence the preference s_t = sim_t / sum sim. Source of the images: UCI's optical recognition of handwritten digits
-(1,797 of them, 8 x 8 counts 0..16), as scikit-learn ships them. The split is by a hash of the image's number: frozen
-for ever, whatever the versions. Shapes: an image is (1, 8, 8) float32 in [0, 1]. Cost: milliseconds. Leaves out:
+A place (i, j) sees task i with share 0.8 and task j with share 0.2; it owns a few images, some with labels (meta data),
+and test images, and the two never meet. Label similarity (paper section 3.3): sim_t = sum over classes y of p_place(y)
+p_task_t(y), whence the preference s_t = sim_t / sum sim. Source of the images: UCI's optical recognition of handwritten
+digits (1,797 of them, 8 x 8 counts 0..16), as scikit-learn ships them. The split is by a hash of the image's number:
+frozen for ever, whatever the versions. Shapes: an image is (1, 8, 8) float32 in [0, 1]. Cost: milliseconds. Leaves out:
 augmentation.
 """
 
@@ -39,10 +39,13 @@ META_LABELS = 20  # what the place tells of itself
 
 @dataclass(frozen=True)
 class Place:
-    """Where the model will run: two tasks (indices); by number, the images it labels for us and those it sees."""
+    """Where the model will run: two tasks (indices); by number, the images it labels for us, those it shows us without
+    labels, and those it sees later.
+    """
 
     tasks: tuple[int, int]
     meta: tuple[int, ...]
+    photos: tuple[int, ...]
     test: tuple[int, ...]
 
     @property
@@ -75,13 +78,20 @@ class Digits:
         return dict(sorted(Counter(int(self.labels[i]) for i in ids).items()))
 
     def place(self, tasks: tuple[int, int], part: str = "test") -> Place:
-        """The place that sees `tasks` 0.8 / 0.2: META_LABELS labels, and the images of `part` that the shares allow."""
+        """The place that sees `tasks` 0.8 / 0.2: META_LABELS labels; the meta images, and those of `part`, that the
+        shares allow.
+        """
+        labels = int(META_LABELS * (1 - MAIN_SHARE))
+        told, told_side = (self.ids("meta", t) for t in tasks)
+        meta = told[: META_LABELS - labels] + told_side[:labels]
+        return Place(tasks, meta, self._mixed(tasks, "meta"), self._mixed(tasks, part))
+
+    def _mixed(self, tasks: tuple[int, int], part: str) -> tuple[int, ...]:
+        """As many images of a part as it has in the place's proportion."""
         ratio = int(MAIN_SHARE / (1 - MAIN_SHARE))
         main, side = (self.ids(part, t) for t in tasks)
         sided = min(len(main) // ratio, len(side))
-        labels = int(META_LABELS * (1 - MAIN_SHARE))
-        told, told_side = (self.ids("meta", t) for t in tasks)
-        return Place(tasks, told[: META_LABELS - labels] + told_side[:labels], main[: sided * ratio] + side[:sided])
+        return main[: sided * ratio] + side[:sided]
 
 
 @dataclass(frozen=True)

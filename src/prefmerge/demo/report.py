@@ -1,13 +1,15 @@
-"""What the demo shows: one table, one chart, and the command that does the same merge by hand.
+"""What the demo shows: one table, one chart, what the user gained, and the commands that do it by hand.
 
-Reads demo.json's object and computes nothing new. Colours are Okabe and Ito's, told apart in every common colour
-blindness; hatching repeats them for print. Accuracies are in percent.
+Reads demo.json's object and computes nothing new but differences, whose standard error is that of paired images:
+sd(right_a - right_b) / sqrt(n). Colours are Okabe and Ito's, told apart in every common colour blindness. Accuracies
+are in percent. Leaves out: what `adapt` tried, which its own report.html shows.
 """
 
 from __future__ import annotations
 
 import math
 import shlex
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,144 +17,158 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-PLACE_COLOUR, ALL_COLOUR = "#0072B2", "#E69F00"
-TASK_COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442")
+Model = tuple[Mapping[str, Any], str]  # a row of demo.json, and which head: "without_prior" or "with_prior"
+
+ADAPT, OTHER, ESTIMATE = "#56B4E9", "#C4C9D0", "#D55E00"
 
 
-def merge_command(run: Path, preference: Path, out: Path) -> str:
-    """The line that a user could type to make the demo's tunable merge again."""
-    parts = ["prefmerge", "merge", "--run", str(run), "--prefer", f"@{preference}", "-o", str(out)]
+def adapt_command(run: Path, option: str, given: Path, out: Path) -> str:
+    """The line that a user could type to make one of the demo's models again."""
+    parts = ["prefmerge", "adapt", "--run", str(run), option, str(given), "-o", str(out)]
     return " ".join(shlex.quote(part) for part in parts)
 
 
-def label(row: Mapping[str, Any]) -> str:
-    return row["model"] if row["scale"] is None else f"{row['model']}, scale {row['scale']:g}"
-
-
-def noise(result: Mapping[str, Any]) -> float:
-    """The largest standard error of an accuracy at the place, in points."""
-    n = result["place"]["test_images"]
-    return max(100 * math.sqrt(row["place"] * (1 - row["place"]) / n) for row in result["rows"])
-
-
 def show(console: Console, result: Mapping[str, Any], folder: Path) -> None:
-    """Print the table, what the preference did here and at all places, where the files are, and the command."""
+    """Print the table, what was gained, where the files are, and the commands."""
+    from rich import box
     from rich.markup import escape
     from rich.table import Table
 
     place = result["place"]
-    table = Table(title=f"Accuracy in %, ten classes. The place: {place['title']}", title_justify="left")
+    console.print(
+        f"\nAccuracy in % among ten classes, on {place['test_images']} test images of the place, not used before:"
+    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("model", no_wrap=True)
-    for heading in ("scale", "at the place", "all digits", *(name.rsplit("-", 1)[1] for name in result["preference"])):
-        table.add_column(heading, justify="right")
-    best = max(row["place"] for row in result["rows"])
+    for heading in ("as it is", "with the prior", "its own estimate"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in result["rows"]:
-        cells = [f"{100 * a:.1f}" for a in (row["place"], row["all_digits"], *row["tasks"])]
-        cells[0] = f"[bold]{cells[0]}[/bold]" if row["place"] == best else cells[0]
-        table.add_row(
-            row["model"],
-            "" if row["scale"] is None else f"{row['scale']:g}",
-            *cells,
-            end_section=row["method"] in ("last", "tunable_magmax"),
-        )
+        ours = row["method"] == "adapt"
+        cells = [f"{100 * row[head]['place']:.1f}" for head in ("without_prior", "with_prior")]
+        table.add_row(row["model"], *cells, _told(row), style="bold" if ours else None)
     console.print(table)
-    console.print(
-        f"{place['test_images']} test images at the place (standard error up to {noise(result):.1f} points), "
-        f"{result['all_digits_images']} of all digits. Last columns: the digits of each task."
-    )
+    console.print("")
     for line in verdicts(result):
-        console.print(line)
-    console.print(
-        f"\nCheckpoints, merged models, receipts: {escape(str(folder))}   numbers: demo.json   chart: demo.png"
-    )
-    console.print("The same merge by hand:", style="bold")
-    console.print(f"  {escape(result['command'])}", soft_wrap=True, highlight=False)
+        console.print(escape(line))
+    console.print(f"\nChart: {escape(str(folder / 'demo.png'))}   numbers: demo.json   Do it by hand:")
+    for line in result["commands"]:
+        console.print(f"  {escape(line)}", soft_wrap=True, highlight=False)
 
 
 def verdicts(result: Mapping[str, Any]) -> list[str]:
-    """Which model is best here; for each scale, what the preference did here and, with a survey, at all places."""
-    best = max(row["place"] for row in result["rows"])
-    lines = ["Best at the place: " + " and ".join(label(row) for row in result["rows"] if row["place"] == best) + "."]
-    rows = {(row["method"], row["scale"]): row["place"] for row in result["rows"]}
-    for (method, scale), accuracy in rows.items():
-        rival = rows.get(("magmax", scale))
-        if method != "tunable_magmax" or rival is None:
-            continue
-        gap = 100 * (accuracy - rival)
-        what = (
-            f"gains {gap:.1f} points on"
-            if gap > 0
-            else f"loses {-gap:.1f} points against"
-            if gap < 0
-            else "is level with"
+    """What each model of `adapt` gained, whether it told the truth, whether something else wins, and what it costs."""
+    rows = result["rows"]
+    last = next(row for row in rows if row["method"] == "last")
+    ours = [row for row in rows if row["method"] == "adapt"]
+    others: list[Model] = [
+        (row, head) for row in rows if row["method"] != "adapt" for head in ("without_prior", "with_prior")
+    ]
+    best = max(others, key=_accuracy)
+    lines: list[str] = []
+    for row in ours:
+        gap, error = _ahead((row, "with_prior"), (last, "without_prior"))
+        than = f"{abs(gap):.1f} points {'more' if gap > 0 else 'less'} than" if gap else "as much as"
+        line = (
+            f"{row['model'].capitalize()}: {100 * _accuracy((row, 'with_prior')):.1f} %, {than} the last checkpoint "
+            f"{_error(gap, error)}."
         )
-        line = f"At scale {scale:g} the preference {what} MAGMAX here"
-        everywhere = [s for s in result["survey"] or [] if s["scale"] == scale]
-        if everywhere:
-            gaps = [round(100 * (s["tunable_magmax"] - s["magmax"]), 9) for s in everywhere]
-            up, down = sum(g > 0 for g in gaps), sum(g < 0 for g in gaps)
-            means = {
-                key: 100 * sum(s[key] for s in everywhere) / len(gaps) for key in ("tunable_magmax", "magmax", "last")
-            }
-            line += (
-                f"; over all {len(gaps)} such places it gains at {up} and loses at {down}, "
-                f"with {means['tunable_magmax']:.1f} % against {means['magmax']:.1f} % "
-                f"(the last model, unmerged: {means['last']:.1f} %)"
-            )
-        lines.append(line + ".")
+        if row["estimate"] is not None:
+            inside = row["estimate"]["low"] <= row["with_prior"]["place"] <= row["estimate"]["high"]
+            line += f" The truth is {'inside' if inside else 'outside'} the interval of its estimate."
+        if row["chosen"] == "last checkpoint":
+            line += " It kept the last checkpoint: all of the change is the head's."
+        lines.append(line)
+    top = max(ours, key=lambda row: _accuracy((row, "with_prior")))
+    gap, error = _ahead((top, "with_prior"), best)
+    if gap < 0:
+        lines.append(f"Something else wins: {_name(best)} has {-gap:.1f} points more {_error(gap, error)}.")
+    elif gap == 0:
+        lines.append(f"Something else is as good: {_name(best)}.")
+    else:
+        lines.append(f"Next best: {_name(best)}, {gap:.1f} points less {_error(gap, error)}.")
+    there, everywhere = (100 * one["all_digits"] for one in (top["with_prior"], last["without_prior"]))
+    if there < everywhere:
+        lines.append(
+            f"The price: {there:.1f} % over all ten digits alike, where the last checkpoint has {everywhere:.1f} %. "
+            "Use it at the place only."
+        )
     return lines
 
 
 def draw(result: Mapping[str, Any], file: Path) -> None:
-    """The chart: accuracies of every model, and who owns the elements of the two models that choose owners."""
+    """The chart: a bar for every model as one would use it, and on `adapt`'s the estimate that it gave."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows, owned = result["rows"], result["owned"]
-    figure = Figure(figsize=(10, 0.62 * len(rows) + 3.4), layout="constrained")
+    rows = result["rows"]
+    figure = Figure(figsize=(9, 0.55 * len(rows) + 2), layout="constrained")
     FigureCanvasAgg(figure)  # never the user's display
-    upper, lower = figure.subplots(2, 1, height_ratios=[len(rows), 1.1 * len(owned) + 1])
+    axes = figure.subplots()
     spots = range(len(rows))
-    for offset, key, colour, hatch, text in (
-        (-0.2, "place", PLACE_COLOUR, "", f"at the place ({result['place']['test_images']} images)"),
-        (0.2, "all_digits", ALL_COLOUR, "//", f"on all ten digits ({result['all_digits_images']} images)"),
-    ):
-        values = [100 * row[key] for row in rows]
-        n = result["place"]["test_images"] if key == "place" else result["all_digits_images"]
-        errors = [math.sqrt(v * (100 - v) / n) for v in values]
-        bars = upper.barh(
-            [s + offset for s in spots],
-            values,
-            0.38,
-            xerr=errors,
-            color=colour,
-            hatch=hatch,
-            edgecolor="white",
-            label=text,
-            error_kw={"lw": 1},
+    ours = [row["method"] == "adapt" for row in rows]
+    values = [
+        100 * row["with_prior" if mine else "without_prior"]["place"] for row, mine in zip(rows, ours, strict=True)
+    ]
+    bars = axes.barh(spots, values, 0.7, color=[ADAPT if mine else OTHER for mine in ours])
+    axes.bar_label(bars, [f"{value:.1f}" for value in values], label_type="center", fontsize=11)
+    for text, mine in zip(axes.texts, ours, strict=True):
+        text.set_fontweight("bold" if mine else "normal")
+    prior = [(spot, 100 * row["with_prior"]["place"]) for spot, row in zip(spots, rows, strict=True) if not ours[spot]]
+    axes.plot([x for _, x in prior], [y for y, _ in prior], "o", color="black", markersize=6, label="with the prior")
+    told = [(spot, row["estimate"]) for spot, row in zip(spots, rows, strict=True) if row.get("estimate")]
+    if told:
+        centres = [100 * one["value"] for _, one in told]
+        ends = [
+            [100 * (one["value"] - one["low"]) for _, one in told],
+            [100 * (one["high"] - one["value"]) for _, one in told],
+        ]
+        axes.errorbar(
+            centres,
+            [spot for spot, _ in told],
+            xerr=ends,
+            fmt="D",
+            color=ESTIMATE,
+            capsize=4,
+            label="its own estimate",
         )
-        upper.bar_label(bars, labels=[f"{v:.0f}" for v in values], padding=4, fontsize=9)
-    upper.set_yticks(list(spots), [label(row) for row in rows])
-    upper.invert_yaxis()
-    upper.set_xlim(0, 112)
-    upper.set_xticks(range(0, 101, 20))
-    upper.set_xlabel("accuracy among ten classes (%); lines: one standard error")
-    upper.set_title(f"The place: {result['place']['title']}", loc="left", fontsize=11)
-    upper.legend(loc="upper left", bbox_to_anchor=(0, -0.17 if len(rows) < 7 else -0.12), ncols=2, frameon=False)
-    names = list(result["preference"])
-    for spot, counts in enumerate(owned.values()):
-        left = 0.0
-        for name, count, colour in zip(names, counts, TASK_COLOURS, strict=True):
-            width = 100 * count / sum(counts)
-            text = f"digits {name.rsplit('-', 1)[1]}" if spot == 0 else None
-            lower.barh(spot, width, 0.6, left=left, color=colour, edgecolor="white", label=text)
-            if width >= 4:
-                lower.text(left + width / 2, spot, f"{width:.0f}", ha="center", va="center", fontsize=9)
-            left += width
-    lower.set_yticks(range(len(owned)), list(owned))
-    lower.invert_yaxis()
-    lower.set_xlim(0, 112)
-    lower.set_xticks(range(0, 101, 20))
-    lower.set_xlabel("elements owned by each task's checkpoint (%)")
-    lower.legend(loc="upper left", bbox_to_anchor=(0, -0.22), ncols=len(names), frameon=False)
+    axes.set_yticks(list(spots), [row["model"] for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 101)
+    axes.set_xlabel(f"accuracy on {result['place']['test_images']} test images of the place (%), ten classes")
+    last = next(value for row, value in zip(rows, values, strict=True) if row["method"] == "last")
+    best = max(value for value, mine in zip(values, ours, strict=True) if mine)
+    axes.set_title(
+        f"adapt: {best:.1f} % at the place, the last checkpoint {last:.1f} %",
+        loc="left",
+        fontsize=14,
+        fontweight="bold",
+    )
+    figure.legend(loc="outside lower right", ncols=2, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, dpi=130, metadata={"Software": None})
+
+
+def _accuracy(model: Model) -> float:
+    row, head = model
+    return row[head]["place"]
+
+
+def _ahead(one: Model, other: Model) -> tuple[float, float]:
+    """By how many points one model is better than another on the same images, and the standard error."""
+    right, theirs = (row[head]["right"] for row, head in (one, other))
+    gaps = [int(a) - int(b) for a, b in zip(right, theirs, strict=True)]
+    return 100 * statistics.fmean(gaps), 100 * statistics.pstdev(gaps) / math.sqrt(len(gaps))
+
+
+def _error(gap: float, error: float) -> str:
+    return f"(standard error {error:.1f}{'' if abs(gap) > 2 * error else ', not told apart'})"
+
+
+def _name(model: Model) -> str:
+    row, head = model
+    return f"{row['model']} {'as it is' if head == 'without_prior' else 'with the prior'}"
+
+
+def _told(row: Mapping[str, Any]) -> str:
+    one = row.get("estimate")
+    return "" if one is None else f"{100 * one['value']:.1f} [{100 * one['low']:.1f}, {100 * one['high']:.1f}]"

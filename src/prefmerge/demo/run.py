@@ -1,9 +1,11 @@
-"""The main job on real data, start to end: train five tasks in sequence, ask for a place, merge, say what it did.
+"""The main job on real data, start to end: train five tasks in sequence, see a place, adapt to it, say what it brought.
 
-Every merge goes through the public `prefmerge.merge`, once at the method's own default scale and once at COMMON_SCALE.
-Writes into one folder: a run as `prefmerge finetune` leaves it, preference.json, merged/*.safetensors with receipts,
-demo.png and, last, demo.json: a folder without it is a demo that was interrupted, and is gone on with. Cost: under a
-minute on two slow cores. Leaves out: other ways to a preference than labels.
+`adapt` makes a model from the place's few labels, and one from a few images without labels; base, last checkpoint and
+the merges of the papers, through the public `prefmerge.merge` at their default scales, stand beside them. All are
+judged on test images of the place that nothing before has seen. Writes into one folder: a run as `prefmerge finetune`
+leaves it, seen.csv and photos/ as a user would have them, preference.json, merged/, from-labels/, from-images/,
+demo.png and, last, demo.json: a folder without it is a demo that was interrupted, and is gone on with. Cost: about a
+minute on two slow cores. Leaves out: other places, seeds and scales (docs/demo.md), other ways to a preference.
 """
 
 from __future__ import annotations
@@ -13,33 +15,33 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from prefmerge import similarity
 from prefmerge.checkpoints import atomic
 from prefmerge.continual.config import TrainingConfig
-from prefmerge.continual.encoders.digits import DigitsEncoder
 from prefmerge.continual.finetuning import Progress
-from prefmerge.demo.digits import NAMES, PLACES, SHOWN, TASKS, Digits, Place, load_digits
-from prefmerge.demo.evaluate import Right, accuracies, right_images, share
+from prefmerge.demo.digits import NAMES, SHOWN, TASKS, Digits, Place, load_digits
+from prefmerge.demo.evaluate import accuracies, right_images
 from prefmerge.demo.model import load_base
-from prefmerge.demo.report import draw, merge_command, show
+from prefmerge.demo.report import adapt_command, draw, show
 from prefmerge.demo.train import REGIME, fine_tune_in_sequence
 from prefmerge.errors import OutputExists, require
 from prefmerge.preference import Preference
-from prefmerge.runs import FILE, Run
+from prefmerge.runs import FILE
+from prefmerge.target.parameters import Parameters
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from prefmerge.continual.heads import Head
-
-DEMO_FORMAT = "prefmerge-demo/2"
+DEMO_FORMAT = "prefmerge-demo/3"
 RESULT = "demo.json"
-COMMON_SCALE = 1.25  # MAGMAX's best on validation images of the other places: docs/demo.md
-MERGES = {"average": "Average", "magmax": "MAGMAX", "tunable_magmax": "Tunable MAGMAX"}
+MERGES = {"average": "average", "magmax": "MAGMAX", "tunable_magmax": "Tunable MAGMAX (paper)"}
+PRIOR_HEAD = "head-with-prior.safetensors"
 
 
 def label_preference(digits: Digits, place: Place) -> Preference:
@@ -51,6 +53,30 @@ def label_preference(digits: Digits, place: Place) -> Preference:
 
 def _named(counts: Mapping[int, int]) -> dict[str, int]:
     return {str(digit): n for digit, n in counts.items() if n}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is at hand of the place, as files."""
+
+    labels: Path
+    photos: Path
+
+
+def write_place(out: Path, digits: Digits, place: Place) -> Seen:
+    """Write seen.csv and photos/*.png, as a user of `prefmerge adapt` would have them."""
+    from PIL import Image
+
+    seen = Seen(out / "seen.csv", out / "photos")
+    lines = ["label", *(str(digits.labels[i]) for i in place.meta)]
+    atomic.write_whole(seen.labels, ("\n".join(lines) + "\n").encode())
+    seen.photos.mkdir(exist_ok=True)
+    for old in seen.photos.glob("digit-*.png"):
+        old.unlink()  # of another place
+    for i in place.photos:
+        grey = np.rint(255 * digits.pixels[i]).astype(np.uint8)
+        Image.fromarray(grey).save(seen.photos / f"digit-{i}.png")
+    return seen
 
 
 def require_demo() -> None:
@@ -65,7 +91,6 @@ def run(
     *,
     tasks: tuple[int, int] = SHOWN,
     regime: TrainingConfig = REGIME,
-    survey: bool = True,
     console: Console | None = None,
     quiet: bool = False,
     force: bool = False,
@@ -73,10 +98,10 @@ def run(
 ) -> dict[str, Any]:
     """Run the demo into the folder `out` and return what demo.json holds; go on with one that was interrupted.
 
-    `tasks` are the place's two tasks (indices from 0; 0.8 of the first). `survey` also merges for all 20 places, to put
-    the shown one in proportion. `watch` makes what is told of the training. With `force` a demo that is there is begun
-    anew. Raises OutputExists when `out` holds a finished demo and `force` is not set, or something that is no run at
-    all; RunError when it holds another run; MissingExtra when the extra `demo` is absent.
+    `tasks` are the place's two tasks (indices from 0; 0.8 of the first). `watch` makes what is told of the training.
+    With `force` a demo that is there is begun anew. Raises OutputExists when `out` holds a finished demo and `force` is
+    not set, or something that is no run at all; RunError when it holds another run; MissingExtra when the extra `demo`
+    is absent.
     """
     require_demo()
     import matplotlib
@@ -85,6 +110,8 @@ def run(
     from rich.console import Console
 
     import prefmerge
+    from prefmerge.continual.heads import Head
+    from prefmerge.target.adapt import adapt
 
     out = Path(out)
     console = console or Console(quiet=quiet)
@@ -108,40 +135,50 @@ def run(
     preference = label_preference(digits, place)
     preference.save(out / "preference.json")
     shares = dict(zip(NAMES, preference.shares(NAMES), strict=True))
-    told = ", ".join(f"{n} of digit {y}" for y, n in digits.label_counts(place.meta).items())
-    console.print(f"The place: {place.title}. It gives us {len(place.meta)} labels: {told}.")
     console.print(
-        "Preference by labels: "
-        + ", ".join(f"{name} {float(s):.3f}" for name, s in shares.items() if s)
-        + ", the others 0."
+        f"The place: {place.title}. It gives us {len(place.meta)} labels, or {len(place.photos)} images without labels."
     )
 
-    # What the files hold, not the tensors in memory: the demo reports on what it wrote.
+    seen = write_place(out, digits, place)
+    made_from = {}
+    for what, given in (("labels", {"labels": seen.labels}), ("images", {"inputs": seen.photos})):
+        n = len(place.meta if what == "labels" else place.photos)
+        name = f"adapt from {n} {what}"
+        console.print(f"{name.capitalize()} ...")
+        asked = Parameters.of(run=out, out=out / f"from-{what}", force=True, no_cache=True, **given)
+        made_from[what] = name, adapt(asked)
+
+    # The log prior of the labels, without any fit: what every model can have.
+    prior = made_from["labels"][1].prior
+    with_prior = replace(head, bias=torch.from_numpy(prior.logits.astype(np.float32)))
+    with_prior.save(out / PRIOR_HEAD)
+
+    def judged(file: Path, its_head: Head) -> dict[str, Any]:
+        # What the files hold, not the tensors in memory: the demo reports on what it wrote.
+        right = right_images(file, encoder, its_head, digits)
+        return asdict(accuracies(right, digits, place)) | {"right": "".join(str(int(right[i])) for i in place.test)}
+
     rows: list[dict[str, Any]] = []
-    rights: dict[tuple[str, float], Right] = {}
-    owned: dict[str, list[int]] = {}
-    for model, method, file in (("Base", "base", made.base_path), ("Last model", "last", files[-1])):
-        row = accuracies(right_images(file, encoder, head, digits), digits, place)
-        named = file.relative_to(out).as_posix()
-        rows.append({"model": model, "method": method, "scale": None, "file": named, **asdict(row)})
-    for wanted in (None, COMMON_SCALE):
-        for method, model in MERGES.items():
-            if (method, wanted) in rights:
-                continue  # its default is the common scale
-            file = out / "merged" / f"{method}{'' if wanted is None else f'-scale-{wanted:g}'}.safetensors"
-            file.parent.mkdir(exist_ok=True)
-            chosen = preference if method == "tunable_magmax" else None
-            receipt = prefmerge.merge(
-                made.base_path, files, file, method=method, preference=chosen, scale=wanted, force=True
-            ).data
-            scale = float(receipt["recipe"]["scale"])
-            right = rights[method, scale] = right_images(file, encoder, head, digits)
-            row = accuracies(right, digits, place)
-            rows.append(
-                {"model": model, "method": method, "scale": scale, "file": f"merged/{file.name}", **asdict(row)}
-            )
-            if receipt["totals"]["owned"]:
-                owned[model] = receipt["totals"]["owned"]
+
+    def add(model: str, method: str, file: Path, its_head: Path, scale: float | None = None, **more: Any) -> None:
+        named = {"file": file.relative_to(out).as_posix(), "head": its_head.relative_to(out).as_posix()}
+        both = {"without_prior": judged(file, head), "with_prior": judged(file, Head.load(its_head))}
+        rows.append({"model": model, "method": method, "scale": scale, **named, **both, **more})
+
+    add("base", "base", made.base_path, out / PRIOR_HEAD)
+    add("last checkpoint", "last", files[-1], out / PRIOR_HEAD)
+    (out / "merged").mkdir(exist_ok=True)
+    for method, model in MERGES.items():
+        file = out / "merged" / f"{method}.safetensors"
+        chosen = preference if method == "tunable_magmax" else None
+        receipt = prefmerge.merge(made.base_path, files, file, method=method, preference=chosen, force=True).data
+        add(model, method, file, out / PRIOR_HEAD, float(receipt["recipe"]["scale"]))
+    for what, (name, adapted) in made_from.items():
+        folder = out / f"from-{what}"
+        estimate = None if adapted.estimates is None else adapted.estimates.chosen.accuracy.to_json()
+        level = None if adapted.estimates is None else adapted.estimates.level
+        told = {"estimate": estimate, "level": level, "chosen": adapted.chosen.name}
+        add(name, "adapt", folder, folder / "head.safetensors", **told)
 
     result: dict[str, Any] = {
         "format": DEMO_FORMAT,
@@ -151,14 +188,16 @@ def run(
             "title": place.title,
             "tasks": [NAMES[t] for t in tasks],
             "labels_given": {str(y): n for y, n in digits.label_counts(place.meta).items()},
+            "images_given": len(place.photos),
             "test_images": len(place.test),
         },
         "all_digits_images": len(digits.parts["test"]),
         "preference": {name: str(s) for name, s in shares.items()},
         "rows": rows,
-        "owned": owned,
-        "survey": _survey(made, encoder, head, digits, rights) if survey else None,
-        "command": merge_command(out, out / "preference.json", out / "merged" / "by-hand.safetensors"),
+        "commands": [
+            adapt_command(out, "--labels", seen.labels, out / "by-hand-from-labels"),
+            adapt_command(out, "--inputs", seen.photos, out / "by-hand-from-images"),
+        ],
         "seconds": {"training": round(trained - started, 1), "all": round(time.perf_counter() - started, 1)},
         "versions": {
             "prefmerge": prefmerge.__version__,
@@ -172,32 +211,3 @@ def run(
     atomic.write_whole(out / RESULT, (json.dumps(result, indent=1) + "\n").encode())
     show(console, result, out)
     return result
-
-
-def _survey(
-    made: Run, encoder: DigitsEncoder, head: Head, digits: Digits, rights: Mapping[tuple[str, float], Right]
-) -> list[dict[str, Any]]:
-    """Tunable MAGMAX against MAGMAX and the last model at all 20 places, at every scale shown."""
-    import prefmerge
-
-    base, states = encoder.read(made.base_path), [encoder.read(made.task_path(t)) for t in range(len(TASKS))]
-    found, last = [], right_images(states[-1], encoder, head, digits)
-    for method, scale in rights:
-        if method != "magmax" or ("tunable_magmax", scale) not in rights:
-            continue
-        for tasks in PLACES:
-            place = digits.place(tasks)
-            chosen = label_preference(digits, place)
-            merged, _ = prefmerge.merge_state_dicts(
-                base, states, names=NAMES, method="tunable_magmax", preference=chosen, scale=scale
-            )
-            found.append(
-                {
-                    "place": [NAMES[t] for t in tasks],
-                    "scale": scale,
-                    "last": share(last, place.test),
-                    "magmax": share(rights["magmax", scale], place.test),
-                    "tunable_magmax": share(right_images(merged, encoder, head, digits), place.test),
-                }
-            )
-    return found

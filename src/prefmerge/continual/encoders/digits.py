@@ -28,6 +28,7 @@ from prefmerge.continual.encoders.weights import put
 if TYPE_CHECKING:
     from torch import Tensor
 
+SIDE = 8  # pixels of an image of scikit-learn's digits
 LOGIT_SCALE = 20.0  # of the base's own training; the demo's `train.REGIME` has the one of fine-tuning
 
 
@@ -52,15 +53,18 @@ class DigitsEncoder(Encoder):
     def prepare(
         self, inputs: Sequence[Any], augmentation: Augmentation | None = None, seeds: Sequence[int] | None = None
     ) -> dict[str, Tensor]:
-        """The batch of images (1, 8, 8) in [0, 1], arrays or tensors. Raises ValueError for an augmentation."""
+        """The batch of images (1, 8, 8) in [0, 1], arrays or tensors, or PIL images: bright digits on black.
+
+        Raises ValueError for an augmentation.
+        """
         import torch
 
         if augmentation is not None:
             raise ValueError("the demo's images are not cropped; set training.augmentation to false")
-        return {"images": enlarged(torch.from_numpy(np.stack([np.asarray(one, np.float32) for one in inputs])))}
+        return {"images": enlarged(torch.from_numpy(np.stack([_pixels(one) for one in inputs])))}
 
     def keep(self, inputs: Sequence[Any]) -> tuple[str, list[Any]]:
-        return "array", [np.asarray(one, np.float32) for one in inputs]
+        return "array", [_pixels(one) for one in inputs]
 
     def phrases(self, phrases: Sequence[str]) -> None:
         """There is no text side: the head was learned with the base."""
@@ -89,6 +93,18 @@ class DigitsEncoder(Encoder):
         folder.mkdir()
         save_file(self.state(), folder / "model.safetensors", {"format": "pt"})
         (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+
+
+def _pixels(one: Any) -> np.ndarray:
+    """(1, 8, 8) float32 in [0, 1] of an array, a tensor, or a PIL image, which is shrunk to that size."""
+    if not hasattr(one, "convert"):
+        return np.asarray(one, np.float32)
+    grey = one.convert("L")
+    if grey.size != (SIDE, SIDE):
+        from PIL import Image
+
+        grey = grey.resize((SIDE, SIDE), Image.Resampling.BOX)
+    return np.asarray(grey, np.float32)[None] / 255
 
 
 def enlarged(images: Tensor) -> Tensor:
