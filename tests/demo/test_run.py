@@ -323,6 +323,9 @@ from prefmerge.demo.train import REGIME
 d = load_digits()
 few = Digits(d.pixels, d.labels, {{**d.parts, "train": d.parts["train"][::25]}})
 sys.modules["prefmerge.demo.run"].load_digits = lambda: few
+import prefmerge.target.adapt as adapt
+every = adapt.candidates
+adapt.candidates = lambda *mix: every(*mix)[:3]  # two checkpoints and a merge
 prefmerge.demo.run({str(tmp_path / "out")!r}, regime=REGIME.model_copy(update={{"epochs": 1}}))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -39,6 +39,13 @@ def right_images(
     weights: Path | Mapping[str, Tensor], encoder: Encoder, head: Head, digits: Digits, part: str = "test"
 ) -> Right:
     """Which images of a part a checkpoint, or a state dict, names correctly. The encoder holds it afterwards."""
+    return right_by_head(weights, encoder, [head], digits, part)[0]
+
+
+def right_by_head(
+    weights: Path | Mapping[str, Tensor], encoder: Encoder, heads: Sequence[Head], digits: Digits, part: str = "test"
+) -> list[Right]:
+    """The same for several heads, which share the forward passes."""
     if isinstance(weights, Path):
         encoder.load(weights)
     else:
@@ -46,8 +53,9 @@ def right_images(
     ids = digits.parts[part]
     examples = digits.examples(ids)
     with torch_threads(1):
-        found = right_answers(embed(encoder, examples), head, examples.labels, range(len(CLASSES)))
-    return dict(zip(ids, found.tolist(), strict=True))
+        embeddings = embed(encoder, examples)
+        found = [right_answers(embeddings, head, examples.labels, range(len(CLASSES))) for head in heads]
+    return [dict(zip(ids, right.tolist(), strict=True)) for right in found]
 
 
 def share(right: Right, ids: Sequence[int]) -> float:

@@ -26,7 +26,7 @@ from prefmerge.checkpoints import atomic
 from prefmerge.continual.config import TrainingConfig
 from prefmerge.continual.finetuning import Progress
 from prefmerge.demo.digits import NAMES, SHOWN, TASKS, Digits, Place, load_digits
-from prefmerge.demo.evaluate import accuracies, right_images
+from prefmerge.demo.evaluate import accuracies, right_by_head
 from prefmerge.demo.model import load_base
 from prefmerge.demo.report import adapt_command, draw, show
 from prefmerge.demo.train import REGIME, fine_tune_in_sequence
@@ -153,16 +153,16 @@ def run(
     with_prior = replace(head, bias=torch.from_numpy(prior.logits.astype(np.float32)))
     with_prior.save(out / PRIOR_HEAD)
 
-    def judged(file: Path, its_head: Head) -> dict[str, Any]:
-        # What the files hold, not the tensors in memory: the demo reports on what it wrote.
-        right = right_images(file, encoder, its_head, digits)
-        return asdict(accuracies(right, digits, place)) | {"right": "".join(str(int(right[i])) for i in place.test)}
-
     rows: list[dict[str, Any]] = []
 
     def add(model: str, method: str, file: Path, its_head: Path, scale: float | None = None, **more: Any) -> None:
         named = {"file": file.relative_to(out).as_posix(), "head": its_head.relative_to(out).as_posix()}
-        both = {"without_prior": judged(file, head), "with_prior": judged(file, Head.load(its_head))}
+        # What the files hold, not the tensors in memory: the demo reports on what it wrote.
+        rights = right_by_head(file, encoder, [head, Head.load(its_head)], digits)
+        both = {
+            key: asdict(accuracies(right, digits, place)) | {"right": "".join(str(int(right[i])) for i in place.test)}
+            for key, right in zip(("without_prior", "with_prior"), rights, strict=True)
+        }
         rows.append({"model": model, "method": method, "scale": scale, **named, **both, **more})
 
     add("base", "base", made.base_path, out / PRIOR_HEAD)
