@@ -197,7 +197,7 @@ def from_labels(
     if draws:
         with _wrong_usage():
             sim.label_interval([{"": 1}], {"": 1}, ("task",), draws=draws, level=level)
-    tasks, counts, where = _label_counts(tasks, task_labels)
+    tasks, counts, where = label_counts(tasks, task_labels)
     found = places.matched(places.read_labels(labels), [name for one in counts for name in one])
     if not found.known:
         raise DataError(f"{labels}: {_none_known(found, counts)}")
@@ -289,7 +289,7 @@ def from_pairs(
     )
 
 
-def _label_counts(
+def label_counts(
     tasks: Tasks | None, task_labels: Path | None
 ) -> tuple[Tasks, list[Mapping[str, int]], dict[str, Any]]:
     """Per task how often each class occurs in its training samples, and where that is from."""

@@ -204,9 +204,60 @@ def test_without_a_run(place: Path, call: Callable[[str], Result]) -> None:
     done = call(f"adapt my-run/base {paths} {given} -o site --json")
     assert (done.code, done.exception) == (0, None), done.stderr
     prefmerge.verify(place / "site", rerun=True)
-    done = call(f"adapt my-run/base {paths} --labels seen.csv")
-    assert done.code == 2
-    assert "without a run, give --task-samples PATH" in done.stderr
+
+
+def test_checkpoints_without_any_sample_of_their_tasks(place: Path, call: Callable[[str], Result]) -> None:
+    """A mix of tasks needs their names alone; labels need to know whose they are; pairs judge by themselves."""
+    tasks = tasks_of(place)
+    paths = " ".join(f"my-run/tasks/{name}" for name in tasks)
+    (place / "counts.json").write_text(json.dumps({name: dict.fromkeys(own, 10) for name, own in tasks.items()}))
+    done = call(f"adapt my-run/base {paths} --prefer task-01=0.8,task-03=0.2 -o mix --json")
+    assert (done.code, done.exception) == (0, None), done.stderr
+    found = json.loads(done.stdout)
+    assert found["estimates"] is None
+    assert found["chosen"]["name"] == "optimal + step, scale 1"
+    assert any("nothing could be compared" in note for note in found["notes"])
+    assert not (place / "mix" / "head.safetensors").exists()
+    prefmerge.verify(place / "mix", rerun=True)
+
+    done = call(f"adapt my-run/base {paths} --labels seen.csv --task-labels counts.json -o labels --json")
+    assert (done.code, done.exception) == (0, None), done.stderr
+    assert json.loads(done.stdout)["target"]["shares"][name_of("ab", tasks)] > 0.4
+
+    head = "--head my-run/head.safetensors --task-labels counts.json"
+    done = call(f"adapt my-run/base {paths} {head} --labels seen.csv -o head")
+    assert (done.code, done.exception) == (0, None), done.stderr
+    bias = read_head(place / "head" / "head.safetensors").bias
+    assert bias is not None
+    done = call(f"adapt my-run/base {paths} {head} --model my-run/base --pairs seen.csv -o pairs --json")
+    assert (done.code, done.exception) == (0, None), done.stderr
+    assert json.loads(done.stdout)["estimates"]["samples"] == 24
+
+
+def name_of(label: str, tasks: dict[str, list[str]]) -> str:
+    return next(name for name, classes in tasks.items() if label in classes)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("--labels seen.csv", "--task-samples PATH (samples of each task with labels"),
+        ("--inputs photos --task-labels counts.json", "compared with samples of the tasks, and there are none. Give"),
+        ("--prefer 1,1,1 --head my-run/head.safetensors", "nothing says which classes each task has"),
+        ("--labels seen.csv --task-labels other.json --head my-run/head.safetensors", "'zz' is no class of"),
+        ("--labels seen.csv --task-labels few.json", "lacks task"),
+    ],
+)
+def test_what_is_wrong_without_samples(place: Path, call: Callable[[str], Result], given: str, told: str) -> None:
+    tasks = tasks_of(place)
+    files = {"counts": tasks, "other": dict.fromkeys(tasks, ["zz"]), "few": {"cars": ["ab"]}}
+    for name, content in files.items():
+        counts = {task: dict.fromkeys(own, 1) for task, own in content.items()}
+        (place / f"{name}.json").write_text(json.dumps(counts))
+    done = call(f"adapt my-run/base {' '.join(f'my-run/tasks/{name}' for name in tasks)} {given} -o out")
+    assert done.code in (1, 2)
+    assert told in done.stderr
+    assert not (place / "out").exists()
 
 
 def without_cost(found: dict[str, Any]) -> dict[str, Any]:

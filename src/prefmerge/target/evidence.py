@@ -83,11 +83,12 @@ def _with_embeddings(source: Source, asked: Parameters, embed_base: EmbedBase) -
     tasks = source.tasks
     if tasks.embeddings is not None:
         return source
-    if source.samples is None:
-        raise UsageError(
-            "--inputs are compared with samples of the tasks, and there are none: the run kept no base embeddings and "
-            "its data cannot be opened. Give --labels, or a run made by this version of `prefmerge finetune`."
-        )
+    if source.samples is None or not any(len(one) for one in source.samples):
+        why, remedy = "there are none", "Give --task-samples PATH, or --labels FILE"
+        if asked.run is not None:
+            why = "there are none: the run kept no base embeddings and its data cannot be opened"
+            remedy = "Give --labels, or a run made by this version of `prefmerge finetune`"
+        raise UsageError(f"--inputs are compared with samples of the tasks, and {why}. {remedy}.")
     parts, of_task = [], []
     for t, examples in enumerate(source.samples):
         kept: Counter[int] = Counter()

@@ -71,6 +71,13 @@ class Parameters:
             metavar="PATH",
         ),
     ] = ()
+    task_labels: Annotated[
+        Path | None,
+        Declared(
+            "The classes of each task, where there are neither run nor samples: JSON {task: {label: count}}, or a CSV.",
+            metavar="FILE",
+        ),
+    ] = None
     head: Annotated[
         Path | None, Declared("The head of the checkpoints, without a run: head.safetensors.", metavar="FILE")
     ] = None
@@ -150,9 +157,11 @@ class Parameters:
             raise UsageError(
                 "--labels and --pairs: the pairs have labels already. Put all labels of the target into one of them."
             )
-        for name in ("task_samples", "head", "model"):
+        for name in ("task_samples", "task_labels", "head", "model"):
             if self.run is not None and getattr(self, name):
                 raise UsageError(f"{flag(name)} has no use with --run, which knows it. Leave it out.")
+        if self.task_samples and self.task_labels:
+            raise UsageError("--task-labels has no use with --task-samples, which have labels. Leave it out.")
 
     @classmethod
     def of(cls, **given: Any) -> Parameters:

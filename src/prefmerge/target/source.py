@@ -2,6 +2,7 @@
 
     a run         base, tasks, head and encoder; the held-out samples and base embeddings that `finetune` kept
     checkpoints   BASE TASK... with --task-samples, --head and --model
+                  without samples: with --task-labels, or only a mix that is stated; then nothing can be judged
 
 Nothing is encoded here, and no torch is imported: `Source.encoder()` does both when it is first asked for. Cost: small
 files, and the base embeddings of up to 100 samples a class. Leaves out: the target itself (`evidence`).
@@ -17,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prefmerge.continual import places
-from prefmerge.continual.data.examples import Examples, Kind
+from prefmerge.continual.data.examples import Examples, Kind, no_examples
 from prefmerge.continual.head_file import FrozenHead, read_head
-from prefmerge.errors import RunError, UsageError
-from prefmerge.prefer import tasks_of_checkpoints, tasks_of_run
+from prefmerge.errors import DataError, RunError, UsageError
+from prefmerge.prefer import Tasks as Named
+from prefmerge.prefer import label_counts, tasks_of_checkpoints, tasks_of_run
 from prefmerge.runs import IN_SEQUENCE
 from prefmerge.target.parameters import Parameters
 from prefmerge.target.shares import Tasks
@@ -89,6 +91,8 @@ def _of_run(asked: Parameters) -> Source:
         samples = kept.held_out
     else:
         samples, held_out, notes = _training_samples(asked.run)
+        if samples is None and asked.pairs is not None:
+            samples = _none(len(run.tasks))
     embedded: dict[str, Any] = {}
     if kept is not None and len(kept.embeddings):
         embedded = {"embeddings": kept.embeddings, "labels": kept.labels, "tasks": kept.tasks}
@@ -135,38 +139,27 @@ def _training_samples(folder: Path) -> tuple[tuple[Examples, ...] | None, bool, 
     return tuple(task.train for task in scenario.tasks), False, [note]
 
 
+def _none(tasks: int) -> tuple[Examples, ...]:
+    """No sample of any task: the pairs of the target are all that judges."""
+    return (no_examples(),) * tasks
+
+
 def _of_checkpoints(asked: Parameters) -> Source:
     named = tasks_of_checkpoints(asked.checkpoints[0], asked.checkpoints[1:])
     assert named.base is not None
     head = None if asked.head is None else read_head(asked.head)
-    if asked.task_samples and head is None:
+    if not asked.task_samples:
+        return _without_samples(asked, named, head)
+    if head is None:
         raise UsageError(
             "--task-samples are named by a head: give --head FILE, the head.safetensors that the checkpoints answer "
             "with."
-        )
-    if head is None or not asked.task_samples:
-        raise UsageError(
-            "without a run, give --task-samples PATH (samples of each task with their labels) and --head FILE "
-            "(head.safetensors). With labels alone, `prefmerge prefer … --task-labels FILE` makes a preference."
         )
     sources = places.task_sources(asked.task_samples, named.names)
     kind = _kind_of(sources)
     samples = tuple(places.read_pairs(path, head.classes, kind) for path in sources)
     counts = np.array([np.bincount(one.labels, minlength=len(head.classes)) for one in samples], np.int64)
     of_task = tuple(tuple(np.flatnonzero(row).tolist()) for row in counts)
-
-    def opened() -> tuple[Encoder, Any]:
-        from prefmerge.continual.config import ModelConfig
-        from prefmerge.continual.encoders import load_encoder
-        from prefmerge.continual.finetuning import require_train
-
-        require_train(OPEN)
-        if asked.model is None and not asked.checkpoints[0].is_dir():
-            raise UsageError(
-                f"which encoder are the checkpoints of? {asked.checkpoints[0]} is a file of weights alone: give "
-                "--model ID_OR_FOLDER."
-            )
-        return load_encoder(ModelConfig(id=asked.model or str(asked.checkpoints[0]))), None
 
     return Source(
         Tasks(named.names, head.classes, of_task, np.ones_like(counts) * (counts > 0)),
@@ -179,8 +172,69 @@ def _of_checkpoints(asked: Parameters) -> Source:
         True,
         (tuple(range(len(head.classes))),) * len(samples),
         {"training": "unknown"},
-        opened,
+        lambda: _encoder_of(asked),
         ("the estimates hold if training did not see the --task-samples.",),
+    )
+
+
+def _encoder_of(asked: Parameters) -> tuple[Encoder, Any]:
+    from prefmerge.continual.config import ModelConfig
+    from prefmerge.continual.encoders import load_encoder
+    from prefmerge.continual.finetuning import require_train
+
+    require_train(OPEN)
+    if asked.model is None and not asked.checkpoints[0].is_dir():
+        raise UsageError(
+            f"which encoder are the checkpoints of? {asked.checkpoints[0]} is a file of weights alone: give "
+            "--model ID_OR_FOLDER."
+        )
+    return load_encoder(ModelConfig(id=asked.model or str(asked.checkpoints[0]))), None
+
+
+def _without_samples(asked: Parameters, named: Named, head: FrozenHead | None) -> Source:
+    """Checkpoints that only pairs of the target can judge. Without them: a merge by the shares, and the log prior."""
+    if asked.task_labels is None:
+        if head is not None or asked.prefer is None:
+            what = "--head answers with classes" if head is not None else "the target is described by classes or inputs"
+            raise UsageError(
+                f"{what}, but nothing says which classes each task has. Give --task-samples PATH (samples of each task "
+                "with labels; then candidates are compared too), or --task-labels FILE. A mix of tasks needs neither: "
+                "--prefer cars=0.8,birds=0.2."
+            )
+        classes = named.names  # a mix of tasks is all that there is: a class stands for each
+        of_task = tuple((t,) for t in range(len(classes)))
+        counts = np.eye(len(classes), dtype=np.int64)
+    else:
+        _, counted, _ = label_counts(named, asked.task_labels)
+        classes = tuple(dict.fromkeys(name for one in counted for name in one)) if head is None else head.classes
+        at = {name: c for c, name in enumerate(classes)}
+        beyond = next((name for one in counted for name in one if name not in at), None)
+        if beyond is not None:
+            raise DataError(
+                f"{asked.task_labels}: {beyond!r} is no class of {asked.head}, which has {', '.join(classes[:5])}"
+                f"{', …' if len(classes) > 5 else ''}. Use the head's names."
+            )
+        counts = np.zeros((len(counted), len(classes)), np.int64)
+        for t, one in enumerate(counted):
+            for name, n in one.items():
+                counts[t, at[name]] = n
+        of_task = tuple(tuple(np.flatnonzero(row).tolist()) for row in counts)
+
+    judged = asked.pairs is not None and head is not None
+    note = "no samples of the tasks were given, so nothing could be compared. --task-samples PATH gives them."
+    return Source(
+        Tasks(named.names, classes, of_task, counts),
+        named.base or asked.checkpoints[0],
+        named.checkpoints,
+        head,
+        not asked.unordered,
+        "text" if asked.pairs is None else _kind_of([asked.pairs]),
+        _none(len(named.names)) if judged else None,
+        judged,
+        (tuple(range(len(classes))),) * len(named.names),
+        {"training": "unknown"},
+        lambda: _encoder_of(asked),
+        () if judged else (note,),
     )
 
 
