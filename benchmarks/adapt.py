@@ -2,11 +2,12 @@
 
 all-MiniLM-L6-v2 learns WordNet's classes in T tasks (as `benchmarks.real_model`), training seed 4, a class order of its
 own, 100 samples of each task held out of training. 25 targets of the papers' five mixes (e1 to e5) of 500 test samples,
-50 of them shown; the other 450 judge. Entries: what is there, the papers' methods, the log prior, adapt from 50 labels,
-from 50 inputs, and without the prior. Also: estimates against the truth at 100 held-out samples a task, and at 20 and
-50 for three targets of each mix; for two, what is lost where the target drifts. Nothing is chosen on test samples.
-Resumable: a target that is done is kept. About an hour on two cores, 1 GB of disk. Writes `results/adapt.json` and,
-with --docs, the tables of docs/adapt.md.
+50 of them shown; the other 450 judge. Entries: what is there, the papers' methods, the log prior, a fitted bias, adapt
+from 50 labels, from 50 inputs, without the prior, and with training samples in place of held-out ones. Also: estimates
+against the truth at 100 held-out samples a task, and at 20 and 50 for three targets of each mix; for two, what is lost
+where the mix is wrong; for one, seconds with nothing kept. Nothing is chosen on test samples. Resumable: a target that
+is done is kept. About an hour on two cores, 1 GB of disk. Writes `results/adapt.json` (with --tasks 17 `adapt_17.json`)
+and, with --docs, the tables of docs/adapt.md.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import argparse
 import csv
 import json
 import random
+import shutil
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +33,11 @@ from prefmerge import targets
 from prefmerge.checkpoints import atomic
 from prefmerge.continual.data.examples import Examples, concatenated
 from prefmerge.target import adapt as work
+from prefmerge.target.choice import Judge
 from prefmerge.target.merges import Merges
 from prefmerge.target.parameters import Parameters
 from prefmerge.target.pool import Candidate, baselines
-from prefmerge.target.prior import make_prior
+from prefmerge.target.prior import Prior, make_prior
 
 WORK = Path(__file__).parent / "scratch" / "adapt"
 TEST = 125  # definitions of a class
@@ -45,7 +48,10 @@ SIZE, SHOWN = 500, 50
 FEWER = (20, 50)  # held-out samples of a task, beside 100, at
 WITH_FEWER = 3  # targets of each mix
 DRIFT = (0.1, 0.2, 0.4, 1.0)  # parts of the target that come evenly from all tasks, unknown to us
-DRIFTING = 2  # targets of each mix
+WRONG = 2  # targets of each mix that are judged under wrong mixes
+SKEWS = 20  # draws of skewed classes
+TIMED = 1  # targets of each mix that are timed with nothing kept
+TARGETS = {5: 25, 17: 10}
 MARK = "<!-- made by benchmarks/adapt.py -->"
 
 
@@ -101,6 +107,7 @@ class Bench:
         self.run, self.folder = run, folder
         folder.mkdir(parents=True, exist_ok=True)
         self.opened = open_run(run)
+        self.bare = without_held_out(run, folder / "run-without-held-out")
         assert self.opened.judged_on == "test"
         self.source = open_source(Parameters.of(run=run, prefer="uniform"))
         self.tests = [task.test for task in self.opened.scenario.tasks]
@@ -125,8 +132,12 @@ class Bench:
         parts = [test.take(place.meta_positions(pool)) for test, pool in zip(self.tests, self.pools(), strict=True)]
         return concatenated([part for part in parts if len(part)])
 
-    def adapted(self, place: targets.Environment, given: str, **how: Any) -> work.Adapted:
-        """`adapt` from the shown samples of a target: a file of their labels or texts, as a user would give it."""
+    def adapted(
+        self, place: targets.Environment, given: str, run: Path | None = None, again: bool = True, **how: Any
+    ) -> work.Adapted:
+        """`adapt` from the shown samples of a target: a file of their labels or texts, as a user would give it.
+        `again`: merges of this target that were made before are used again.
+        """
         shown, file = self.shown(place), self.folder / f"{place.name}-{place.variant}-{given}.csv"
         texts = shown.read(range(len(shown)))
         with open(file, "w", newline="", encoding="utf-8") as opened:
@@ -134,7 +145,8 @@ class Bench:
             writer.writerow(("text",) if given == "inputs" else ("label",))
             rows = texts if given == "inputs" else [self.classes[c] for c in shown.labels.tolist()]
             writer.writerows([row] for row in rows)
-        return work.adapt(Parameters.of(run=self.run, **{given: file}, **how), merges=self.merges)
+        asked = Parameters.of(run=run or self.run, **{given: file}, **how)
+        return work.adapt(asked, merges=self.merges if again else None)
 
     def units(self, candidates: Sequence[Candidate], examples: Sequence[Examples]) -> list[list[np.ndarray]]:
         """[candidate][part]: unit embeddings."""
@@ -151,29 +163,33 @@ class Bench:
         judged = concatenated(
             [self.tests[t].take(place.test_positions(pools[t])) for t in np.flatnonzero(truth > 0).tolist()]
         )
+        cost = self._cost(place) if place.variant < TIMED else None
         made = {
             "labels": self.adapted(place, "labels"),
             "inputs": self.adapted(place, "inputs"),
             "labels, encoder only": self.adapted(place, "labels", no_prior=True),
+            "labels, training samples": self.adapted(place, "labels", run=self.bare),
         }
         last = Candidate("last", task=len(names) - 1)
         there = [last, *baselines(made["labels"].evidence.shares.shares, True)]
         entries = self.units([*there, *(one.chosen for one in made.values())], [judged])
-        prior = made["labels"].prior.logits
+        prior = made["labels"].prior
 
         def accuracy(logits: np.ndarray) -> float:
             return float(np.mean(logits.argmax(axis=1) == judged.labels))
 
-        found: dict[str, float] = {}
+        right: dict[str, float] = {}
         for one, (units,) in zip(there, entries, strict=False):
-            found[one.name] = accuracy(self.head.logits(units))
-            found[f"{one.name} + prior"] = accuracy(self.head.logits(units) + prior)
-        told: dict[str, Any] = {}
+            right[one.name] = accuracy(self.head.logits(units))
+            right[f"{one.name} + prior"] = accuracy(self.head.logits(units) + prior.logits)
+        fitted = self._heads(made["labels"], last, float("inf"), {"": prior})[""]
+        right["last + fitted bias"] = accuracy(fitted(entries[0][0]))
+        adapted: dict[str, Any] = {}
         for (name, one), (units,) in zip(made.items(), entries[len(there) :], strict=True):
             head = self.head if one.parameters.no_prior else one.head
             assert head is not None
-            found[f"adapt, {name}"] = accuracy(head.logits(units))
-            told[name] = self._told(one, truth)
+            right[f"adapt, {name}"] = accuracy(head.logits(units))
+            adapted[name] = self._about(one, truth)
         estimates = {
             str(n): self._estimate(made["labels"] if n == 100 else self.adapted(place, "labels", samples=n), truth)
             for n in (*(FEWER if place.variant < WITH_FEWER else ()), 100)
@@ -182,21 +198,35 @@ class Bench:
             "target": place.title,
             "mix": place.name,
             "variant": place.variant,
-            "accuracy": found,
-            "adapt": told,
+            "accuracy": right,
+            "adapt": adapted,
             "estimates": estimates,
-            "drift": self._drift(made["labels"], last) if place.variant < DRIFTING else None,
+            "wrong": self._wrong(place, made["labels"], last, truth) if place.variant < WRONG else None,
+            "cost": cost,
             "seconds": round(time.perf_counter() - started, 1),
         }
 
-    def _told(self, made: work.Adapted, truth: np.ndarray) -> dict[str, Any]:
+    def _cost(self, place: targets.Environment) -> dict[str, float]:
+        """What one call costs that finds nothing done already."""
+        began, spent = time.perf_counter(), time.process_time()
+        made = self.adapted(place, "labels", again=False, no_cache=True)
+        return {
+            "present": int(made.evidence.shares.present.sum()),
+            "merges": made.cost["merges"],
+            "forwards": made.cost["forwards"],
+            "seconds": round(time.perf_counter() - began, 1),
+            "processor_seconds": round(time.process_time() - spent, 1),
+        }
+
+    def _about(self, made: work.Adapted, truth: np.ndarray) -> dict[str, Any]:
         assert made.choice is not None
-        shares = made.evidence.shares.shares
+        shares = made.evidence.shares
         return {
             "chosen": made.chosen.name,
             "l2": made.choice.fit.l2 if np.isfinite(made.choice.fit.l2) else None,
-            "variation": float(np.abs(shares - truth).sum() / 2),
-            "cost": dict(made.cost),
+            "variation": float(np.abs(shares.shares - truth).sum() / 2),
+            "present": int(shares.present.sum()),
+            "forwards": made.cost["forwards"],
         }
 
     def _estimate(self, made: work.Adapted, truth: np.ndarray) -> dict[str, float]:
@@ -213,29 +243,98 @@ class Bench:
         true = float(np.sum(truth[present] * by_task))
         return {"truth": true, "estimate": one.value, "low": one.low, "high": one.high}
 
-    def _drift(self, made: work.Adapted, last: Candidate) -> dict[str, dict[str, float]]:
-        """Accuracy where a part q of the target comes evenly from all tasks: the share-weighted mean over all test
-        samples of each task.
+    def _heads(
+        self, made: work.Adapted, model: Candidate, l2: float, priors: Mapping[str, Prior]
+    ) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+        """For each prior, what turns unit embeddings of a model into logits, bias and rows fitted as by `adapt`."""
+        shares = made.evidence.shares
+        examples, proxy = work._proxy(made.source, made.evidence, made.prior, shares.present, made.parameters)
+        ((units,),) = self.units([model], [examples])
+        rows, scale = self.head.rows.astype(np.float64), self.head.scale
+
+        def answers(prior: Prior) -> Callable[[np.ndarray], np.ndarray]:
+            fit = Judge(proxy, prior, rows, scale).fitted(units.astype(np.float64), proxy.everything, l2)
+            own = rows if fit.rows is None else rows + fit.rows
+            return lambda units: fit.beta * scale * (units @ own.T) + prior.logits + fit.bias
+
+        return {name: answers(prior) for name, prior in priors.items()}
+
+    def _wrong(
+        self, place: targets.Environment, made: work.Adapted, last: Candidate, truth: np.ndarray
+    ) -> dict[str, dict[str, float]]:
+        """Accuracy where the mix is not the one that was shown: a weighted mean of the recall of every class, over all
+        test samples. Where the labels show skewed classes, adapt is made from 50 of them.
         """
-        names, truth = self.source.tasks.names, made.evidence.shares.shares
+        assert made.choice is not None
         chosen, plain = self.units([made.chosen, last], self.tests)
-        assert made.head is not None
-        unguarded = make_prior(made.source.tasks, made.evidence.shares, guard=0.0).logits
-        unguarded = np.where(made.prior.classes > 0, unguarded, -np.inf)
-        answers = {
-            "last": [self.head.logits(units) for units in plain],
-            "last + prior": [self.head.logits(units) + made.prior.logits for units in plain],
-            "last + prior, no guard": [self.head.logits(units) + unguarded for units in plain],
-            "adapt": [made.head.logits(units) for units in chosen],
+        bare = make_prior(made.source.tasks, made.evidence.shares, guard=0.0)
+        bare = Prior(bare.joint, np.where(made.prior.classes > 0, bare.logits, -np.inf))
+        priors, l2 = {"": made.prior, ", no guard": bare}, made.choice.fit.l2
+        answers: dict[str, tuple[list[np.ndarray], Callable[[np.ndarray], np.ndarray]]] = {
+            "last": (plain, self.head.logits)
         }
-        right = {
-            name: np.array([np.mean(one.argmax(axis=1) == t.labels) for one, t in zip(logits, self.tests, strict=True)])
-            for name, logits in answers.items()
+        for name, one in priors.items():
+            answers[f"last + prior{name}"] = plain, lambda units, one=one: self.head.logits(units) + one.logits
+        for name, one in self._heads(made, last, float("inf"), priors).items():
+            answers[f"last + fitted bias{name}"] = plain, one
+        for name, one in self._heads(made, made.chosen, l2, priors).items():
+            answers[f"adapt{name}"] = chosen, one
+        recalls = {name: self._recalls(units, logits) for name, (units, logits) in answers.items()}
+        even = np.array(
+            [[float(c in own) / len(own) for c in range(len(self.classes))] for own in made.source.tasks.of_task]
+        )
+        generator = np.random.default_rng([SEED, place.variant, *place.name.encode()])
+        mixes = {str(q): [((1 - q) * truth + q / len(truth)) @ even] for q in (0.0, *DRIFT)}
+        mixes["skewed"] = [truth @ _skewed(even, generator) for _ in range(SKEWS)]
+        present = np.flatnonzero(truth > 0)
+        swapped = truth.copy()
+        swapped[present] = np.sort(truth)[::-1][np.argsort(np.argsort(truth[present], kind="stable"), kind="stable")]
+        if not np.allclose(swapped, truth):
+            mixes["swapped"] = [swapped @ even]
+        accuracies = {
+            mix: {name: float(np.mean([one @ recall for one in classes])) for name, recall in recalls.items()}
+            for mix, classes in mixes.items()
         }
-        return {
-            str(q): {name: float(((1 - q) * truth + q / len(names)) @ by_task) for name, by_task in right.items()}
-            for q in (0.0, *DRIFT)
-        }
+        classes = mixes["skewed"][0]
+        file = self.folder / f"{place.name}-{place.variant}-skewed.json"
+        counts = generator.multinomial(SHOWN, classes)
+        file.write_text(json.dumps({self.classes[c]: int(n) for c, n in enumerate(counts) if n}))
+        again = work.adapt(Parameters.of(run=self.run, labels=file), merges=self.merges)
+        (units,) = self.units([again.chosen], self.tests)
+        assert again.head is not None
+        skewed = {name: float(classes @ recall) for name, recall in recalls.items() if "no guard" not in name}
+        skewed["adapt"] = float(classes @ self._recalls(units, again.head.logits))
+        skewed["last + prior"] = float(
+            classes @ self._recalls(plain, lambda units: self.head.logits(units) + again.prior.logits)
+        )
+        del skewed["last + fitted bias"]
+        return {**accuracies, "skewed, as the labels show": skewed}
+
+    def _recalls(self, units: Sequence[np.ndarray], logits: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """(C,): which part of each class's test samples is named correctly."""
+        labels = np.concatenate([test.labels for test in self.tests])
+        right = np.concatenate([logits(one).argmax(axis=1) for one in units]) == labels
+        return np.bincount(labels, right, len(self.classes)) / np.bincount(labels, minlength=len(self.classes))
+
+
+def _skewed(even: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """(T, C): the classes of every task by a flat Dirichlet distribution."""
+    drawn = np.where(even > 0, generator.exponential(size=even.shape), 0)
+    return drawn / drawn.sum(axis=1, keepdims=True)
+
+
+def without_held_out(run: Path, out: Path) -> Path:
+    """A copy of a run that kept nothing aside; its weights are links."""
+    if not (out / "run.json").exists():
+        shutil.copytree(run, out, copy_function=lambda a, b: Path(b).symlink_to(a), dirs_exist_ok=True)
+        for kept in ("held-out", "base-embeddings.safetensors"):
+            one = out / kept
+            shutil.rmtree(one) if one.is_dir() else one.unlink()
+        about = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        del about["kept"]
+        (out / "run.json").unlink()
+        (out / "run.json").write_text(json.dumps(about), encoding="utf-8")
+    return out
 
 
 def interval(values: Sequence[float]) -> dict[str, float]:
@@ -269,11 +368,12 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "width": round(100 * statistics.fmean(one["high"] - one["low"] for one in told), 2),
             "truth": round(100 * statistics.fmean(one["truth"] for one in told), 2),
         }
-    drifting = [row["drift"] for row in rows if row["drift"] is not None]
-    drift = {
-        q: {name: round(100 * statistics.fmean(one[q][name] for one in drifting), 2) for name in drifting[0][q]}
-        for q in drifting[0]
-    }
+    judged = [row["wrong"] for row in rows if row["wrong"] is not None]
+    wrong = {}
+    for mix in dict.fromkeys(mix for one in judged for mix in one):
+        own = [one[mix] for one in judged if mix in one]
+        means = {name: round(100 * statistics.fmean(each[name] for each in own), 2) for name in own[0]}
+        wrong[mix] = {"targets": len(own), **means}
     return {
         "targets": len(rows),
         "accuracy": {name: interval([row["accuracy"][name] for row in rows]) for name in names},
@@ -290,12 +390,31 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             name: round(statistics.fmean(row["adapt"][name]["variation"] for row in rows), 4)
             for name in ("labels", "inputs")
         },
-        "forwards": {
-            name: max(row["adapt"][name]["cost"]["forwards"] for row in rows) for name in ("labels", "inputs")
-        },
+        "forwards": _forwards(rows),
+        "cost": _costs(rows),
         "estimates": errors,
-        "drift": drift,
+        "wrong": wrong,
     }
+
+
+def _forwards(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Most forward passes of a call, by how many tasks it thinks are present."""
+    most: dict[int, int] = {}
+    for row in rows:
+        for name in ("labels", "inputs"):
+            one = row["adapt"][name]
+            most[one["present"]] = max(most.get(one["present"], 0), one["forwards"])
+    return {str(present): most[present] for present in sorted(most)}
+
+
+def _costs(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+    """Means of the targets that were timed, by how many tasks are present."""
+    timed = [row["cost"] for row in rows if row["cost"] is not None]
+    by_present = [[one for one in timed if one["present"] == n] for n in sorted({one["present"] for one in timed})]
+    return [
+        {"targets": len(own), **{name: round(statistics.fmean(one[name] for one in own), 1) for name in own[0]}}
+        for own in by_present
+    ]
 
 
 def _binomial(right: int, count: int) -> list[float]:
@@ -320,44 +439,91 @@ def run(folder: Path, wordnet: Path, model: Path, *, tasks: int, most: int | Non
     return {"question": common.question(__doc__), **began, "summary": summary(rows), "rows": rows}
 
 
-def document(data: Mapping[str, Any]) -> str:
-    """The tables of docs/adapt.md."""
-    told = data["summary"]
+NAMES = {
+    "last": "last checkpoint, as it is",
+    "last + prior": "last checkpoint, with the log prior",
+    "last + fitted bias": "last checkpoint, with a fitted bias",
+    "adapt, labels": "**adapt, from 50 labels**",
+    "adapt, inputs": "**adapt, from 50 unlabelled inputs**",
+    "adapt, labels, encoder only": "adapt with `--no-prior`: the encoder alone",
+    "adapt, labels, training samples": "adapt, with training samples in place of held-out ones",
+}
+WRONGS = {
+    "0.0": "as shown",
+    **{str(q): f"{100 * q:.0f} % from all tasks, evenly" for q in DRIFT},
+    "skewed": "classes skewed inside the tasks, unknown",
+    "skewed, as the labels show": "classes skewed inside the tasks, as the labels show",
+    "swapped": "shares swapped: the largest for the smallest",
+}
+
+
+def _signed(one: Mapping[str, float]) -> str:
+    return f"{one['mean']:+.1f} [{one['low']:.1f}, {one['high']:.1f}]"
+
+
+def document(data: Mapping[str, Any], many: Mapping[str, Any] | None = None) -> str:
+    """The tables of docs/adapt.md. `many`: the same with more tasks."""
+    summaries = [data["summary"], *([] if many is None else [many["summary"]])]
+    first = summaries[0]
+    tasks = [f"T = {one}" for one in (5, 17)[: len(summaries)]]
     rows = []
-    for name, one in sorted(told["accuracy"].items(), key=lambda pair: -pair[1]["mean"]):
-        ahead = told["adapt_ahead_of"].get(name)
-        shown = "" if ahead is None else f"{ahead['mean']:+.1f} [{ahead['low']:.1f}, {ahead['high']:.1f}]"
-        rows.append([name, f"{one['mean']:.1f}", shown])
+    for name, _ in sorted(first["accuracy"].items(), key=lambda pair: -pair[1]["mean"]):
+        cells = [f"{one['accuracy'][name]['mean']:.1f}" for one in summaries]
+        ahead = first["adapt_ahead_of"].get(name)
+        rows.append([NAMES.get(name, name), *cells, "" if ahead is None else _signed(ahead)])
+    counts = " and ".join(f"{one['targets']} targets at {of}" for one, of in zip(summaries, tasks, strict=True))
     text = [
-        common.table(["entry", "accuracy", "adapt from labels is ahead by (95 % interval)"], rows),
-        "How true the estimates are:\n",
+        f"Accuracy over all classes, mean of {counts}; the last column is for T = 5, with a 95 % interval:\n",
+        common.table(["entry", *tasks, "adapt from labels is ahead by"], rows),
+        "How true the estimates are (T = 5). The error is the estimate less the accuracy on all test samples:\n",
         common.table(
-            [
-                "held-out samples a task",
-                "targets",
-                "truth",
-                "estimate less truth",
-                "90 % interval holds it",
-                "its width",
-            ],
+            ["held-out samples a task", "targets", "accuracy", "error", "90 % intervals that hold it", "their width"],
             [
                 [
                     n,
                     str(one["targets"]),
                     f"{one['truth']:.1f}",
-                    f"{one['signed_error']['mean']:+.1f} [{one['signed_error']['low']:.1f}, "
-                    f"{one['signed_error']['high']:.1f}]",
+                    _signed(one["signed_error"]),
                     f"{100 * one['coverage']:.0f} % [{100 * one['coverage_interval'][0]:.0f}, "
                     f"{100 * one['coverage_interval'][1]:.0f}]",
                     f"{one['width']:.1f}",
                 ]
-                for n, one in told["estimates"].items()
+                for n, one in sorted(first["estimates"].items(), key=lambda pair: int(pair[0]))
             ],
         ),
-        "Where a part of the target comes evenly from all tasks, unknown to us:\n",
+        'Where the mix is not the one that was shown (T = 5). "No guard": without the 5 % kept for all tasks:\n',
         common.table(
-            ["part", *next(iter(told["drift"].values()))],
-            [[f"{100 * float(q):.0f} %", *(f"{v:.1f}" for v in one.values())] for q, one in told["drift"].items()],
+            ["the target", "targets", *(name for name in first["wrong"]["0.0"] if name != "targets")],
+            [
+                [
+                    WRONGS[mix],
+                    str(first["wrong"][mix]["targets"]),
+                    *(
+                        f"{first['wrong'][mix][name]:.1f}" if name in first["wrong"][mix] else ""
+                        for name in first["wrong"]["0.0"]
+                        if name != "targets"
+                    ),
+                ]
+                for mix in WRONGS
+                if mix in first["wrong"]
+            ],
+        ),
+        "What one call costs that finds nothing done already, on one thread of forward passes:\n",
+        common.table(
+            ["", "present tasks", "targets", "merges", "forward passes", "seconds", "processor seconds"],
+            [
+                [
+                    of,
+                    f"{one['present']:.0f}",
+                    f"{one['targets']:.0f}",
+                    f"{one['merges']:.0f}",
+                    f"{one['forwards']:,.0f}",
+                    f"{one['seconds']:.0f}",
+                    f"{one['processor_seconds']:.0f}",
+                ]
+                for told, of in zip(summaries, tasks, strict=True)
+                for one in told["cost"]
+            ],
         ),
         common.origin(dict(data)),
     ]
@@ -370,20 +536,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--wordnet", type=Path, default=real_model.WORDNET, help="folder with data.noun and data.verb")
     parser.add_argument("--model", type=Path, help="folder of the encoder; default: the package's")
     parser.add_argument("--tasks", type=int, choices=sorted(TRAIN), default=5)
-    parser.add_argument("--targets", type=int, help="so many targets only")
+    parser.add_argument("--targets", type=int, help="so many targets only; default: 25, and 10 with 17 tasks")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--docs", type=Path, help="also put the tables into this file, after its mark")
     asked = parser.parse_args(arguments)
     if not (asked.wordnet / "data.noun").is_file():
         sys.exit(f"{asked.wordnet}: no data.noun there. Install Debian's wordnet-base, or give --wordnet.")
     model = asked.model or real_model.encoder_folder()
-    data = run(asked.work, asked.wordnet, model, tasks=asked.tasks, most=asked.targets, epochs=asked.epochs)
-    name = "adapt.json" if asked.tasks == 5 else f"adapt_{asked.tasks}.json"
-    common.write_result(common.RESULTS / name, data)
+    most = asked.targets or TARGETS[asked.tasks]
+    data = run(asked.work, asked.wordnet, model, tasks=asked.tasks, most=most, epochs=asked.epochs)
+    common.write_result(common.RESULTS / _result(asked.tasks), data)
     if asked.docs:
-        before, _, rest = asked.docs.read_text(encoding="utf-8").partition(MARK)
-        _, _, after = rest.partition(MARK)
-        asked.docs.write_text(f"{before}{MARK}\n\n{document(data)}\n{MARK}{after}", encoding="utf-8")
+        write_document(asked.docs)
+
+
+def _result(tasks: int) -> str:
+    return "adapt.json" if tasks == 5 else f"adapt_{tasks}.json"
+
+
+def write_document(file: Path) -> None:
+    """Put the tables of the results that are there between the marks of a document."""
+    results = [common.RESULTS / _result(tasks) for tasks in TARGETS]
+    data = [json.loads(one.read_text(encoding="utf-8")) for one in results if one.exists()]
+    before, _, rest = file.read_text(encoding="utf-8").partition(MARK)
+    _, _, after = rest.partition(MARK)
+    file.write_text(f"{before}{MARK}\n\n{document(*data)}\n{MARK}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

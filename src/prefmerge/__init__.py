@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from prefmerge.merging.recipe_file import read_recipe
     from prefmerge.merging.verify import verify
     from prefmerge.preference import Preference
+    from prefmerge.target.api import adapt
 
 _HOMES = {
     "Checkpoint": "prefmerge.checkpoints",
@@ -30,6 +31,7 @@ _HOMES = {
     "PrefmergeError": "prefmerge.errors",
     "Receipt": "prefmerge.merging.receipt",
     "Recipe": "prefmerge.merging.recipe",
+    "adapt": "prefmerge.target.api",
     "merge": "prefmerge.merging.api",
     "merge_state_dicts": "prefmerge.merging.api",
     "open_checkpoint": "prefmerge.checkpoints",
@@ -46,6 +48,7 @@ __all__ = [
     "Receipt",
     "Recipe",
     "__version__",
+    "adapt",
     "merge",
     "merge_state_dicts",
     "open_checkpoint",

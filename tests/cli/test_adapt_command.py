@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 import os
 import random
@@ -23,6 +24,7 @@ from safetensors.numpy import load_file
 import prefmerge
 from prefmerge.cli.options import EXAMPLES
 from prefmerge.continual.head_file import read_head
+from prefmerge.errors import MissingExtra, UsageError
 from prefmerge.target.parameters import declarations, flag
 from tests.cli.conftest import Result
 
@@ -250,7 +252,7 @@ def name_of(label: str, tasks: dict[str, list[str]]) -> str:
 )
 def test_what_is_wrong_without_samples(place: Path, call: Callable[[str], Result], given: str, told: str) -> None:
     tasks = tasks_of(place)
-    files = {"counts": tasks, "other": dict.fromkeys(tasks, ["zz"]), "few": {"cars": ["ab"]}}
+    files = {"counts": tasks, "other": {name: ["zz"] for name in tasks}, "few": {"cars": ["ab"]}}
     for name, content in files.items():
         counts = {task: dict.fromkeys(own, 1) for task, own in content.items()}
         (place / f"{name}.json").write_text(json.dumps(counts))
@@ -331,3 +333,45 @@ def test_a_run_that_kept_nothing_and_lost_its_data_is_taken_at_the_shares_word(
     done = call("adapt --run my-run --inputs photos")
     assert done.code == 2
     assert "Give --labels" in done.stderr
+
+
+def test_from_python(place: Path, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    told: list[str] = []
+    made = prefmerge.adapt(run="my-run", labels="seen.csv", out="python", progress=lambda what, *_: told.append(what))
+    assert made.estimates is not None
+    assert made.drift is not None
+    assert "choosing" in told
+    same = {**made.to_json(), "cost": None}
+    written = json.loads((place / "python" / "adapt.json").read_text())
+    assert {**written, "cost": None} == {**same, "command": written["command"]}
+    expected = json.loads((site / "site" / "adapt.json").read_text())
+    assert same["estimates"] == expected["estimates"]
+    prefmerge.verify(place / "python")
+    with pytest.raises(UsageError, match="Did you mean 'labels'"):
+        prefmerge.adapt(run="my-run", label="seen.csv")
+    assert set(inspect.signature(prefmerge.adapt).parameters) == {*declarations(), "progress"}
+
+
+def test_a_library_that_is_absent_is_named(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.setitem(sys.modules, "threadpoolctl", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'prefmerge\[places\]'"):
+        prefmerge.adapt(run="my-run", labels="seen.csv")
+
+
+def test_other_commands_point_to_it(place: Path, call: Callable[[str], Result]) -> None:
+    done = call("merge --run my-run --prefer 1,1,0 -o merged")
+    assert done.stdout.splitlines()[-1].endswith("prefmerge adapt --run my-run --labels FILE -o OUT")
+    done = call("prefer --run my-run --labels seen.csv")
+    line = done.stdout.splitlines()[-1]
+    assert line.endswith("prefmerge adapt --run my-run --labels seen.csv -o OUT")
+    assert call(line.partition("prefmerge ")[2].replace("OUT", "pointed")).code == 0
+
+
+def test_the_sentence_on_drift_is_what_the_numbers_say(place: Path, call: Callable[[str], Result]) -> None:
+    found = adapted(call, "--labels seen.csv")
+    others = list(found["estimates"]["other_tasks"].values())
+    chosen = found["estimates"]["rows"][0]["accuracy"]["value"]
+    left = 0.8 * chosen + 0.2 * sum(one["chosen"] for one in others) / len(others)
+    assert f"expect {100 * left:.0f} % in place of {100 * chosen:.0f} %" in found["drift"]

@@ -69,7 +69,8 @@ def test_any_checkpoints_with_counts(place: Path, call: Callable[[str], Result])
     assert call("merge base cars birds -o out --prefer @preference.json").code == 0
     assert {**told, "next": None} == {**json.loads(Path("preference.json").read_text()), "next": None}
     shown = call(line).stdout.splitlines()
-    assert shown[-2:] == ["Next: the same with -o preference.json, then", f"      {told['next']}"]
+    assert shown[-3:-1] == ["Next: the same with -o preference.json, then", f"      {told['next']}"]
+    assert shown[-1].endswith("prefmerge adapt base cars birds --task-labels counts.json --labels seen.csv -o OUT")
     without = call(f"{line} --draws 0").stdout
     assert "interval" not in without
     assert "confidence" not in without
@@ -281,7 +282,7 @@ def test_pairs_to_a_preference_and_what_goes_with_it(trained: Path, call: Callab
     assert (done.code, done.exception) == (0, None), done.stderr
     assert "labels alone" in done.stdout
     assert "held-out samples" in done.stdout
-    following = done.stdout.splitlines()[-1].removeprefix("Next: prefmerge ")
+    following = done.stdout.splitlines()[-2].removeprefix("Next: prefmerge ")
     assert following.startswith("merge --run my-run -o merged/ --prefer @preference.json")
     about = json.loads(Path("preference.json").read_text())["about"]
     assert f"--scale {about['settings']['scale']}" in following

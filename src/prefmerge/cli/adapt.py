@@ -65,7 +65,9 @@ def adapt(*, json: o.Json = False, **given: Any) -> None:
     """
     from prefmerge.cli import show
     from prefmerge.target.adapt import adapt as work
+    from prefmerge.target.adapt import require_extras
 
+    require_extras()
     asked = Parameters.of(
         **{name: () if value is None and name in _SEVERAL else value for name, value in given.items()}
     )
@@ -142,6 +144,8 @@ def adapted(found: Adapted) -> None:
             f"({n} samples): use it at the target only.",
             soft_wrap=True,
         )
+    if found.drift is not None:
+        console.print(found.drift, soft_wrap=True)
     for note in found.notes:
         console.print(f"Note: {note}", soft_wrap=True)
     cost = found.cost

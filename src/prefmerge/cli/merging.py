@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -98,6 +99,8 @@ def merge(
         show.as_json(receipt.data)
     else:
         show.merged(receipt.data, recipe, out)
+        if run is not None or prefer is not None:
+            show.say_adapt("BASE TASK..." if run is None else f"--run {quote(str(run))}")
 
 
 @command

@@ -174,6 +174,10 @@ def prefer(
         show.as_json({**found.to_json(), "next": next_command(found, out)})
     else:
         preferred(found, out)
+        source = shlex.join(["--run", str(run)] if run is not None else map(str, checkpoints or ["BASE", "TASK..."]))
+        source += "" if task_labels is None else f" --task-labels {shlex.quote(str(task_labels))}"
+        flag = "inputs" if case == "features" else case
+        show.say_adapt(source, f"--{flag} {shlex.quote(str(given[case]))}" if given else "--labels FILE")
 
 
 def _tasks(run: Path | None, checkpoints: list[Path]) -> Tasks | None:

@@ -6,6 +6,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -93,6 +94,7 @@ def search(
         show.as_json({**found.to_json(), "command": line})
     else:
         searched(found, place, line)
+        show.say_adapt(f"--run {quote(str(run))}", f"--pairs {quote(str(pairs))}")
 
 
 @contextlib.contextmanager

@@ -265,6 +265,14 @@ def merged(receipt: Mapping[str, Any], recipe: Recipe, out: Path) -> None:
     console.print(f"Receipt: {find_receipt(out)}", soft_wrap=True)
 
 
+def say_adapt(inputs: str, target: str = "--labels FILE") -> None:
+    """One line: what would choose the model by measurement."""
+    _console().print(
+        f"To choose by measurement, and to see how good the model will be: prefmerge adapt {inputs} {target} -o OUT",
+        soft_wrap=True,
+    )
+
+
 def planned(plan: Plan, recipe: Recipe) -> None:
     """What a merge would do."""
     console = _console()

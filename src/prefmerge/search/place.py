@@ -95,7 +95,7 @@ def search(
         paths = [opened.run.task_path(index) for index in range(len(names))]
         about = {
             "checkpoints": [_content(path) for path in (opened.run.base_path, *paths)],
-            "head": fingerprint_of(from_state_dict({"rows": opened.head.rows}, name="head")).hexdigest(),
+            "head": fingerprint_of(from_state_dict(_tensors(opened.head), name="head")).hexdigest(),
             "inputs": samples.fingerprint(range(len(samples))),
             "encoder": opened.encoder.preprocessing,
         }
@@ -124,6 +124,12 @@ def search(
         if place is not None:
             _write(found, place, ["--run", str(run)])
     return found
+
+
+def _tensors(head: Head) -> dict[str, Any]:
+    """What of a head decides its answers."""
+    own = {"rows": head.rows}
+    return own if head.bias is None else {**own, "bias": head.bias}
 
 
 def scorer(

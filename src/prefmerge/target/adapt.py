@@ -23,7 +23,7 @@ import numpy as np
 
 from prefmerge.continual.data.examples import Examples, concatenated
 from prefmerge.continual.head_file import FrozenHead
-from prefmerge.errors import OutputExists, UsageError
+from prefmerge.errors import OutputExists, UsageError, require
 from prefmerge.target.choice import Answers, Choice, Judge, Others, choose, finalists
 from prefmerge.target.estimates import Estimates, as_it_is, by_procedure, estimate, recall_of, with_bias
 from prefmerge.target.evidence import Evidence, read_evidence
@@ -80,6 +80,11 @@ def adapt(asked: Parameters, told: Told | None = None, merges: Merges | None = N
         return made
     told("writing the model", 0, 0)
     return replace(made, receipt=write(made, asked.out))
+
+
+def require_extras() -> None:
+    """Raise MissingExtra where the libraries of every call are absent."""
+    require("adapt", "places", "scipy", "threadpoolctl")
 
 
 def _check_output(out: Path, force: bool) -> None:

@@ -32,10 +32,7 @@ tr.ours td { font-weight: 600; }
 @media (max-width: 40rem) { .track { min-width: 4rem; } td, th { font-size: .85rem; padding-right: .35rem; } }
 @media print { pre { white-space: pre-wrap; } }
 """
-_DRIFT = (
-    "The prior and the bias hold for this mix. Where the mix drifts, part of the gain is lost; where the target sees "
-    "all tasks alike, the last checkpoint without them is the better model."
-)
+_DRIFT = "The prior and the bias hold for this mix. Where the mix drifts, part of the gain is lost."
 _USE = {
     "With CLIP or another image encoder": """from safetensors import safe_open
 from transformers import CLIPVisionModelWithProjection
@@ -113,8 +110,9 @@ def _accuracies(made: Adapted) -> Iterable[str]:
     yield (
         '<p class="soft">The first row is measured on samples that took no part in choosing or fitting: the score that '
         "it was chosen by would be too high. The others are judged on the same samples. "
-        f"{escape(_DRIFT)}</p>"
+        "</p>"
     )
+    yield f"<p>{escape(_DRIFT)} {escape(made.drift or '')}</p>"
 
 
 def _target(made: Adapted) -> Iterable[str]:

@@ -28,6 +28,7 @@ from prefmerge.target.prior import Prior
 from prefmerge.target.source import Source
 
 FORMAT = "prefmerge-adapt/1"
+DRIFT = 0.2  # part of the target that comes from other tasks, in the sentence on what is lost then
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +62,30 @@ class Adapted:
         best = self.pool[self.choice.best].name
         return f"{kept}: {best} scores better, but by less than half a standard error."
 
+    @property
+    def drift(self) -> str | None:
+        """What is left where a part of the target comes evenly from the other tasks, in a sentence; None where that was
+        not measured. It is made of the estimates and of the samples of the other tasks.
+        """
+        if self.estimates is None or not self.estimates.others:
+            return None
+        there = next((one.name for one in reversed(self.pool) if one.single), None)
+        row = next((row for row in self.estimates.rows if row.name == there and row.how == "as it is"), None)
+        if row is None:
+            return None
+        others = list(self.estimates.others.values())
+        of_others = [sum(one[k] for one in others) / len(others) for k in (1, 2)]
+        at_target = [row.accuracy.value, self.estimates.chosen.accuracy.value]
+        before, after = ((1 - DRIFT) * a + DRIFT * o for a, o in zip(at_target, of_others, strict=True))
+        told = (
+            f"Where {100 * DRIFT:.0f} % of the target comes evenly from the other tasks, expect {100 * after:.0f} % in "
+            f"place of {100 * at_target[1]:.0f} % (the {there}: {100 * before:.0f} %)."
+        )
+        gain, loss = at_target[1] - at_target[0], of_others[0] - of_others[1]
+        if gain > 0 and loss > 0:
+            told += f" Beyond {100 * gain / (gain + loss):.0f} % the {there} is the better model."
+        return told
+
     def to_json(self) -> dict[str, Any]:
         """What adapt.json holds: no path, no host."""
         found: dict[str, Any] = {
@@ -74,6 +99,7 @@ class Adapted:
             "chosen": {"name": self.chosen.name, "settings": told_settings(self.chosen)},
             "verdict": self.verdict,
             "estimates": None if self.estimates is None else self.estimates.to_json(),
+            "drift": self.drift,
             "notes": list(self.notes),
             "cost": dict(self.cost),
         }
