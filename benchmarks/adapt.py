@@ -5,9 +5,9 @@ own, 100 samples of each task held out of training. 25 targets of the papers' fi
 50 of them shown; the other 450 judge. Entries: what is there, the papers' methods, the log prior, a fitted bias, adapt
 from 50 labels, from 50 inputs, without the prior, and with training samples in place of held-out ones. Also: estimates
 against the truth at 100 held-out samples a task, and at 20 and 50 for three targets of each mix; for two, what is lost
-where the mix is wrong; for one, seconds with nothing kept. Nothing is chosen on test samples. Resumable: a target that
-is done is kept. About an hour on two cores, 1 GB of disk. Writes `results/adapt.json` (with --tasks 17 `adapt_17.json`)
-and, with --docs, the tables of docs/adapt.md.
+where the mix is wrong; for one, seconds with nothing kept, and fine-tuning of the last checkpoint instead. Nothing is
+chosen on test samples. Resumable: a target that is done is kept. About an hour on two cores, 1 GB of disk. Writes
+`results/adapt.json` (with --tasks 17 `adapt_17.json`) and, with --docs, the tables of docs/adapt.md.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ DRIFT = (0.1, 0.2, 0.4, 1.0)  # parts of the target that come evenly from all ta
 WRONG = 2  # targets of each mix that are judged under wrong mixes
 SKEWS = 20  # draws of skewed classes
 TIMED = 1  # targets of each mix that are timed with nothing kept
+FINE_TUNED = 1  # targets of each mix at which the last checkpoint is fine-tuned instead
+STEPS, FINE_BATCH, RATE = 60, 16, 2e-5  # of that fine-tuning; the rate is the run's, nothing was tuned
 TARGETS = {5: 25, 17: 10}
 MARK = "<!-- made by benchmarks/adapt.py -->"
 
@@ -142,9 +144,14 @@ class Bench:
         texts = shown.read(range(len(shown)))
         with open(file, "w", newline="", encoding="utf-8") as opened:
             writer = csv.writer(opened)
-            writer.writerow(("text",) if given == "inputs" else ("label",))
-            rows = texts if given == "inputs" else [self.classes[c] for c in shown.labels.tolist()]
-            writer.writerows([row] for row in rows)
+            labels = [self.classes[c] for c in shown.labels.tolist()]
+            columns = {
+                "inputs": {"text": texts},
+                "labels": {"label": labels},
+                "pairs": {"text": texts, "label": labels},
+            }
+            writer.writerow(columns[given])
+            writer.writerows(zip(*columns[given].values(), strict=True))
         asked = Parameters.of(run=run or self.run, **{given: file}, **how)
         return work.adapt(asked, merges=self.merges if again else None)
 
@@ -190,6 +197,12 @@ class Bench:
             assert head is not None
             right[f"adapt, {name}"] = accuracy(head.logits(units))
             adapted[name] = self._about(one, truth)
+        alternatives = None
+        if place.variant < FINE_TUNED:
+            alternatives = {
+                "adapt from labels": right["adapt, labels"],
+                **self._alternatives(place, made["labels"], judged),
+            }
         estimates = {
             str(n): self._estimate(made["labels"] if n == 100 else self.adapted(place, "labels", samples=n), truth)
             for n in (*(FEWER if place.variant < WITH_FEWER else ()), 100)
@@ -203,6 +216,7 @@ class Bench:
             "estimates": estimates,
             "wrong": self._wrong(place, made["labels"], last, truth) if place.variant < WRONG else None,
             "cost": cost,
+            "alternatives": alternatives,
             "seconds": round(time.perf_counter() - started, 1),
         }
 
@@ -217,6 +231,50 @@ class Bench:
             "seconds": round(time.perf_counter() - began, 1),
             "processor_seconds": round(time.process_time() - spent, 1),
         }
+
+    def _alternatives(self, place: targets.Environment, made: work.Adapted, judged: Examples) -> dict[str, float]:
+        """What the pairs of the target would give, and what fine-tuning the last checkpoint would."""
+        pairs, found = self.shown(place), self.adapted(place, "pairs")
+        ((units,),) = self.units([found.chosen], [judged])
+        assert found.head is not None
+        held, proxy = work._proxy(made.source, made.evidence, made.prior, made.evidence.shares.present, made.parameters)
+        weights, prior = proxy.weights(made.prior.joint, proxy.everything), made.prior.logits
+        even = np.full(len(pairs), 1 / len(pairs))
+        return {
+            "adapt from pairs": float(np.mean(found.head.logits(units).argmax(axis=1) == judged.labels)),
+            "fine-tuned on the pairs": self._fine_tuned(pairs, even, np.zeros(len(prior)), judged),
+            "fine-tuned on held-out samples, with the prior": self._fine_tuned(held, weights, prior, judged),
+        }
+
+    def _fine_tuned(self, samples: Examples, weights: np.ndarray, bias: np.ndarray, judged: Examples) -> float:
+        """Accuracy of the last checkpoint after STEPS steps on weighted samples, `bias` on its logits throughout."""
+        import torch
+        from torch.nn.functional import cross_entropy
+
+        encoder, _ = self.source.encoder()
+        encoder.load(self.source.checkpoints[-1])
+        head, offset = self.opened.head, torch.from_numpy(bias.astype(np.float32))
+        generator = np.random.default_rng(SEED)
+        optimiser = torch.optim.AdamW([one for one in encoder.tower.parameters() if one.requires_grad], lr=RATE)
+        encoder.tower.train()
+        torch.manual_seed(SEED)
+        for _ in range(STEPS):
+            at = generator.choice(len(samples), FINE_BATCH, p=weights / weights.sum())
+            logits = head.logits(encoder.tower(**encoder.prepare(samples.read(at.tolist())))) + offset
+            loss = cross_entropy(logits, torch.from_numpy(samples.labels[at]))
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        encoder.tower.eval()
+        with torch.no_grad():
+            answers = [
+                (
+                    head.logits(encoder.tower(**encoder.prepare(judged.read(range(i, min(i + 64, len(judged)))))))
+                    + offset
+                ).argmax(1)
+                for i in range(0, len(judged), 64)
+            ]
+        return float(np.mean(torch.cat(answers).numpy() == judged.labels))
 
     def _about(self, made: work.Adapted, truth: np.ndarray) -> dict[str, Any]:
         assert made.choice is not None
@@ -392,6 +450,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         },
         "forwards": _forwards(rows),
         "cost": _costs(rows),
+        "alternatives": _alternatives(rows),
         "estimates": errors,
         "wrong": wrong,
     }
@@ -405,6 +464,12 @@ def _forwards(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
             one = row["adapt"][name]
             most[one["present"]] = max(most.get(one["present"], 0), one["forwards"])
     return {str(present): most[present] for present in sorted(most)}
+
+
+def _alternatives(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    told = [row for row in rows if row["alternatives"] is not None]
+    every = [{"last checkpoint": row["accuracy"]["last"], **row["alternatives"]} for row in told]
+    return {"targets": len(told), **{n: round(100 * statistics.fmean(one[n] for one in every), 2) for n in every[0]}}
 
 
 def _costs(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
@@ -507,6 +572,12 @@ def document(data: Mapping[str, Any], many: Mapping[str, Any] | None = None) -> 
                 for mix in WRONGS
                 if mix in first["wrong"]
             ],
+        ),
+        f"Fine-tuning the last checkpoint instead ({STEPS} steps, learning rate {RATE:g}, not tuned), mean of "
+        f"{first['alternatives']['targets']} targets, T = 5:\n",
+        common.table(
+            ["entry", "accuracy"],
+            [[name, f"{value:.1f}"] for name, value in first["alternatives"].items() if name != "targets"],
         ),
         "What one call costs that finds nothing done already, on one thread of forward passes:\n",
         common.table(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 from pathlib import Path
@@ -13,25 +12,8 @@ from typer.testing import CliRunner
 
 from benchmarks import common, real_model, training_speed
 from prefmerge.cli import app
+from tests.benchmarks.conftest import WORDS
 from tests.continual.models import tiny_bert
-
-WORDS = 16  # synsets of each class
-
-
-@pytest.fixture
-def wordnet(tmp_path: Path) -> Path:
-    """data.noun and data.verb in WordNet's format (wndb(5WN)), with a few synsets of every class."""
-    folder = tmp_path / "wordnet"
-    folder.mkdir()
-    for part, numbers in (("noun", range(3, 29)), ("verb", range(29, 44))):
-        lines = ["  1 This software and database is being provided to you, the LICENSEE"]
-        for number in numbers:
-            for n in range(WORDS):
-                word = hashlib.md5(f"{number} {n}".encode()).hexdigest()[:6]
-                gloss = f'meaning {word} {number}; "an example"'
-                lines.append(f"{number:04d}{n:04d} {number:02d} {part[0]} 01 a_{word} 0 000 | {gloss}  ")
-        (folder / f"data.{part}").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return folder
 
 
 def test_definitions_come_without_examples_and_licence(wordnet: Path):

@@ -1,0 +1,82 @@
+"""The benchmark of adapt at toy size: a tiny BERT that knows nothing, so what is tested is what is counted, and how."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks import adapt, common
+from prefmerge.cli import app
+from tests.continual.models import tiny_bert
+
+pytest.importorskip("sklearn", reason="adapt needs the extra places")
+
+
+def finished(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+    """In this process: one more that loads torch would take most of the time."""
+    done = CliRunner().invoke(app, command[len(common.PREFMERGE) :], prog_name="prefmerge")
+    return subprocess.CompletedProcess(command, done.exit_code, done.stdout, done.stderr)
+
+
+def test_two_targets_to_the_end_and_again(wordnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PREFMERGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(adapt.subprocess, "run", finished)
+    for name, value in {
+        "TEST": 4,
+        "TRAIN": {5: 8},
+        "HELD_OUT": {5: 12},
+        "SIZE": 20,
+        "SHOWN": 6,
+        "FEWER": (6,),
+        "SKEWS": 2,
+        "STEPS": 2,
+    }.items():
+        monkeypatch.setattr(adapt, name, value)
+    monkeypatch.setattr(adapt.real_model, "TRAIN", 8)
+    work = tmp_path / "work"
+    data = adapt.run(work, wordnet, tiny_bert(tmp_path / "tiny"), tasks=5, most=2, epochs=1)
+    told, rows = data["summary"], data["rows"]
+    assert told["targets"] == 2
+    entries = {
+        "last",
+        "last + prior",
+        "last + fitted bias",
+        "MAGMAX",
+        "adapt, labels",
+        "adapt, labels, training samples",
+    }
+    assert entries <= set(told["accuracy"])
+    assert all(0 <= value <= 1 for row in rows for value in row["accuracy"].values())
+    assert set(told["estimates"]) == {"6", "100"}
+    first = rows[0]["wrong"]
+    assert set(first["0.0"]) == {
+        *("last", "last + prior", "last + prior, no guard", "last + fitted bias", "last + fitted bias, no guard"),
+        *("adapt", "adapt, no guard"),
+    }
+    assert "skewed" in first
+    # A part q of drift mixes the two ends.
+    for name, none in first["0.0"].items():
+        assert first["0.4"][name] == pytest.approx(0.6 * none + 0.4 * first["1.0"][name])
+    assert told["alternatives"]["targets"] == 2
+    assert told["cost"][0]["merges"] > 5
+    text = adapt.document(data, data)
+    assert "| **adapt, from 50 labels** |" in text
+    assert math.isfinite(told["adapt_ahead_of"]["last"]["mean"])
+    # A second call finds everything done, and the document keeps what stands around its tables.
+    monkeypatch.setattr(adapt.Bench, "judge", None)
+    again = adapt.run(work, wordnet, tmp_path / "tiny", tasks=5, most=2, epochs=1)
+    assert json.dumps(again["rows"]) == json.dumps(rows)
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    (tmp_path / "adapt.json").write_text(json.dumps(data))
+    (tmp_path / "page.md").write_text(f"before\n{adapt.MARK}\nold\n{adapt.MARK}\nafter\n")
+    adapt.write_document(tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
+    assert page.startswith("before\n")
+    assert page.endswith("\nafter\n")
+    assert "old" not in page
