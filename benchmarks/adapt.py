@@ -629,9 +629,14 @@ def write_document(file: Path) -> None:
     """Put the tables of the results that are there between the marks of a document."""
     results = [common.RESULTS / _result(tasks) for tasks in TARGETS]
     data = [json.loads(one.read_text(encoding="utf-8")) for one in results if one.exists()]
-    before, _, rest = file.read_text(encoding="utf-8").partition(MARK)
-    _, _, after = rest.partition(MARK)
-    file.write_text(f"{before}{MARK}\n\n{document(*data)}\n{MARK}{after}", encoding="utf-8")
+    between_marks(file, MARK, document(*data))
+
+
+def between_marks(file: Path, mark: str, text: str) -> None:
+    """Replace what stands between two marks of a document."""
+    before, _, rest = file.read_text(encoding="utf-8").partition(mark)
+    _, _, after = rest.partition(mark)
+    file.write_text(f"{before}{mark}\n\n{text}\n{mark}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

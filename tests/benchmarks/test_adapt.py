@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import adapt, common
+from benchmarks import adapt, adapt_digits, common
 from prefmerge.cli import app
 from tests.continual.models import tiny_bert
 
@@ -74,9 +74,26 @@ def test_two_targets_to_the_end_and_again(wordnet: Path, tmp_path: Path, monkeyp
     assert json.dumps(again["rows"]) == json.dumps(rows)
     monkeypatch.setattr(common, "RESULTS", tmp_path)
     (tmp_path / "adapt.json").write_text(json.dumps(data))
-    (tmp_path / "page.md").write_text(f"before\n{adapt.MARK}\nold\n{adapt.MARK}\nafter\n")
+    (tmp_path / "page.md").write_text(f"before\n{adapt.MARK}\nstale words\n{adapt.MARK}\nafter\n")
     adapt.write_document(tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text()
     assert page.startswith("before\n")
     assert page.endswith("\nafter\n")
-    assert "old" not in page
+    assert "stale words" not in page
+
+
+def test_the_digits_table_is_what_the_rows_say():
+    rows = [
+        {"seed": seed, "place": place, "accuracy": {"last": last, "adapt": ours}, "estimate": {"value": ours + 0.01}}
+        for seed, place, last, ours in (
+            *((0, "a", 0.8, 0.9), (1, "a", 0.7, 0.9)),
+            *((0, "b", 0.9, 0.91), (1, "b", 0.9, 0.89)),
+        )
+    ]
+    told = adapt_digits.summary(rows)
+    assert told["ahead_of_last"]["mean"] == pytest.approx(7.5)
+    assert told["least_ahead_of_last_at_a_place"] == pytest.approx(0)
+    assert told["signed_error_of_estimates"]["mean"] == pytest.approx(1)
+    text = adapt_digits.document({**common.provenance(), "summary": told, "rows": rows})
+    assert "| adapt | 90.0 | 90.0 |\n| last | 82.5 | 75.0 |" in text
+    assert "2 places of two tasks, 2 training seeds" in text

@@ -33,7 +33,7 @@ tr.ours td { font-weight: 600; }
 @media print { pre { white-space: pre-wrap; } }
 """
 _DRIFT = "The prior and the bias hold for this mix. Where the mix drifts, part of the gain is lost."
-_USE = {
+USE = {
     "With CLIP or another image encoder": """from safetensors import safe_open
 from transformers import CLIPVisionModelWithProjection
 import json, torch
@@ -178,7 +178,7 @@ def _use(made: Adapted) -> Iterable[str]:
         return
     yield "<h2>Use it in your own code</h2>"
     yield "<p>The answers need the head: <code>head.safetensors</code> holds rows, bias, scale and class names.</p>"
-    for title, code in _USE.items():
+    for title, code in USE.items():
         yield f"<p>{escape(title)}:</p><pre>{escape(code)}</pre>"
 
 
