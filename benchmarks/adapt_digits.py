@@ -109,8 +109,8 @@ def document(data: Mapping[str, Any]) -> str:
         [
             common.table(["entry", "accuracy", "at its worst place"], rows),
             f"{count} places of two tasks, {seeds} training seeds, 20 labels each. Adapt is ahead of the last "
-            f"checkpoint by {ahead['mean']:.1f} points [{ahead['low']:.1f}, {ahead['high']:.1f}]; at the place where it "
-            f"gains least, by {told['least_ahead_of_last_at_a_place']:.1f} (mean over seeds). Its estimate less the "
+            f"checkpoint by {ahead['mean']:.1f} points [{ahead['low']:.1f}, {ahead['high']:.1f}]; where it gains "
+            f"least, by {told['least_ahead_of_last_at_a_place']:.1f} (mean over seeds). Its estimate less the "
             f"accuracy on the 125 test images of a place is {error['mean']:+.1f} [{error['low']:.1f}, "
             f"{error['high']:.1f}] points.\n",
             common.origin(dict(data)),
