@@ -1,7 +1,7 @@
 """What is to be adapted, and what of its tasks is at hand: from a run, or from checkpoints with samples of each task.
 
     a run         base, tasks, head and encoder; the held-out samples and base embeddings that `finetune` kept
-    checkpoints   BASE TASK... with --task-samples, --head and --model
+    checkpoints   BASE TASK... with --task-samples, --model, and --head or a classifier of their own
 
 Nothing is encoded here, and no torch is imported: `Source.encoder()` does both when it is first asked for. Cost: small
 files, and the base embeddings of up to 100 samples a class. Leaves out: the target itself (`evidence`).
@@ -22,10 +22,12 @@ from prefmerge.continual.head_file import FrozenHead, read_head
 from prefmerge.errors import RunError, UsageError
 from prefmerge.prefer import tasks_of_checkpoints, tasks_of_run
 from prefmerge.runs import IN_SEQUENCE
+from prefmerge.target.own import identity_head, own_classifier, require_samples, unnamed
 from prefmerge.target.parameters import Parameters
 from prefmerge.target.shares import Tasks
 
 if TYPE_CHECKING:
+    from prefmerge.continual.encoders.classifier import Classifier
     from prefmerge.continual.encoders.protocol import Encoder
 
 OPEN = "prefmerge adapt"  # who asks, for messages of extras that are absent
@@ -35,6 +37,7 @@ OPEN = "prefmerge adapt"  # who asks, for messages of extras that are absent
 class Source:
     """T checkpoints over a base. `samples`: labelled samples of each task, or None where there are none; `held_out`:
     whether training has not seen them. `among` (T): the classes that a sample of each task is told apart from.
+    `classifier`: the checkpoints' own, whose logits are the embeddings then; the head is the identity.
     """
 
     tasks: Tasks
@@ -49,6 +52,7 @@ class Source:
     about: dict[str, Any]
     _open: Callable[[], tuple[Encoder, Any]]
     notes: tuple[str, ...] = ()
+    classifier: Classifier | None = None
     _opened: list[Any] = field(default_factory=list)
 
     def encoder(self) -> tuple[Encoder, Any]:
@@ -138,22 +142,28 @@ def _training_samples(folder: Path) -> tuple[tuple[Examples, ...] | None, bool, 
 def _of_checkpoints(asked: Parameters) -> Source:
     named = tasks_of_checkpoints(asked.checkpoints[0], asked.checkpoints[1:])
     assert named.base is not None
-    head = None if asked.head is None else read_head(asked.head)
+    base = asked.checkpoints[0]
+    own = None if asked.head is not None else own_classifier(base, asked.checkpoints[1:])
+    head = read_head(asked.head) if asked.head is not None else None if own is None else identity_head(own)
     if asked.task_samples and head is None:
         raise UsageError(
             "--task-samples are named by a head: give --head FILE, the head.safetensors that the checkpoints answer "
-            "with."
+            f"with. {base} has no classifier of its own: its config.json names no ...ForImageClassification and no "
+            "...ForSequenceClassification."
         )
     if head is None or not asked.task_samples:
+        with_head = "" if own is not None else " and --head FILE (head.safetensors)"
         raise UsageError(
-            "without a run, give --task-samples PATH (samples of each task with their labels) and --head FILE "
-            "(head.safetensors). With labels alone, `prefmerge prefer … --task-labels FILE` makes a preference."
+            f"without a run, give --task-samples PATH (samples of each task with their labels){with_head}. With labels "
+            "alone, `prefmerge prefer … --task-labels FILE` makes a preference."
         )
     sources = places.task_sources(asked.task_samples, named.names)
-    kind = _kind_of(sources)
-    samples = tuple(places.read_pairs(path, head.classes, kind) for path in sources)
+    kind, hint = (_kind_of(sources), "") if own is None else (own.kind, unnamed(own, base))
+    samples = tuple(places.read_pairs(path, head.classes, kind, hint) for path in sources)
     counts = np.array([np.bincount(one.labels, minlength=len(head.classes)) for one in samples], np.int64)
     of_task = tuple(tuple(np.flatnonzero(row).tolist()) for row in counts)
+    if own is not None:
+        require_samples(own, counts.sum(axis=0))
 
     def opened() -> tuple[Encoder, Any]:
         from prefmerge.continual.config import ModelConfig
@@ -161,12 +171,12 @@ def _of_checkpoints(asked: Parameters) -> Source:
         from prefmerge.continual.finetuning import require_train
 
         require_train(OPEN)
-        if asked.model is None and not asked.checkpoints[0].is_dir():
+        if asked.model is None and not base.is_dir():
             raise UsageError(
-                f"which encoder are the checkpoints of? {asked.checkpoints[0]} is a file of weights alone: give "
-                "--model ID_OR_FOLDER."
+                f"which encoder are the checkpoints of? {base} is a file of weights alone: give --model ID_OR_FOLDER."
             )
-        return load_encoder(ModelConfig(id=asked.model or str(asked.checkpoints[0]))), None
+        how = "auto" if own is None else "classifier"
+        return load_encoder(ModelConfig(id=asked.model or str(base), kind=how)), None
 
     return Source(
         Tasks(named.names, head.classes, of_task, np.ones_like(counts) * (counts > 0)),
@@ -181,6 +191,7 @@ def _of_checkpoints(asked: Parameters) -> Source:
         {"training": "unknown"},
         opened,
         ("the estimates hold if training did not see the --task-samples.",),
+        own,
     )
 
 
