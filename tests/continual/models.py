@@ -6,6 +6,7 @@ differ.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,46 @@ PROJECTED = 8  # of CLIP's
 def tiny_bert(folder: Path, seed: int = 0) -> Path:
     """A BERT with a word-piece tokenizer of single letters."""
     import transformers
+
+    words = _letters(folder)
+    config = transformers.BertConfig(vocab_size=words, max_position_embeddings=24, **SMALL)
+    _save(transformers.BertModel, config, folder, seed)
+    return folder
+
+
+def tiny_text_classifier(
+    folder: Path, classes: Sequence[str], seed: int = 0, kind: str = "Bert", **settings: Any
+) -> Path:
+    """A ...ForSequenceClassification of transformers over the same tokens; `classes`: names, in id2label."""
+    import transformers
+
+    words = _letters(folder)
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=words, max_position_embeddings=24, pad_token_id=0, **_named(classes), **(SMALL | settings)
+    )
+    _save(getattr(transformers, f"{kind}ForSequenceClassification"), config, folder, seed)
+    return folder
+
+
+def tiny_image_classifier(
+    folder: Path, classes: Sequence[str], seed: int = 0, kind: str = "ViT", **settings: Any
+) -> Path:
+    """A ...ForImageClassification of transformers, with ViT's image processor for 16 x 16."""
+    import transformers
+
+    config = getattr(transformers, f"{kind}Config")(**_named(classes), **(settings or SMALL | IMAGE))
+    _save(getattr(transformers, f"{kind}ForImageClassification"), config, folder, seed)
+    _processor("ViTImageProcessorPil", "ViTImageProcessor")(size={"height": 16, "width": 16}).save_pretrained(folder)
+    return folder
+
+
+def _named(classes: Sequence[str]) -> dict[str, Any]:
+    return {"id2label": dict(enumerate(classes)), "label2id": {name: number for number, name in enumerate(classes)}}
+
+
+def _letters(folder: Path) -> int:
+    """Save a word-piece tokenizer of single letters; how many tokens it has."""
+    import transformers
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *LETTERS, *(f"##{letter}" for letter in LETTERS)]
@@ -34,8 +75,6 @@ def tiny_bert(folder: Path, seed: int = 0) -> Path:
     tokenizer.post_processor = processors.TemplateProcessing(  # pyright: ignore[reportAttributeAccessIssue]
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])]
     )
-    config = transformers.BertConfig(vocab_size=len(words), max_position_embeddings=24, **SMALL)
-    _save(transformers.BertModel, config, folder, seed)
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="[PAD]",
@@ -44,7 +83,7 @@ def tiny_bert(folder: Path, seed: int = 0) -> Path:
         sep_token="[SEP]",
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     ).save_pretrained(folder)
-    return folder
+    return len(words)
 
 
 def tiny_clip(folder: Path, seed: int = 0, activation: str = "quick_gelu") -> Path:

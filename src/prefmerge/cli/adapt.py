@@ -153,9 +153,15 @@ def adapted(found: Adapted) -> None:
         f"{cost['candidates']:.0f} candidates, {cost['merges']:.0f} merges, {cost['forwards']:.0f} forward passes, "
         f"{cost['seconds']:.0f} s."
     )
-    if found.parameters.out is not None:
-        console.print(f"Output: {found.parameters.out} (weights, head, report.html)", soft_wrap=True)
-    console.print(f"The same weights by hand: {_command(found)}", soft_wrap=True)
+    out = found.parameters.out
+    by_itself = None if out is None else found.use(str(out))
+    if out is not None:
+        console.print(f"Output: {out} (weights, {'' if by_itself else 'head, '}report.html)", soft_wrap=True)
+    if by_itself is not None:
+        console.print(by_itself[0], soft_wrap=True)
+        for line in by_itself[1].splitlines():
+            console.print(f"    {line}", soft_wrap=True)
+    console.print(f"{found.by_hand}: {_command(found)}", soft_wrap=True)
 
 
 def _command(found: Adapted) -> str:

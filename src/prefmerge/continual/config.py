@@ -27,7 +27,8 @@ class ModelConfig(_Part):
     """Which encoder. A string in the file stands for `{id: STRING}`."""
 
     id: str  # hub id or local folder; open_clip: ARCHITECTURE/PRETRAINED (a tag, or a file of weights)
-    kind: Literal["auto", "clip", "open_clip", "vision", "sentence"] = "auto"  # auto: from the folder's config.json
+    # auto: from the folder's config.json. classifier: its own logits are the embeddings, for `adapt`; not trained.
+    kind: Literal["auto", "clip", "open_clip", "vision", "sentence", "classifier"] = "auto"
     revision: str | None = None  # of the hub
     pooling: Literal["auto", "cls", "mean", "pooler"] = "auto"  # vision: cls; sentence: mean
     logit_scale: float | None = Field(default=None, gt=0)  # None: the model's own (CLIP), else 20
@@ -162,6 +163,15 @@ class FinetuneConfig(_Part):
     @classmethod
     def _model_by_name(cls, value: Any) -> Any:
         return {"id": value} if isinstance(value, str) else value
+
+    @field_validator("model")
+    @classmethod
+    def _trained(cls, value: ModelConfig) -> ModelConfig:
+        if value.kind == "classifier":
+            raise ValueError(
+                "kind classifier is for `adapt`: fine-tuning trains an encoder under a frozen head; leave kind at auto"
+            )
+        return value
 
     @field_validator("data", mode="before")
     @classmethod

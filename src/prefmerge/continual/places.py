@@ -174,8 +174,10 @@ def read_features(path: Path, kind: Kind) -> Examples:
     return _examples(rows, np.full(len(rows), -1, np.int64))
 
 
-def read_pairs(path: Path, classes: Sequence[str], kind: Kind) -> Examples:
-    """Inputs with their labels, which count into `classes`. Raises DataError naming labels that are none of them."""
+def read_pairs(path: Path, classes: Sequence[str], kind: Kind, hint: str = "") -> Examples:
+    """Inputs with their labels, which count into `classes`. Raises DataError naming labels that are none of them; then
+    `hint` says where the names of the classes come from.
+    """
     path = _there(path, f"{kind}s with labels")
     if path.is_dir():
         if kind == "text":
@@ -206,7 +208,7 @@ def read_pairs(path: Path, classes: Sequence[str], kind: Kind) -> Examples:
     labels = [str(label) for label in rows.labels]
     found = matched(Counter(labels), classes)
     if found.unknown:
-        raise DataError(f"{path}: {_not_classes(found, labels, rows.ids, classes)}")
+        raise DataError(f"{path}: {_not_classes(found, labels, rows.ids, classes)}{hint}")
     # A place need not see every class, so what a source declares beside the labels that occur does not matter.
     return _examples(rows, mapped(replace(rows, labels=tuple(labels), names=None), classes))
 

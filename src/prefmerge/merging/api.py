@@ -34,6 +34,7 @@ from prefmerge.checkpoints import (
     weights_name,
 )
 from prefmerge.errors import OutputIsInput, UsageError
+from prefmerge.merging.added import Added, Adding, entries, note
 from prefmerge.merging.card import model_card, updated_config
 from prefmerge.merging.plan import Plan, make_plan, plan_over
 from prefmerge.merging.receipt import FORMAT, Receipt
@@ -145,10 +146,11 @@ def run(
     sha256: bool = False,
     progress: Progress | None = None,
     beside: Mapping[str, bytes] | None = None,
+    added: Added | None = None,
     block: int = BLOCK,
 ) -> Receipt:
-    """Carry out a recipe. `beside`: files, by name, to put beside the weights of a folder. `block` (elements read at a
-    time) is for tests: no value depends on it.
+    """Carry out a recipe. `beside`: files, by name, to put beside the weights of a folder. `added`: numbers, by tensor,
+    to add to the merged ones. `block` (elements read at a time) is for tests: no value depends on it.
     """
     started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
     threads = threads or available_cores()
@@ -170,8 +172,12 @@ def run(
         )
         with output, Workspace(threads=threads, block=block, memory=allowance, scratch=output.target.parent) as work:
             with planned.reading():
-                outcome = stream(planned, output, work, progress)
+                sink = Adding(output, planned.layout, added) if added else output
+                outcome = stream(planned, sink, work, progress)
                 data = _receipt(planned, outcome, sha256)
+            if added:
+                data["added"] = entries(added)
+                data["notes"].append(note(added))
             fingerprint = Fingerprint(planned.layout)
             work.map(
                 lambda span: fingerprint.add(span[0].name, output.raw(span[0].name)[span[1] : span[2]], span[1]),

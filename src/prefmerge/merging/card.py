@@ -51,6 +51,10 @@ def model_card(receipt: dict[str, Any]) -> str:
     settings = "\n".join(
         f"- {key}: {value}" for key, value in recipe.items() if value is not None and key != "preference"
     )
+    added = "".join(
+        f"\nTo the merged values of `{name}`, {len(values)} numbers were added; the receipt has them.\n"
+        for name, values in receipt.get("added", {}).items()
+    )
     return f"""---
 tags:
 - merge
@@ -70,7 +74,7 @@ Preference: {receipt["preference"] or "the method has none"}.
 Settings:
 
 {settings}
-
+{added}
 `receipt.json` holds every setting, the fingerprints of the inputs and of these weights, and the budgets of each tensor.
 `prefmerge verify` checks this folder against it.
 """

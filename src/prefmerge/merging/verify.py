@@ -205,6 +205,7 @@ def _check_rerun(
     progress: Progress | None,
 ) -> None:
     """Merge again beside the output (its disk has room for one) and compare tensor by tensor."""
+    from prefmerge.merging.added import read_added
     from prefmerge.merging.api import run
     from prefmerge.merging.recipe import Recipe
 
@@ -221,7 +222,7 @@ def _check_rerun(
     try:
         # One file, whatever the output is: elements are compared, not shards.
         again = Path(folder) / "rerun.safetensors"
-        run(recipe, again, threads=threads, max_memory=max_memory, progress=progress)
+        run(recipe, again, threads=threads, max_memory=max_memory, progress=progress, added=read_added(data))
         second = open_checkpoint(again)
         try:
             with reading(checkpoint, second):

@@ -2,7 +2,7 @@
 
     parameters -> source (tasks, samples, head) -> evidence (shares of the target) -> prior
                -> pool (candidates) -> embeddings of samples that stand for the target -> choice -> estimates
-               -> a folder: weights with their receipt, head, adapt.json, report.html
+               -> a folder: weights with their receipt, head (or the classifier's bias), adapt.json, report.html
 
 Source: ours. Never worse than what is there, by its own measure: the best single checkpoint is among the candidates,
 and is kept unless a merge is better by more than half a standard error. Cost: the merges of one reading, a forward pass
@@ -27,9 +27,10 @@ from prefmerge.errors import OutputExists, UsageError, require
 from prefmerge.target.choice import Answers, Choice, Judge, Others, choose, finalists
 from prefmerge.target.estimates import Estimates, as_it_is, by_procedure, estimate, recall_of, with_bias
 from prefmerge.target.evidence import Evidence, read_evidence
-from prefmerge.target.fit import margins, one_thread, plain
+from prefmerge.target.fit import Fit, margins, one_thread, plain
 from prefmerge.target.merges import Merges
 from prefmerge.target.output import write
+from prefmerge.target.own import addition, require_bias
 from prefmerge.target.parameters import Parameters
 from prefmerge.target.pool import Candidate, baselines, candidates
 from prefmerge.target.prior import Prior, make_prior
@@ -59,6 +60,7 @@ def adapt(asked: Parameters, told: Told | None = None, merges: Merges | None = N
         _check_output(asked.out, asked.force)
     told("opening the tasks", 0, 0)
     source = open_source(asked)
+    bias = None if source.classifier is None or asked.no_prior else _bias(source)
     work = _Work(source, asked, told, merges)
     evidence = read_evidence(asked, source, work.embeddings_of_base)
     if source.tasks.embeddings is None and evidence.source is not source:
@@ -72,10 +74,16 @@ def adapt(asked: Parameters, told: Told | None = None, merges: Merges | None = N
     if source.samples is not None and head is not None:
         choice, estimates, pool = _judged(work, evidence, prior, pool, notes)
         chosen = pool[choice.index]
-    if head is not None and not asked.no_prior:
+    added = None
+    if source.classifier is not None:
+        head = None  # the model answers by itself
+        added = None if bias is None else addition(bias, prior, _fit(choice, len(source.tasks.classes)))
+    elif head is not None and not asked.no_prior:
         head = _adapted_head(head, prior, choice)
     cost = {**work.cost, "seconds": round(time.perf_counter() - started, 1)}
-    made = Adapted(source, evidence, prior, tuple(pool), choice, chosen, estimates, head, tuple(notes), cost, asked)
+    made = Adapted(
+        source, evidence, prior, tuple(pool), choice, chosen, estimates, head, tuple(notes), cost, asked, added=added
+    )
     if asked.out is None:
         return made
     told("writing the model", 0, 0)
@@ -99,9 +107,22 @@ def _check_output(out: Path, force: bool) -> None:
         raise OutputExists(f"{out}: exists already. Give another -o OUT, or --force to replace it.")
 
 
+def _bias(source: Source) -> str:
+    """The tensor that takes the prior, of checkpoints with a classifier of their own. Raises UsageError."""
+    from prefmerge.continual.encoders.classifier import ClassifierEncoder
+
+    encoder, _ = source.encoder()
+    assert isinstance(encoder, ClassifierEncoder)
+    return require_bias(encoder.bias, source.base)
+
+
+def _fit(choice: Choice | None, classes: int) -> Fit:
+    return plain(classes) if choice is None else choice.fit
+
+
 def _adapted_head(head: FrozenHead, prior: Prior, choice: Choice | None) -> FrozenHead:
     """The head for the target: log prior and fitted bias as its bias, temperature in its scale, rows where refitted."""
-    fit = plain(len(head.rows)) if choice is None else choice.fit
+    fit = _fit(choice, len(head.rows))
     rows = head.rows if fit.rows is None else (head.rows + fit.rows).astype(np.float32)
     bias = (prior.logits + fit.bias).astype(np.float32)
     return replace(head, rows=rows, scale=head.scale * fit.beta, bias=bias)
@@ -139,10 +160,13 @@ class _Work:
         return self.embed(encoder, device, examples, what)
 
     def units(self, pool: Sequence[Candidate], examples: Sequence[Examples], what: str) -> list[list[np.ndarray]]:
-        """[candidate][part]: unit embeddings (n, E), float32, of each part of samples under each candidate."""
+        """[candidate][part]: unit embeddings (n, E), float32, of each part of samples under each candidate; the logits
+        (n, C) where the checkpoints have a classifier of their own.
+        """
         from prefmerge.continual.evaluation import put
 
         encoder, device = self.source.encoder()
+        of_classifier = self.source.classifier is not None
         found: list[list[np.ndarray]] = [[] for _ in pool]
         done = 0
 
@@ -151,7 +175,8 @@ class _Work:
             done += 1
             told = f"{what}: {pool[i].name} ({done} of {len(pool)})"
             nothing = np.zeros((0, encoder.width), np.float32)
-            found[i] = [_units(self.embed(encoder, device, part, told)) if len(part) else nothing for part in examples]
+            parts = [self.embed(encoder, device, part, told) if len(part) else nothing for part in examples]
+            found[i] = parts if of_classifier else [_units(part) for part in parts]
 
         for i, one in enumerate(pool):
             if one.task is not None:
@@ -190,6 +215,7 @@ def _judged(
         source.head.rows.astype(np.float64),
         source.head.scale,
         use_prior=not asked.no_prior,
+        refit=source.classifier is None,
         metric=asked.metric,
         keep=asked.keep,
         others=others,

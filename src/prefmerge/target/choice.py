@@ -29,7 +29,8 @@ DOUBT = 0.5  # paired standard errors by which a merge must be better than a che
 @dataclass(frozen=True, eq=False)
 class Answers:
     """What one candidate makes of the samples at `at` (n,), ascending: `units` (n, E), embeddings of unit norm,
-    float32. `others` (m, E): of samples of absent tasks, where they were encoded.
+    float32, or the logits (n, C) of a model with a classifier of its own, with the identity for rows. `others` (m, E):
+    of samples of absent tasks, where they were encoded.
     """
 
     name: str

@@ -1,7 +1,8 @@
 """What `adapt` leaves: a folder as of `merge`, with the head of the target and what was found.
 
     OUT/  weights, receipt.json, config, tokenizer ...    as `prefmerge merge` writes them, all at once
-          head.safetensors                                the head: rows, bias, scale (prefmerge-head/2)
+          head.safetensors                                the head: rows, bias, scale (prefmerge-head/2); none where
+                                                          the prior is in the bias of the model's own classifier
           adapt.json                                      shares, candidates, estimates, cost; no path, no host
           report.html                                     the same to look at, in one file
 
@@ -29,5 +30,7 @@ def write(made: Adapted, out: Path) -> Receipt:
     if made.head is not None:
         beside[HEAD] = made.head.to_bytes()
     beside[REPORT] = report(made, line).encode()
-    asked = made.parameters
-    return run(recipe(made), out, threads=asked.threads, force=asked.force, beside=beside)
+    asked, added = made.parameters, None
+    if made.added is not None:
+        added = {made.added.tensor: made.added.values}
+    return run(recipe(made), out, threads=asked.threads, force=asked.force, beside=beside, added=added)

@@ -79,7 +79,11 @@ class Parameters:
         ),
     ] = None
     head: Annotated[
-        Path | None, Declared("The head of the checkpoints, without a run: head.safetensors.", metavar="FILE")
+        Path | None,
+        Declared(
+            "The head of the checkpoints, without a run: head.safetensors. Default: the classifier that they have.",
+            metavar="FILE",
+        ),
     ] = None
     model: Annotated[
         str | None,

@@ -67,7 +67,7 @@ def report(made: Adapted, command: str) -> str:
         *_recall(made),
         *_others(made),
         *_candidates(made),
-        "<h2>The same weights by hand</h2>",
+        f"<h2>{escape(made.by_hand)}</h2>",
         f"<pre>{escape(command)}</pre>",
         *_use(made),
         "<h2>Cost</h2>",
@@ -174,6 +174,12 @@ def _candidates(made: Adapted) -> Iterable[str]:
 
 
 def _use(made: Adapted) -> Iterable[str]:
+    by_itself = made.use()
+    if by_itself is not None:
+        told, code = by_itself
+        yield "<h2>Use it in your own code</h2>"
+        yield f"<p>{escape(told)}</p><pre>{escape(code)}</pre>"
+        return
     if made.head is None:
         return
     yield "<h2>Use it in your own code</h2>"

@@ -22,6 +22,7 @@ from prefmerge.preference import Preference, as_text
 from prefmerge.target.choice import Choice
 from prefmerge.target.estimates import Estimates
 from prefmerge.target.evidence import Evidence
+from prefmerge.target.own import Addition, lines_of_use
 from prefmerge.target.parameters import Parameters
 from prefmerge.target.pool import Candidate
 from prefmerge.target.prior import Prior
@@ -33,7 +34,9 @@ DRIFT = 0.2  # part of the target that comes from other tasks, in the sentence o
 
 @dataclass(frozen=True, eq=False)
 class Adapted:
-    """What came out. `estimates` is None where there was nothing to judge by; `receipt` where nothing was written."""
+    """What came out. `estimates` is None where there was nothing to judge by; `receipt` where nothing was written.
+    `head` is None, and `added` says what its classifier's bias takes, where the model answers by itself.
+    """
 
     source: Source
     evidence: Evidence
@@ -47,6 +50,7 @@ class Adapted:
     cost: Mapping[str, float]
     parameters: Parameters
     receipt: Receipt | None = None
+    added: Addition | None = None
 
     @property
     def verdict(self) -> str:
@@ -86,6 +90,22 @@ class Adapted:
             told += f" Beyond {100 * gain / (gain + loss):.0f} % the {there} is the better model."
         return told
 
+    @property
+    def by_hand(self) -> str:
+        """What the line of `merge` gives, in words."""
+        without = "" if self.added is None else f", without the prior in {self.added.tensor!r}"
+        return f"The same weights by hand{without}"
+
+    def use(self, out: str = "OUT") -> tuple[str, str] | None:
+        """How to use a model that answers by itself: a sentence, and two lines of Python. None where a head does."""
+        classifier = self.source.classifier
+        if classifier is None:
+            return None
+        told = "The model answers by itself: no prior was added to its classifier."
+        if self.added is not None:
+            told = f"The prior is in the classifier's bias ({self.added.tensor!r}), so the model answers by itself."
+        return told, lines_of_use(classifier, out)
+
     def to_json(self) -> dict[str, Any]:
         """What adapt.json holds: no path, no host."""
         found: dict[str, Any] = {
@@ -103,6 +123,11 @@ class Adapted:
             "notes": list(self.notes),
             "cost": dict(self.cost),
         }
+        if self.added is not None:
+            found["added"] = {
+                "tensor": self.added.tensor,
+                "values": dict(zip(self.source.tasks.classes, self.added.values.tolist(), strict=True)),
+            }
         if self.choice is not None:
             found["candidates"] = [
                 {

@@ -1,8 +1,8 @@
 """What is to be adapted, and what of its tasks is at hand: from a run, or from checkpoints with samples of each task.
 
     a run         base, tasks, head and encoder; the held-out samples and base embeddings that `finetune` kept
-    checkpoints   BASE TASK... with --task-samples, --head and --model
-                  without samples: with --task-labels, or only a mix that is stated; then nothing can be judged
+    checkpoints   BASE TASK... with --task-samples, --model, and --head or a classifier of their own
+                  without samples: with --task-labels, or only a mix that is stated; then pairs judge, or nothing does
 
 Nothing is encoded here, and no torch is imported: `Source.encoder()` does both when it is first asked for. Cost: small
 files, and the base embeddings of up to 100 samples a class. Leaves out: the target itself (`evidence`).
@@ -24,10 +24,12 @@ from prefmerge.errors import DataError, RunError, UsageError
 from prefmerge.prefer import Tasks as Named
 from prefmerge.prefer import label_counts, tasks_of_checkpoints, tasks_of_run
 from prefmerge.runs import IN_SEQUENCE
+from prefmerge.target.own import identity_head, own_classifier, require_samples, unnamed
 from prefmerge.target.parameters import Parameters
 from prefmerge.target.shares import Tasks
 
 if TYPE_CHECKING:
+    from prefmerge.continual.encoders.classifier import Classifier
     from prefmerge.continual.encoders.protocol import Encoder
 
 OPEN = "prefmerge adapt"  # who asks, for messages of extras that are absent
@@ -37,6 +39,7 @@ OPEN = "prefmerge adapt"  # who asks, for messages of extras that are absent
 class Source:
     """T checkpoints over a base. `samples`: labelled samples of each task, or None where there are none; `held_out`:
     whether training has not seen them. `among` (T): the classes that a sample of each task is told apart from.
+    `classifier`: the checkpoints' own, whose logits are the embeddings then; the head is the identity.
     """
 
     tasks: Tasks
@@ -51,6 +54,7 @@ class Source:
     about: dict[str, Any]
     _open: Callable[[], tuple[Encoder, Any]]
     notes: tuple[str, ...] = ()
+    classifier: Classifier | None = None
     _opened: list[Any] = field(default_factory=list)
 
     def encoder(self) -> tuple[Encoder, Any]:
@@ -147,19 +151,25 @@ def _none(tasks: int) -> tuple[Examples, ...]:
 def _of_checkpoints(asked: Parameters) -> Source:
     named = tasks_of_checkpoints(asked.checkpoints[0], asked.checkpoints[1:])
     assert named.base is not None
-    head = None if asked.head is None else read_head(asked.head)
+    base = asked.checkpoints[0]
+    known = asked.task_samples or asked.task_labels  # without either, nothing tells a task's classes
+    own = None if asked.head is not None or not known else own_classifier(base, asked.checkpoints[1:])
+    head = read_head(asked.head) if asked.head is not None else None if own is None else identity_head(own)
     if not asked.task_samples:
-        return _without_samples(asked, named, head)
+        return _without_samples(asked, named, head, own)
     if head is None:
         raise UsageError(
             "--task-samples are named by a head: give --head FILE, the head.safetensors that the checkpoints answer "
-            "with."
+            f"with. {base} has no classifier of its own: its config.json names no ...ForImageClassification and no "
+            "...ForSequenceClassification."
         )
     sources = places.task_sources(asked.task_samples, named.names)
-    kind = _kind_of(sources)
-    samples = tuple(places.read_pairs(path, head.classes, kind) for path in sources)
+    kind, hint = (_kind_of(sources), "") if own is None else (own.kind, unnamed(own, base))
+    samples = tuple(places.read_pairs(path, head.classes, kind, hint) for path in sources)
     counts = np.array([np.bincount(one.labels, minlength=len(head.classes)) for one in samples], np.int64)
     of_task = tuple(tuple(np.flatnonzero(row).tolist()) for row in counts)
+    if own is not None:
+        require_samples(own, counts.sum(axis=0))
 
     return Source(
         Tasks(named.names, head.classes, of_task, np.ones_like(counts) * (counts > 0)),
@@ -172,12 +182,13 @@ def _of_checkpoints(asked: Parameters) -> Source:
         True,
         (tuple(range(len(head.classes))),) * len(samples),
         {"training": "unknown"},
-        lambda: _encoder_of(asked),
+        lambda: _encoder_of(asked, own),
         ("the estimates hold if training did not see the --task-samples.",),
+        own,
     )
 
 
-def _encoder_of(asked: Parameters) -> tuple[Encoder, Any]:
+def _encoder_of(asked: Parameters, own: Classifier | None) -> tuple[Encoder, Any]:
     from prefmerge.continual.config import ModelConfig
     from prefmerge.continual.encoders import load_encoder
     from prefmerge.continual.finetuning import require_train
@@ -188,10 +199,11 @@ def _encoder_of(asked: Parameters) -> tuple[Encoder, Any]:
             f"which encoder are the checkpoints of? {asked.checkpoints[0]} is a file of weights alone: give "
             "--model ID_OR_FOLDER."
         )
-    return load_encoder(ModelConfig(id=asked.model or str(asked.checkpoints[0]))), None
+    how = "auto" if own is None else "classifier"
+    return load_encoder(ModelConfig(id=asked.model or str(asked.checkpoints[0]), kind=how)), None
 
 
-def _without_samples(asked: Parameters, named: Named, head: FrozenHead | None) -> Source:
+def _without_samples(asked: Parameters, named: Named, head: FrozenHead | None, own: Classifier | None) -> Source:
     """Checkpoints that only pairs of the target can judge. Without them: a merge by the shares, and the log prior."""
     if asked.task_labels is None:
         if head is not None or asked.prefer is None:
@@ -211,8 +223,8 @@ def _without_samples(asked: Parameters, named: Named, head: FrozenHead | None) -
         beyond = next((name for one in counted for name in one if name not in at), None)
         if beyond is not None:
             raise DataError(
-                f"{asked.task_labels}: {beyond!r} is no class of {asked.head}, which has {', '.join(classes[:5])}"
-                f"{', …' if len(classes) > 5 else ''}. Use the head's names."
+                f"{asked.task_labels}: {beyond!r} is no class of {asked.head or asked.checkpoints[0]}, which has "
+                f"{', '.join(classes[:5])}{', …' if len(classes) > 5 else ''}. Use these names."
             )
         counts = np.zeros((len(counted), len(classes)), np.int64)
         for t, one in enumerate(counted):
@@ -228,13 +240,14 @@ def _without_samples(asked: Parameters, named: Named, head: FrozenHead | None) -
         named.checkpoints,
         head,
         not asked.unordered,
-        "text" if asked.pairs is None else _kind_of([asked.pairs]),
+        own.kind if own is not None else "text" if asked.pairs is None else _kind_of([asked.pairs]),
         _none(len(named.names)) if judged else None,
         judged,
         (tuple(range(len(classes))),) * len(named.names),
         {"training": "unknown"},
-        lambda: _encoder_of(asked),
+        lambda: _encoder_of(asked, own),
         () if judged else (note,),
+        own,
     )
 
 

@@ -7,6 +7,7 @@ towers.py          the trained modules: batch -> embeddings (imports torch)
 sentence.py        BERT family with mean pooling
 clip.py            CLIP: the image tower is trained, the text side is frozen
 vision.py          ViT, DINOv2 and other image backbones without a text side
+classifier.py      models with a classifier of their own: logits in place of embeddings
 open_clip.py       open_clip's models, where torchvision can be imported
 open_clip_keys.py  open_clip's names and shapes to Hugging Face's, and back
 digits.py          the demo's tiny vision transformer; digits_tower.py is its module
@@ -62,7 +63,8 @@ def load_encoder(config: ModelConfig, *, tower_alone: bool = False) -> Encoder:
     """The encoder that a configuration names, in float32, on the CPU, in eval mode.
 
     `tower_alone`: the image tower of a CLIP will do, as a run has it; such an encoder embeds no phrases.
-    `kind: auto` goes by the `model_type` of the folder's config.json. Raises EncoderError where the model is absent, of
+    `kind: auto` goes by the `model_type` of the folder's config.json, and takes the backbone of a model that has a
+    classifier; `kind: classifier` takes the classifier's logits. Raises EncoderError where the model is absent, of
     a kind that is not known, or lacks weights that the embeddings need, and MissingExtra without transformers.
     """
     if config.kind == "open_clip":
@@ -70,6 +72,10 @@ def load_encoder(config: ModelConfig, *, tower_alone: bool = False) -> Encoder:
 
         return OpenClipEncoder(config)
     folder = local_folder(config.id, config.revision)
+    if config.kind == "classifier":
+        from prefmerge.continual.encoders.classifier import ClassifierEncoder
+
+        return ClassifierEncoder(config, folder)
     found = model_type(folder, config.id)
     if found == DIGITS:
         from prefmerge.continual.encoders.digits import DigitsEncoder

@@ -46,7 +46,7 @@ class SentenceEncoder(HuggingFaceEncoder):
         self._taken = [
             name for name in self._tokenizer.model_input_names if name in inspect.signature(model.forward).parameters
         ]
-        self._max_length = min(config.max_length, _longest(self._tokenizer, model.config))
+        self._max_length = min(config.max_length, longest(self._tokenizer, model.config))
         self._settle(SentenceTower(model, self._pooling), missing, self.prepare(["a"]))
         self._base = copy.deepcopy(self.tower).requires_grad_(False)
 
@@ -121,7 +121,7 @@ def _stated(found: dict[str, Any]) -> str | None:
     return next((kind for kind, flag in _FLAGS.items() if asked == [flag]), None)
 
 
-def _longest(tokenizer: Any, config: Any) -> int:
+def longest(tokenizer: Any, config: Any) -> int:
     """Tokens that the model has positions for."""
     positions = getattr(config, "max_position_embeddings", None)
     if positions is None:

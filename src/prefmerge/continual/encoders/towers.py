@@ -1,6 +1,7 @@
 """The modules that are trained: tower(**batch) -> embeddings (N, E), float32, not normalised.
 
-    sentence: pooled over the tokens that are not padding; CLIP: the projected image; vision: cls, mean or pooler
+    sentence: pooled over the tokens that are not padding; CLIP: the projected image; vision: cls, mean or pooler;
+    a classifier: its logits
 
 Imports torch at the top, because a module must be a class: import this inside functions only. Cost: the model's own.
 Leaves out: preprocessing, names of tensors, files.
@@ -84,6 +85,18 @@ class VisionTower(nn.Module):
         if hidden.dim() == 4:  # convolutional: (N, E, H, W)
             return hidden.mean(dim=(2, 3))
         return hidden[:, 0] if self.pooling == "cls" else hidden[:, self.prefix :].mean(dim=1)
+
+
+class ClassifierTower(nn.Module):
+    """A model with a classifier of its own, whose logits take the place of embeddings."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, **batch: Tensor) -> Tensor:
+        """Images, or tokens with their mask, as the model takes them."""
+        return self.model(**batch).logits.float()
 
 
 class OpenClipTower(nn.Module):
