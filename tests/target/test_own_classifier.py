@@ -524,9 +524,7 @@ def test_a_model_without_a_classifier_needs_a_head(copied: World):
 
 
 def test_without_samples_of_the_tasks(copied: World):
-    refused(
-        copied, UsageError, r"give --task-samples PATH \(samples of each task with their labels\)\. W", task_samples=[]
-    )
+    refused(copied, UsageError, r"nothing says which classes each task has. Give --task-samples PATH", task_samples=[])
 
 
 def test_samples_of_the_other_kind(copied: World, worlds: dict[str, World]):
