@@ -32,7 +32,7 @@ from prefmerge.merging.source import TensorDeltas, hash_rest
 from prefmerge.merging.stream import Progress
 from prefmerge.methods import kernels as counting
 from prefmerge.methods.ties import HIGH, LOW
-from prefmerge.methods.workspace import Workspace, spans
+from prefmerge.vectors.workspace import Workspace, spans
 
 BLOCK = 1 << 14  # elements held for all T tasks at once
 JOB = 1 << 20  # elements that one thread measures at a time: a stretch of a large tensor, or several small ones

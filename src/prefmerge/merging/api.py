@@ -40,8 +40,8 @@ from prefmerge.merging.receipt import FORMAT, Receipt
 from prefmerge.merging.recipe import Recipe, TaskEntry
 from prefmerge.merging.source import Input
 from prefmerge.merging.stream import MemorySink, Outcome, Progress, stream
-from prefmerge.methods.workspace import BLOCK, Workspace, spans
 from prefmerge.preference import Preference, as_text
+from prefmerge.vectors.workspace import BLOCK, Workspace, spans
 
 UNITS = {
     "": 1,

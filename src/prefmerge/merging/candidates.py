@@ -41,8 +41,8 @@ from prefmerge.merging.sameness import Sameness
 from prefmerge.merging.source import Input, TensorDeltas
 from prefmerge.merging.stream import LARGE, stream
 from prefmerge.methods import METHODS, Settings
-from prefmerge.methods.workspace import Workspace, spans
 from prefmerge.preference import exact
+from prefmerge.vectors.workspace import Workspace, spans
 
 Model = dict[str, np.ndarray]
 

@@ -23,7 +23,7 @@ from prefmerge.errors import DtypeOverflow
 from prefmerge.merging.plan import Entry, Plan
 from prefmerge.merging.source import TensorDeltas, hash_rest
 from prefmerge.methods import Report, Rule, kernels
-from prefmerge.methods.workspace import Workspace, spans
+from prefmerge.vectors.workspace import Workspace, spans
 
 Progress = Callable[[int, int, str], None]  # bytes written so far, bytes in all, what is being done
 LARGE = 1 << 20  # elements; below it one thread takes a tensor whole, whatever its share of the model

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from prefmerge.methods import kernel_cache
-from prefmerge.methods.kernel_cache import kernel
 from prefmerge.methods.keyed import keyed
+from prefmerge.vectors import kernel_cache
+from prefmerge.vectors.kernel_cache import kernel
 
 FREE = np.uint8(255)  # the owner of an element that no task owns yet
 BUCKETS = 4096  # of the hash's top 12 bits: a counting array that stays in the first-level cache

@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from prefmerge.methods.workspace import Workspace
+from prefmerge.vectors.workspace import Workspace
 
 Scope = Literal["tensor", "model"]
 
