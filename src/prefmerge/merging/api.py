@@ -1,6 +1,6 @@
 """The calls that users make: merge files, merge state dicts, plan.
 
-recipe -> plan (headers) -> stream (values) -> receipt. The output appears at its place whole, with its receipt, or not
+recipe -> plan (headers) -> engine (values) -> receipt. The output appears at its place whole, with its receipt, or not
 at all.
 """
 
@@ -35,12 +35,12 @@ from prefmerge.checkpoints import (
 )
 from prefmerge.errors import OutputIsInput, UsageError
 from prefmerge.merging.card import model_card, updated_config
+from prefmerge.merging.engine import MemorySink, Outcome, Progress, merge_into
 from prefmerge.merging.plan import Plan, make_plan, plan_over
 from prefmerge.merging.receipt import FORMAT, Receipt
 from prefmerge.merging.recipe import Recipe, TaskEntry
-from prefmerge.merging.source import Input
-from prefmerge.merging.stream import MemorySink, Outcome, Progress, stream
 from prefmerge.preference import Preference, as_text
+from prefmerge.vectors.reading import Source
 from prefmerge.vectors.workspace import BLOCK, Workspace, spans
 
 UNITS = {
@@ -170,7 +170,7 @@ def run(
         )
         with output, Workspace(threads=threads, block=block, memory=allowance, scratch=output.target.parent) as work:
             with planned.reading():
-                outcome = stream(planned, output, work, progress)
+                outcome = merge_into(planned, output, work, progress)
                 data = _receipt(planned, outcome, sha256)
             fingerprint = Fingerprint(planned.layout)
             work.map(
@@ -228,7 +228,7 @@ def merge_state_dicts(
         Workspace(threads=threads or available_cores(), block=block) as work,
     ):
         sink = MemorySink({info.name: info for info in planned.layout})
-        outcome = stream(planned, sink, work)
+        outcome = merge_into(planned, sink, work)
         fingerprint = Fingerprint(planned.layout)
         for info in planned.layout:
             fingerprint.add(info.name, sink.arrays[info.name], 0)
@@ -366,7 +366,10 @@ def _receipt(planned: Plan, outcome: Outcome, sha256: bool) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "recipe": planned.recipe.settings(planned.names),
-        "inputs": {"base": _input(planned.base, sha256), "tasks": [_input(source, sha256) for source in planned.tasks]},
+        "inputs": {
+            "base": _input(outcome.reading.base, sha256),
+            "tasks": [_input(source, sha256) for source in outcome.reading.tasks],
+        },
         "output": {},
         "tasks": list(planned.names),
         "shares": None if shares is None else [as_text(share) for share in shares],
@@ -407,16 +410,15 @@ def _totals(merged: Sequence[Mapping[str, Any]], outcome: Outcome, tasks: int) -
     return totals
 
 
-def _input(source: Input, sha256: bool) -> dict[str, Any]:
+def _input(source: Source, sha256: bool) -> dict[str, Any]:
     checkpoint = source.checkpoint
+    content = source.content()
     return {
         "name": checkpoint.name,
         "path": None if checkpoint.path is None else os.path.abspath(checkpoint.path),
         "files": file_entries(checkpoint),
-        "fingerprint": source.fingerprint.hexdigest()
-        if source.fingerprint.covered()
-        else header_fingerprint(checkpoint),
-        "covers": "content" if source.fingerprint.covered() else "header",
+        "fingerprint": content or header_fingerprint(checkpoint),
+        "covers": "content" if content else "header",
         "task_vector": source.vector,
         "sha256": sha256_files(checkpoint) if sha256 else None,
     }

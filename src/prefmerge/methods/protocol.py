@@ -29,6 +29,11 @@ class Deltas(Protocol):
     def name(self) -> str: ...
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the tensor, for methods that work on matrices; vectors are flat all the same."""
+        ...
+
+    @property
     def size(self) -> int:
         """Elements."""
         ...
