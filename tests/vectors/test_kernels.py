@@ -119,6 +119,31 @@ def test_the_model_is_the_oracles(name: str, scale: float):
     assert_bits(found[still], np.array([oracle.value(x, name) for x in base[still]], np.float32))
 
 
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_rounding_to_two_bytes(name: str):
+    """Every value of the format, what lies beside it and half-way to the next, and any patterns."""
+    rng = np.random.default_rng(0)
+    exact = np.array([oracle.value(x, name) for x in np.arange(1 << 16, dtype=np.uint16).view(by_name(name).storage)])
+    last = 13 if name == "float16" else 16  # bits that are cut off
+    beside = [exact.view(np.uint32) + np.uint32(d) for d in (0, 1, 2 ** (last - 1) - 1, 2 ** (last - 1) + 1)]
+    bits = [*beside, exact.view(np.uint32) + np.uint32(2 ** (last - 1)), rng.integers(0, 1 << 32, 1 << 16, np.uint32)]
+    values = np.concatenate(bits).view(np.float32)
+    values = np.concatenate([values[~np.isnan(values)], [np.float32(np.nan)], [-np.float32(np.nan)]]).astype(np.float32)
+    infinite, out = kernels.INFINITE_OF_16_BITS[by_name(name).code], np.empty(values.size, by_name(name).storage)
+    assert not kernels.narrow(values, operand(out, by_name(name)), infinite)
+    expected = from_float32(values, by_name(name))
+    nan = np.isnan(values)
+    assert np.array_equal(out[~nan].view(np.uint16), expected[~nan].view(np.uint16))
+    assert np.isnan(to_float32(out[nan], by_name(name))).all()
+    with np.errstate(over="ignore"):
+        fits = np.isfinite(to_float32(expected, by_name(name)))
+    out = np.empty(fits.sum(), by_name(name).storage)
+    assert kernels.narrow(values[fits], operand(out, by_name(name)), infinite)
+    largest = np.array([0x477FEFFF if name == "float16" else 0x7F7F7FFF], np.uint32).view(np.float32)  # below half-way
+    assert kernels.narrow(largest, operand(out[:1], by_name(name)), infinite)
+    assert not kernels.narrow(np.nextafter(largest, np.float32(np.inf)), operand(out[:1], by_name(name)), infinite)
+
+
 # Laws
 
 
@@ -189,6 +214,9 @@ def test_without_the_compiler_it_is_the_same(name: str):
     stored = operand(awkward(name), by_name(name))
     with np.errstate(all="ignore"):
         slow = np.array([kernels.widen(x) for x in stored], np.float32)
+        if stored.dtype.itemsize == 2:
+            back = np.array([kernels.narrowed(x, stored[0]) for x in slow[np.isfinite(slow)]])
+            assert np.array_equal(back, stored[np.isfinite(slow)])
     fast = np.empty(stored.size, np.float32)
     kernels.convert(stored, fast)
     assert_bits(fast, slow)

@@ -35,13 +35,13 @@ from prefmerge.checkpoints import (
 )
 from prefmerge.errors import OutputIsInput, UsageError
 from prefmerge.merging.card import model_card, updated_config
-from prefmerge.merging.engine import MemorySink, Outcome, Progress, merge_into
+from prefmerge.merging.engine import HashedSink, MemorySink, Outcome, Progress, merge_into
 from prefmerge.merging.plan import Plan, make_plan, plan_over
 from prefmerge.merging.receipt import FORMAT, Receipt
 from prefmerge.merging.recipe import Recipe, TaskEntry
 from prefmerge.preference import Preference, as_text
 from prefmerge.vectors.reading import Source
-from prefmerge.vectors.workspace import BLOCK, Workspace, spans
+from prefmerge.vectors.workspace import BLOCK, Workspace
 
 UNITS = {
     "": 1,
@@ -170,13 +170,10 @@ def run(
         )
         with output, Workspace(threads=threads, block=block, memory=allowance, scratch=output.target.parent) as work:
             with planned.reading():
-                outcome = merge_into(planned, output, work, progress)
+                sink = HashedSink(output, planned.layout)
+                outcome = merge_into(planned, sink, work, progress)
                 data = _receipt(planned, outcome, sha256)
-            fingerprint = Fingerprint(planned.layout)
-            work.map(
-                lambda span: fingerprint.add(span[0].name, output.raw(span[0].name)[span[1] : span[2]], span[1]),
-                [(info, start, stop) for info in planned.layout for start, stop in spans(info.size, BLOCK * 16)],
-            )
+            sink.hash_rest(work)
             data["run"] = {
                 "started": started.isoformat(timespec="seconds"),
                 "seconds": round(time.perf_counter() - clock, 3),
@@ -186,8 +183,9 @@ def run(
                 "scratch_bytes": work.spilled,
                 "versions": _versions(),
             }
-            data["output"] = {"path": str(out), "kind": kind, "files": [], "fingerprint": fingerprint.hexdigest()}
-            _add_digests(data, fingerprint)
+            digest = sink.fingerprint.hexdigest()
+            data["output"] = {"path": str(out), "kind": kind, "files": [], "fingerprint": digest}
+            _add_digests(data, sink.fingerprint)
             if kind == "folder":
                 _add_companions(output, planned, companions, data, beside or {})
             written: list[Receipt] = []
@@ -227,20 +225,19 @@ def merge_state_dicts(
         plan_over(recipe, opened[0], opened[1:]) as planned,
         Workspace(threads=threads or available_cores(), block=block) as work,
     ):
-        sink = MemorySink({info.name: info for info in planned.layout})
+        memory = MemorySink(planned.layout)
+        sink = HashedSink(memory, planned.layout)
         outcome = merge_into(planned, sink, work)
-        fingerprint = Fingerprint(planned.layout)
-        for info in planned.layout:
-            fingerprint.add(info.name, sink.arrays[info.name], 0)
+        sink.hash_rest(work)
         data = _receipt(planned, outcome, sha256=False)
-        data["output"] = {"path": None, "kind": "memory", "files": [], "fingerprint": fingerprint.hexdigest()}
-        _add_digests(data, fingerprint)
+        data["output"] = {"path": None, "kind": "memory", "files": [], "fingerprint": sink.fingerprint.hexdigest()}
+        _add_digests(data, sink.fingerprint)
         data["run"] = {
             "seconds": round(time.perf_counter() - clock, 3),
             "threads": work.threads,
             "versions": _versions(),
         }
-        merged = {info.name: _as_kind_of(base[info.name], sink.arrays[info.name], info) for info in planned.layout}
+        merged = {info.name: _as_kind_of(base[info.name], memory.raw(info.name), info) for info in planned.layout}
     aliases = opened[0].aliases
     for entry in planned.of_role("tied"):
         first = entry.tied_to

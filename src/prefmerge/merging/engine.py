@@ -14,13 +14,13 @@ to one thread each. Left out: where the blocks end up (the sink) and the receipt
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from prefmerge.checkpoints import Dtype, TensorInfo, same_elements
+from prefmerge.checkpoints import Dtype, Fingerprint, TensorInfo, same_elements
 from prefmerge.checkpoints.dtypes import from_float32, from_float64, to_float32
 from prefmerge.errors import DtypeOverflow
 from prefmerge.merging.plan import Entry, Plan
@@ -256,10 +256,14 @@ def rounded(values: np.ndarray, dtype: Dtype, name: str, start: int, *, finite: 
     """`values`, float32 or float64, of tensor `name` from element `start` on as stored elements. `finite`: whether
     they are, where that is known. Raises DtypeOverflow.
     """
-    stored = (from_float64 if values.dtype == np.float64 else from_float32)(values, dtype)
-    if finite is None or dtype.code != "F32":  # a narrower format may hold less
-        finite = bool(kernels.survey(kernels.operand(stored, dtype))[0])
-    if not finite:
+    infinite = kernels.INFINITE_OF_16_BITS.get(dtype.code)
+    if values.dtype == np.float32 and infinite is not None:
+        stored = np.empty(values.size, dtype.storage)
+        fits = kernels.narrow(values, kernels.operand(stored, dtype), infinite)
+    else:
+        stored = (from_float64 if values.dtype == np.float64 else from_float32)(values, dtype)
+        fits = kernels.survey(kernels.operand(stored, dtype))[0] if finite is None else finite
+    if not fits:
         worst = int(np.flatnonzero(~np.isfinite(to_float32(stored, dtype)))[0])
         raise DtypeOverflow(
             f"tensor {name!r}: the merged value {values[worst]:g} at element {start + worst} does not fit "
@@ -272,8 +276,41 @@ def rounded(values: np.ndarray, dtype: Dtype, name: str, start: int, *, finite: 
 class MemorySink:
     """Collects the output as flat stored arrays."""
 
-    def __init__(self, layout: Mapping[str, Any]) -> None:
-        self.arrays = {name: np.empty(info.size, info.dtype.storage) for name, info in layout.items()}
+    def __init__(self, layout: Sequence[TensorInfo]) -> None:
+        self.arrays = {info.name: np.empty(info.size, info.dtype.storage) for info in layout}
 
     def write(self, name: str, start: int, stored: np.ndarray) -> None:
         self.arrays[name][start : start + stored.size] = stored
+
+    def raw(self, name: str) -> np.ndarray:
+        """What was written of a tensor."""
+        return self.arrays[name]
+
+
+class Readable(Sink, Protocol):
+    """A sink that has what was written."""
+
+    def raw(self, name: str) -> np.ndarray:
+        """All elements of a tensor, flat."""
+        ...
+
+
+class HashedSink:
+    """Hands blocks on to a sink and hashes them while they are in the cache. Where blocks are shorter than the chunks
+    that are hashed, `hash_rest` takes these from the sink.
+    """
+
+    def __init__(self, sink: Readable, layout: Sequence[TensorInfo]) -> None:
+        self._sink, self._layout = sink, layout
+        self.fingerprint = Fingerprint(layout)
+
+    def write(self, name: str, start: int, stored: np.ndarray) -> None:
+        self._sink.write(name, start, stored)
+        self.fingerprint.add(name, stored, start)
+
+    def hash_rest(self, work: Workspace) -> None:
+        """Hash what no block held whole."""
+        chunks = [(info.name, *chunk) for info in self._layout for chunk in self.fingerprint.missing(info.name)]
+        work.map(
+            lambda chunk: self.fingerprint.add(chunk[0], self._sink.raw(chunk[0])[slice(*chunk[1:])], chunk[1]), chunks
+        )

@@ -3,6 +3,7 @@
     tau = float32(theta_t) - float32(theta_0)          subtract
     tau, as it is stored                               convert
     theta = theta_0 + scale * tau                      finish
+    theta, rounded to 16 bits                          narrow
 
 Each operation is rounded to float32, to nearest-even; bfloat16 and float16 widen without loss, float64 rounds once, as
 NumPy does. What is asked of every value (is it finite, is any not zero) comes from the same pass: the largest of the
@@ -26,6 +27,7 @@ from prefmerge.vectors.kernel_cache import kernel
 
 MAGNITUDE = np.uint32(0x7FFFFFFF)  # the pattern of a float32 without its sign
 INFINITE = np.uint32(0x7F800000)  # patterns of magnitudes from here on are infinity and NaN
+INFINITE_OF_16_BITS = {"BF16": np.uint32(0x7F80), "F16": np.uint32(0x7C00)}  # the same, by code of the format
 
 
 def operand(stored: np.ndarray, dtype: Dtype) -> np.ndarray:
@@ -91,6 +93,54 @@ def widen(x: Any) -> Any:
 @overload(widen)
 def _widen(x):
     return _WIDENED.get(x)
+
+
+def _to_bfloat16(x, like):
+    bits = np.float32(x).view(np.uint32)
+    return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+
+
+def _to_float16(x, like):
+    bits = np.float32(x).view(np.uint32)
+    sign = np.uint32((bits >> np.uint32(16)) & np.uint32(0x8000))
+    magnitude = np.uint32(bits & MAGNITUDE)
+    even = np.uint32((magnitude >> np.uint32(13)) & np.uint32(1))
+    # The exponent's bias goes from 127 to 15. What is beyond the largest number is kept from wrapping round below.
+    biased = np.uint32(max(magnitude, np.uint32(112 << 23)) - np.uint32(112 << 23))
+    normal = np.uint32((biased + np.uint32(0xFFF) + even) >> np.uint32(13))
+    # Added to a half, whose last bit counts 2^-24 as a subnormal's does, the sum is rounded where it must be.
+    half = np.float32(np.uint32(magnitude).view(np.float32) + np.float32(0.5))
+    small = np.uint32(np.float32(half).view(np.uint32) - np.uint32(0x3F000000))
+    wide = small if magnitude < np.uint32(113 << 23) else normal
+    if magnitude >= np.uint32(0x477FF000):  # half-way from the largest number to the next
+        wide = np.uint32(0x7C00) if magnitude <= INFINITE else np.uint32(0x7E00)
+    return np.int16(np.uint16(wide | sign))
+
+
+_NARROWED = {types.uint16: _to_bfloat16, types.int16: _to_float16}
+
+
+def narrowed(x: Any, like: Any) -> Any:
+    """A float32 as an element of the type of `like`, rounded to nearest-even; inside kernels compiled for the type."""
+    return (_to_bfloat16 if type(like) is np.uint16 else _to_float16)(x, like)
+
+
+@overload(narrowed)
+def _narrowed(x, like):
+    return _NARROWED.get(like)
+
+
+@kernel
+def narrow(values, out, infinite):
+    """out = values, float32, rounded to the 16 bits of a format whose infinity has the pattern `infinite`. Returns
+    whether all are finite.
+    """
+    top = np.uint32(0)
+    for i in range(out.size):
+        x = narrowed(values[i], out[i])
+        out[i] = x
+        top = max(top, np.uint32(np.uint32(x) & np.uint32(0x7FFF)))
+    return top < infinite
 
 
 @kernel
