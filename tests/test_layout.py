@@ -22,6 +22,7 @@ LAYERS = [
     "runs",
     "preference",
     "checkpoints",
+    "vectors",
     "methods",
     "merging",
     "similarity",

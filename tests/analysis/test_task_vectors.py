@@ -26,7 +26,7 @@ from prefmerge.checkpoints import from_state_dict
 from prefmerge.errors import CheckpointMismatch, NonFiniteValue, RecipeError, UsageError
 from prefmerge.merging.api import recipe_of
 from prefmerge.merging.plan import plan_over
-from prefmerge.methods.workspace import Workspace
+from prefmerge.vectors.workspace import Workspace
 from tests.oracles import analysis as oracle
 from tests.oracles.problems import Problem, problems
 

@@ -14,8 +14,8 @@ from prefmerge import merge, open_checkpoint
 from prefmerge.checkpoints import by_name, from_float32, to_float32
 from prefmerge.errors import CheckpointMismatch, DtypeOverflow, MethodError, NonFiniteValue, UsageError
 from prefmerge.merging.candidates import Candidates
-from prefmerge.merging.source import TensorDeltas
 from prefmerge.methods import METHODS
+from prefmerge.vectors.reader import StoredVector
 from tests.checkpoints.files import write_raw
 from tests.methods.problems import state_dicts
 
@@ -99,7 +99,7 @@ def test_large_tensors_are_cut_into_blocks_and_small_ones_are_not(tmp_path: Path
     base, tasks = files(tmp_path)
     with Candidates(base, tasks, threads=3) as candidates:
         expected = candidates.models(SETTINGS)
-        monkeypatch.setattr("prefmerge.merging.candidates.LARGE", 0)
+        monkeypatch.setattr("prefmerge.merging.engine.LARGE", 0)
         candidates._work.block = 100  # fmt: skip
         for one, other in zip(expected, candidates.models(SETTINGS), strict=True):
             assert_same(other, one)
@@ -108,14 +108,13 @@ def test_large_tensors_are_cut_into_blocks_and_small_ones_are_not(tmp_path: Path
 def test_candidates_share_one_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     base, tasks = files(tmp_path)
     read: Counter[tuple[str, str]] = Counter()  # elements decoded from a file, by task and tensor
-    plain = TensorDeltas.read
+    plain = StoredVector.read
 
-    def counted(self: TensorDeltas, task: int, start: int, stop: int, out: np.ndarray) -> bool:
-        if not self.tasks[task].vector:  # what is held in memory is a task vector
-            read[self.tasks[task].checkpoint.name, self.name] += stop - start
-        return plain(self, task, start, stop, out)
+    def counted(self: StoredVector, start: int, stop: int, out: np.ndarray) -> bool:
+        read[self.source.checkpoint.name, self.name] += stop - start
+        return plain(self, start, stop, out)
 
-    monkeypatch.setattr(TensorDeltas, "read", counted)
+    monkeypatch.setattr(StoredVector, "read", counted)
     by_tensor = [one for one in SETTINGS if one.get("scope") != "model"]
     with Candidates(base, tasks, threads=1) as candidates:
         candidates.models(by_tensor * 2)

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 import prefmerge
 from prefmerge import Receipt, merge, merge_state_dicts, open_checkpoint
+from prefmerge.checkpoints import Output, content_fingerprint
 from prefmerge.checkpoints.dtypes import from_float32, to_float32
 from prefmerge.merging.api import recipe_of, run
 from tests.methods.problems import state_dicts
@@ -62,6 +63,20 @@ def test_equal_recipes_give_equal_files_whatever_the_threads_blocks_memory_names
         if memory == "1kB":
             assert receipt.data["run"]["scratch_bytes"] > 0
     assert len(contents) == 1
+
+
+def test_an_output_is_hashed_while_it_is_written(
+    files: tuple[Path, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It is read back only where blocks are shorter than what is hashed at a time."""
+    base, tasks = files
+    recipe = recipe_of(base, tasks, preference="alpha:2")
+    expected = run(recipe, tmp_path / "short.safetensors", block=7).fingerprint
+    monkeypatch.delattr(Output, "raw")
+    receipt = run(recipe, tmp_path / "out.safetensors")
+    assert receipt.fingerprint == expected == content_fingerprint(open_checkpoint(tmp_path / "out.safetensors"))
+    with pytest.raises(AttributeError, match="raw"):
+        run(recipe, tmp_path / "again.safetensors", block=7)
 
 
 def test_shards_of_the_inputs_change_nothing(files: tuple[Path, list[Path]], tmp_path: Path):

@@ -21,7 +21,7 @@ from prefmerge import Preference, merge_state_dicts
 from prefmerge.merging.receipt import Receipt
 from prefmerge.methods import METHODS
 from prefmerge.methods.protocol import Settings
-from prefmerge.methods.workspace import Workspace
+from prefmerge.vectors.workspace import Workspace
 from tests.oracles import methods, selection, shares
 from tests.oracles.problems import Problem, State, problems
 

@@ -13,7 +13,7 @@ from prefmerge.methods import Settings
 from prefmerge.methods.importance import Magnitude
 from prefmerge.methods.optimal import ROWS, relative_gap
 from prefmerge.methods.tunable import TunableMagmax
-from prefmerge.methods.workspace import Workspace
+from prefmerge.vectors.workspace import Workspace
 from tests.methods.problems import gaussian, state_dicts
 
 

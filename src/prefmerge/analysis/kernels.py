@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from prefmerge.methods.kernel_cache import kernel
+from prefmerge.vectors.kernel_cache import kernel
 
 TILE = 2048  # elements of all tasks that are multiplied with one another at a time: they stay in the cache
 OCTAVES = (-64, 16)  # of |tau| that are told apart: 5e-20 to 65536; what lies beyond counts as the nearest

@@ -27,12 +27,13 @@ from prefmerge.analysis.layer_types import layer_type
 from prefmerge.analysis.measured import BIAS, DENSITIES, Measured, Part, Signs, Spread
 from prefmerge.analysis.ownership import layers, natural
 from prefmerge.merging.api import available_cores, recipe_of
+from prefmerge.merging.engine import Progress
 from prefmerge.merging.plan import Plan, make_plan, training_of
-from prefmerge.merging.source import TensorDeltas, hash_rest
-from prefmerge.merging.stream import Progress
 from prefmerge.methods import kernels as counting
 from prefmerge.methods.ties import HIGH, LOW
-from prefmerge.methods.workspace import Workspace, spans
+from prefmerge.vectors.reader import TaskVectors
+from prefmerge.vectors.reading import Reading, Source
+from prefmerge.vectors.workspace import Workspace, spans
 
 BLOCK = 1 << 14  # elements held for all T tasks at once
 JOB = 1 << 20  # elements that one thread measures at a time: a stretch of a large tensor, or several small ones
@@ -132,15 +133,15 @@ class _Measuring:
         self.plan, self.work, self.job, self.progress = plan, work, job, progress
         self.tasks = len(plan.names)
         self.entries = sorted(plan.of_role("merge"), key=lambda entry: natural(entry.name))
-        self.deltas = [
-            TensorDeltas(entry.name, entry.info.size, plan.base, plan.tasks, entry.stored_as) for entry in self.entries
-        ]
+        self.base = Source(plan.base, hashed=True)
+        self.base.touched = True
+        reading = Reading(self.base, [Source(task, hashed=False) for task in plan.tasks])
+        self.deltas = [TaskVectors.of(reading, entry.info, entry.stored_as) for entry in self.entries]
         self.thresholds: dict[int, np.ndarray] = {}  # of large tensors whose turn it is
 
     def run(self, label: str | None) -> Measured:
         total, done = _Sums(self.tasks), 0
         jobs = self.jobs()
-        self.plan.base.touched = True
         nbytes = [entry.info.dtype.itemsize * (self.tasks + 1) for entry in self.entries]
         everything = sum(deltas.size * each for deltas, each in zip(self.deltas, nbytes, strict=True))
         for low, high in spans(len(jobs), JOBS_IN_FLIGHT * self.work.threads):
@@ -155,7 +156,7 @@ class _Measuring:
                 done += sum((stop - start) * nbytes[tensor] for tensor, start, stop in pieces)
                 if self.progress is not None:
                     self.progress(done, everything, f"measuring {self.deltas[pieces[-1][0]].name}")
-        hash_rest(self.plan.base)
+        self.base.hash_rest()
         return self.measured(label, total)
 
     def jobs(self) -> list[list[Piece]]:
@@ -198,7 +199,7 @@ class _Measuring:
 
         return np.maximum(self.work.map(of_task, range(self.tasks)), 1).astype(np.uint32)
 
-    def read(self, deltas: TensorDeltas, task: int) -> Iterator[np.ndarray]:
+    def read(self, deltas: TaskVectors, task: int) -> Iterator[np.ndarray]:
         for start, stop in spans(deltas.size, self.work.block):
             tau = self.work.buffer("tau", stop - start)
             deltas.read(task, start, stop, tau)
@@ -215,7 +216,9 @@ class _Measuring:
     def block(self, tensor: int, start: int, stop: int, thresholds_T: np.ndarray, found: _Sums) -> None:
         deltas, work, length = self.deltas[tensor], self.work, stop - start
         of_tensor = found.of(tensor)
-        deltas.base(start, stop)  # in the fingerprint too, where every task is a vector and no task asks for it
+        deltas.origin.operand(
+            start, stop
+        )  # in the fingerprint too, where every task is a vector and no task asks for it
         tau_TP = work.buffer("tau_TP", (self.tasks, length))
         best = work.buffer("best", length)
         owner, alone = work.buffer("owner", length, np.int32), work.buffer("alone", length, np.int32)
@@ -239,7 +242,8 @@ class _Measuring:
             of_tensor.signs_D2[density] += prefixes_4T[2:, -1]
 
     def measured(self, label: str | None, total: _Sums) -> Measured:
-        plan = self.plan
+        plan, content = self.plan, self.base.content()
+        assert content is not None, "all of it was hashed"
         layer = layers(entry.name for entry in self.entries)
         parts = []
         for i, entry in enumerate(self.entries):
@@ -267,7 +271,7 @@ class _Measuring:
         return Measured(
             label=label or training or "tasks",
             training=training,
-            base=plan.base.fingerprint.hexdigest(),
+            base=content,
             tasks=plan.names,
             elements=sum(deltas.size for deltas in self.deltas),
             signs=tuple(

@@ -67,11 +67,14 @@ class Fingerprint:
 
     def add_missing(self, tensor: str, checkpoint: Checkpoint) -> None:
         """Read and hash the chunks of a tensor that no `add` has seen."""
-        size = self._sizes[tensor]
         buffer = np.empty(CHUNK * checkpoint.tensors[tensor].dtype.itemsize, np.uint8)
-        for i in np.flatnonzero(~self._seen[tensor]).tolist():
-            start = i * CHUNK
-            self.add(tensor, checkpoint.read(tensor, start, min(start + CHUNK, size), buffer), start)
+        for start, stop in self.missing(tensor):
+            self.add(tensor, checkpoint.read(tensor, start, stop, buffer), start)
+
+    def missing(self, tensor: str) -> list[tuple[int, int]]:
+        """The chunks of a tensor that no `add` has seen, as elements [start, stop)."""
+        starts = (np.flatnonzero(~self._seen[tensor]) * CHUNK).tolist()
+        return [(start, min(start + CHUNK, self._sizes[tensor])) for start in starts]
 
     def covered(self) -> bool:
         """Whether every chunk of every tensor was added."""

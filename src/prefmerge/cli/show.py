@@ -46,7 +46,7 @@ def as_json(data: Any) -> None:
 
 def say_compiling() -> None:
     """Say, on a terminal, that the first merge on a machine compiles its kernels."""
-    from prefmerge.methods import kernels
+    from prefmerge.vectors import kernels
 
     compiled = kernels.compiled()  # where they cannot be kept, a note about that comes here, before any progress
     if sys.stderr.isatty() and not compiled:

@@ -1,1 +1,1 @@
-"""From a recipe to a merged checkpoint: recipe -> plan -> stream -> receipt."""
+"""From a recipe to a merged checkpoint: recipe -> plan -> engine -> receipt."""

@@ -1,6 +1,6 @@
 """The calls that users make: merge files, merge state dicts, plan.
 
-recipe -> plan (headers) -> stream (values) -> receipt. The output appears at its place whole, with its receipt, or not
+recipe -> plan (headers) -> engine (values) -> receipt. The output appears at its place whole, with its receipt, or not
 at all.
 """
 
@@ -36,13 +36,13 @@ from prefmerge.checkpoints import (
 from prefmerge.errors import OutputIsInput, UsageError
 from prefmerge.merging.added import Added, Adding, entries, note
 from prefmerge.merging.card import model_card, updated_config
+from prefmerge.merging.engine import HashedSink, MemorySink, Outcome, Progress, merge_into
 from prefmerge.merging.plan import Plan, make_plan, plan_over
 from prefmerge.merging.receipt import FORMAT, Receipt
 from prefmerge.merging.recipe import Recipe, TaskEntry
-from prefmerge.merging.source import Input
-from prefmerge.merging.stream import MemorySink, Outcome, Progress, stream
-from prefmerge.methods.workspace import BLOCK, Workspace, spans
 from prefmerge.preference import Preference, as_text
+from prefmerge.vectors.reading import Source
+from prefmerge.vectors.workspace import BLOCK, Workspace
 
 UNITS = {
     "": 1,
@@ -172,17 +172,14 @@ def run(
         )
         with output, Workspace(threads=threads, block=block, memory=allowance, scratch=output.target.parent) as work:
             with planned.reading():
-                sink = Adding(output, planned.layout, added) if added else output
-                outcome = stream(planned, sink, work, progress)
+                hashed = HashedSink(output, planned.layout)
+                sink = Adding(hashed, planned.layout, added) if added else hashed
+                outcome = merge_into(planned, sink, work, progress)
                 data = _receipt(planned, outcome, sha256)
             if added:
                 data["added"] = entries(added)
                 data["notes"].append(note(added))
-            fingerprint = Fingerprint(planned.layout)
-            work.map(
-                lambda span: fingerprint.add(span[0].name, output.raw(span[0].name)[span[1] : span[2]], span[1]),
-                [(info, start, stop) for info in planned.layout for start, stop in spans(info.size, BLOCK * 16)],
-            )
+            hashed.hash_rest(work)
             data["run"] = {
                 "started": started.isoformat(timespec="seconds"),
                 "seconds": round(time.perf_counter() - clock, 3),
@@ -192,8 +189,9 @@ def run(
                 "scratch_bytes": work.spilled,
                 "versions": _versions(),
             }
-            data["output"] = {"path": str(out), "kind": kind, "files": [], "fingerprint": fingerprint.hexdigest()}
-            _add_digests(data, fingerprint)
+            digest = hashed.fingerprint.hexdigest()
+            data["output"] = {"path": str(out), "kind": kind, "files": [], "fingerprint": digest}
+            _add_digests(data, hashed.fingerprint)
             if kind == "folder":
                 _add_companions(output, planned, companions, data, beside or {})
             written: list[Receipt] = []
@@ -233,20 +231,19 @@ def merge_state_dicts(
         plan_over(recipe, opened[0], opened[1:]) as planned,
         Workspace(threads=threads or available_cores(), block=block) as work,
     ):
-        sink = MemorySink({info.name: info for info in planned.layout})
-        outcome = stream(planned, sink, work)
-        fingerprint = Fingerprint(planned.layout)
-        for info in planned.layout:
-            fingerprint.add(info.name, sink.arrays[info.name], 0)
+        memory = MemorySink(planned.layout)
+        sink = HashedSink(memory, planned.layout)
+        outcome = merge_into(planned, sink, work)
+        sink.hash_rest(work)
         data = _receipt(planned, outcome, sha256=False)
-        data["output"] = {"path": None, "kind": "memory", "files": [], "fingerprint": fingerprint.hexdigest()}
-        _add_digests(data, fingerprint)
+        data["output"] = {"path": None, "kind": "memory", "files": [], "fingerprint": sink.fingerprint.hexdigest()}
+        _add_digests(data, hashed.fingerprint)
         data["run"] = {
             "seconds": round(time.perf_counter() - clock, 3),
             "threads": work.threads,
             "versions": _versions(),
         }
-        merged = {info.name: _as_kind_of(base[info.name], sink.arrays[info.name], info) for info in planned.layout}
+        merged = {info.name: _as_kind_of(base[info.name], memory.raw(info.name), info) for info in planned.layout}
     aliases = opened[0].aliases
     for entry in planned.of_role("tied"):
         first = entry.tied_to
@@ -372,7 +369,10 @@ def _receipt(planned: Plan, outcome: Outcome, sha256: bool) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "recipe": planned.recipe.settings(planned.names),
-        "inputs": {"base": _input(planned.base, sha256), "tasks": [_input(source, sha256) for source in planned.tasks]},
+        "inputs": {
+            "base": _input(outcome.reading.base, sha256),
+            "tasks": [_input(source, sha256) for source in outcome.reading.tasks],
+        },
         "output": {},
         "tasks": list(planned.names),
         "shares": None if shares is None else [as_text(share) for share in shares],
@@ -413,16 +413,15 @@ def _totals(merged: Sequence[Mapping[str, Any]], outcome: Outcome, tasks: int) -
     return totals
 
 
-def _input(source: Input, sha256: bool) -> dict[str, Any]:
+def _input(source: Source, sha256: bool) -> dict[str, Any]:
     checkpoint = source.checkpoint
+    content = source.content()
     return {
         "name": checkpoint.name,
         "path": None if checkpoint.path is None else os.path.abspath(checkpoint.path),
         "files": file_entries(checkpoint),
-        "fingerprint": source.fingerprint.hexdigest()
-        if source.fingerprint.covered()
-        else header_fingerprint(checkpoint),
-        "covers": "content" if source.fingerprint.covered() else "header",
+        "fingerprint": content or header_fingerprint(checkpoint),
+        "covers": "content" if content else "header",
         "task_vector": source.vector,
         "sha256": sha256_files(checkpoint) if sha256 else None,
     }

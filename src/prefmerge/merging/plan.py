@@ -35,11 +35,11 @@ from prefmerge.checkpoints.quantised import signs_of_quantisation
 from prefmerge.errors import CheckpointMismatch, MethodError, PreferenceError, RecipeError, UnsupportedDtype
 from prefmerge.merging.recipe import Recipe
 from prefmerge.merging.sameness import Sameness, equal_everywhere, equal_tasks, equal_to_the_base
-from prefmerge.merging.source import Input
 from prefmerge.methods import METHODS, Method, Settings
 from prefmerge.methods.records import MOST_COMPETING
 from prefmerge.preference import Preference, as_text, budgets, carried
 from prefmerge.runs import run_of
+from prefmerge.vectors.reading import Input
 
 Role = Literal["merge", "copy", "exclude", "tied"]
 SHOWN = 5  # names listed in a message about many
@@ -74,13 +74,18 @@ class Plan:
     entries: tuple[Entry, ...]
     notes: tuple[str, ...] = field(default=())
 
+    @property
+    def checkpoints(self) -> list[Checkpoint]:
+        """The base's and the tasks'."""
+        return [source.checkpoint for source in (self.base, *self.tasks)]
+
     def close(self) -> None:
-        for source in (self.base, *self.tasks):
-            source.checkpoint.close()
+        for checkpoint in self.checkpoints:
+            checkpoint.close()
 
     def reading(self) -> AbstractContextManager[None]:
         """A block of code that reads the inputs. Raises CheckpointChanged where one changes meanwhile."""
-        return reading(*(source.checkpoint for source in (self.base, *self.tasks)))
+        return reading(*self.checkpoints)
 
     def __enter__(self) -> Plan:
         return self

@@ -21,7 +21,7 @@ from prefmerge.errors import MethodError
 from prefmerge.methods import kernels
 from prefmerge.methods.keyed import key
 from prefmerge.methods.protocol import Deltas, Method, Rule, Settings
-from prefmerge.methods.workspace import Workspace
+from prefmerge.vectors.workspace import Workspace
 
 
 class _MaxRule(Rule):

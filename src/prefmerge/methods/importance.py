@@ -17,7 +17,7 @@ import numpy as np
 
 from prefmerge.methods import kernels
 from prefmerge.methods.protocol import Deltas
-from prefmerge.methods.workspace import BLOCK, Workspace, spans
+from prefmerge.vectors.workspace import BLOCK, Workspace, spans
 
 
 class Magnitude:

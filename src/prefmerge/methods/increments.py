@@ -20,7 +20,7 @@ from fractions import Fraction
 import numpy as np
 
 from prefmerge.methods.protocol import Deltas, Method, Rule, Settings
-from prefmerge.methods.workspace import Workspace
+from prefmerge.vectors.workspace import Workspace
 
 PRESENT = Fraction(1, 50)  # the share from which on a task counts as present at the target
 

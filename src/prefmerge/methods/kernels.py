@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from prefmerge.methods import kernel_cache
-from prefmerge.methods.kernel_cache import kernel
 from prefmerge.methods.keyed import keyed
+from prefmerge.vectors.kernel_cache import kernel
 
 FREE = np.uint8(255)  # the owner of an element that no task owns yet
 BUCKETS = 4096  # of the hash's top 12 bits: a counting array that stays in the first-level cache
@@ -19,52 +18,6 @@ _TOP = np.uint64(52)  # 64 - 12
 STRETCH = (
     1024  # elements whose candidates are listed before they are looked at: the list stays in the first-level cache
 )
-
-
-def compiled() -> bool | None:
-    """Whether a merge has been run on this machine with this version, so that the kernels need not be compiled now.
-
-    None where they cannot be kept, so that every run compiles them.
-    """
-    return kernel_cache.kept(subtract)
-
-
-@kernel
-def subtract(task, base, out):
-    """out = task - base. Returns (every value finite, any value not zero)."""
-    finite = True
-    changed = False
-    for i in range(out.size):
-        x = task[i] - base[i]
-        out[i] = x
-        finite &= abs(x) <= np.float32(3.4028235e38)
-        changed |= x != np.float32(0)
-    return finite, changed
-
-
-@kernel
-def survey(values):
-    """(every value finite, any value not zero)."""
-    finite = True
-    changed = False
-    for i in range(values.size):
-        finite &= abs(values[i]) <= np.float32(3.4028235e38)
-        changed |= values[i] != np.float32(0)
-    return finite, changed
-
-
-@kernel
-def finish(base, tau, scale, out):
-    """out = base + scale * tau, each operation rounded to float32; where tau is 0 the base keeps its bits (-0.0 too).
-    Returns whether all are finite.
-    """
-    finite = True
-    for i in range(out.size):
-        t = tau[i]
-        x = base[i] if t == np.float32(0) else base[i] + scale * t
-        out[i] = x
-        finite &= abs(x) <= np.float32(3.4028235e38)
-    return finite
 
 
 @kernel

@@ -12,7 +12,7 @@ import hashlib
 
 import numpy as np
 
-from prefmerge.methods.kernel_cache import kernel
+from prefmerge.vectors.kernel_cache import kernel
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio; SplitMix64's increment
 _M1 = np.uint64(0xBF58476D1CE4E5B9)

@@ -24,11 +24,11 @@ import numpy as np
 
 from prefmerge.methods import kernels
 from prefmerge.methods.importance import Importance, Magnitude
-from prefmerge.methods.kernel_cache import kernel
 from prefmerge.methods.keyed import GOLDEN, key, keyed
 from prefmerge.methods.protocol import Deltas, Report, Settings
 from prefmerge.methods.transport import apportion, solve
-from prefmerge.methods.workspace import Workspace, spans
+from prefmerge.vectors.kernel_cache import kernel
+from prefmerge.vectors.workspace import Workspace, spans
 
 ROWS = 1 << 22  # importances held at once, rows x tasks: 32 MiB of float64
 SAMPLE = 1 << 20  # importances in one sample, rows x tasks

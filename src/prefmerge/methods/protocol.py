@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from prefmerge.methods.workspace import Workspace
+from prefmerge.vectors.workspace import Workspace
 
 Scope = Literal["tensor", "model"]
 
@@ -27,6 +27,11 @@ class Deltas(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the tensor, for methods that work on matrices; vectors are flat all the same."""
+        ...
 
     @property
     def size(self) -> int:

@@ -24,7 +24,7 @@ from prefmerge.methods import kernels
 from prefmerge.methods.importance import Importance
 from prefmerge.methods.keyed import key
 from prefmerge.methods.protocol import Deltas, Report, Settings
-from prefmerge.methods.workspace import Workspace, spans
+from prefmerge.vectors.workspace import Workspace, spans
 
 MOST_COMPETING = 64  # bits of the widest mask
 REST = 0  # the "pass" of the random rest in the keys; passes count from 1

@@ -21,7 +21,7 @@ import numpy as np
 from prefmerge.errors import MethodError
 from prefmerge.methods import kernels
 from prefmerge.methods.protocol import Deltas, Method, Rule, Settings
-from prefmerge.methods.workspace import Workspace, spans
+from prefmerge.vectors.workspace import Workspace, spans
 
 HIGH, LOW = 1 << 15, 1 << 16  # counting arrays over the bit pattern's upper 15 and lower 16 bits
 MERGE_BLOCK = 1 << 14  # elements held for all T tasks at once

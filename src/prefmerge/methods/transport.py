@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from prefmerge.methods.kernel_cache import kernel
+from prefmerge.vectors.kernel_cache import kernel
 
 LISTED = 48  # cheapest rows remembered for each pair of tasks
 

@@ -25,8 +25,8 @@ from prefmerge.methods.importance import importance_of
 from prefmerge.methods.optimal import select_optimal
 from prefmerge.methods.protocol import Deltas, Method, Report, Rule, Settings
 from prefmerge.methods.records import select_by_records
-from prefmerge.methods.workspace import Workspace, spans
 from prefmerge.preference import blended, budgets
+from prefmerge.vectors.workspace import Workspace, spans
 
 
 @dataclass

@@ -28,10 +28,11 @@ from safetensors.numpy import save_file
 
 import prefmerge
 from prefmerge.analysis import kernels as measuring
-from prefmerge.methods import kernel_cache, kernels, keyed, optimal, transport
+from prefmerge.methods import kernels, keyed, optimal, transport
+from prefmerge.vectors import kernel_cache
 
 SOURCE = """
-from prefmerge.methods.kernel_cache import kernel
+from prefmerge.vectors.kernel_cache import kernel
 
 @kernel
 def add(x, y):
@@ -574,5 +575,5 @@ def test_a_user_who_owns_nothing_merges_with_one_note(models: Path):
 
 def test_a_note_reaches_stderr_once_a_process(tmp_path: Path):
     """Python's last resort prints it; a program that wants it elsewhere configures logging."""
-    call = "from prefmerge.methods.kernel_cache import _tell; _tell('kind', 'first'); _tell('kind', 'second')"
+    call = "from prefmerge.vectors.kernel_cache import _tell; _tell('kind', 'first'); _tell('kind', 'second')"
     assert run([sys.executable, "-c", call], tmp_path).stderr == "note: first\n"

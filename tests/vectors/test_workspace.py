@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from prefmerge.errors import DiskFull, OutputError
-from prefmerge.methods.workspace import Workspace
+from prefmerge.vectors.workspace import Workspace
 
 SIZE = 3_000_001
 

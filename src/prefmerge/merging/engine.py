@@ -1,0 +1,316 @@
+"""The merge itself: every tensor of N plans, block by block, from one reading of the inputs to N sinks.
+
+    theta = theta_0 + scale * tau_merged in float32, then the output's number format
+    tau_merged itself, unscaled and in float32, for a task vector
+
+`merge` is N = 1. Where several plans want a tensor, its task vectors are decoded once into memory and every plan's
+method works on these before the next tensor is read; a plan whose budgets span all tensors (scope `model`) reads for
+itself. Whether the inputs are hashed, for receipts, is the caller's to say. Memory does not grow with the model or with
+T: a few blocks per thread, plus the owners and masks of the tensors in flight, which spill to disk beyond the limit;
+for N > 1, T + 1 times the largest tensor in float32. Large tensors are cut into blocks over all threads; small ones go
+to one thread each. Left out: where the blocks end up (the sink) and the receipt.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from prefmerge.checkpoints import Dtype, Fingerprint, TensorInfo, same_elements
+from prefmerge.checkpoints.dtypes import from_float32, from_float64, to_float32
+from prefmerge.errors import DtypeOverflow
+from prefmerge.merging.plan import Entry, Plan
+from prefmerge.methods import Report, Rule
+from prefmerge.vectors import kernels
+from prefmerge.vectors.reader import TaskVectors
+from prefmerge.vectors.reading import Reading
+from prefmerge.vectors.workspace import Workspace, spans
+
+Progress = Callable[[int, int, str], None]  # bytes written so far, bytes in all, what is being done
+LARGE = 1 << 20  # elements; below it one thread takes a tensor whole, whatever its share of the model
+
+
+class Sink(Protocol):
+    """Where merged blocks go."""
+
+    def write(self, name: str, start: int, stored: np.ndarray) -> None:
+        """Take the stored elements from `start` on. Called from any thread."""
+        ...
+
+
+@dataclass
+class Outcome:
+    """How the tensors of one plan came out, and what was read for it: what a receipt says."""
+
+    reading: Reading
+    owned: dict[str, np.ndarray] = field(default_factory=dict)  # elements per task, where every element has an owner
+    reports: dict[str, Report] = field(default_factory=dict)  # of tensors that had a scope to themselves
+    report: Report | None = None  # of the whole model, in scope `model`
+    changed: dict[str, bool] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def merge_into(plan: Plan, sink: Sink, work: Workspace, progress: Progress | None = None) -> Outcome:
+    """Merge everything in the plan into the sink, and hash the inputs. Raises NonFiniteValue or DtypeOverflow naming
+    the tensor.
+    """
+    (outcome,) = merge_all([(plan, sink)], work, progress, hashed=True)
+    return outcome
+
+
+def merge_all(
+    jobs: Sequence[tuple[Plan, Sink]], work: Workspace, progress: Progress | None = None, *, hashed: bool
+) -> list[Outcome]:
+    """Merge each plan into its sink, from one reading. The plans are over the same open checkpoints. `hashed`: receipts
+    will say what was read.
+
+    Raises NonFiniteValue or DtypeOverflow naming the tensor.
+    """
+    if not jobs:
+        return []
+    first = jobs[0][0]
+    if any(plan.checkpoints != first.checkpoints for plan, _ in jobs):
+        raise ValueError("plans of one reading must be over the same open checkpoints")
+    reading = Reading.of(first.base, first.tasks, hashed=hashed)
+    told = _Told(progress, sum(plan.output_bytes for plan, _ in jobs))
+    merges = [_Merge(plan, sink, reading, work, told) for plan, sink in jobs]
+    for merge in merges:
+        merge.copy_rest()
+    told("selecting")
+    for merge in merges:
+        if not merge.by_tensor:
+            merge.all_at_once()
+    _tensor_by_tensor([merge for merge in merges if merge.by_tensor], reading, work)
+    reading.hash_rest()
+    return [merge.outcome for merge in merges]
+
+
+Shared = tuple[TensorInfo, tuple[str, ...]]  # a tensor of the base, and what each task calls it
+
+
+def _tensor_by_tensor(merges: Sequence[_Merge], reading: Reading, work: Workspace) -> None:
+    """Every tensor once, the largest first, for all merges that want it."""
+    wanted: dict[Shared, list[tuple[_Merge, Entry]]] = {}
+    for merge in merges:
+        for entry in merge.plan.of_role("merge"):
+            wanted.setdefault((entry.info, entry.stored_as), []).append((merge, entry))
+    large = max(LARGE, sum(info.size for info, _ in wanted) // (4 * work.threads))
+
+    def whole(shared: Shared) -> None:
+        vectors = TaskVectors.of(reading, *shared, held=len(wanted[shared]) > 1)
+        for merge, entry in wanted[shared]:
+            merge.tensor(entry, vectors.again())
+
+    ordered = sorted(wanted, key=lambda shared: -shared[0].size)
+    for shared in ordered:
+        if shared[0].size >= large:
+            whole(shared)  # its blocks are spread over the threads
+    work.map(whole, [shared for shared in ordered if shared[0].size < large])
+
+
+class _Told:
+    """What the progress is told: the bytes of all merges. Called from any thread."""
+
+    def __init__(self, progress: Progress | None, everything: int) -> None:
+        self._progress, self._everything, self._done = progress, everything, 0
+        self._counting = threading.Lock()
+
+    def __call__(self, what: str, nbytes: int = 0) -> None:
+        if self._progress is not None:
+            with self._counting:
+                self._done += nbytes
+                self._progress(self._done, self._everything, what)
+
+
+class _Merge:
+    """One plan and its sink."""
+
+    def __init__(self, plan: Plan, sink: Sink, reading: Reading, work: Workspace, told: _Told) -> None:
+        self.plan, self.sink, self.reading, self.work, self.told = plan, sink, reading, work, told
+        self.outcome = Outcome(reading)
+        self.scale = np.float32(plan.settings.scale)
+        self.by_tensor = plan.method.by_tensor(plan.settings)
+        self.twins: dict[str, list[Entry]] = {}
+        for entry in plan.of_role("tied"):
+            assert entry.tied_to is not None
+            self.twins.setdefault(entry.tied_to, []).append(entry)
+
+    def copy_rest(self) -> None:
+        """Write what is the base's."""
+        for entry in (*self.plan.of_role("copy"), *self.plan.of_role("exclude")):
+            self.copy(entry)
+
+    def all_at_once(self) -> None:
+        """Merge all tensors, as one scope."""
+        entries = self.plan.of_role("merge")
+        tensors = [TaskVectors.of(self.reading, entry.info, entry.stored_as) for entry in entries]
+        rule = self.plan.method.prepare(tensors, self.plan.settings, self.work)
+        self.outcome.report = rule.report
+        for i, (entry, vectors) in enumerate(zip(entries, tensors, strict=True)):
+            self.fill(entry, vectors, rule, i)
+
+    def tensor(self, entry: Entry, vectors: TaskVectors) -> None:
+        """Merge one tensor, as a scope of its own."""
+        rule = self.plan.method.prepare([vectors], self.plan.settings, self.work)
+        self.fill(entry, vectors, rule, 0)
+        self.outcome.reports[entry.name] = rule.report
+
+    def fill(self, entry: Entry, vectors: TaskVectors, rule: Rule, index: int) -> None:
+        """Write one merged tensor and those tied to it."""
+        if rule.unchanged(index):
+            self.outcome.changed[entry.name] = False
+            self.copy(entry)
+            return
+
+        if not rule.gives_model:
+            self.reading.base.touched = True
+
+        def block(span: tuple[int, int]) -> np.ndarray | None:
+            start, stop = span
+            if rule.gives_model:
+                model = self.work.buffer("model", stop - start, np.float64)
+                owned = rule.block(index, start, stop, model, self.work)
+                self.put_model(entry, start, model, vectors)
+                return owned
+            tau = self.work.buffer("merged", stop - start)
+            owned = rule.block(index, start, stop, tau, self.work)
+            self.put(entry, start, tau, vectors)
+            return owned
+
+        counts = self.work.map(block, spans(vectors.size, self.work.block))
+        self.outcome.changed[entry.name] = vectors.changed
+        known = [count for count in counts if count is not None]
+        if len(known) == len(counts):
+            owned = np.zeros(len(self.plan.names), np.int64)
+            for count in known:
+                owned += count
+            self.outcome.owned[entry.name] = owned
+
+    def put(self, entry: Entry, start: int, tau: np.ndarray, vectors: TaskVectors) -> None:
+        """Finish one block: scale, add the base, convert, write."""
+        if self.plan.recipe.as_task_vector:
+            vectors.origin.operand(start, start + tau.size)  # is hashed by that: its receipt names the base too
+            self.store(entry, start, tau)
+            return
+        values = self.work.buffer("finished", tau.size)
+        finite = vectors.finish(start, tau, self.scale, values)
+        self.store(entry, start, values, finite=finite)
+
+    def put_model(self, entry: Entry, start: int, model: np.ndarray, vectors: TaskVectors) -> None:
+        """Finish one block of a method that gives the model itself, in float64: convert, write."""
+        values = model
+        if self.plan.recipe.as_task_vector:
+            values = model - vectors.model(None, start, start + model.size)
+        self.store(entry, start, values)
+
+    def store(self, entry: Entry, start: int, values: np.ndarray, *, finite: bool | None = None) -> None:
+        """Write `values` from element `start` on, in the output's format. `finite`: whether they are, where that is
+        known.
+        """
+        stored = rounded(values, entry.dtype, entry.name, start, finite=finite)
+        for target in (entry, *self.twins.get(entry.name, ())):
+            self.sink.write(target.name, start, stored)
+            self.told(f"merging {entry.name}", stored.nbytes)
+
+    def copy(self, entry: Entry) -> None:
+        """Copy a tensor from the base, bit for bit unless another number format was asked for; zeros in a task
+        vector.
+        """
+        base, info = self.reading.base, entry.info
+        vector = self.plan.recipe.as_task_vector
+        if vector and info.dtype.family != "float":
+            return
+        base.touched = True
+        if entry.role == "copy":
+            self.note_differences(entry)
+        for start, stop in spans(info.size, self.work.block):
+            stored = base.read(entry.name, start, stop, self.reading.space, "copied")
+            if vector:
+                self.store(entry, start, np.zeros(stop - start, np.float32))
+            elif entry.dtype == info.dtype:
+                for target in (entry, *self.twins.get(entry.name, ())):
+                    self.sink.write(target.name, start, stored)
+                    self.told(f"copying {entry.name}", stored.nbytes)
+            else:
+                self.store(entry, start, to_float32(stored, info.dtype))
+
+    def note_differences(self, entry: Entry) -> None:
+        base, differing = self.plan.base.checkpoint, []
+        for name, source in zip(self.plan.names, self.plan.tasks, strict=True):
+            # A look at a buffer does not make a task's file one that was read: its weights may be no part of it.
+            own = source.checkpoint
+            if entry.name in own.tensors and not same_elements(own, entry.name, base, entry.name):
+                differing.append(name)
+        if differing:
+            self.outcome.notes.append(
+                f"{entry.name!r} holds {entry.info.dtype.name} and differs in {', '.join(differing)}; such buffers "
+                "are not merged: the base's is kept."
+            )
+
+
+def rounded(values: np.ndarray, dtype: Dtype, name: str, start: int, *, finite: bool | None = None) -> np.ndarray:
+    """`values`, float32 or float64, of tensor `name` from element `start` on as stored elements. `finite`: whether
+    they are, where that is known. Raises DtypeOverflow.
+    """
+    infinite = kernels.INFINITE_OF_16_BITS.get(dtype.code)
+    if values.dtype == np.float32 and infinite is not None:
+        stored = np.empty(values.size, dtype.storage)
+        fits = kernels.narrow(values, kernels.operand(stored, dtype), infinite)
+    else:
+        stored = (from_float64 if values.dtype == np.float64 else from_float32)(values, dtype)
+        fits = kernels.survey(kernels.operand(stored, dtype))[0] if finite is None else finite
+    if not fits:
+        worst = int(np.flatnonzero(~np.isfinite(to_float32(stored, dtype)))[0])
+        raise DtypeOverflow(
+            f"tensor {name!r}: the merged value {values[worst]:g} at element {start + worst} does not fit "
+            f"{dtype.name}. Write a wider format (--dtype {'float32' if dtype.name != 'float32' else 'float64'} or "
+            "bfloat16), or use a smaller --scale."
+        )
+    return stored
+
+
+class MemorySink:
+    """Collects the output as flat stored arrays."""
+
+    def __init__(self, layout: Sequence[TensorInfo]) -> None:
+        self.arrays = {info.name: np.empty(info.size, info.dtype.storage) for info in layout}
+
+    def write(self, name: str, start: int, stored: np.ndarray) -> None:
+        self.arrays[name][start : start + stored.size] = stored
+
+    def raw(self, name: str) -> np.ndarray:
+        """What was written of a tensor."""
+        return self.arrays[name]
+
+
+class Readable(Sink, Protocol):
+    """A sink that has what was written."""
+
+    def raw(self, name: str) -> np.ndarray:
+        """All elements of a tensor, flat."""
+        ...
+
+
+class HashedSink:
+    """Hands blocks on to a sink and hashes them while they are in the cache. Where blocks are shorter than the chunks
+    that are hashed, `hash_rest` takes these from the sink.
+    """
+
+    def __init__(self, sink: Readable, layout: Sequence[TensorInfo]) -> None:
+        self._sink, self._layout = sink, layout
+        self.fingerprint = Fingerprint(layout)
+
+    def write(self, name: str, start: int, stored: np.ndarray) -> None:
+        self._sink.write(name, start, stored)
+        self.fingerprint.add(name, stored, start)
+
+    def hash_rest(self, work: Workspace) -> None:
+        """Hash what no block held whole."""
+        chunks = [(info.name, *chunk) for info in self._layout for chunk in self.fingerprint.missing(info.name)]
+        work.map(
+            lambda chunk: self.fingerprint.add(chunk[0], self._sink.raw(chunk[0])[slice(*chunk[1:])], chunk[1]), chunks
+        )

@@ -1,0 +1,126 @@
+"""The checkpoints of a merge while they are read: stretches of stored elements, in buffers, hashed where asked.
+
+What a run reads of an input is hashed while it is in the cache, chunk by chunk; at the end `hash_rest` reads what is
+missing of every input of which anything was used. So a receipt costs no second reading, and a run without receipts
+hashes nothing. Memory: a few blocks per thread. Left out: number formats and what is done with the elements (reader).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from prefmerge.checkpoints import CHUNK, Checkpoint, Fingerprint, is_task_vector
+
+FAR = 4096  # elements between two that are gathered, beyond which each is read for itself
+
+
+@dataclass(frozen=True)
+class Input:
+    """A checkpoint in use: the base, a task, or a task's vector."""
+
+    checkpoint: Checkpoint
+    role: str  # "base" or "task 'birds'", for messages
+    vector: bool = False
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, role: str) -> Input:
+        return cls(checkpoint, role, is_task_vector(checkpoint))
+
+    def where(self, tensor: str) -> str:
+        """`base (model.safetensors)`, for messages."""
+        return f"{self.role} ({self.checkpoint.file_of(tensor)})"
+
+
+class Space(threading.local):
+    """One thread's buffers, and what it read of the base, which the next task needs as well."""
+
+    def __init__(self) -> None:
+        self.buffers: dict[str, np.ndarray] = {}
+        self.kept: dict[str, tuple[tuple[str, int, int], np.ndarray]] = {}  # (tensor, start, stop) of what is in one
+        self.gathered: tuple[str, np.ndarray, np.ndarray] | None = None  # tensor, indices, the base's elements there
+
+    def buffer(self, name: str, nbytes: int) -> np.ndarray:
+        """A buffer of bytes; its contents are lost."""
+        self.kept.pop(name, None)
+        if name not in self.buffers or self.buffers[name].size < nbytes:
+            self.buffers[name] = np.empty(nbytes, np.uint8)
+        return self.buffers[name]
+
+
+class Source:
+    """One input while it is read. `hashed`: its content is hashed on the way. `touched`: anything of it was used."""
+
+    def __init__(self, given: Input, *, hashed: bool) -> None:
+        self.given, self.checkpoint, self.vector = given, given.checkpoint, given.vector
+        self.fingerprint = (
+            Fingerprint(self.checkpoint.tensors.values(), aliases=self.checkpoint.aliases) if hashed else None
+        )
+        self.touched = False
+
+    def stored_name(self, tensor: str) -> str:
+        """The name under which this checkpoint stores what shares `tensor`'s elements."""
+        return self.checkpoint.aliases.get(tensor, tensor)
+
+    def read(self, tensor: str, start: int, stop: int, space: Space, buffer: str) -> np.ndarray:
+        """The stored elements [start, stop) of `tensor`, in that buffer of `space`; of an input that counts as used
+        (`touched`) their chunks are hashed then.
+        """
+        name = self.stored_name(tensor)
+        fingerprint = self.fingerprint if self.touched else None
+        reach = stop if fingerprint is None else fingerprint.reach(name, start, stop)
+        into = space.buffer(buffer, (reach - start) * self.checkpoint.tensors[name].dtype.itemsize)
+        stored = self.checkpoint.read(name, start, reach, into)
+        if fingerprint is not None:
+            fingerprint.add(name, stored, start)
+        return stored[: stop - start]
+
+    def gather(self, tensor: str, indices: np.ndarray, space: Space) -> np.ndarray:
+        """The stored elements at `indices`, ascending: read in stretches, for a call costs as much as a few thousand
+        elements.
+        """
+        dtype = self.checkpoint.tensors[tensor].dtype
+        buffer = space.buffer("gathered", CHUNK * dtype.itemsize)
+        stored = np.empty(len(indices), dtype.storage)
+        apart = (np.diff(indices) > FAR) | (np.diff(indices // CHUNK) != 0)
+        cuts = [0, *(np.flatnonzero(apart) + 1).tolist(), len(indices)]
+        for low, high in pairwise(cuts):
+            if low < high:
+                first = int(indices[low])
+                stretch = self.checkpoint.read(tensor, first, int(indices[high - 1]) + 1, buffer)
+                np.take(stretch, indices[low:high] - first, out=stored[low:high])
+        return stored
+
+    def hash_rest(self) -> None:
+        """Hash what was not read, so that the fingerprint covers the whole checkpoint."""
+        if self.fingerprint is not None:
+            for name in self.checkpoint.tensors:
+                if name not in self.checkpoint.aliases:
+                    self.fingerprint.add_missing(name, self.checkpoint)
+
+    def content(self) -> str | None:
+        """The fingerprint of all its elements; None where not all were hashed."""
+        return self.fingerprint.hexdigest() if self.fingerprint is not None and self.fingerprint.covered() else None
+
+
+class Reading:
+    """A base and its tasks while one run reads them."""
+
+    def __init__(self, base: Source, tasks: Sequence[Source]) -> None:
+        self.base, self.tasks = base, tuple(tasks)
+        self.space = Space()
+
+    @classmethod
+    def of(cls, base: Input, tasks: Sequence[Input], *, hashed: bool) -> Reading:
+        """`hashed`: a receipt will name the content of all."""
+        return cls(Source(base, hashed=hashed), [Source(task, hashed=hashed) for task in tasks])
+
+    def hash_rest(self) -> None:
+        """Hash what was not read of each input of which anything was used."""
+        for source in (self.base, *self.tasks):
+            if source.touched:
+                source.hash_rest()
