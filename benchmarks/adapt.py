@@ -28,8 +28,8 @@ import yaml
 
 from benchmarks import common, real_model
 from prefmerge import targets
-from prefmerge.checkpoints import atomic
 from prefmerge.continual.data.examples import Examples, concatenated
+from prefmerge.ground import atomic
 from prefmerge.target import adapt as work
 from prefmerge.target.merges import Merges
 from prefmerge.target.parameters import Parameters

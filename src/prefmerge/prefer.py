@@ -27,7 +27,6 @@ import numpy as np
 import xxhash
 
 from prefmerge import similarity as sim
-from prefmerge.checkpoints import atomic
 from prefmerge.checkpoints.protocol import name_of
 from prefmerge.continual import places
 from prefmerge.errors import (
@@ -39,6 +38,7 @@ from prefmerge.errors import (
     RunError,
     UsageError,
 )
+from prefmerge.ground import atomic
 from prefmerge.preference import Preference
 from prefmerge.runs import Run, read_run
 

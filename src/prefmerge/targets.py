@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from prefmerge.checkpoints import atomic
 from prefmerge.checkpoints.fingerprint import PREFIX
 from prefmerge.errors import DataError, OutputError, PreferenceError
+from prefmerge.ground import atomic
 from prefmerge.preference import Number, as_text, exact
 
 FORMAT = "prefmerge-environments/1"

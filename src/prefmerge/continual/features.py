@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xxhash
 
-from prefmerge.checkpoints import atomic
 from prefmerge.checkpoints.fingerprint import content_fingerprint
 from prefmerge.checkpoints.memory import from_state_dict
 from prefmerge.continual.data.examples import Examples
 from prefmerge.continual.encoders.protocol import Batch, Encoder
 from prefmerge.errors import EncoderError
+from prefmerge.ground import atomic
 
 if TYPE_CHECKING:
     import torch

@@ -22,13 +22,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefmerge.checkpoints import atomic
 from prefmerge.continual import run_folder
 from prefmerge.continual.config import FinetuneConfig
 from prefmerge.continual.data.examples import Examples
 from prefmerge.continual.kept import write_kept
 from prefmerge.continual.scenarios import Scenario, Task, check_inputs
 from prefmerge.errors import ConfigError, DiskFull, RunError, require
+from prefmerge.ground import atomic
 from prefmerge.runs import IN_SEQUENCE, Run, RunTask
 
 if TYPE_CHECKING:

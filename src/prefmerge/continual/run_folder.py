@@ -8,7 +8,6 @@ on with: the messages say what differs. Cost: small files, but for checkpoints. 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import platform
@@ -19,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
-from prefmerge.checkpoints import atomic
 from prefmerge.continual.config import FinetuneConfig, anchored, make_config
 from prefmerge.continual.data.examples import Examples
 from prefmerge.continual.kept import FILES as KEPT
 from prefmerge.continual.scenarios import Scenario, Task
 from prefmerge.errors import DiskFull, OutputError, OutputExists, RunError
+from prefmerge.ground import atomic, disk, locks
 from prefmerge.runs import FILE, Run, read_run
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ def clear(out: Path, config: FinetuneConfig) -> None:
         atomic.write_whole(out / CONFIG, config.to_yaml().encode())
         remove_scratch(out)
         for name in (SAMPLES, LOG, HEAD, BASE, TASKS, *KEPT):
-            atomic.remove(out / name)
+            disk.remove(out / name)
         (out / TASKS).mkdir()
 
 
@@ -122,19 +121,9 @@ def _short(told: str) -> str:
 @contextlib.contextmanager
 def locked(out: Path) -> Iterator[None]:
     """Hold the run's folder against other processes. Raises RunError where one is at work on it."""
-    descriptor = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                f"{out}: another process is at work on this run. Wait for it, or give another folder."
-            ) from None
-        except OSError:
-            pass  # a file system without locks
+    busy = RunError(f"{out}: another process is at work on this run. Wait for it, or give another folder.")
+    with locks.held(out, busy):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def kept_config(out: Path) -> FinetuneConfig:
@@ -275,15 +264,15 @@ def state_path(out: Path, index: int) -> Path:
 
 def remove_state(out: Path, index: int) -> None:
     """What only the task just done needed."""
-    atomic.remove(state_path(out, index))
+    disk.remove(state_path(out, index))
     if index:
-        atomic.remove(fisher_file(out, index - 1))
+        disk.remove(fisher_file(out, index - 1))
 
 
 def remove_scratch(out: Path) -> None:
     """What only an unfinished run needs."""
     for found in [*out.glob(f"{_STATE}-*"), *out.glob(f".{_STATE}-*"), *out.glob(f"{_FISHER}-*.safetensors")]:
-        atomic.remove(found)
+        disk.remove(found)
 
 
 def fisher_file(out: Path, index: int) -> Path:

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prefmerge import similarity
-from prefmerge.checkpoints import atomic
 from prefmerge.continual.config import TrainingConfig
 from prefmerge.continual.finetuning import Progress
 from prefmerge.demo.digits import NAMES, SHOWN, TASKS, Digits, Place, load_digits
@@ -31,6 +30,7 @@ from prefmerge.demo.model import load_base
 from prefmerge.demo.report import adapt_command, draw, show
 from prefmerge.demo.train import REGIME, fine_tune_in_sequence
 from prefmerge.errors import OutputExists, require
+from prefmerge.ground import atomic, disk
 from prefmerge.preference import Preference
 from prefmerge.runs import FILE
 from prefmerge.target.parameters import Parameters
@@ -120,7 +120,7 @@ def run(
             raise OutputExists(
                 f"{out}: a demo is there already. Give another folder, or --force to begin it anew there."
             )
-        atomic.remove(out / RESULT)  # what it says is no longer so
+        disk.remove(out / RESULT)  # what it says is no longer so
     started = time.perf_counter()
     digits, (encoder, head) = load_digits(), load_base()
     place = digits.place(tasks)

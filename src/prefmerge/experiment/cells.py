@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 import xxhash
 
-from prefmerge.checkpoints import atomic
 from prefmerge.experiment.methods import INDEPENDENT, Method
 from prefmerge.experiment.recipe import Experiment
+from prefmerge.ground import atomic
 from prefmerge.runs import Run
 from prefmerge.targets import Environment
 

@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from prefmerge.checkpoints import atomic
 from prefmerge.errors import DataError, OutputError
 from prefmerge.experiment import figures, tables
 from prefmerge.experiment.figures import Picture
 from prefmerge.experiment.results import Results, TaskScores
 from prefmerge.experiment.statistics import Comparison, Difference, Scores, by_alpha, compare, over_tasks
 from prefmerge.experiment.tables import ALPHA, OURS, RIVAL, Table, percent, points, scales_of
+from prefmerge.ground import atomic
 
 MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
 UNLABELLED = tuple(f"Tunable ({tables.KINDS[kind]})" for kind in ("ot", "cosine", "mmd"))

@@ -42,11 +42,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prefmerge import targets
-from prefmerge.checkpoints import atomic
 from prefmerge.errors import ConfigError, DataError, MissingExtra, OutputError, PrefmergeError, RunError
 from prefmerge.experiment.cells import ALPHA_METHOD, Cell, Prepared, Work, plan_work, run_identity
 from prefmerge.experiment.recipe import DIVERSE, Experiment, training_config
 from prefmerge.experiment.results import Results, Score, Shown, TaskScores
+from prefmerge.ground import atomic
 from prefmerge.runs import read_run
 from prefmerge.targets import Environment, Mix, Pool
 

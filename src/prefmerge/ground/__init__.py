@@ -1,0 +1,6 @@
+"""The ground floor: what every part of prefmerge stands on, and what knows nothing of checkpoints or models.
+
+disk.py    small steps on a disk: sync, parents, remove
+locks.py   who may write, one at a time
+atomic.py  a file or a folder replaced whole
+"""
