@@ -9,7 +9,6 @@ here touches a tensor. Left out: where a preference comes from (labels, features
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prefmerge.errors import PreferenceError
+from prefmerge.ground.words import did_you_mean
 
 Number = int | float | str | Fraction
 Kind = Literal["uniform", "geometric", "shares", "counts"]
@@ -199,9 +199,9 @@ class Preference:
         given = dict(zip(self.names, self.values, strict=True))
         for name in given:
             if name not in names:
-                near = difflib.get_close_matches(name, names, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
-                raise PreferenceError(f"the preference names {name!r}, but the tasks are {', '.join(names)}.{hint}")
+                raise PreferenceError(
+                    f"the preference names {name!r}, but the tasks are {', '.join(names)}.{did_you_mean(name, names)}"
+                )
         return _normalised([given.get(name, Fraction(0)) for name in names], "preference")
 
     def left_out(self, names: Sequence[str]) -> list[str]:

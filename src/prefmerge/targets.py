@@ -13,7 +13,6 @@ contents that are taken. Leaves out: inputs; mixes of classes inside a task.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 from collections import Counter
@@ -30,6 +29,7 @@ import xxhash
 from prefmerge.checkpoints.fingerprint import PREFIX
 from prefmerge.errors import DataError, OutputError, PreferenceError
 from prefmerge.ground import atomic
+from prefmerge.ground.words import did_you_mean
 from prefmerge.preference import Number, as_text, exact
 
 FORMAT = "prefmerge-environments/1"
@@ -349,8 +349,7 @@ def _by_name(pools: Sequence[Pool]) -> dict[str, Pool]:
 def _known(task: str, tasks: Iterable[str], where: str) -> None:
     names = list(tasks)
     if task not in names:
-        near = difflib.get_close_matches(task, names, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(task, names)
         raise DataError(f"{where} names the task {task!r}, but the tasks are {', '.join(names)}.{hint}")
 
 

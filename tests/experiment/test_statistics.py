@@ -316,8 +316,3 @@ def test_total_variation():
     assert ours.total_variation([0.5, 0.5, 0], [0.5, 0.5, 0]) == 0
     assert ours.total_variation([1, 0, 0], [0, 0.5, 0.5]) == 1
     assert ours.total_variation([0.2, 0.8], [0.5, 0.5]) == pytest.approx(0.3)
-
-
-def test_a_long_list_is_cut():
-    assert ours.listed("abc") == "a, b, c"
-    assert ours.listed("abcdefgh") == "a, b, c, d, e, f and 2 more"

@@ -10,7 +10,6 @@ off the mean of the printed ones, and four of them lie 0.6 off. Cost: two small 
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable
 from functools import cache
@@ -18,6 +17,7 @@ from importlib import resources
 from typing import Any, Literal
 
 from prefmerge.errors import ConfigError
+from prefmerge.ground.words import did_you_mean
 
 Kind = Literal["environments", "ablation", "supplement"]
 
@@ -64,8 +64,7 @@ def _found(kind: Kind, key: str) -> Any:
 
 def _nearest(key: str, known: Iterable[str]) -> str:
     known = list(known)
-    near = difflib.get_close_matches(key, known, n=1)
-    return (f" Did you mean {near[0]!r}?" if near else "") + f" There are {', '.join(known)}."
+    return f"{did_you_mean(key, known)} There are {', '.join(known)}."
 
 
 def environments(key: str) -> dict[str, dict[str, Any]]:

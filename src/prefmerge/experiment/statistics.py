@@ -14,7 +14,7 @@ numbers, fractions of 1. Cost: O(scores). Left out: corrections for many compari
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -24,9 +24,11 @@ import numpy as np
 
 from prefmerge.errors import DataError
 from prefmerge.experiment.results import Results, Score, TaskScores
+from prefmerge.ground.words import listed
 
 LEVEL = 0.95
 DRAWS = 2000  # of the bootstrap
+SHOWN = 6  # names that a sentence lists
 Place = tuple[str, int]  # environment, variant
 
 
@@ -290,15 +292,8 @@ def compare(
         _difference(list(means.values()), level, draws),
         {name: _difference(values, level, draws) for name, values in per_environment.items() if values},
         {seed: fmean(several) for seed, several in by_seed.items()},
-        tuple(f"no score of {who}: {listed(pairs)}" for who, pairs in lost.items()),
+        tuple(f"no score of {who}: {listed(pairs, SHOWN)}" for who, pairs in lost.items()),
     )
-
-
-def listed(several: Iterable[str], most: int = 6) -> str:
-    """So many of them, and how many more there are."""
-    several = list(several)
-    more = f" and {len(several) - most} more" if len(several) > most else ""
-    return ", ".join(several[:most]) + more
 
 
 def total_variation(shares: Sequence[float], truth: Sequence[float]) -> float:

@@ -8,7 +8,6 @@ out: what tasks are made of the samples (`scenarios`).
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from prefmerge.continual.data.registry import REGISTRY, Entry, registered
 from prefmerge.continual.data.rows import Rows, shown
 from prefmerge.continual.data.tables import TABLES, read_table
 from prefmerge.errors import DataError
+from prefmerge.ground.words import did_you_mean
 
 if TYPE_CHECKING:
     from prefmerge.continual.config import DataConfig
@@ -162,8 +162,7 @@ def _plain(name: str) -> str:
 
 
 def _unknown(name: str) -> DataError:
-    near = difflib.get_close_matches(name.casefold(), list(REGISTRY), n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(name.casefold(), REGISTRY)
     return DataError(
         f"data set {name!r}: no such file or folder, and no registered name.{hint} Registered: {', '.join(REGISTRY)}. "
         "Or give a folder of images, a CSV, or a hub id such as owner/name."
