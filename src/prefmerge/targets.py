@@ -29,6 +29,7 @@ import xxhash
 from prefmerge.checkpoints.fingerprint import PREFIX
 from prefmerge.errors import DataError, OutputError, PreferenceError
 from prefmerge.ground import atomic
+from prefmerge.ground.draws import largest_remainder, rank
 from prefmerge.ground.words import did_you_mean
 from prefmerge.preference import Number, as_text, exact
 
@@ -271,11 +272,7 @@ def apportioned(ratios: Sequence[Fraction], size: int) -> tuple[int, ...]:
     """Whole numbers in proportion to `ratios`, which sum to 1; they sum to `size`. By largest remainder: none is off by
     one or more, and of equal remainders the first is rounded up.
     """
-    counts = [int(ratio * size) for ratio in ratios]
-    by_remainder = sorted(range(len(ratios)), key=lambda i: (-(ratios[i] * size % 1), i))
-    for i in by_remainder[: size - sum(counts)]:
-        counts[i] += 1
-    return tuple(counts)
+    return largest_remainder([ratio * size for ratio in ratios], size)
 
 
 def save(path: str | Path, environments: Sequence[Environment], pools: Sequence[Pool]) -> None:
@@ -374,12 +371,7 @@ def _meta_fraction(meta: Number) -> Fraction:
 
 def _ranked(names: Iterable[str], purpose: str, seed: int, mix: str) -> list[str]:
     """The names in an order that looks random: by a keyed hash, of equal ones by name."""
-    key = f"{purpose}\0{seed}\0{mix}\0".encode("utf-8", "surrogatepass")
-
-    def rank(name: str) -> tuple[int, str]:
-        return xxhash.xxh3_64_intdigest(key + name.encode("utf-8", "surrogatepass")), name
-
-    return sorted(names, key=rank)
+    return sorted(names, key=lambda name: rank(purpose, seed, f"{mix}\0{name}"))
 
 
 def _tasks_of(mix: Mix, pools: Mapping[str, Pool], seed: int) -> list[str]:

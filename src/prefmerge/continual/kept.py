@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xxhash
 
-from prefmerge.continual.data.choice import per_class
 from prefmerge.continual.data.examples import Examples, concatenated
 from prefmerge.continual.data.rows import Encoded, Fingerprint, Texts
 from prefmerge.continual.encoders.protocol import ReadyImage
 from prefmerge.errors import RunError
 from prefmerge.ground import atomic
+from prefmerge.ground.draws import per_class
 from prefmerge.runs import Run
 
 if TYPE_CHECKING:

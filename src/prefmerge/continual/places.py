@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 
-from prefmerge.continual.data.choice import keyed
 from prefmerge.continual.data.examples import Examples, Kind
 from prefmerge.continual.data.hub import open_folder
 from prefmerge.continual.data.images import SUFFIXES, content_of
@@ -42,6 +41,7 @@ from prefmerge.continual.data.rows import (
 )
 from prefmerge.continual.data.tables import TABLES, read_table
 from prefmerge.errors import DataError
+from prefmerge.ground.draws import rank
 from prefmerge.ground.words import nearest, quoted
 
 EMBEDDED = (".npy", ".npz")
@@ -230,7 +230,7 @@ def chosen(examples: Examples, count: int, seed: int) -> Examples:
 
 def chosen_at(ids: Sequence[str], count: int, seed: int) -> list[int]:
     """Ascending positions of at most `count` of the ids."""
-    return sorted(sorted(range(len(ids)), key=lambda i: (keyed("similarity", seed, ids[i]), ids[i]))[:count])
+    return sorted(sorted(range(len(ids)), key=lambda i: rank("similarity", seed, ids[i]))[:count])
 
 
 def task_sources(given: Sequence[Path], names: Sequence[str]) -> list[Path]:

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prefmerge.continual.data.choice import in_proportion, keyed
 from prefmerge.continual.data.examples import Corpus, Examples, Kind, concatenated, no_examples
 from prefmerge.continual.data.labels import folded
 from prefmerge.continual.data.registry import CLASS_ORDERS, REGISTRY, registered
 from prefmerge.errors import ConfigError, DataError
+from prefmerge.ground.draws import in_proportion, keyed
 from prefmerge.ground.words import quoted
 
 if TYPE_CHECKING:

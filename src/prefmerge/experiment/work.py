@@ -19,7 +19,6 @@ import numpy as np
 import xxhash
 
 from prefmerge import similarity
-from prefmerge.continual.data.choice import keyed
 from prefmerge.continual.data.examples import Examples, concatenated
 from prefmerge.continual.evaluation import OpenedRun, best_device, open_run, put, right_answers
 from prefmerge.continual.features import cache_folder, embed
@@ -27,6 +26,7 @@ from prefmerge.continual.run_folder import check_samples
 from prefmerge.continual.scenarios import Scenario
 from prefmerge.errors import DataError
 from prefmerge.experiment.cells import Cell
+from prefmerge.ground.draws import rank
 from prefmerge.merging.candidates import Candidates
 from prefmerge.methods import method_named
 from prefmerge.preference import Preference
@@ -240,7 +240,7 @@ def _key(place: Environment) -> str:
 
 def training_sample(examples: Examples, count: int, seed: int) -> Examples:
     """At most `count` samples, those of the smallest keyed hashes."""
-    ranked = sorted(range(len(examples)), key=lambda i: (keyed("similarity", seed, examples.ids[i]), examples.ids[i]))
+    ranked = sorted(range(len(examples)), key=lambda i: rank("similarity", seed, examples.ids[i]))
     return examples.take(sorted(ranked[:count]))
 
 

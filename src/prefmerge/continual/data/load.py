@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prefmerge.continual.data.choice import held_out, per_class
 from prefmerge.continual.data.examples import Corpus, Examples, Kind
 from prefmerge.continual.data.hub import TEST_FOLDERS, Source, open_folder, open_hub
 from prefmerge.continual.data.labels import classes_of, mapped
@@ -24,6 +23,7 @@ from prefmerge.continual.data.registry import REGISTRY, Entry, registered
 from prefmerge.continual.data.rows import Rows, shown
 from prefmerge.continual.data.tables import TABLES, read_table
 from prefmerge.errors import DataError
+from prefmerge.ground.draws import held_out, per_class
 from prefmerge.ground.words import did_you_mean
 
 if TYPE_CHECKING:
