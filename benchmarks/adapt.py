@@ -299,7 +299,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _binomial(right: int, count: int) -> list[float]:
-    from prefmerge.continual.metrics import wilson
+    from prefmerge.ground.stats import wilson
 
     return [round(end, 3) for end in wilson(right, count)]
 

@@ -16,7 +16,7 @@ import pytest
 from prefmerge.errors import DataError, MissingExtra, RunError, UsageError
 from prefmerge.preference import Preference
 from prefmerge.search import Found, Space, Trial, tune
-from prefmerge.search.found import FINALISTS, Accuracy, as_json, mcnemar
+from prefmerge.search.found import FINALISTS, Accuracy, as_json
 from tests.search.stubs import FIRST, LABELS, NAMES, SAMPLES, TARGET, Merges, Score, searched
 
 pytest.importorskip("optuna", reason="search needs the extra places")
@@ -242,15 +242,6 @@ def test_the_verdict_says_whether_the_samples_support_a_difference():
         "13 of 30 held-out samples are right; with the trial 1 10 are. That does not support a difference (p = 0.25): "
         "the trial 1 may do as well. More labelled samples would tell."
     )
-
-
-def test_the_p_value_is_that_of_a_fair_coin():
-    from scipy.stats import binomtest  # pyright: ignore[reportMissingImports]
-
-    for b in range(8):
-        for c in range(8):
-            expected = binomtest(b, b + c).pvalue if b + c else 1.0
-            assert mcnemar(b, c) == pytest.approx(expected, rel=1e-12)
 
 
 def test_accuracies_come_with_wilsons_interval():
