@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import json
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,7 +37,7 @@ from prefmerge.errors import (
     RunError,
     UsageError,
 )
-from prefmerge.ground import atomic
+from prefmerge.ground import jsons
 from prefmerge.ground.words import counted, listed, quoted
 from prefmerge.preference import Preference
 from prefmerge.runs import Run, read_run
@@ -123,9 +122,8 @@ class Preferred:
         check_output(path, force)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            content = (json.dumps(self.to_json(), indent=1) + "\n").encode()
             try:
-                atomic.write_whole(path, content, replace=force)
+                jsons.write(path, self.to_json(), replace=force)
             except FileExistsError:  # it has appeared since
                 check_output(path, force)
                 raise

@@ -28,7 +28,7 @@ import xxhash
 
 from prefmerge.checkpoints.fingerprint import PREFIX
 from prefmerge.errors import DataError, OutputError, PreferenceError
-from prefmerge.ground import atomic
+from prefmerge.ground import atomic, jsons
 from prefmerge.ground.draws import largest_remainder, rank
 from prefmerge.ground.words import did_you_mean
 from prefmerge.preference import Number, as_text, exact
@@ -289,7 +289,7 @@ def save(path: str | Path, environments: Sequence[Environment], pools: Sequence[
         "environments": [environment.to_json() for environment in environments],
     }
     try:
-        atomic.write_whole(Path(path), (_readable(manifest) + "\n").encode())
+        atomic.write_whole(Path(path), (jsons.laid_out(manifest) + "\n").encode())
     except OSError as error:
         raise OutputError(f"{path}: the environments cannot be written: {error.strerror or error}.") from error
 
@@ -299,7 +299,7 @@ def load(path: str | Path, pools: Sequence[Pool] | None = None) -> tuple[Environ
     samples and tasks that came since do no harm. Raises DataError naming the file, the environment and the fault.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = jsons.read(Path(path))
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such file. Give a manifest of environments.") from error
     except (OSError, ValueError) as error:
@@ -445,18 +445,6 @@ def _all_different(environments: Iterable[Environment]) -> None:
     twice = [place for place, count in counts.items() if count > 1]
     if twice:
         raise DataError(f"there are two environments {twice[0]}. Give mixes different names.")
-
-
-def _readable(value: Any, indent: str = "") -> str:
-    """JSON with a line for each entry, and for each list or object of plain values."""
-    entries = list(value.values()) if isinstance(value, dict) else value
-    if not isinstance(value, (dict, list)) or not any(isinstance(entry, (dict, list)) for entry in entries):
-        return json.dumps(value)
-    deeper = indent + " "
-    keys = [f"{json.dumps(key)}: " for key in value] if isinstance(value, dict) else [""] * len(value)
-    lines = [f"\n{deeper}{key}{_readable(entry, deeper)}" for key, entry in zip(keys, entries, strict=True)]
-    opening, closing = "{}" if isinstance(value, dict) else "[]"
-    return f"{opening}{','.join(lines)}\n{indent}{closing}"
 
 
 def _read(found: Any) -> tuple[Environment, ...]:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import mmap
 import os
 import shutil
@@ -37,7 +36,7 @@ from prefmerge.checkpoints.names import WEIGHTS_NAME, index_name, output_name, s
 from prefmerge.checkpoints.protocol import TensorInfo
 from prefmerge.checkpoints.safetensors_file import SafetensorsFile, encode_header
 from prefmerge.errors import CheckpointError, DiskFull, OutputBusy, OutputError, OutputExists
-from prefmerge.ground import atomic, disk, locks
+from prefmerge.ground import atomic, disk, jsons, locks
 
 RECEIPT = "receipt.json"
 MAX_SHARD_BYTES = 5_000_000_000  # Hugging Face's limit for one file
@@ -329,7 +328,7 @@ class Output:
             }
             _write_file(
                 work / self._index,
-                (json.dumps(index, indent=2, ensure_ascii=False) + "\n").encode("utf-8"),
+                jsons.encoded(index, indent=2, ascii=False),
                 durable=True,
             )
         folders = {work}
@@ -445,7 +444,7 @@ def find_receipt(out: str | Path) -> Path | None:
 def _describes(receipt: Path, weights: Path) -> bool:
     """Whether `receipt` is there, whole, and about exactly these weights."""
     try:
-        output = json.loads(receipt.read_bytes())["output"]
+        output = jsons.read(receipt, nan=True)["output"]
         if [entry["bytes"] for entry in output["files"]] != [weights.stat().st_size]:
             return False
         opened = SafetensorsFile.open(weights)

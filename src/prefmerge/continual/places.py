@@ -12,7 +12,6 @@ memory; images stay on disk. No torch. Leaves out: encoding (`features`), what i
 from __future__ import annotations
 
 import csv
-import json
 import os
 import zipfile
 from collections import Counter
@@ -41,6 +40,7 @@ from prefmerge.continual.data.rows import (
 )
 from prefmerge.continual.data.tables import TABLES, read_table
 from prefmerge.errors import DataError
+from prefmerge.ground import jsons
 from prefmerge.ground.draws import rank
 from prefmerge.ground.words import nearest, quoted
 
@@ -335,7 +335,7 @@ def _there(path: str | Path, what: str) -> Path:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return jsons.read(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as JSON: {error}.") from error
 

@@ -8,7 +8,6 @@ on with: the messages say what differs. Cost: small files, but for checkpoints. 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import re
@@ -23,7 +22,7 @@ from prefmerge.continual.data.examples import Examples
 from prefmerge.continual.kept import FILES as KEPT
 from prefmerge.continual.scenarios import Scenario, Task
 from prefmerge.errors import DiskFull, OutputError, OutputExists, RunError
-from prefmerge.ground import atomic, disk, locks
+from prefmerge.ground import atomic, disk, jsons, locks
 from prefmerge.runs import FILE, Run, read_run
 
 if TYPE_CHECKING:
@@ -193,7 +192,7 @@ def versions() -> dict[str, str]:
 
 def write_manifest(run: Run) -> None:
     """Replace `run.json`."""
-    atomic.write_whole(run.folder / FILE, (json.dumps(run.to_json(), indent=1) + "\n").encode())
+    jsons.write(run.folder / FILE, run.to_json())
 
 
 def samples_of(scenario: Scenario) -> dict[str, Any]:
@@ -229,7 +228,7 @@ def check_samples(
     """
     file = out / SAMPLES
     try:
-        kept = json.loads(file.read_text(encoding="utf-8"))["tasks"]
+        kept = jsons.read(file)["tasks"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{file}: the run's list of samples cannot be read: {error}.") from error
     begun = f"{out}: the data are not those that the run was begun with: "

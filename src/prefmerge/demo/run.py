@@ -10,7 +10,6 @@ minute on two slow cores. Leaves out: other places, seeds and scales (docs/demo.
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -30,7 +29,7 @@ from prefmerge.demo.model import load_base
 from prefmerge.demo.report import adapt_command, draw, show
 from prefmerge.demo.train import REGIME, fine_tune_in_sequence
 from prefmerge.errors import OutputExists, require
-from prefmerge.ground import atomic, disk
+from prefmerge.ground import atomic, disk, jsons
 from prefmerge.preference import Preference
 from prefmerge.runs import FILE
 from prefmerge.target.parameters import Parameters
@@ -208,6 +207,6 @@ def run(
         },
     }
     draw(result, out / "demo.png")
-    atomic.write_whole(out / RESULT, (json.dumps(result, indent=1) + "\n").encode())
+    jsons.write(out / RESULT, result)
     show(console, result, out)
     return result

@@ -10,13 +10,13 @@ off the mean of the printed ones, and four of them lie 0.6 off. Cost: two small 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from functools import cache
 from importlib import resources
 from typing import Any, Literal
 
 from prefmerge.errors import ConfigError
+from prefmerge.ground import jsons
 from prefmerge.ground.words import did_you_mean
 
 Kind = Literal["environments", "ablation", "supplement"]
@@ -40,7 +40,7 @@ TRAININGS = {
 @cache
 def _file(name: str) -> dict[str, Any]:
     folder = resources.files("prefmerge.experiment").joinpath("published_tables")
-    return json.loads(folder.joinpath(f"{name}.json").read_text(encoding="utf-8"))
+    return jsons.decoded(folder.joinpath(f"{name}.json").read_bytes())
 
 
 def _tables(kind: Kind) -> dict[str, Any]:

@@ -46,7 +46,7 @@ from prefmerge.errors import ConfigError, DataError, MissingExtra, OutputError, 
 from prefmerge.experiment.cells import ALPHA_METHOD, Cell, Prepared, Work, plan_work, run_identity
 from prefmerge.experiment.recipe import DIVERSE, Experiment, training_config
 from prefmerge.experiment.results import Results, Score, Shown, TaskScores
-from prefmerge.ground import atomic
+from prefmerge.ground import atomic, jsons
 from prefmerge.runs import read_run
 from prefmerge.targets import Environment, Mix, Pool
 
@@ -624,15 +624,13 @@ def analysis_figures(out: Path) -> list[Path]:
     from prefmerge import analysis
 
     files = [out / "analysis" / f"{training}.json" for training in ("sequential", "independent")]
-    found = [
-        analysis.Measured.from_json(json.loads(file.read_text(encoding="utf-8"))) for file in files if file.is_file()
-    ]
+    found = [analysis.Measured.from_json(jsons.read(file)) for file in files if file.is_file()]
     return analysis.figures.draw_all(found, out / "analysis") if found else []
 
 
 def _write(path: Path, data: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic.write_whole(path, (json.dumps(data, indent=1) + "\n").encode())
+    jsons.write(path, data)
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -10,7 +10,6 @@ in memory and M forward passes a trial; M inputs in memory. Left out: the choice
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 
 from prefmerge.checkpoints import content_fingerprint, fingerprint_of, from_state_dict, open_checkpoint
 from prefmerge.errors import DataError, MissingExtra, OutputError, OutputExists, RunError
-from prefmerge.ground import atomic, locks
+from prefmerge.ground import jsons, locks
 from prefmerge.search.found import Found
 from prefmerge.search.space import Space
 from prefmerge.search.study import FILE
@@ -220,16 +219,12 @@ def _write(found: Found, place: Output, inputs: list[str]) -> None:
     command = found.command(inputs, str(place.preference))
     preference = found.preference_json()
     try:
-        _put(place.folder / RESULT, {**found.to_json(), "command": command})
+        jsons.write(place.folder / RESULT, {**found.to_json(), "command": command})
         if preference is not None:
-            _put(place.preference, preference)
+            jsons.write(place.preference, preference)
         elif place.preference.exists():
             place.preference.unlink()
         with contextlib.suppress(MissingExtra):  # a picture is not worth an error after hours
             found.draw(place.folder / PICTURE)
     except OSError as error:
         raise OutputError(f"{place.folder}: cannot be written: {error.strerror or error}.") from error
-
-
-def _put(path: Path, data: dict[str, Any]) -> None:
-    atomic.write_whole(path, (json.dumps(data, indent=1) + "\n").encode())
