@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import os
 import platform
 import subprocess
@@ -47,6 +46,7 @@ from prefmerge.experiment.cells import ALPHA_METHOD, Cell, Prepared, Work, plan_
 from prefmerge.experiment.recipe import DIVERSE, Experiment, training_config
 from prefmerge.experiment.results import Results, Score, Shown, TaskScores
 from prefmerge.ground import atomic, jsons
+from prefmerge.ground.store import digest
 from prefmerge.runs import read_run
 from prefmerge.targets import Environment, Mix, Pool
 
@@ -195,10 +195,8 @@ def _of_places(recipe: Experiment) -> set[str]:
 
 def _digest(pools: Sequence[Pool]) -> str:
     """What tells these test samples from others."""
-    import xxhash
-
     said = [[pool.name, pool.ids, pool.labels, pool.fingerprint(range(len(pool.ids)))] for pool in pools]
-    return xxhash.xxh3_128_hexdigest(json.dumps(said).encode())
+    return digest(said)
 
 
 def _environments(
