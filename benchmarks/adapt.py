@@ -31,9 +31,9 @@ import yaml
 
 from benchmarks import common, real_model
 from prefmerge import targets
-from prefmerge.checkpoints import atomic
-from prefmerge.continual.data.choice import per_class
 from prefmerge.continual.data.examples import Examples, concatenated
+from prefmerge.ground import atomic
+from prefmerge.ground.draws import per_class
 from prefmerge.target import adapt as work
 from prefmerge.target.choice import Judge
 from prefmerge.target.merges import Merges
@@ -503,7 +503,7 @@ def _costs(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
 
 
 def _binomial(right: int, count: int) -> list[float]:
-    from prefmerge.continual.metrics import wilson
+    from prefmerge.ground.stats import wilson
 
     return [round(end, 3) for end in wilson(right, count)]
 

@@ -20,11 +20,11 @@ import numpy as np
 
 from benchmarks import common
 from benchmarks.adapt import between_marks, interval
-from prefmerge.checkpoints import atomic
 from prefmerge.continual.training import torch_threads
 from prefmerge.demo.digits import NAMES, PLACES, Digits, Place, load_digits
 from prefmerge.demo.model import load_base
 from prefmerge.demo.train import fine_tune_in_sequence
+from prefmerge.ground import atomic
 from prefmerge.target import adapt as work
 from prefmerge.target.merges import Merges
 from prefmerge.target.parameters import Parameters

@@ -18,6 +18,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LAYERS = [
     "errors",
     "version",
+    "ground",
     "plotting",
     "runs",
     "preference",

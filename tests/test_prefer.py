@@ -22,6 +22,7 @@ from prefmerge import similarity as sim
 from prefmerge.continual.encoders import protocol
 from prefmerge.continual.scenarios import ClassInfo, Scenario
 from prefmerge.errors import DataError, OutputError, OutputExists, PrefmergeError, RunError, UsageError
+from prefmerge.ground import atomic
 from prefmerge.preference import Preference
 from prefmerge.runs import Run, RunTask
 from prefmerge.search import Found, Space, Trial
@@ -278,13 +279,13 @@ def test_pairs_are_searched_with_and_the_labels_stand_beside(toys: Path, monkeyp
 
 def test_a_preference_that_appears_while_one_is_saved(toys: Path, monkeypatch: pytest.MonkeyPatch):
     found = prefer.from_labels(tasks(), Path("seen.txt"), task_labels=Path("counts.json"))
-    place, real = Path("preference.json"), prefer.atomic.write_whole
+    place, real = Path("preference.json"), atomic.write_whole
 
     def late(*args: Any, **options: Any) -> None:
         place.write_text("another's")
         real(*args, **options)
 
-    monkeypatch.setattr(prefer.atomic, "write_whole", late)
+    monkeypatch.setattr(atomic, "write_whole", late)
     with pytest.raises(OutputExists, match=r"preference\.json: exists already\. Give another -o FILE, or --force"):
         found.save(place)
     assert place.read_text() == "another's"

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefmerge.errors import PreferenceError
+from prefmerge.ground import atomic
 from prefmerge.preference import Preference, as_text, blended, budgets, carried, exact
 
 NAMES = ("cars", "birds", "digits")
@@ -164,3 +165,18 @@ def test_numbers_that_would_take_for_ever_are_refused(text: str):
     with pytest.raises(PreferenceError, match="is beyond any share or scale"):
         Preference.parse(f"{text},1")
     assert Preference.parse("1e-300,1e300,1e+0002").shares(["a", "b", "c"])[1] > 0
+
+
+def test_a_preference_is_saved_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = tmp_path / "p.json"
+    Preference.parse("0.8,0.2").save(file)
+    assert file.read_text() == json.dumps(Preference.parse("0.8,0.2").to_json(), indent=1) + "\n"
+
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(atomic, "sync", full)
+    with pytest.raises(OSError, match="No space left"):
+        Preference.uniform().save(file)
+    assert Preference.load(file) == Preference.parse("0.8,0.2")
+    assert [each.name for each in tmp_path.iterdir()] == ["p.json"]

@@ -405,7 +405,7 @@ def test_a_manifest_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("prefmerge.checkpoints.atomic.os.replace", full)
+    monkeypatch.setattr("prefmerge.ground.atomic.os.replace", full)
     with pytest.raises(OutputError, match=r"e\.json: the environments cannot be written: No space left on device\."):
         save(file, drawn[:1], pools)
     assert file.read_bytes() == before

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import json
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +26,6 @@ import numpy as np
 import xxhash
 
 from prefmerge import similarity as sim
-from prefmerge.checkpoints import atomic
 from prefmerge.checkpoints.protocol import name_of
 from prefmerge.continual import places
 from prefmerge.errors import (
@@ -39,6 +37,8 @@ from prefmerge.errors import (
     RunError,
     UsageError,
 )
+from prefmerge.ground import jsons
+from prefmerge.ground.words import counted, listed, quoted
 from prefmerge.preference import Preference
 from prefmerge.runs import Run, read_run
 
@@ -92,7 +92,7 @@ class Preferred:
             return None
         top = int(np.argmax(self.shares))
         return (
-            f"{_count(self.samples, 'sample')}: with {100 * self.level:g} % confidence {self.tasks.names[top]} has "
+            f"{counted(self.samples, 'sample')}: with {100 * self.level:g} % confidence {self.tasks.names[top]} has "
             f"{100 * self.low[top]:.0f} to {100 * self.high[top]:.0f} %."
         )
 
@@ -122,9 +122,8 @@ class Preferred:
         check_output(path, force)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            content = (json.dumps(self.to_json(), indent=1) + "\n").encode()
             try:
-                atomic.write_whole(path, content, replace=force)
+                jsons.write(path, self.to_json(), replace=force)
             except FileExistsError:  # it has appeared since
                 check_output(path, force)
                 raise
@@ -593,19 +592,22 @@ def _none_known(found: places.Matched, counts: Sequence[Mapping[str, int]]) -> s
     classes = list(dict.fromkeys(name for one in counts for name in one))
     near = next((found.nearest[label] for label in labels if label in found.nearest), None)
     hint = f" Did you mean {near!r}?" if near else " Write the names of the classes."
-    what = f"its label {labels[0]!r} is" if len(labels) == 1 else f"none of its {len(labels)} labels {_few(labels)} is"
-    return f"{what} {'no' if len(labels) == 1 else 'a'} class of any task. The classes are {_few(classes, 5)}.{hint}"
+    what = (
+        f"its label {labels[0]!r} is"
+        if len(labels) == 1
+        else f"none of its {len(labels)} labels {quoted(labels, _SHOWN)} is"
+    )
+    return f"{what} {'no' if len(labels) == 1 else 'a'} class of any task. The classes are {quoted(classes, 5)}.{hint}"
 
 
 def _unknown(found: places.Matched) -> list[str]:
     if not found.unknown:
         return []
     lost, total = found.unknown.total(), found.unknown.total() + found.known.total()
-    named = [f"{label!r} ({count})" for label, count in found.unknown.most_common(_SHOWN)]
-    more = f" and {len(found.unknown) - _SHOWN} more" if len(found.unknown) > _SHOWN else ""
+    named = [f"{label!r} ({count})" for label, count in found.unknown.most_common()]
     near = [f"{label!r} may mean {found.nearest[label]!r}" for label in found.unknown if label in found.nearest]
     hint = f"; {', '.join(near[:_SHOWN])}" if near else ""
-    return [f"{lost} of {total} labels are of no task's class and were ignored: {', '.join(named)}{more}{hint}."]
+    return [f"{lost} of {total} labels are of no task's class and were ignored: {listed(named, _SHOWN)}{hint}."]
 
 
 def _shared(counts: Sequence[Mapping[str, int]]) -> list[str]:
@@ -614,22 +616,13 @@ def _shared(counts: Sequence[Mapping[str, int]]) -> list[str]:
     if not shared:
         return []
     return [
-        f"{len(shared)} of {len(holders)} classes are in several tasks ({_few(shared)}): labels alone do not tell "
-        "these tasks apart."
+        f"{len(shared)} of {len(holders)} classes are in several tasks ({quoted(shared, _SHOWN)}): labels alone do "
+        "not tell these tasks apart."
     ]
 
 
 def _cut(total: int) -> tuple[str, ...]:
     return (f"{PLACE} of the place's {total} samples were used.",) if total > PLACE else ()
-
-
-def _few(names: Sequence[str], most: int = _SHOWN) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(repr, names[:most])) + more
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _file_entry(path: Path) -> dict[str, Any]:

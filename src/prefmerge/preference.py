@@ -9,8 +9,6 @@ here touches a tensor. Left out: where a preference comes from (labels, features
 
 from __future__ import annotations
 
-import difflib
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -20,6 +18,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prefmerge.errors import PreferenceError
+from prefmerge.ground import jsons
+from prefmerge.ground.words import did_you_mean
 
 Number = int | float | str | Fraction
 Kind = Literal["uniform", "geometric", "shares", "counts"]
@@ -199,9 +199,9 @@ class Preference:
         given = dict(zip(self.names, self.values, strict=True))
         for name in given:
             if name not in names:
-                near = difflib.get_close_matches(name, names, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
-                raise PreferenceError(f"the preference names {name!r}, but the tasks are {', '.join(names)}.{hint}")
+                raise PreferenceError(
+                    f"the preference names {name!r}, but the tasks are {', '.join(names)}.{did_you_mean(name, names)}"
+                )
         return _normalised([given.get(name, Fraction(0)) for name in names], "preference")
 
     def left_out(self, names: Sequence[str]) -> list[str]:
@@ -256,17 +256,17 @@ class Preference:
         raise PreferenceError(f"preference kind {kind!r} is not known; use uniform, geometric, shares or counts.")
 
     def save(self, path: str | Path) -> None:
-        """Write `to_json` to a file."""
-        Path(path).write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
+        """Write `to_json` to a file, whole or not at all."""
+        jsons.write(Path(path), self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> Preference:
         """Read a file that `save` or `prefmerge prefer` wrote. Raises PreferenceError naming the file."""
         try:
-            return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+            return cls.from_json(jsons.read(Path(path)))
         except FileNotFoundError as error:
             raise PreferenceError(f"preference file {str(path)!r} does not exist.") from error
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (OSError, jsons.NotJson) as error:
             raise PreferenceError(f"preference file {str(path)!r} cannot be read as JSON: {error}.") from error
         except PreferenceError as error:
             raise PreferenceError(f"preference file {str(path)!r}: {error}") from error

@@ -16,7 +16,6 @@ here. Cost: one small file. Leaves out: the making of a run, which is `continual
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from prefmerge.errors import RunError
+from prefmerge.ground import jsons
 
 FORMAT = "prefmerge-run/1"
 FILE = "run.json"
@@ -104,7 +104,7 @@ def read_run(folder: str | Path) -> Run:
     folder = Path(folder)
     file = folder / FILE
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = jsons.read(file)
     except FileNotFoundError:
         what = "no such folder" if not folder.is_dir() else f"there is no {FILE} in it"
         raise RunError(

@@ -13,7 +13,6 @@ contents that are taken. Leaves out: inputs; mixes of classes inside a task.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 from collections import Counter
@@ -27,9 +26,11 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from prefmerge.checkpoints import atomic
 from prefmerge.checkpoints.fingerprint import PREFIX
 from prefmerge.errors import DataError, OutputError, PreferenceError
+from prefmerge.ground import atomic, jsons
+from prefmerge.ground.draws import largest_remainder, rank
+from prefmerge.ground.words import did_you_mean
 from prefmerge.preference import Number, as_text, exact
 
 FORMAT = "prefmerge-environments/1"
@@ -271,11 +272,7 @@ def apportioned(ratios: Sequence[Fraction], size: int) -> tuple[int, ...]:
     """Whole numbers in proportion to `ratios`, which sum to 1; they sum to `size`. By largest remainder: none is off by
     one or more, and of equal remainders the first is rounded up.
     """
-    counts = [int(ratio * size) for ratio in ratios]
-    by_remainder = sorted(range(len(ratios)), key=lambda i: (-(ratios[i] * size % 1), i))
-    for i in by_remainder[: size - sum(counts)]:
-        counts[i] += 1
-    return tuple(counts)
+    return largest_remainder([ratio * size for ratio in ratios], size)
 
 
 def save(path: str | Path, environments: Sequence[Environment], pools: Sequence[Pool]) -> None:
@@ -292,7 +289,7 @@ def save(path: str | Path, environments: Sequence[Environment], pools: Sequence[
         "environments": [environment.to_json() for environment in environments],
     }
     try:
-        atomic.write_whole(Path(path), (_readable(manifest) + "\n").encode())
+        atomic.write_whole(Path(path), (jsons.laid_out(manifest) + "\n").encode())
     except OSError as error:
         raise OutputError(f"{path}: the environments cannot be written: {error.strerror or error}.") from error
 
@@ -302,7 +299,7 @@ def load(path: str | Path, pools: Sequence[Pool] | None = None) -> tuple[Environ
     samples and tasks that came since do no harm. Raises DataError naming the file, the environment and the fault.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = jsons.read(Path(path))
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such file. Give a manifest of environments.") from error
     except (OSError, ValueError) as error:
@@ -349,8 +346,7 @@ def _by_name(pools: Sequence[Pool]) -> dict[str, Pool]:
 def _known(task: str, tasks: Iterable[str], where: str) -> None:
     names = list(tasks)
     if task not in names:
-        near = difflib.get_close_matches(task, names, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(task, names)
         raise DataError(f"{where} names the task {task!r}, but the tasks are {', '.join(names)}.{hint}")
 
 
@@ -375,12 +371,7 @@ def _meta_fraction(meta: Number) -> Fraction:
 
 def _ranked(names: Iterable[str], purpose: str, seed: int, mix: str) -> list[str]:
     """The names in an order that looks random: by a keyed hash, of equal ones by name."""
-    key = f"{purpose}\0{seed}\0{mix}\0".encode("utf-8", "surrogatepass")
-
-    def rank(name: str) -> tuple[int, str]:
-        return xxhash.xxh3_64_intdigest(key + name.encode("utf-8", "surrogatepass")), name
-
-    return sorted(names, key=rank)
+    return sorted(names, key=lambda name: rank(purpose, seed, f"{mix}\0{name}"))
 
 
 def _tasks_of(mix: Mix, pools: Mapping[str, Pool], seed: int) -> list[str]:
@@ -454,18 +445,6 @@ def _all_different(environments: Iterable[Environment]) -> None:
     twice = [place for place, count in counts.items() if count > 1]
     if twice:
         raise DataError(f"there are two environments {twice[0]}. Give mixes different names.")
-
-
-def _readable(value: Any, indent: str = "") -> str:
-    """JSON with a line for each entry, and for each list or object of plain values."""
-    entries = list(value.values()) if isinstance(value, dict) else value
-    if not isinstance(value, (dict, list)) or not any(isinstance(entry, (dict, list)) for entry in entries):
-        return json.dumps(value)
-    deeper = indent + " "
-    keys = [f"{json.dumps(key)}: " for key in value] if isinstance(value, dict) else [""] * len(value)
-    lines = [f"\n{deeper}{key}{_readable(entry, deeper)}" for key, entry in zip(keys, entries, strict=True)]
-    opening, closing = "{}" if isinstance(value, dict) else "[]"
-    return f"{opening}{','.join(lines)}\n{indent}{closing}"
 
 
 def _read(found: Any) -> tuple[Environment, ...]:

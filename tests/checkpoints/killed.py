@@ -21,10 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from prefmerge.checkpoints import atomic, content_fingerprint, from_state_dict
+from prefmerge.checkpoints import content_fingerprint, from_state_dict
 from prefmerge.checkpoints.dtypes import by_name
 from prefmerge.checkpoints.protocol import TensorInfo
 from prefmerge.checkpoints.write import Kind, create_output
+from prefmerge.ground import atomic
 
 TARGET = {"file": "merged.safetensors", "folder": "merged"}
 CALLS = ["pwrite", "ftruncate", "fsync", "mkdir", "rename", "replace", "link", "unlink", "rmdir"]

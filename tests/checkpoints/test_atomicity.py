@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prefmerge.checkpoints import atomic, content_fingerprint, find_receipt, open_checkpoint, receipt_beside
+from prefmerge.checkpoints import content_fingerprint, find_receipt, open_checkpoint, receipt_beside
 from prefmerge.checkpoints.write import Kind
 from prefmerge.errors import DiskFull, OutputError
+from prefmerge.ground import atomic, locks
 from tests.checkpoints import killed
 
 LINUX_OR_MAC = sys.platform in ("linux", "darwin")
@@ -91,7 +92,7 @@ def test_a_kill_without_an_exchange(tmp_path: Path) -> None:
     cases = kill_everywhere(tmp_path, "folder", previous=True, exchange=False)
     found = []
     for n in range(1, cases + 1):
-        with atomic.claim(tmp_path / str(n) / "merged"):
+        with locks.claim(tmp_path / str(n) / "merged"):
             atomic.recover(tmp_path / str(n) / "merged")
         found.append(version_at(tmp_path / str(n), "folder"))
         assert {path.name for path in (tmp_path / str(n)).iterdir()} == expected_names("folder")

@@ -17,9 +17,10 @@ from typing import Any, Literal
 
 import pytest
 
-from prefmerge.checkpoints import atomic, content_fingerprint, create_output, find_receipt, open_checkpoint
+from prefmerge.checkpoints import content_fingerprint, create_output, find_receipt, open_checkpoint
 from prefmerge.checkpoints.write import Kind, Output
 from prefmerge.errors import OutputBusy, OutputExists
+from prefmerge.ground import atomic, disk, locks
 from tests.checkpoints import killed
 from tests.checkpoints.files import info_of
 
@@ -98,16 +99,17 @@ def test_one_target_however_it_is_spelled(tmp_path: Path, kind: Kind, monkeypatc
         save(tmp_path / "out", kind, 2)
         out.publish(killed.receipt(1))
     for name in ("out2", "out2.receipt.json"):
-        atomic.remove(tmp_path / "real" / name)
+        disk.remove(tmp_path / "real" / name)
     assert version_at(tmp_path / "real" / "out") == 1
 
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from prefmerge.checkpoints import atomic, create_output
+from prefmerge.checkpoints import create_output
+from prefmerge.ground import locks
 what, target = sys.argv[1], Path(sys.argv[2])
-kept = atomic.claim(target) if what == "claim" else create_output(target, [], metadata={}, kind=what, force=False)
+kept = locks.claim(target) if what == "claim" else create_output(target, [], metadata={}, kind=what, force=False)
 print("ready", flush=True)
 time.sleep(60)
 """
@@ -138,7 +140,7 @@ def test_another_process_is_named_and_its_death_frees_the_target(tmp_path: Path,
 
 
 def test_who_holds_a_target_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(atomic, "_PATIENCE", 0.05)
+    monkeypatch.setattr(locks, "_PATIENCE", 0.05)
     for written, who in [
         ("17 node-3.cluster", r" \(process 17 on node-3.cluster\)"),
         ("", ""),  # not written yet, or on a full disk
@@ -182,46 +184,46 @@ def test_a_lock_that_goes_between_opening_and_locking(
     tmp_path: Path, follower: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is then locked is a file without a name, which keeps nobody out; its name may be another's lock by now."""
-    held, real = [atomic.claim(tmp_path / "out")], fcntl.flock
+    held, real = [locks.claim(tmp_path / "out")], fcntl.flock
 
     def late(fd: int, operation: int) -> None:
         monkeypatch.setattr(fcntl, "flock", real)
         held.pop().release()
         if follower:
-            held.append(atomic.claim(tmp_path / "out"))
+            held.append(locks.claim(tmp_path / "out"))
         real(fd, operation)
 
     monkeypatch.setattr(fcntl, "flock", late)
     if follower:
-        with pytest.raises(atomic.Busy):
-            atomic.claim(tmp_path / "out")
+        with pytest.raises(locks.Busy):
+            locks.claim(tmp_path / "out")
     else:
-        held.append(atomic.claim(tmp_path / "out"))
-    with pytest.raises(atomic.Busy):
-        atomic.claim(tmp_path / "out")
+        held.append(locks.claim(tmp_path / "out"))
+    with pytest.raises(locks.Busy):
+        locks.claim(tmp_path / "out")
     held.pop().release()
     assert not list(tmp_path.iterdir())
 
 
 def test_what_a_killed_holder_wrote_is_not_taken_for_the_next_ones(tmp_path: Path) -> None:
     (tmp_path / ".out.prefmerge.lock").write_text("999999999 a-machine-with-a-rather-long-name.somewhere.example")
-    with atomic.claim(tmp_path / "out"), pytest.raises(atomic.Busy) as refused:
-        atomic.claim(tmp_path / "out")
+    with locks.claim(tmp_path / "out"), pytest.raises(locks.Busy) as refused:
+        locks.claim(tmp_path / "out")
     assert refused.value.who == "in this process"
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_goes_before_the_lock_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another writer had made it, and took it back."""
-    real = atomic.make_parents
+    real = disk.make_parents
 
     def late(folder: Path) -> list[Path]:
-        monkeypatch.setattr(atomic, "make_parents", real)
+        monkeypatch.setattr(locks, "make_parents", real)
         made = real(folder)
-        atomic.remove_empty(made)
+        disk.remove_empty(made)
         return made
 
-    monkeypatch.setattr(atomic, "make_parents", late)
+    monkeypatch.setattr(locks, "make_parents", late)
     save(tmp_path / "a" / "out", "file", 1)
     assert version_at(tmp_path / "a" / "out") == 1
 

@@ -10,6 +10,7 @@ import sys
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,6 @@ import pytest
 from safetensors.numpy import load_file
 
 from prefmerge.checkpoints import (
-    atomic,
     content_fingerprint,
     create_output,
     find_receipt,
@@ -27,6 +27,7 @@ from prefmerge.checkpoints import (
 from prefmerge.checkpoints.protocol import TensorInfo
 from prefmerge.checkpoints.write import Kind
 from prefmerge.errors import DiskFull, OutputError, OutputExists
+from prefmerge.ground import atomic, disk
 from tests.checkpoints.files import a_model, arrays_of, assert_same, info_of, save
 
 MODEL = a_model()
@@ -419,24 +420,24 @@ def test_a_stale_temporary_goes_and_a_living_one_stays(tmp_path: Path, kind: Kin
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("supported", [True, False])
-@pytest.mark.parametrize("moment", ["sync_path", "rename_new"])
+@pytest.mark.parametrize(("home", "moment"), [(disk, "sync_path"), (atomic, "rename_new")])
 def test_what_appears_at_the_last_moment_is_not_overwritten(
-    tmp_path: Path, kind: Kind, supported: bool, moment: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, kind: Kind, supported: bool, home: ModuleType, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the last check and the rename."""
     if not supported:
         monkeypatch.setattr(atomic, "_rename_with", lambda *_: False)
-    real, target = getattr(atomic, moment), tmp_path / "out"
+    real, target = getattr(home, moment), tmp_path / "out"
 
     def late(*paths: Path) -> None:
-        monkeypatch.setattr(atomic, moment, real)
+        monkeypatch.setattr(home, moment, real)
         target.write_text("x") if kind == "file" else target.mkdir()
         real(*paths)
 
     with start(target, kind) as out:
         for name, array in MODEL.items():
             out.write(name, 0, array.reshape(-1))
-        monkeypatch.setattr(atomic, moment, late)
+        monkeypatch.setattr(home, moment, late)
         with pytest.raises(OutputExists, match="appeared while the merge was running"):
             out.publish(b"{}")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -9,18 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from prefmerge.continual.config import DataConfig
 from prefmerge.continual.data import load_corpus
-from prefmerge.continual.data.choice import held_out, keyed, per_class
 from prefmerge.continual.data.images import decode
 from prefmerge.errors import DataError
 from tests.continual.datasets import class_in, image_folder, png, text_csv, write_csv, write_parquet
@@ -290,26 +286,6 @@ def test_what_reads_can_be_sent_to_other_processes(tmp_path: Path):
 # Choices.
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=80), st.integers(0, 9))
-def test_held_out_against_plain_counting(labels: list[int], seed: int):
-    ids = [f"s{i}" for i in range(len(labels))]
-    draws = {i: keyed("held out", seed, ids[i]) for i in range(len(ids))}
-    queue = {c: sorted((i for i in draws if labels[i] == c), key=draws.__getitem__) for c in set(labels)}
-    chosen = {c: len(queue[c]) // 5 for c in queue}
-    rest = (2 * len(labels) + 5) // 10 - sum(chosen.values())  # round(N / 5), half up
-    for c in sorted(queue, key=lambda c: (-(len(queue[c]) % 5), draws[queue[c][0]]))[:rest]:
-        chosen[c] += 1
-    expected = []
-    for c in queue:
-        if len(queue[c]) == 1:
-            chosen[c] = 0  # a class of one is learned, not tested
-        elif chosen[c] == 0:
-            chosen[c] = 1
-        expected += queue[c][: chosen[c]]
-    assert held_out(ids, np.asarray(labels), seed).tolist() == sorted(expected)
-
-
 def test_more_samples_of_a_class_keep_the_earlier_ones(tmp_path: Path):
     file = text_csv(tmp_path / "a.csv", per_class=40)
     sets = [set(corpus(file, train_per_class=n, test_per_class=min(n, 3)).train.ids) for n in (1, 3, 10, 1000)]
@@ -318,14 +294,6 @@ def test_more_samples_of_a_class_keep_the_earlier_ones(tmp_path: Path):
     found = corpus(file, train_per_class=3, test_per_class=2)
     assert (found.train.label_counts(), found.test.label_counts()) == ({0: 3, 1: 3, 2: 3}, {0: 2, 1: 2, 2: 2})
     assert set(corpus(file, 1, train_per_class=3).train.ids) != set(corpus(file, 2, train_per_class=3).train.ids)
-
-
-def test_chosen_samples_are_pinned():
-    """The same on every machine and in every version: manifests of old runs name them."""
-    ids = [f"train/{i:05d}" for i in range(20)]
-    labels = np.asarray([i % 2 for i in range(20)])
-    assert per_class(ids, labels, 2, 0).tolist() == [4, 6, 7, 13]
-    assert held_out(ids, labels, 0, Fraction(1, 5)).tolist() == [1, 2, 9, 18]
 
 
 # What bad data gets.

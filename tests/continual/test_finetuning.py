@@ -354,7 +354,7 @@ def test_a_stop_while_a_run_is_begun_anew(call: int, tmp_path: Path, monkeypatch
     with pytest.raises(Killed):
         run(tmp_path / "run", progress=stop)  # leaves the state of an interrupted task
     calls = 0
-    real = run_folder.atomic.remove
+    real = run_folder.disk.remove
 
     def counted(path: Path) -> None:
         nonlocal calls
@@ -364,7 +364,7 @@ def test_a_stop_while_a_run_is_begun_anew(call: int, tmp_path: Path, monkeypatch
         real(path)
 
     with monkeypatch.context() as patched:
-        patched.setattr(run_folder.atomic, "remove", counted)
+        patched.setattr(run_folder.disk, "remove", counted)
         with pytest.raises(Killed):
             run(tmp_path / "run", config=new, force=True)
     run(tmp_path / "run", config=new)

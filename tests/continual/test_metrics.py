@@ -111,23 +111,6 @@ def test_mean_and_std_by_hand():
         ours.mean_std([])
 
 
-@settings(deadline=None)  # a busy machine is no failure
-@given(st.integers(1, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_is_where_the_score_test_turns(counts: tuple[int, int]):
-    right, n = counts
-    low, high = ours.wilson(right, n)
-    assert (low, high) == pytest.approx(oracle.wilson(right, n, 1.959964), abs=1e-7)  # bisection meets a square root
-    assert 0 <= low <= right / n <= high <= 1
-
-
-def test_wilson_by_hand_and_its_ends():
-    assert ours.wilson(0, 20) == (0.0, pytest.approx(0.161125, abs=1e-6))  # z^2 / (n + z^2) = 3.84146 / 23.84146
-    assert ours.wilson(20, 20) == (pytest.approx(0.838875, abs=1e-6), 1.0)
-    for right, n in ((-1, 5), (6, 5), (0, 0)):
-        with pytest.raises(ValueError, match=rf"found {right} of {n}"):
-            ours.wilson(right, n)
-
-
 def test_arrays_are_not_changed():
     R = np.array(HAND)
     before = R.copy()

@@ -12,10 +12,10 @@ import xxhash
 
 from prefmerge.continual.config import DataConfig, make_config
 from prefmerge.continual.data import CLASS_ORDERS, REGISTRY, load_corpus, registered
-from prefmerge.continual.data.choice import held_out
 from prefmerge.continual.data.labels import folded
 from prefmerge.continual.scenarios import build_scenario
 from prefmerge.errors import DataError
+from prefmerge.ground.draws import held_out
 from tests.continual.datasets import LAYOUTS, PER_CLASS, class_in, hub_copy, hub_names, image_folder, png
 
 # What the papers and the pages of the data sets say; written here again, by hand.

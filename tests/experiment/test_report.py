@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from prefmerge.checkpoints import atomic
 from prefmerge.errors import DataError, OutputError
 from prefmerge.experiment import figures, report, tables
 from prefmerge.experiment.results import Results, Score, Shown, TaskScores
 from prefmerge.experiment.statistics import Difference
+from prefmerge.ground import atomic
 from tests.experiment.made import KINDS, made, places, pools
 
 pytest.importorskip("matplotlib", reason="figures need the extra plot")

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from prefmerge.errors import DataError
 from prefmerge.experiment import statistics as ours
 from prefmerge.experiment.results import Results, Score, TaskScores
-from prefmerge.experiment.statistics import Scores, bootstrap_interval, compare, t_interval, t_quantile
+from prefmerge.experiment.statistics import Scores, compare
+from prefmerge.ground.stats import bootstrap_interval, t_interval
 from tests.experiment.made import made
 from tests.oracles import statistics as oracle
 
@@ -115,32 +116,6 @@ def test_like_the_loops(right: dict[tuple[str, int, str, int], int]):
     assert (mirrored.overall.won, mirrored.overall.lost) == (found.overall.lost, found.overall.won)
 
 
-# Student's t
-
-
-@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 5, 9, 24, 60])
-@pytest.mark.parametrize("level", [0.5, 0.9, 0.95, 0.99])
-def test_the_quantile_against_the_integral(degrees: int, level: float):
-    # Simpson's rule with 4000 steps is good to 1e-6 here, where the density is wide (one degree, 99 %).
-    assert oracle.within(t_quantile(level, degrees), degrees) == pytest.approx(level, abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("level", "degrees", "printed"),
-    [(0.95, 1, 12.706), (0.95, 4, 2.776), (0.95, 24, 2.064), (0.9, 4, 2.132), (0.99, 9, 3.250), (0.95, 120, 1.980)],
-)
-def test_the_quantile_as_printed_in_tables(level: float, degrees: int, printed: float):
-    assert t_quantile(level, degrees) == pytest.approx(printed, abs=5e-4)
-
-
-def test_what_has_no_quantile_or_interval():
-    with pytest.raises(ValueError, match=r"^expected 0 < level < 1 and degrees >= 1, found 1\.0 and 3\.$"):
-        t_quantile(1.0, 3)
-    assert t_interval([0.1]) is None
-    assert bootstrap_interval([0.1]) is None
-    assert t_interval([0.25, 0.25]) is None  # equal ones say nothing of how far apart others would be
-
-
 # Coverage: a truth is drawn with its scores, and the 95 % interval has to hold it 95 times in 100.
 
 REPEATS = 1500
@@ -191,12 +166,6 @@ def test_more_seeds_of_the_same_answers_do_not_narrow_the_interval():
     assert a is not None
     assert b is not None
     assert a.overall == b.overall
-
-
-def test_the_bootstrap_is_the_same_every_time():
-    values = [0.1, 0.3, -0.2, 0.05]
-    assert bootstrap_interval(values) == bootstrap_interval(values)
-    assert bootstrap_interval(values) != bootstrap_interval(values, seed=1)
 
 
 # What may not be compared
@@ -316,8 +285,3 @@ def test_total_variation():
     assert ours.total_variation([0.5, 0.5, 0], [0.5, 0.5, 0]) == 0
     assert ours.total_variation([1, 0, 0], [0, 0.5, 0.5]) == 1
     assert ours.total_variation([0.2, 0.8], [0.5, 0.5]) == pytest.approx(0.3)
-
-
-def test_a_long_list_is_cut():
-    assert ours.listed("abc") == "a, b, c"
-    assert ours.listed("abcdefgh") == "a, b, c, d, e, f and 2 more"

@@ -7,8 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections import Counter
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,7 @@ import pytest
 from prefmerge.errors import DataError, MissingExtra, RunError, UsageError
 from prefmerge.preference import Preference
 from prefmerge.search import Found, Space, Trial, tune
-from prefmerge.search.found import FINALISTS, Accuracy, as_json, mcnemar
-from prefmerge.search.tuning import split
+from prefmerge.search.found import FINALISTS, Accuracy, as_json
 from tests.search.stubs import FIRST, LABELS, NAMES, SAMPLES, TARGET, Merges, Score, searched
 
 pytest.importorskip("optuna", reason="search needs the extra places")
@@ -247,33 +244,8 @@ def test_the_verdict_says_whether_the_samples_support_a_difference():
     )
 
 
-def test_the_p_value_is_that_of_a_fair_coin():
-    from scipy.stats import binomtest  # pyright: ignore[reportMissingImports]
-
-    for b in range(8):
-        for c in range(8):
-            expected = binomtest(b, b + c).pvalue if b + c else 1.0
-            assert mcnemar(b, c) == pytest.approx(expected, rel=1e-12)
-
-
 def test_accuracies_come_with_wilsons_interval():
     assert str(Accuracy(24, 30)) == "80.0 % (24 of 30; 95 %: 62.7 to 90.5 %)"
-
-
-@pytest.mark.parametrize("fraction", [0.1, 0.3, 0.5])
-def test_the_held_out_part_is_stratified_and_keyed(fraction: float):
-    labels = np.repeat([3, 1, 4], [40, 17, 3])
-    ids = [f"sample {i}" for i in range(60)]
-    held = split(labels, ids, fraction, seed=5)
-    assert held.sum() == round(fraction * 60)
-    for label, count in Counter(labels.tolist()).items():
-        part = Fraction(round(fraction * 60), 60) * count
-        assert part - 1 < held[labels == label].sum() < part + 1
-    order = np.random.default_rng(0).permutation(60)
-    shuffled = split(labels[order], [ids[i] for i in order], fraction, seed=5)
-    assert shuffled.tolist() == held[order].tolist()
-    assert split(labels, ids, fraction, seed=6).tolist() != held.tolist()
-    assert not split(labels, ids, 0, seed=5).any()
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import t as student
 
 from prefmerge.errors import PreferenceError
 from prefmerge.similarity import KINDS, Interval, feature_interval, label, label_interval
-from prefmerge.similarity.bootstrap import FeatureKind, _student
+from prefmerge.similarity.bootstrap import FeatureKind
 from tests.oracles import similarity as oracle
 from tests.similarity.problems import NAMES, gaussians
 
@@ -194,12 +193,6 @@ def test_one_sample_says_nothing():
     for kind in ("ot", "cosine"):
         found = feature_interval(kind, tasks, [y[:1] for y in meta], NAMES)
         assert (found.low.tolist(), found.high.tolist()) == ([0, 0, 0], [1, 1, 1])
-
-
-@pytest.mark.parametrize("freedom", [5, 19, 99])
-def test_students_quantile(freedom: int):
-    for probability in (0.9, 0.95, 0.975):
-        assert _student(probability, freedom) == pytest.approx(student.ppf(probability, freedom), rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ fingerprint.py       content hashes
 task_vector.py       files that hold a task vector
 names.py             what weights, shards and indexes are called
 companions.py        what belongs beside the weights
-atomic.py, write.py  an output, all of it or nothing
+write.py             an output, all of it or nothing
 """
 
 from prefmerge.checkpoints.companions import Companions, find_companions, weights_name

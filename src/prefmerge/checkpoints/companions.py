@@ -23,6 +23,7 @@ from prefmerge.checkpoints.folder import Folder
 from prefmerge.checkpoints.names import TORCH_SUFFIXES, indexed, is_index, output_name
 from prefmerge.checkpoints.protocol import Checkpoint
 from prefmerge.errors import CheckpointError
+from prefmerge.ground.words import listed
 
 LINKS = "links out of the folder, or to nothing"
 SHOWN = 5  # names of one kind that a note lists
@@ -79,9 +80,7 @@ class Companions:
 
 
 def _few(names: tuple[str, ...]) -> str:
-    shown = [name if name.isprintable() else ascii(name) for name in names[:SHOWN]]
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(shown) + more
+    return listed(names, SHOWN, form=lambda name: name if name.isprintable() else ascii(name))
 
 
 def weights_name(base: Checkpoint) -> str:

@@ -27,6 +27,7 @@ from prefmerge.checkpoints.protocol import Checkpoint, TensorInfo, name_of
 from prefmerge.checkpoints.safetensors_file import SafetensorsFile
 from prefmerge.checkpoints.torch_file import open_torch_file
 from prefmerge.errors import CheckpointCorrupt, CheckpointNotFound
+from prefmerge.ground.words import listed
 
 WELL_KNOWN = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _SHARD = re.compile(r".+-(\d{5})-of-(\d{5})(?:\.\w+)+")
@@ -153,7 +154,7 @@ def _file_or_shards(file: Path) -> Path:
             return file
         if file.name in shards:
             return index
-        other, beside = str(index), f"{index.name}, whose weights are in {_first_of(shards)}"
+        other, beside = str(index), f"{index.name}, whose weights are in {listed(shards, 1)}"
     else:
         shards = sorted(
             path.name
@@ -162,15 +163,11 @@ def _file_or_shards(file: Path) -> Path:
         )
         if not shards:
             return file
-        other, beside = f"the index of the shards, {index.name}", _first_of(shards)
+        other, beside = f"the index of the shards, {index.name}", listed(shards, 1)
     raise CheckpointNotFound(
         f"{file.parent}: two checkpoints: {file.name}, and {beside}. "
         f"Give the one you mean, {file} or {other}, or move the other away."
     )
-
-
-def _first_of(shards: list[str]) -> str:
-    return shards[0] if len(shards) == 1 else f"{shards[0]} and {len(shards) - 1} more"
 
 
 def _only_candidate(folder: Path) -> Path:

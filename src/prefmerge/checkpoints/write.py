@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import mmap
 import os
 import shutil
@@ -32,12 +31,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from prefmerge.checkpoints import atomic
 from prefmerge.checkpoints.fingerprint import content_fingerprint
 from prefmerge.checkpoints.names import WEIGHTS_NAME, index_name, output_name, shard_names
 from prefmerge.checkpoints.protocol import TensorInfo
 from prefmerge.checkpoints.safetensors_file import SafetensorsFile, encode_header
 from prefmerge.errors import CheckpointError, DiskFull, OutputBusy, OutputError, OutputExists
+from prefmerge.ground import atomic, disk, jsons, locks
 
 RECEIPT = "receipt.json"
 MAX_SHARD_BYTES = 5_000_000_000  # Hugging Face's limit for one file
@@ -77,7 +76,7 @@ def create_output(
         raise OutputError(f"{target}: not a place for an output. Name a new {kind}.")
     with _reporting(target):
         try:
-            claim = atomic.claim(target)
+            claim = locks.claim(target)
         except PermissionError:
             _check_target(target, kind, force, began)  # says more than that no lock can be made
             raise
@@ -101,7 +100,7 @@ def _reporting(target: Path) -> Iterator[None]:
     """What the system refuses, as an OutputError that names the target."""
     try:
         yield
-    except atomic.Busy as error:
+    except locks.Busy as error:
         who = f"another prefmerge merge {error.who}".rstrip()
         raise OutputBusy(
             f"{target}: {who} is writing this output. Wait until it has ended, or choose another output; "
@@ -221,7 +220,7 @@ class Output:
     trace."""
 
     def __init__(
-        self, target: Path, kind: Kind, force: bool, shards: list[_Shard], claim: atomic.Claim, began: float
+        self, target: Path, kind: Kind, force: bool, shards: list[_Shard], claim: locks.Claim, began: float
     ) -> None:
         self.target = target
         self.kind: Kind = kind
@@ -310,7 +309,7 @@ class Output:
         content = receipt if isinstance(receipt, bytes) else receipt(self.files)
         with _reporting(self.target):
             for fd in self._fds:
-                atomic.sync(fd)
+                disk.sync(fd)
             place = self._workspace.path / (RECEIPT if self.kind == "folder" else receipt_beside(self.target).name)
             _write_file(place, content, durable=True)
             _check_target(self.target, self.kind, self._force, self._began)
@@ -329,39 +328,39 @@ class Output:
             }
             _write_file(
                 work / self._index,
-                (json.dumps(index, indent=2, ensure_ascii=False) + "\n").encode("utf-8"),
+                jsons.encoded(index, indent=2, ascii=False),
                 durable=True,
             )
         folders = {work}
         for name in self._companions:
-            atomic.sync_path(work / name)
+            disk.sync_path(work / name)
             folders.update(work / parent for parent in PurePosixPath(name).parents)
         for folder in sorted(folders, reverse=True):
-            atomic.sync_path(folder)
+            disk.sync_path(folder)
         if self._force and os.path.lexists(self.target):
             old = atomic.replace_folder(work, self.target)
-            atomic.sync_path(self.target.parent)
-            atomic.remove(old)
+            disk.sync_path(self.target.parent)
+            disk.remove(old)
         else:
             atomic.rename_new(work, self.target)
-            atomic.sync_path(self.target.parent)
+            disk.sync_path(self.target.parent)
 
     def _publish_file(self) -> None:
         work, target = self._workspace.path, self.target
         receipt = receipt_beside(target)
         put = os.replace if self._force else atomic.rename_new
         old = work / f"{target.name}.old"
-        atomic.sync_path(work)
+        disk.sync_path(work)
         replaces = os.path.lexists(target)
         if replaces:
             with contextlib.suppress(OSError):  # without hard links there is no way back, only forward
                 os.link(target, old)
         try:
             put(work / target.name, target)
-            atomic.sync_path(target.parent)
+            disk.sync_path(target.parent)
             put(work / receipt.name, receipt)
         except BaseException:
-            if atomic.names(target, self._fds[0]) and (work / receipt.name).exists():
+            if disk.names(target, self._fds[0]) and (work / receipt.name).exists():
                 try:
                     if replaces:
                         os.replace(old, target)
@@ -370,7 +369,7 @@ class Output:
                 except OSError:
                     self._stranded = True  # the weights stay, and so must the receipt, for `find_receipt`
             raise
-        atomic.sync_path(target.parent)
+        disk.sync_path(target.parent)
 
     def discard(self) -> None:
         """Remove every trace but an output that was published, and let go of the target."""
@@ -409,7 +408,7 @@ def _write_file(path: Path, data: bytes, *, durable: bool = False) -> None:
     try:
         _write_all(fd, data, 0)
         if durable:
-            atomic.sync(fd)
+            disk.sync(fd)
     finally:
         os.close(fd)
 
@@ -445,7 +444,7 @@ def find_receipt(out: str | Path) -> Path | None:
 def _describes(receipt: Path, weights: Path) -> bool:
     """Whether `receipt` is there, whole, and about exactly these weights."""
     try:
-        output = json.loads(receipt.read_bytes())["output"]
+        output = jsons.read(receipt, nan=True)["output"]
         if [entry["bytes"] for entry in output["files"]] != [weights.stat().st_size]:
             return False
         opened = SafetensorsFile.open(weights)
@@ -459,4 +458,4 @@ def _settle(target: Path, workspace: Path) -> None:
     waiting = _waiting(target, workspace)
     if _describes(waiting, target):
         os.replace(waiting, receipt_beside(target))
-        atomic.sync_path(target.parent)
+        disk.sync_path(target.parent)

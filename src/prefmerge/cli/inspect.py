@@ -12,6 +12,7 @@ import typer
 from prefmerge.cli import options as o
 from prefmerge.cli.app import command
 from prefmerge.errors import UsageError
+from prefmerge.ground.words import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -287,9 +288,8 @@ def _rows(names: Sequence[str], cells: Sequence[Sequence[str]]) -> list[list[str
 
 def _title(measured: Measured) -> str:
     how = f", {measured.training} fine-tuning" if measured.training else ""
-    count = len(measured.tasks)
-    plural = "s" if count > 1 else ""
-    return f"{measured.label}: {count} task vector{plural} of {measured.elements:,} elements{how}."
+    vectors = counted(len(measured.tasks), "task vector")
+    return f"{measured.label}: {vectors} of {measured.elements:,} elements{how}."
 
 
 def _of(measured: Measured, found: Sequence[Measured]) -> str:

@@ -208,20 +208,16 @@ def _note_what_else_was_found(flags: dict[str, Any]) -> None:
     spec = flags.get("preference")
     if not isinstance(spec, str) or not spec.startswith("@"):
         return
+    from prefmerge.ground import jsons
+
     try:
-        found = _json_of(Path(spec[1:]))["about"]["settings"]
+        found = jsons.read(Path(spec[1:]))["about"]["settings"]
         lacking = {name: value for name, value in found.items() if name != "method" and flags.get(name) is None}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return  # a file that has none; what is wrong with it is told by who reads the preference
     if lacking:
         words = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in lacking.items())
         print(f"note: {spec[1:]} was found together with {words}; add these to make that model.", file=sys.stderr)
-
-
-def _json_of(file: Path) -> Any:
-    import json
-
-    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def of_run(folder: Path) -> Recipe:

@@ -17,6 +17,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from prefmerge.ground.words import listed
+
 if TYPE_CHECKING:
     from prefmerge.analysis import Inventory, Ownership, Row
     from prefmerge.continual.evaluation import Evaluation, MatrixReport
@@ -152,7 +154,7 @@ def trained(run: Run) -> None:
     console = _console()
     table = Table("task", "classes", "samples", "checkpoint", box=box.SIMPLE)
     for task in run.tasks:
-        table.add_row(task.name, _few(task.classes), f"{sum(task.label_counts.values()):,}", task.file)
+        table.add_row(task.name, listed(task.classes, 3), f"{sum(task.label_counts.values()):,}", task.file)
     console.print(table)
     console.print(f"{run.folder}: {run.training} fine-tuning of {run.about.get('encoder', {}).get('id', 'a model')}.")
     kept = run.about.get("kept")
@@ -166,11 +168,6 @@ def trained(run: Run) -> None:
     console.print(f"      prefmerge merge --run {run.folder} -o merged/ --prefer uniform")
     if kept:
         console.print(f"      prefmerge adapt --run {run.folder} --labels seen.csv -o for-my-site/")
-
-
-def _few(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ small file. Leaves out: whether models and data exist.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
 
 from prefmerge.errors import ConfigError
+from prefmerge.ground.words import did_you_mean
 from prefmerge.runs import Training
 
 
@@ -233,8 +233,8 @@ def complaints(error: ValidationError, root: type[BaseModel]) -> Iterator[str]:
             continue  # what is inside it was refused, and counts as absent
         at = ".".join(str(part) for part in one["loc"]) or "the top level"
         if one["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(str(one["loc"][-1]), _keys(root, one["loc"][:-1]), n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(_keys(root, one['loc'][:-1]))}."
+            keys = _keys(root, one["loc"][:-1])
+            hint = did_you_mean(str(one["loc"][-1]), keys) or f" Known: {', '.join(keys)}."
             yield f"unknown key {at!r}.{hint}"
         elif one["type"] == "missing":
             yield f"{at!r} is missing."

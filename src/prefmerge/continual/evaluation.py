@@ -19,9 +19,10 @@ import numpy as np
 
 from prefmerge.continual.data.examples import concatenated
 from prefmerge.continual.features import Progress, embed
-from prefmerge.continual.metrics import Metrics, mean_std, metrics, wilson
+from prefmerge.continual.metrics import Metrics, mean_std, metrics
 from prefmerge.continual.scenarios import ClassInfo, Scenario, Task, check_inputs
 from prefmerge.errors import CheckpointMismatch, DataError, MissingExtra, RunError
+from prefmerge.ground.stats import wilson
 from prefmerge.runs import IN_SEQUENCE, Run, read_run
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ file that is damaged counts as absent. Leaves out: augmentation, several process
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import warnings
@@ -21,21 +20,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import xxhash
 
-from prefmerge.checkpoints import atomic
 from prefmerge.checkpoints.fingerprint import content_fingerprint
 from prefmerge.checkpoints.memory import from_state_dict
 from prefmerge.continual.data.examples import Examples
 from prefmerge.continual.encoders.protocol import Batch, Encoder
 from prefmerge.errors import EncoderError
+from prefmerge.ground.store import Store, digest
 
 if TYPE_CHECKING:
     import torch
 
 FORMAT = "prefmerge-features/1"
-SUFFIX = ".features"  # a file: 16 bytes of xxh3_128 of what follows, then N E numbers, little-endian float32
-_DIGEST = 16  # bytes
+SUFFIX = ".features"
 
 Progress = Callable[[int, int], None]  # samples done, samples in all
 
@@ -68,11 +65,11 @@ def embed(
         return np.zeros((0, encoder.width), np.float32)
     if cache is None or not encoder.preprocessing:
         return _encoded(encoder, examples, batch, place, progress)
-    file = cache / f"{_key(encoder, examples, batch, place)}{SUFFIX}"
-    found = _read(file, (len(examples), encoder.width))
+    store, key = _store(cache), _key(encoder, examples, batch, place)
+    found = _read(store, key, (len(examples), encoder.width))
     if found is None:
         found = _encoded(encoder, examples, batch, place, progress)
-        _write(file, found)
+        _write(store, key, found)
     elif progress is not None:
         progress(len(examples), len(examples))
     return found
@@ -92,23 +89,17 @@ def cache_folder() -> Path:
 
 def cache_size(folder: Path) -> int:
     """The bytes that the features in a cache folder take."""
-    return sum(file.stat().st_size for file in _kept(folder))
+    return _store(folder).size()
 
 
 def clear_cache(folder: Path) -> int:
     """Remove the features in a cache folder, and nothing else that is there. Returns the bytes freed."""
-    freed = cache_size(folder)
-    for file in _kept(folder):
-        file.unlink(missing_ok=True)
-    return freed
+    return _store(folder).clear()
 
 
-def _kept(folder: Path) -> list[Path]:
-    """Files whose name is a key: 32 hexadecimal digits. Temporaries that a kill left behind are ours too."""
-    if not folder.is_dir():
-        return []
-    keys = [(file, file.name.lstrip(".").partition(".")[0]) for file in folder.iterdir() if SUFFIX in file.name]
-    return [file for file, key in keys if len(key) == 32 and set(key) <= set("0123456789abcdef")]
+def _store(folder: Path) -> Store:
+    """N E numbers a piece, little-endian float32."""
+    return Store(folder, SUFFIX, sealed=True)
 
 
 def _device_of(encoder: Encoder) -> torch.device:
@@ -194,29 +185,25 @@ def _key(encoder: Encoder, examples: Examples, batch: int, device: torch.device)
         "encoder": [f"{kind.__module__}.{kind.__qualname__}", encoder.kind, encoder.width, repr(encoder.tower)],
         "preprocessing": encoder.preprocessing,
         "inputs": examples.fingerprint(range(len(examples))),
-        "ids": xxhash.xxh3_128_hexdigest(json.dumps(examples.ids).encode()),
+        "ids": digest(examples.ids),
         "rounding": [batch, device.type, torch.__version__, torch.get_num_threads() if device.type == "cpu" else 0],
     }
-    return xxhash.xxh3_128_hexdigest(json.dumps(described).encode())
+    return digest(described)
 
 
-def _read(file: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    """What a file of the cache holds; None where it is absent or damaged."""
-    try:
-        content = file.read_bytes()
-    except OSError:
-        return None
-    digest, values = content[:_DIGEST], content[_DIGEST:]
-    if len(values) != 4 * shape[0] * shape[1] or xxhash.xxh3_128_digest(values) != digest:
+def _read(store: Store, key: str, shape: tuple[int, int]) -> np.ndarray | None:
+    """What the cache holds; None where it is absent or damaged."""
+    values = store.read(key)
+    if values is None or len(values) != 4 * shape[0] * shape[1]:
         return None
     return np.frombuffer(values, "<f4").astype(np.float32).reshape(shape)
 
 
-def _write(file: Path, features: np.ndarray) -> None:
+def _write(store: Store, key: str, features: np.ndarray) -> None:
     """Keep features for the next time; where that cannot be, say so and go on."""
-    values = features.astype("<f4").tobytes()
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        atomic.write_whole(file, xxhash.xxh3_128_digest(values) + values)
+        store.write(key, features.astype("<f4").tobytes())
     except OSError as error:
-        warnings.warn(f"{file}: the features cannot be kept ({error}); they are encoded anew next time.", stacklevel=3)
+        warnings.warn(
+            f"{store.file(key)}: the features cannot be kept ({error}); they are encoded anew next time.", stacklevel=3
+        )

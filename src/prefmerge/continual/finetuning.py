@@ -22,13 +22,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefmerge.checkpoints import atomic
 from prefmerge.continual import run_folder
 from prefmerge.continual.config import FinetuneConfig
 from prefmerge.continual.data.examples import Examples
 from prefmerge.continual.kept import write_kept
 from prefmerge.continual.scenarios import Scenario, Task, check_inputs
 from prefmerge.errors import ConfigError, DiskFull, RunError, require
+from prefmerge.ground import atomic, jsons
 from prefmerge.runs import IN_SEQUENCE, Run, RunTask
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def _begin(job: _Job, head: Head, about: Mapping[str, Any]) -> Run:
             f"{out}: the run needs about {needed / 1e9:.1f} GB ({len(job.tasks)} tasks, the base, and the state of "
             f"training), and {free / 1e9:.1f} GB are free. Give a folder on a larger disk."
         )
-    samples = (json.dumps(run_folder.samples_of(job.scenario)) + "\n").encode()
+    samples = jsons.encoded(run_folder.samples_of(job.scenario), indent=None)
     run_folder.clear(out, config)
     with run_folder.writing(out):
         with atomic.whole_folder(out / run_folder.BASE) as folder:

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from prefmerge.checkpoints import atomic
 from prefmerge.continual.head_file import FrozenHead, read_head
 from prefmerge.errors import DataError, EncoderError
+from prefmerge.ground import atomic
 
 if TYPE_CHECKING:
     import torch

@@ -12,7 +12,6 @@ held out (`scenarios`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xxhash
 
-from prefmerge.checkpoints import atomic
-from prefmerge.continual.data.choice import per_class
 from prefmerge.continual.data.examples import Examples, concatenated
 from prefmerge.continual.data.rows import Encoded, Fingerprint, Texts
 from prefmerge.continual.encoders.protocol import ReadyImage
 from prefmerge.errors import RunError
+from prefmerge.ground import atomic, jsons
+from prefmerge.ground.draws import per_class
 from prefmerge.runs import Run
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ def write_kept(
     with atomic.whole_folder(out / HELD_OUT) as folder:
         listed = [_write_task(folder, scenario, encoder, index) for index in range(len(scenario.tasks))]
         whole = {"format": FORMAT, "classes": [one.name for one in scenario.classes], "tasks": listed}
-        (folder / _LIST).write_text(json.dumps(whole) + "\n", encoding="utf-8")
+        (folder / _LIST).write_bytes(jsons.encoded(whole, indent=None))
     embedded = _write_embeddings(out / EMBEDDINGS, scenario, encoder, device, told)
     files = [*sorted((out / HELD_OUT).iterdir()), out / EMBEDDINGS]
     return {
@@ -144,7 +143,7 @@ def read_kept(run: Run) -> Kept | None:
             if _digest(file) != digest:
                 raise ValueError("its contents are not those that the run wrote")
         file = run.folder / HELD_OUT / _LIST
-        listed = json.loads(file.read_text(encoding="utf-8"))
+        listed = jsons.read(file)
         if listed["format"] != FORMAT:
             raise ValueError(f"its format is {listed['format']!r}; this prefmerge reads {FORMAT!r}")
         held_out = tuple(_examples(run.folder / HELD_OUT, at, entry) for at, entry in enumerate(listed["tasks"]))

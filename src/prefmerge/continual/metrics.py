@@ -121,20 +121,6 @@ def mean_std(values: Sequence[float]) -> tuple[float, float | None]:
     return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
-def wilson(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval of an accuracy of `right` in `n`; z = 1.959964 is the normal quantile for 95 %.
-
-    (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n); Wilson 1927. It stays inside [0, 1], and is
-    sound where all or none are right.
-    """
-    if not 0 <= right <= n or n == 0:
-        raise ValueError(f"expected 0 <= right <= n and n > 0, found {right} of {n}")
-    p, s = right / n, z * z / n
-    centre, half = p + s / 2, math.sqrt(p * (1 - p) * s + s * s / 4)
-    # At right = n the upper end is 1, which rounding must not miss.
-    return (centre - half) / (1 + s), 1.0 if right == n else (centre + half) / (1 + s)
-
-
 def _finite(matrix: Matrix) -> np.ndarray:
     found = np.asarray(matrix, dtype=np.float64)
     if found.ndim != 2 or found.size == 0 or not np.isfinite(found).all():

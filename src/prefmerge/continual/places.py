@@ -12,8 +12,6 @@ memory; images stay on disk. No torch. Leaves out: encoding (`features`), what i
 from __future__ import annotations
 
 import csv
-import difflib
-import json
 import os
 import zipfile
 from collections import Counter
@@ -24,7 +22,6 @@ from typing import Any
 
 import numpy as np
 
-from prefmerge.continual.data.choice import keyed
 from prefmerge.continual.data.examples import Examples, Kind
 from prefmerge.continual.data.hub import open_folder
 from prefmerge.continual.data.images import SUFFIXES, content_of
@@ -43,6 +40,9 @@ from prefmerge.continual.data.rows import (
 )
 from prefmerge.continual.data.tables import TABLES, read_table
 from prefmerge.errors import DataError
+from prefmerge.ground import jsons
+from prefmerge.ground.draws import rank
+from prefmerge.ground.words import nearest, quoted
 
 EMBEDDED = (".npy", ".npz")
 _COUNT_COLUMNS = ("count", "counts", "n", "samples")
@@ -141,17 +141,17 @@ def matched(labels: Mapping[str, int], classes: Iterable[str]) -> Matched:
     exact = {name: name for name in names}
     known: Counter[str] = Counter()
     unknown: Counter[str] = Counter()
-    nearest: dict[str, str] = {}
+    meant: dict[str, str] = {}
     for label, count in labels.items():
         name = exact.get(label, by_fold.get(folded(label)))
         if name is not None:
             known[name] += count
             continue
         unknown[label] += count
-        near = difflib.get_close_matches(label.casefold(), [one.casefold() for one in names], n=1)
-        if near:
-            nearest[label] = next(one for one in names if one.casefold() == near[0])
-    return Matched(known, unknown, nearest)
+        near = nearest(label, names, fold=True)
+        if near is not None:
+            meant[label] = near
+    return Matched(known, unknown, meant)
 
 
 def read_features(path: Path, kind: Kind) -> Examples:
@@ -218,10 +218,10 @@ def _not_classes(found: Matched, labels: Sequence[str], ids: Sequence[str], clas
     near = next((found.nearest[label] for label in lost if label in found.nearest), None)
     bare = all(label.isascii() and label.isdigit() for label in lost)
     hint = " Write the names of the classes." if bare else f" Did you mean {near!r}?" if near else ""
-    what = f"the label {lost[0]!r}" if len(lost) == 1 else f"{len(lost)} labels {_few(lost)}"
+    what = f"the label {lost[0]!r}" if len(lost) == 1 else f"{len(lost)} labels {quoted(lost, _SHOWN)}"
     return (
         f"{what} (first at sample {ids[labels.index(lost[0])]!r}) {'is' if len(lost) == 1 else 'are'} not among the "
-        f"{len(classes)} classes {_few(classes)}.{hint}"
+        f"{len(classes)} classes {quoted(classes, _SHOWN)}.{hint}"
     )
 
 
@@ -232,7 +232,7 @@ def chosen(examples: Examples, count: int, seed: int) -> Examples:
 
 def chosen_at(ids: Sequence[str], count: int, seed: int) -> list[int]:
     """Ascending positions of at most `count` of the ids."""
-    return sorted(sorted(range(len(ids)), key=lambda i: (keyed("similarity", seed, ids[i]), ids[i]))[:count])
+    return sorted(sorted(range(len(ids)), key=lambda i: rank("similarity", seed, ids[i]))[:count])
 
 
 def task_sources(given: Sequence[Path], names: Sequence[str]) -> list[Path]:
@@ -253,7 +253,7 @@ def task_sources(given: Sequence[Path], names: Sequence[str]) -> list[Path]:
         return [folder]
     lacking = next((name for name in names if name not in parts), None)
     if lacking is not None:
-        there = f"it has {_few(sorted(parts))}" if parts else "it has none"
+        there = f"it has {quoted(sorted(parts), _SHOWN)}" if parts else "it has none"
         raise DataError(
             f"{folder}: there are no samples of task {lacking!r}: expected a folder (or .txt, .csv or .npy) named "
             f"after each of the {len(names)} tasks; {there}. Or give --task-samples once for each task."
@@ -275,7 +275,7 @@ def read_embeddings(path: Path, names: Sequence[str], what: str, shared: bool = 
         return [_checked(array, f"{path}{f': array {name!r}' if name else ''}")] * len(names)
     lacking = next((name for name in names if name not in found), None)
     if lacking is not None:
-        there = _few([name for name in found if name]) or "one without a name"
+        there = quoted([name for name in found if name], _SHOWN) or "one without a name"
         raise DataError(
             f"{path}: there is no array for task {lacking!r}; it holds {there}. Expected {what}: an .npz with an array "
             f"named after each task{', or one array for all' if shared else ''}."
@@ -337,7 +337,7 @@ def _there(path: str | Path, what: str) -> Path:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return jsons.read(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as JSON: {error}.") from error
 
@@ -514,8 +514,3 @@ def _texts(where: str, ids: tuple[str, ...], texts: Sequence[str]) -> Rows:
 
 def _examples(rows: Rows, labels: np.ndarray) -> Examples:
     return Examples(ids=rows.ids, labels=labels, read=rows.read, fingerprint=rows.fingerprint)
-
-
-def _few(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(map(repr, names[:_SHOWN])) + more

@@ -8,8 +8,6 @@ on with: the messages say what differs. Cost: small files, but for checkpoints. 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import os
 import platform
 import re
@@ -19,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
-from prefmerge.checkpoints import atomic
 from prefmerge.continual.config import FinetuneConfig, anchored, make_config
 from prefmerge.continual.data.examples import Examples
 from prefmerge.continual.kept import FILES as KEPT
 from prefmerge.continual.scenarios import Scenario, Task
 from prefmerge.errors import DiskFull, OutputError, OutputExists, RunError
+from prefmerge.ground import atomic, disk, jsons, locks
 from prefmerge.runs import FILE, Run, read_run
 
 if TYPE_CHECKING:
@@ -92,7 +90,7 @@ def clear(out: Path, config: FinetuneConfig) -> None:
         atomic.write_whole(out / CONFIG, config.to_yaml().encode())
         remove_scratch(out)
         for name in (SAMPLES, LOG, HEAD, BASE, TASKS, *KEPT):
-            atomic.remove(out / name)
+            disk.remove(out / name)
         (out / TASKS).mkdir()
 
 
@@ -122,19 +120,9 @@ def _short(told: str) -> str:
 @contextlib.contextmanager
 def locked(out: Path) -> Iterator[None]:
     """Hold the run's folder against other processes. Raises RunError where one is at work on it."""
-    descriptor = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                f"{out}: another process is at work on this run. Wait for it, or give another folder."
-            ) from None
-        except OSError:
-            pass  # a file system without locks
+    busy = RunError(f"{out}: another process is at work on this run. Wait for it, or give another folder.")
+    with locks.held(out, busy):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def kept_config(out: Path) -> FinetuneConfig:
@@ -204,7 +192,7 @@ def versions() -> dict[str, str]:
 
 def write_manifest(run: Run) -> None:
     """Replace `run.json`."""
-    atomic.write_whole(run.folder / FILE, (json.dumps(run.to_json(), indent=1) + "\n").encode())
+    jsons.write(run.folder / FILE, run.to_json())
 
 
 def samples_of(scenario: Scenario) -> dict[str, Any]:
@@ -240,7 +228,7 @@ def check_samples(
     """
     file = out / SAMPLES
     try:
-        kept = json.loads(file.read_text(encoding="utf-8"))["tasks"]
+        kept = jsons.read(file)["tasks"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{file}: the run's list of samples cannot be read: {error}.") from error
     begun = f"{out}: the data are not those that the run was begun with: "
@@ -275,15 +263,15 @@ def state_path(out: Path, index: int) -> Path:
 
 def remove_state(out: Path, index: int) -> None:
     """What only the task just done needed."""
-    atomic.remove(state_path(out, index))
+    disk.remove(state_path(out, index))
     if index:
-        atomic.remove(fisher_file(out, index - 1))
+        disk.remove(fisher_file(out, index - 1))
 
 
 def remove_scratch(out: Path) -> None:
     """What only an unfinished run needs."""
     for found in [*out.glob(f"{_STATE}-*"), *out.glob(f".{_STATE}-*"), *out.glob(f"{_FISHER}-*.safetensors")]:
-        atomic.remove(found)
+        disk.remove(found)
 
 
 def fisher_file(out: Path, index: int) -> Path:

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prefmerge.continual.data.choice import in_proportion, keyed
 from prefmerge.continual.data.examples import Corpus, Examples, Kind, concatenated, no_examples
 from prefmerge.continual.data.labels import folded
 from prefmerge.continual.data.registry import CLASS_ORDERS, REGISTRY, registered
 from prefmerge.errors import ConfigError, DataError
+from prefmerge.ground.draws import in_proportion, keyed
+from prefmerge.ground.words import quoted
 
 if TYPE_CHECKING:
     from prefmerge.continual.config import FinetuneConfig
@@ -94,10 +95,9 @@ def build_scenario(config: FinetuneConfig, corpora: Sequence[Corpus]) -> Scenari
     for task in scenario.tasks:
         for split, examples in (("training", task.train), ("test", task.test)):
             if not len(examples):
-                names = ", ".join(repr(scenario.classes[c].name) for c in task.classes[:5])
-                more = f" and {len(task.classes) - 5} more" if len(task.classes) > 5 else ""
+                names = quoted((scenario.classes[c].name for c in task.classes), 5)
                 raise DataError(
-                    f"task {task.name!r} (classes {names}{more}) has no {split} samples. Give it some, leave the "
+                    f"task {task.name!r} (classes {names}) has no {split} samples. Give it some, leave the "
                     "classes out, or ask for fewer tasks."
                 )
     return scenario

@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefmerge.checkpoints import atomic
 from prefmerge.continual.config import TrainingConfig
 from prefmerge.continual.data.examples import Examples
 from prefmerge.continual.encoders.protocol import Augmentation, Encoder
 from prefmerge.continual.run_folder import writing
 from prefmerge.errors import ConfigError, PrefmergeError, RunError
+from prefmerge.ground import atomic
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -10,7 +10,6 @@ minute on two slow cores. Leaves out: other places, seeds and scales (docs/demo.
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -22,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prefmerge import similarity
-from prefmerge.checkpoints import atomic
 from prefmerge.continual.config import TrainingConfig
 from prefmerge.continual.finetuning import Progress
 from prefmerge.demo.digits import NAMES, SHOWN, TASKS, Digits, Place, load_digits
@@ -31,6 +29,7 @@ from prefmerge.demo.model import load_base
 from prefmerge.demo.report import adapt_command, draw, show
 from prefmerge.demo.train import REGIME, fine_tune_in_sequence
 from prefmerge.errors import OutputExists, require
+from prefmerge.ground import atomic, disk, jsons
 from prefmerge.preference import Preference
 from prefmerge.runs import FILE
 from prefmerge.target.parameters import Parameters
@@ -120,7 +119,7 @@ def run(
             raise OutputExists(
                 f"{out}: a demo is there already. Give another folder, or --force to begin it anew there."
             )
-        atomic.remove(out / RESULT)  # what it says is no longer so
+        disk.remove(out / RESULT)  # what it says is no longer so
     started = time.perf_counter()
     digits, (encoder, head) = load_digits(), load_base()
     place = digits.place(tasks)
@@ -208,6 +207,6 @@ def run(
         },
     }
     draw(result, out / "demo.png")
-    atomic.write_whole(out / RESULT, (json.dumps(result, indent=1) + "\n").encode())
+    jsons.write(out / RESULT, result)
     show(console, result, out)
     return result

@@ -17,9 +17,10 @@ from typing import Any, Literal
 
 import xxhash
 
-from prefmerge.checkpoints import atomic
 from prefmerge.experiment.methods import INDEPENDENT, Method
 from prefmerge.experiment.recipe import Experiment
+from prefmerge.ground import jsons
+from prefmerge.ground.store import Store, digest
 from prefmerge.runs import Run
 from prefmerge.targets import Environment
 
@@ -47,27 +48,27 @@ class Cell:
     @property
     def key(self) -> str:
         """The name of its file, without suffix: readable, and a hash of all that decides the result."""
-        digest = xxhash.xxh3_64_hexdigest(json.dumps([FORMAT, self.kind, self.spec], sort_keys=True).encode())
         words = re.sub(r"[^a-z0-9.]+", "-", f"{self.kind}-{self.title}".lower()).strip("-")
-        return f"{words[:80]}-{digest}"
-
-    def file(self, out: Path) -> Path:
-        return out / "cells" / f"{self.key}.json"
+        return f"{words[:80]}-{digest([FORMAT, self.kind, self.spec], short=True, sort=True)}"
 
     def load(self, out: Path) -> dict[str, Any] | None:
         """The kept result; None where there is none, or its file is damaged."""
+        content = store_of(out).read(self.key)
         try:
-            found = json.loads(self.file(out).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            found = None if content is None else jsons.decoded(content, nan=True)
+        except jsons.NotJson:
             return None
         return found["result"] if isinstance(found, dict) and found.get("format") == FORMAT else None
 
     def keep(self, out: Path, result: Mapping[str, Any]) -> None:
         """Write the result, whole or not at all."""
-        file = self.file(out)
-        file.parent.mkdir(parents=True, exist_ok=True)
         data = {"format": FORMAT, "kind": self.kind, "title": self.title, "spec": self.spec, "result": result}
-        atomic.write_whole(file, json.dumps(data).encode())
+        store_of(out).write(self.key, jsons.encoded(data, indent=None, nan=True))
+
+
+def store_of(out: Path) -> Store:
+    """Where the cells of an experiment are kept, by their keys."""
+    return Store(out / "cells", ".json")
 
 
 def run_identity(run: Run, config: bytes) -> str:

@@ -10,14 +10,14 @@ off the mean of the printed ones, and four of them lie 0.6 off. Cost: two small 
 
 from __future__ import annotations
 
-import difflib
-import json
 from collections.abc import Iterable
 from functools import cache
 from importlib import resources
 from typing import Any, Literal
 
 from prefmerge.errors import ConfigError
+from prefmerge.ground import jsons
+from prefmerge.ground.words import did_you_mean
 
 Kind = Literal["environments", "ablation", "supplement"]
 
@@ -40,7 +40,7 @@ TRAININGS = {
 @cache
 def _file(name: str) -> dict[str, Any]:
     folder = resources.files("prefmerge.experiment").joinpath("published_tables")
-    return json.loads(folder.joinpath(f"{name}.json").read_text(encoding="utf-8"))
+    return jsons.decoded(folder.joinpath(f"{name}.json").read_bytes())
 
 
 def _tables(kind: Kind) -> dict[str, Any]:
@@ -64,8 +64,7 @@ def _found(kind: Kind, key: str) -> Any:
 
 def _nearest(key: str, known: Iterable[str]) -> str:
     known = list(known)
-    near = difflib.get_close_matches(key, known, n=1)
-    return (f" Did you mean {near[0]!r}?" if near else "") + f" There are {', '.join(known)}."
+    return f"{did_you_mean(key, known)} There are {', '.join(known)}."
 
 
 def environments(key: str) -> dict[str, dict[str, Any]]:

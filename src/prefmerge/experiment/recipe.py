@@ -11,9 +11,8 @@ Leaves out: whether runs and data exist.
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,6 +23,7 @@ from prefmerge.continual.config import FinetuneConfig, anchored, complaints, mak
 from prefmerge.errors import ConfigError, PreferenceError, PrefmergeError
 from prefmerge.experiment import published
 from prefmerge.experiment.methods import ABLATION, KNOWN, PAPERS, Method
+from prefmerge.ground.words import nearest
 from prefmerge.preference import as_text, exact
 from prefmerge.runs import Training
 
@@ -238,7 +238,7 @@ class Experiment(_Part):
             own = [one.name for one in self.methods if isinstance(one, OwnMethod)]
             for one in names:
                 if isinstance(one, str) and one not in KNOWN and one not in own:
-                    near = _nearest(one, [*KNOWN, *own])
+                    near = nearest(one, [*KNOWN, *own], fold=True, cutoff=0.0)
                     raise ValueError(f"{what}: {one!r} is no method; did you mean {near!r}?")
             twice = sorted({name for name in shown if shown.count(name) > 1})
             if twice:
@@ -276,11 +276,6 @@ class Experiment(_Part):
         import yaml
 
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    folded = {one.lower(): one for one in known}
-    return folded[difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.0)[0]]
 
 
 def _method(one: str | OwnMethod) -> Method:

@@ -22,13 +22,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from prefmerge.checkpoints import atomic
 from prefmerge.errors import DataError, OutputError
 from prefmerge.experiment import figures, tables
 from prefmerge.experiment.figures import Picture
 from prefmerge.experiment.results import Results, TaskScores
 from prefmerge.experiment.statistics import Comparison, Difference, Scores, by_alpha, compare, over_tasks
 from prefmerge.experiment.tables import ALPHA, OURS, RIVAL, Table, percent, points, scales_of
+from prefmerge.ground import atomic
+from prefmerge.ground.words import counted
 
 MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
 UNLABELLED = tuple(f"Tunable ({tables.KINDS[kind]})" for kind in ("ot", "cosine", "mmd"))
@@ -128,22 +129,18 @@ def _interval(part: Difference) -> str:
     return f"{points(part.mean)} points, 95 % interval [{low}, {high}]"
 
 
-def _plural(count: int, one: str) -> str:
-    return f"{count} {one}" if count == 1 else f"{count} {one}s"
-
-
 def _against(found: Comparison, where: str) -> str:
     """`At scale 1, A has a higher mean than B in 4 of 5 environments (not in e4). Over 25 places: ...`"""
     up = [name for name, part in found.environments.items() if part.mean > 0]
     rest = [name for name in found.environments if name not in up]
     but = f" (not in {', '.join(rest)})" if rest and up else ""
     seeds = ", ".join(f"{points(value)} (seed {seed})" for seed, value in found.per_seed.items())
-    lacking = f" {_plural(len(found.missing), 'group')} of pairs could not be made; the table lists them." * bool(
+    lacking = f" {counted(len(found.missing), 'group')} of pairs could not be made; the table lists them." * bool(
         found.missing
     )
     return (
         f"{where}, {found.first} has a higher mean than {found.second} in {len(up)} of {len(found.environments)} "
-        f"environments{but}. Over {_plural(found.overall.places, 'place')} the difference is "
+        f"environments{but}. Over {counted(found.overall.places, 'place')} the difference is "
         f"{_interval(found.overall)}: {verdict(found.overall)}. By training: {seeds}.{lacking}"
     )
 
@@ -271,7 +268,7 @@ def about_diversity(results: Results) -> list[str]:
             if found is None or len(names) < 2:
                 continue
             ends = [
-                f"{_plural(counts[name], 'task')}: {_interval(part)} ({verdict(part)})"
+                f"{counted(counts[name], 'task')}: {_interval(part)} ({verdict(part)})"
                 for name in (names[0], names[-1])
                 if (part := found.environments.get(name)) is not None
             ]
@@ -291,7 +288,7 @@ def about_missing(results: Results) -> list[str]:
         said.append("There is one training: how much another would differ cannot be told.")
     count = len(results.missing)
     said.append(
-        f"{_plural(count, 'result')} {'is' if count == 1 else 'are'} missing." if count else "Nothing is missing."
+        f"{counted(count, 'result')} {'is' if count == 1 else 'are'} missing." if count else "Nothing is missing."
     )
     return said
 
@@ -362,7 +359,7 @@ def _sections(results: Results, images: Sequence[Image], extra: Sequence[Image])
 def _how(results: Results) -> Section:
     said = [
         f"Tasks, in the order of training: {', '.join(results.tasks)}.",
-        f"Trainings: {_plural(len(results.seeds), 'seed')} ({', '.join(map(str, results.seeds))}). Scales: "
+        f"Trainings: {counted(len(results.seeds), 'seed')} ({', '.join(map(str, results.seeds))}). Scales: "
         f"{', '.join(results.scales)}.",
     ]
     for key, value in results.about.items():

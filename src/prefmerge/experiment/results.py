@@ -8,13 +8,13 @@ similarity said of an environment. Nothing here is rounded or averaged: tables d
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from prefmerge.errors import DataError
+from prefmerge.ground import jsons
 from prefmerge.targets import Environment
 
 FORMAT = "prefmerge-results/1"
@@ -133,7 +133,7 @@ class Results:
     def load(cls, path: str | Path) -> Results:
         """Read `results.json`. Raises DataError naming the file."""
         try:
-            return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+            return cls.from_json(jsons.read(Path(path)))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}: cannot be read as results: {error}.") from error
 

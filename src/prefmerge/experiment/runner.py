@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import os
 import platform
 import subprocess
@@ -42,11 +41,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prefmerge import targets
-from prefmerge.checkpoints import atomic
 from prefmerge.errors import ConfigError, DataError, MissingExtra, OutputError, PrefmergeError, RunError
 from prefmerge.experiment.cells import ALPHA_METHOD, Cell, Prepared, Work, plan_work, run_identity
 from prefmerge.experiment.recipe import DIVERSE, Experiment, training_config
 from prefmerge.experiment.results import Results, Score, Shown, TaskScores
+from prefmerge.ground import atomic, jsons
+from prefmerge.ground.store import digest
 from prefmerge.runs import read_run
 from prefmerge.targets import Environment, Mix, Pool
 
@@ -195,10 +195,8 @@ def _of_places(recipe: Experiment) -> set[str]:
 
 def _digest(pools: Sequence[Pool]) -> str:
     """What tells these test samples from others."""
-    import xxhash
-
     said = [[pool.name, pool.ids, pool.labels, pool.fingerprint(range(len(pool.ids)))] for pool in pools]
-    return xxhash.xxh3_128_hexdigest(json.dumps(said).encode())
+    return digest(said)
 
 
 def _environments(
@@ -624,15 +622,13 @@ def analysis_figures(out: Path) -> list[Path]:
     from prefmerge import analysis
 
     files = [out / "analysis" / f"{training}.json" for training in ("sequential", "independent")]
-    found = [
-        analysis.Measured.from_json(json.loads(file.read_text(encoding="utf-8"))) for file in files if file.is_file()
-    ]
+    found = [analysis.Measured.from_json(jsons.read(file)) for file in files if file.is_file()]
     return analysis.figures.draw_all(found, out / "analysis") if found else []
 
 
 def _write(path: Path, data: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic.write_whole(path, (json.dumps(data, indent=1) + "\n").encode())
+    jsons.write(path, data)
 
 
 def _write_text(path: Path, text: str) -> None:

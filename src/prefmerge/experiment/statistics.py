@@ -13,20 +13,17 @@ numbers, fractions of 1. Cost: O(scores). Left out: corrections for many compari
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
 from statistics import fmean, stdev
-
-import numpy as np
 
 from prefmerge.errors import DataError
 from prefmerge.experiment.results import Results, Score, TaskScores
+from prefmerge.ground.stats import DRAWS, LEVEL, bootstrap_interval, t_interval
+from prefmerge.ground.words import listed
 
-LEVEL = 0.95
-DRAWS = 2000  # of the bootstrap
+SHOWN = 6  # names that a sentence lists
 Place = tuple[str, int]  # environment, variant
 
 
@@ -154,57 +151,6 @@ def _same_samples(score: Score, other: Score) -> None:
         )
 
 
-# Intervals
-
-
-def _within(t: float, degrees: int) -> float:
-    """P(|T| <= t) for Student's t with so many degrees of freedom: Abramowitz and Stegun 26.7.3 and 26.7.4."""
-    angle = math.atan(t / math.sqrt(degrees))
-    cosine, sine = math.cos(angle), math.sin(angle)
-    odd = degrees % 2
-    term, total = (cosine, 0.0) if odd else (1.0, 0.0)
-    for k in range(1 + odd, degrees, 2):
-        total += term
-        term *= cosine * cosine * k / (k + 1)
-    return 2 / math.pi * (angle + sine * total) if odd else sine * total
-
-
-@cache
-def t_quantile(level: float, degrees: int) -> float:
-    """The t that |T| stays below with probability `level`, 0 < level < 1, degrees >= 1; to 1e-12 of its size."""
-    if not 0 < level < 1 or degrees < 1:
-        raise ValueError(f"expected 0 < level < 1 and degrees >= 1, found {level} and {degrees}.")
-    low, high = 0.0, 1.0
-    while _within(high, degrees) < level:
-        low, high = high, 2 * high
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _within(middle, degrees) < level else (low, middle)
-    return (low + high) / 2
-
-
-def t_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float] | None:
-    """Of the mean of independent values; None for fewer than two, or where all are equal, which says nothing of how
-    far apart others would be.
-    """
-    if len(values) < 2 or len(set(values)) == 1:
-        return None
-    middle, half = fmean(values), t_quantile(level, len(values) - 1) * stdev(values) / math.sqrt(len(values))
-    return middle - half, middle + half
-
-
-def bootstrap_interval(
-    values: Sequence[float], level: float = LEVEL, *, draws: int = DRAWS, seed: int = 0
-) -> tuple[float, float] | None:
-    """Percentiles of the mean of as many values, drawn with replacement; None for fewer than two."""
-    if len(values) < 2:
-        return None
-    picked = np.random.default_rng(seed).integers(len(values), size=(draws, len(values)))
-    means = np.asarray(values, dtype=np.float64)[picked].mean(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
 # Paired differences
 
 
@@ -290,15 +236,8 @@ def compare(
         _difference(list(means.values()), level, draws),
         {name: _difference(values, level, draws) for name, values in per_environment.items() if values},
         {seed: fmean(several) for seed, several in by_seed.items()},
-        tuple(f"no score of {who}: {listed(pairs)}" for who, pairs in lost.items()),
+        tuple(f"no score of {who}: {listed(pairs, SHOWN)}" for who, pairs in lost.items()),
     )
-
-
-def listed(several: Iterable[str], most: int = 6) -> str:
-    """So many of them, and how many more there are."""
-    several = list(several)
-    more = f" and {len(several) - most} more" if len(several) > most else ""
-    return ", ".join(several[:most]) + more
 
 
 def total_variation(shares: Sequence[float], truth: Sequence[float]) -> float:

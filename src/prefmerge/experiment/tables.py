@@ -21,6 +21,7 @@ from typing import Any
 from prefmerge.experiment import published
 from prefmerge.experiment.results import Results, Shown, TaskScores
 from prefmerge.experiment.statistics import (
+    SHOWN,
     Comparison,
     Difference,
     Mean,
@@ -28,11 +29,11 @@ from prefmerge.experiment.statistics import (
     by_alpha,
     by_size,
     compare,
-    listed,
     over_seeds,
     over_tasks,
     total_variation,
 )
+from prefmerge.ground.words import joined, listed
 from prefmerge.plotting import METHODS
 from prefmerge.preference import as_text
 from prefmerge.targets import PAPERS
@@ -220,7 +221,7 @@ def _missing_notes(scores: Scores, methods: Sequence[tuple[str, str]]) -> list[s
         there = [f"{name} ({gone} of {all_} scores)" for name, gone, all_ in lacks if gone]
         if there:
             where = f" at scale {scale}" if scores.own(method, scale) else ""
-            found.append(f"Missing: {method}{where}: {listed(there)}.")
+            found.append(f"Missing: {method}{where}: {listed(there, SHOWN)}.")
     starred = any(
         mean is not None and len(mean.seeds) < len(scores.seeds)
         for method, scale in methods
@@ -238,7 +239,7 @@ def _sees_note(methods: Sequence[str], results: Results) -> str:
     for name, similarity in own.items():
         if name in methods:
             there["labels alone" if similarity == "label" else "inputs alone"].append(name)
-    said = [f"{_and(starts)}: {what}" for what, starts in there.items() if starts]
+    said = [f"{joined(starts)}: {what}" for what, starts in there.items() if starts]
     return f"What a method was shown of the place. {'; '.join(said)}; every other: nothing." if said else ""
 
 
@@ -246,10 +247,6 @@ def _own_methods(results: Results) -> list[Mapping[str, Any]]:
     """The methods that the recipe itself defines."""
     recipe = results.about.get("recipe")
     return [one for one in (recipe or {}).get("methods", ()) if isinstance(one, Mapping)]
-
-
-def _and(several: Sequence[str]) -> str:
-    return " and ".join([", ".join(several[:-1]), several[-1]] if len(several) > 1 else several)
 
 
 # Environments: tables 2, 3, 5 to 8, and figure 4 as a table
@@ -297,11 +294,11 @@ def environments(results: Results, scale: str | None, *, study: str = "places") 
             "nobody at the place could have made."
             if scale is None
             else "",
-            f"{_and(own)}: chosen with its own scale, so its row is the same at every scale." if own else "",
+            f"{joined(own)}: chosen with its own scale, so its row is the same at every scale." if own else "",
             _sees_note([name for name, _ in methods], results),
             "Bold: the best of the column." if len(rows) > 1 else "",
             _paper_note(results) if paper else "",
-            f"Left out, for no scale has all of its scores: {listed(left)}." if left else "",
+            f"Left out, for no scale has all of its scores: {listed(left, SHOWN)}." if left else "",
             *_missing_notes(scores, [(name, one) for name, one in methods]),
         ],
         2 if scale is None else 1,
@@ -405,7 +402,8 @@ def differences(
             "The interval speaks of places drawn like these from this test set, and of these trainings; another "
             "training may differ.",
             "Scales were chosen on the same samples: optimistic for whoever had more of them." if scale is None else "",
-            f"Left out, for {'no scale has all scores' if scale is None else 'no place is common'}: {listed(alone)}."
+            f"Left out, for {'no scale has all scores' if scale is None else 'no place is common'}: "
+            f"{listed(alone, SHOWN)}."
             if alone
             else "",
             *(f"Pairs left out. {text}" for text in missing),

@@ -8,7 +8,6 @@ are, in what order, in how many processes.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,17 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 
 from prefmerge import similarity
-from prefmerge.continual.data.choice import keyed
 from prefmerge.continual.data.examples import Examples, concatenated
 from prefmerge.continual.evaluation import OpenedRun, best_device, open_run, put, right_answers
 from prefmerge.continual.features import cache_folder, embed
 from prefmerge.continual.run_folder import check_samples
 from prefmerge.continual.scenarios import Scenario
 from prefmerge.errors import DataError
-from prefmerge.experiment.cells import Cell
+from prefmerge.experiment.cells import Cell, store_of
+from prefmerge.ground import jsons
+from prefmerge.ground.draws import rank
+from prefmerge.ground.store import digest
 from prefmerge.merging.candidates import Candidates
 from prefmerge.methods import method_named
 from prefmerge.preference import Preference
@@ -65,7 +65,7 @@ def from_text(text: str, count: int) -> np.ndarray:
 
 def ids_digest(ids: Sequence[str]) -> str:
     """What tells these samples, in this order, from others."""
-    return xxhash.xxh3_128_hexdigest(json.dumps(list(ids)).encode())
+    return digest(list(ids))
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ def _key(place: Environment) -> str:
 
 def training_sample(examples: Examples, count: int, seed: int) -> Examples:
     """At most `count` samples, those of the smallest keyed hashes."""
-    ranked = sorted(range(len(examples)), key=lambda i: (keyed("similarity", seed, examples.ids[i]), examples.ids[i]))
+    ranked = sorted(range(len(examples)), key=lambda i: rank("similarity", seed, examples.ids[i]))
     return examples.take(sorted(ranked[:count]))
 
 
@@ -294,9 +294,10 @@ def _place(bench: Bench, cell: Cell) -> dict[str, Any]:
 
 def _after(bench: Bench, cell: Cell) -> dict[str, Any]:
     """The result of the cell that this one builds on."""
-    file = bench.out / "cells" / f"{cell.after}.json"
+    assert cell.after is not None
+    file = store_of(bench.out).file(cell.after)
     try:
-        return json.loads(file.read_text(encoding="utf-8"))["result"]
+        return jsons.read(file, nan=True)["result"]
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
             f"{file}: cannot be read ({error}), and {cell.title} needs it. Run the same command again."

@@ -237,7 +237,7 @@ def merge_state_dicts(
         sink.hash_rest(work)
         data = _receipt(planned, outcome, sha256=False)
         data["output"] = {"path": None, "kind": "memory", "files": [], "fingerprint": sink.fingerprint.hexdigest()}
-        _add_digests(data, hashed.fingerprint)
+        _add_digests(data, sink.fingerprint)
         data["run"] = {
             "seconds": round(time.perf_counter() - clock, 3),
             "threads": work.threads,

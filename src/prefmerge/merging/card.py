@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from prefmerge.ground import jsons
 from prefmerge.merging.recipe import Recipe
 
 
@@ -25,7 +26,7 @@ def updated_config(path: Path, recipe: Recipe) -> bytes:
     if not isinstance(config, dict):
         return content
     _replace(config, asked)
-    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+    return jsons.encoded(config, indent=2, ascii=False, nan=True)
 
 
 def _replace(config: dict[str, Any], dtype: str) -> None:

@@ -10,7 +10,6 @@ show when values are read.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager
@@ -33,6 +32,7 @@ from prefmerge.checkpoints import (
 from prefmerge.checkpoints.dtypes import DTYPES, Dtype, by_name, require_mergeable
 from prefmerge.checkpoints.quantised import signs_of_quantisation
 from prefmerge.errors import CheckpointMismatch, MethodError, PreferenceError, RecipeError, UnsupportedDtype
+from prefmerge.ground.words import listed, nearest, quoted
 from prefmerge.merging.recipe import Recipe
 from prefmerge.merging.sameness import Sameness, equal_everywhere, equal_tasks, equal_to_the_base
 from prefmerge.methods import METHODS, Method, Settings
@@ -236,10 +236,9 @@ def _refuse_quantised(recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoi
             checkpoint, lambda name: any(fnmatchcase(name, pattern) for pattern in recipe.exclude)
         )
         if signs:
-            more = f" and {len(signs) - SIGNS_SHOWN} more" if len(signs) > SIGNS_SHOWN else ""
             raise UnsupportedDtype(
                 f"{role} ({checkpoint.path or checkpoint.name}) is quantised: it has "
-                f"{', '.join(signs[:SIGNS_SHOWN])}{more}. Quantised weights cannot be merged: merge the float "
+                f"{listed(signs, SIGNS_SHOWN)}. Quantised weights cannot be merged: merge the float "
                 "originals and quantise the result."
             )
 
@@ -257,11 +256,6 @@ def _refuse_foreign_vectors(base: Checkpoint, tasks: Sequence[Checkpoint], names
                 f"{expected}, "
                 f"the base given ({base.path or base.name}) is {found}. Give the base it was made with."
             )
-
-
-def _few(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(map(repr, names[:SHOWN])) + more
 
 
 def _group(checkpoint: Checkpoint, tensor: str) -> list[str]:
@@ -285,8 +279,8 @@ def _entries(
     everywhere = {*base.tensors, *(name for task in tasks for name in task.tensors)}
     for pattern in recipe.exclude:
         if not any(fnmatchcase(name, pattern) for name in everywhere):
-            near = difflib.get_close_matches(pattern, everywhere, n=1, cutoff=0.3)
-            hint = f" The nearest name is {near[0]!r}." if near else ""
+            near = nearest(pattern, everywhere, cutoff=0.3)
+            hint = "" if near is None else f" The nearest name is {near!r}."
             raise RecipeError(
                 f"--exclude {pattern!r} matches no tensor. Patterns are matched against whole names, * stands for "
                 f"anything.{hint}"
@@ -357,9 +351,8 @@ def _check_names(
     missing = [name for name, own in found.items() if own is None]
     if missing:
         raise CheckpointMismatch(
-            f"{where} lacks {len(missing)} of the base's tensors: {_few(missing)}. Merge checkpoints of one "
-            "architecture, "
-            f"or copy them from the base with --exclude {missing[0]!r}."
+            f"{where} lacks {len(missing)} of the base's tensors: {quoted(missing, SHOWN)}. Merge checkpoints of "
+            f"one architecture, or copy them from the base with --exclude {missing[0]!r}."
         )
     extra = [
         name
@@ -371,9 +364,8 @@ def _check_names(
     foreign = [name for name in extra if name not in copies]
     if foreign:
         raise CheckpointMismatch(
-            f"{where} has {len(foreign)} tensors that the base lacks: {_few(foreign)}. Merge checkpoints of one "
-            "architecture, "
-            f"or leave them out with --exclude {foreign[0]!r}."
+            f"{where} has {len(foreign)} tensors that the base lacks: {quoted(foreign, SHOWN)}. Merge "
+            f"checkpoints of one architecture, or leave them out with --exclude {foreign[0]!r}."
         )
     for name, of in copies.items():
         ties.setdefault(f"{name!r}, which the base does not name, is a copy of {of!r}", []).append(who)

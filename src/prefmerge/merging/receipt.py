@@ -7,12 +7,12 @@ weights file, so equal recipes give equal bytes. Left out: the values themselves
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prefmerge.errors import CheckpointCorrupt
+from prefmerge.ground import jsons
 
 FORMAT = "prefmerge-receipt/1"
 
@@ -41,7 +41,7 @@ class Receipt:
     def to_bytes(self) -> bytes:
         """The receipt as it is written."""
         # A path that is no valid UTF-8 holds surrogates; written as \\udc.. they are valid JSON and read back the same.
-        return (json.dumps(self.data, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+        return jsons.encoded(self.data, ascii=False, nan=True)
 
     def save(self, path: str | Path) -> None:
         """Write it to a file."""
@@ -51,8 +51,8 @@ class Receipt:
     def load(cls, path: str | Path) -> Receipt:
         """Read a receipt. Raises CheckpointCorrupt naming the file where it is none."""
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            data = jsons.read(Path(path), nan=True)
+        except (OSError, jsons.NotJson) as error:
             raise CheckpointCorrupt(f"{path}: not a readable receipt: {error}. Merge again to have one.") from error
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             found = data.get("format") if isinstance(data, dict) else type(data).__name__

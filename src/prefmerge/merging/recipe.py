@@ -8,7 +8,6 @@ checkpoint is opened. Left out: how the merge is carried out (threads, memory, f
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, InstanceOf, model_validator
 from prefmerge.checkpoints.dtypes import FLOATS, by_name
 from prefmerge.checkpoints.protocol import name_of
 from prefmerge.errors import MethodError, PreferenceError, UnsupportedDtype, UsageError
+from prefmerge.ground.words import did_you_mean
 from prefmerge.methods import METHODS, method_named
 from prefmerge.preference import Preference, as_text, exact
 
@@ -166,12 +166,6 @@ OPTIONS = (
     "density",
     "normalize",
 )
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for a message: ` Did you mean 'scale'?`, or nothing."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def _convert(values: Mapping[str, Any], optional: Iterable[str]) -> dict[str, Any]:
@@ -358,7 +352,7 @@ class Recipe(BaseModel):
         given = {name: value for name, value in flags.items() if value is not None}
         for name in given:
             if name not in CONVERTERS or name == "weight":
-                raise UsageError(f"{name!r} is not a setting of a recipe.{nearest(name, CONVERTERS)}")
+                raise UsageError(f"{name!r} is not a setting of a recipe.{did_you_mean(name, CONVERTERS)}")
         given = _convert(given, ())
         if "density" in given:  # a flag speaks for every task
             given["tasks"] = tuple(task.model_copy(update={"density": None}) for task in self.tasks)

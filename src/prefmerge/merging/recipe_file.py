@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from prefmerge.errors import CheckpointNotFound, MethodError, PreferenceError, RecipeError
-from prefmerge.merging.recipe import CONVERTERS, Recipe, TaskEntry, nearest
+from prefmerge.ground.words import did_you_mean
+from prefmerge.merging.recipe import CONVERTERS, Recipe, TaskEntry
 from prefmerge.methods import METHODS
 from prefmerge.preference import Preference, as_text
 
@@ -322,7 +323,7 @@ class _RecipeFile:
         level = next((level for level, keys in _LEVELS.items() if key in keys), None)
         if level is not None:
             return f"unknown key {key!r}{where}. It belongs in {level}."
-        return f"unknown key {key!r}{where}.{nearest(key, known)} Known keys: {', '.join(known)}."
+        return f"unknown key {key!r}{where}.{did_you_mean(key, known)} Known keys: {', '.join(known)}."
 
     def _scalar(self, node: Any, place: str) -> Any:
         """A bool or None as such, everything else as its text."""

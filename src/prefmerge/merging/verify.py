@@ -29,6 +29,7 @@ from prefmerge.checkpoints import (
     same_elements,
 )
 from prefmerge.errors import CheckpointNotFound, PrefmergeError, VerificationFailed
+from prefmerge.ground.words import quoted
 from prefmerge.merging.receipt import Receipt
 
 Progress = Callable[[int, int, str], None]
@@ -98,8 +99,9 @@ def verify(
             told = {name: entry.get("xxh3") for name, entry in data["tensors"].items()}
             wrong = [name for name, digest in elements.tensor_digests().items() if digest != told[name]]
             raise VerificationFailed(
-                f"{out}: the elements are not those that were merged, in tensors: {_few(wrong) or 'none it names'}. "
-                f"Fingerprint {found}, the receipt says {expected}. The file was changed or damaged: merge again, or "
+                f"{out}: the elements are not those that were merged, in tensors: "
+                f"{quoted(wrong, SHOWN) or 'none it names'}. Fingerprint {found}, the receipt says {expected}. "
+                "The file was changed or damaged: merge again, or "
                 "fetch it again."
             )
         passed = ["tensor names, shapes and number formats", "content fingerprint", "the receipt's counts add up"]
@@ -114,14 +116,9 @@ def verify(
     return VerifyReport(str(out), str(place), found, len(checkpoint.tensors), tuple(passed), tuple(skipped))
 
 
-def _few(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(map(repr, names[:SHOWN])) + more
-
-
 def _fail(where: Any, what: str, wrong: Sequence[str], next_step: str) -> None:
     if wrong:
-        raise VerificationFailed(f"{where}: {what}: {_few(wrong)}. {next_step}")
+        raise VerificationFailed(f"{where}: {what}: {quoted(wrong, SHOWN)}. {next_step}")
 
 
 def _check_tensors(data: Mapping[str, Any], checkpoint: Checkpoint, out: Path) -> None:
@@ -214,7 +211,7 @@ def _check_rerun(
     gone = [str(path) for path in paths if path is None or not Path(path).exists()]
     if gone:
         raise CheckpointNotFound(
-            f"{out} cannot be merged again: inputs are no longer where they were: {_few(gone)}. Bring them "
+            f"{out} cannot be merged again: inputs are no longer where they were: {quoted(gone, SHOWN)}. Bring them "
             f"back, or leave out --rerun."
         )
     recipe = Recipe.from_settings(data["recipe"], base=paths[0], tasks=paths[1:], names=data["tasks"])

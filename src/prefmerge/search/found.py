@@ -12,7 +12,6 @@ samples. Cost: none.
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from prefmerge.continual.metrics import wilson
+from prefmerge.ground.stats import mcnemar, wilson
 from prefmerge.preference import Preference
 from prefmerge.search.space import Settings, Space
 
@@ -274,10 +273,3 @@ def as_json(settings: Settings) -> dict[str, Any]:
 def from_json(data: Mapping[str, Any]) -> Settings:
     """The inverse of `as_json`."""
     return {name: Preference.from_json(value) if name == "preference" else value for name, value in data.items()}
-
-
-def mcnemar(b: int, c: int) -> float:
-    """The exact two-sided p of b against c discordant pairs; 1 where there are none."""
-    n = b + c
-    tail = sum(math.comb(n, k) for k in range(max(b, c), n + 1))
-    return min(1.0, 2 * tail / 2**n)

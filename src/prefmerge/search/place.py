@@ -10,9 +10,6 @@ in memory and M forward passes a trial; M inputs in memory. Left out: the choice
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prefmerge.checkpoints import atomic, content_fingerprint, fingerprint_of, from_state_dict, open_checkpoint
+from prefmerge.checkpoints import content_fingerprint, fingerprint_of, from_state_dict, open_checkpoint
 from prefmerge.errors import DataError, MissingExtra, OutputError, OutputExists, RunError
+from prefmerge.ground import jsons, locks
 from prefmerge.search.found import Found
 from prefmerge.search.space import Space
 from prefmerge.search.study import FILE
@@ -203,42 +201,36 @@ def _held(place: Output, force: bool) -> Iterator[None]:
         raise OutputExists(f"{folder}: holds something that is not a search. Give a new or empty folder.")
     if other.exists() and not ours and not force:
         raise OutputExists(f"{other}: exists already. Give another -o OUT, or --force to replace it.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written: {error.strerror or error}. Give another -o OUT.") from error
-    try:
+    busy = RunError(f"{folder}: another process is at work on this search. Wait for it.")
+    with contextlib.ExitStack() as lock:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{folder}: another process is at work on this search. Wait for it.") from None
-        except OSError:
-            pass  # a file system without locks
-        if force:
-            for name in (RESULT, PREFERENCE, PICTURE, FILE):
-                (folder / name).unlink(missing_ok=True)
-        yield
-    finally:
-        os.close(descriptor)
-        with contextlib.suppress(OSError):  # not empty: then it stays
-            folder.rmdir()
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.enter_context(locks.held(folder, busy))
+        except OSError as error:
+            raise OutputError(
+                f"{folder}: cannot be written: {error.strerror or error}. Give another -o OUT."
+            ) from error
+        try:
+            if force:
+                for name in (RESULT, PREFERENCE, PICTURE, FILE):
+                    (folder / name).unlink(missing_ok=True)
+            yield
+        finally:
+            lock.close()
+            with contextlib.suppress(OSError):  # not empty: then it stays
+                folder.rmdir()
 
 
 def _write(found: Found, place: Output, inputs: list[str]) -> None:
     command = found.command(inputs, str(place.preference))
     preference = found.preference_json()
     try:
-        _put(place.folder / RESULT, {**found.to_json(), "command": command})
+        jsons.write(place.folder / RESULT, {**found.to_json(), "command": command})
         if preference is not None:
-            _put(place.preference, preference)
+            jsons.write(place.preference, preference)
         elif place.preference.exists():
             place.preference.unlink()
         with contextlib.suppress(MissingExtra):  # a picture is not worth an error after hours
             found.draw(place.folder / PICTURE)
     except OSError as error:
         raise OutputError(f"{place.folder}: cannot be written: {error.strerror or error}.") from error
-
-
-def _put(path: Path, data: dict[str, Any]) -> None:
-    atomic.write_whole(path, (json.dumps(data, indent=1) + "\n").encode())

@@ -15,7 +15,8 @@ from fractions import Fraction
 from typing import Any
 
 from prefmerge.errors import UsageError
-from prefmerge.merging.recipe import CONVERTERS, nearest
+from prefmerge.ground.words import did_you_mean
+from prefmerge.merging.recipe import CONVERTERS
 from prefmerge.methods import METHODS
 from prefmerge.methods.records import MOST_COMPETING
 from prefmerge.preference import Preference, as_text
@@ -61,13 +62,13 @@ class Space:
         for name in self.searched:
             if name not in DIMENSIONS:
                 raise UsageError(
-                    f"{name!r} cannot be searched; what can is {', '.join(DIMENSIONS)}.{nearest(name, DIMENSIONS)}"
+                    f"{name!r} cannot be searched; what can is {', '.join(DIMENSIONS)}.{did_you_mean(name, DIMENSIONS)}"
                 )
         for name, value in self.fixed.items():
             if name in self.searched:
                 raise UsageError(f"{name} is fixed at {value} and searched. Take one of them out.")
             if name not in CONVERTERS or name in ("preference", "as_task_vector", "weight"):
-                raise UsageError(f"{name!r} is not a setting that can be fixed.{nearest(name, CONVERTERS)}")
+                raise UsageError(f"{name!r} is not a setting that can be fixed.{did_you_mean(name, CONVERTERS)}")
             try:
                 CONVERTERS[name](value)
             except ValueError as error:

@@ -17,8 +17,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from prefmerge.continual.data.choice import keyed
 from prefmerge.errors import MissingExtra, OutputError, RunError
+from prefmerge.ground.draws import keyed
 from prefmerge.search.space import Dimension, Params
 
 FILE = "study.journal"

@@ -18,8 +18,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from prefmerge.continual.data.choice import keyed
 from prefmerge.errors import DataError, UsageError
+from prefmerge.ground.draws import split
 from prefmerge.preference import Preference
 from prefmerge.search.found import Found, Trial, as_json, from_json
 from prefmerge.search.space import Params, Settings, Space, Start
@@ -115,24 +115,6 @@ def tune(
     stopped = f"{patience} trials without improvement" if len(done) < trials else f"{trials} trials"
     settings = {"seed": seed, "batch": batch, "patience": patience, "trials_at_most": trials, "held_out": held_out}
     return Found(names, tuple(done), searching, space, stopped, {"settings": settings, "about": dict(about or {})})
-
-
-def split(labels: Sequence[int] | np.ndarray, ids: Sequence[str], fraction: float, seed: int) -> np.ndarray:
-    """Which samples are held out, (M,) bool: round(fraction M) of them, from each class its part, rounded up or down.
-
-    Who is, depends on the ids and the seed, not on the order.
-    """
-    count = len(ids)
-    wanted = min(max(round(fraction * count), 1), count - 1) if fraction > 0 else 0
-    classes = np.asarray(labels).tolist()
-    order = sorted(
-        range(count),
-        key=lambda i: (keyed("class held out", seed, str(classes[i])), keyed("held out", seed, ids[i]), ids[i]),
-    )
-    held = np.zeros(count, bool)
-    for position, i in enumerate(order):  # every (count / wanted)-th of the samples, class after class
-        held[i] = (position + 1) * wanted // count > position * wanted // count
-    return held
 
 
 def _check(trials: int, patience: int, batch: int, held_out: float) -> None:

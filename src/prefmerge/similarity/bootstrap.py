@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from prefmerge.errors import PreferenceError
+from prefmerge.ground.stats import t_near_normal
 from prefmerge.similarity import cosine_distance, mean_discrepancy, ot_distance
 from prefmerge.similarity.label_overlap import label
 from prefmerge.similarity.similarity import Similarity, normalised
@@ -130,20 +131,9 @@ def feature_interval(
         ]
     )
     shares_TB = normalised(-estimate.settings["gamma"] * distances_TB)
-    tail = NormalDist().cdf(-_student((1 + level) / 2, samples - 1) * math.sqrt(samples / (samples - 1)))
+    tail = NormalDist().cdf(-t_near_normal(level, samples - 1) * math.sqrt(samples / (samples - 1)))
     low, high = np.quantile(shares_TB, [tail, 1 - tail], axis=1)
     return _around(estimate, low, high)
-
-
-def _student(probability: float, freedom: int) -> float:
-    """Student's quantile, from the normal one (Cornish and Fisher): to 1 % from 5 degrees of freedom on."""
-    z = NormalDist().inv_cdf(probability)
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-    )
-    return z + sum(term / freedom ** (i + 1) for i, term in enumerate(terms))
 
 
 def _check_draws(draws: int, level: float) -> None:

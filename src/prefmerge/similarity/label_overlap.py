@@ -10,7 +10,6 @@ calls says so (`unknown_labels`). Left out: reading files of labels.
 
 from __future__ import annotations
 
-import difflib
 import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +18,7 @@ from fractions import Fraction
 import numpy as np
 
 from prefmerge.errors import PreferenceError
+from prefmerge.ground.words import nearest, quoted
 from prefmerge.similarity.similarity import Similarity, checked_names
 
 _SHOWN = 5  # labels that a message lists
@@ -58,11 +58,9 @@ def unknown_labels(tasks: Iterable[Mapping[str, int]], meta: Mapping[str, int]) 
 
 def nearest_labels(labels: Iterable[str], known: Iterable[str]) -> dict[str, str]:
     """For each of `labels` that is nearly one of `known` (case aside), that one."""
-    folded: dict[str, str] = {}
-    for name in known:
-        folded.setdefault(str(name).casefold(), name)
-    near = {name: difflib.get_close_matches(str(name).casefold(), folded, n=1) for name in labels}
-    return {name: folded[match[0]] for name, match in near.items() if match}
+    known = [str(name) for name in known]
+    near = {name: nearest(str(name), known, fold=True) for name in labels}
+    return {name: match for name, match in near.items() if match is not None}
 
 
 def checked_counts(counts: Mapping[str, int], what: str) -> dict[str, int]:
@@ -84,11 +82,6 @@ def checked_counts(counts: Mapping[str, int], what: str) -> dict[str, int]:
     return found
 
 
-def _listed(labels: Sequence[str]) -> str:
-    rest = f" and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else ""
-    return ", ".join(repr(name) for name in labels[:_SHOWN]) + rest
-
-
 def _check_overlap(tasks: Sequence[Mapping[str, int]], place: Mapping[str, int]) -> None:
     unknown = unknown_labels(tasks, place)
     if len(unknown) < len(place):
@@ -97,6 +90,6 @@ def _check_overlap(tasks: Sequence[Mapping[str, int]], place: Mapping[str, int])
     near = nearest_labels(unknown, known)
     hint = "".join(f" Did you mean {near[name]!r} by {name!r}?" for name in list(near)[:_SHOWN])
     raise PreferenceError(
-        f"no label of the place occurs in any task. The place has {_listed(unknown)}; the tasks have {_listed(known)}."
-        f"{hint} Write the place's labels as the tasks' class names."
+        f"no label of the place occurs in any task. The place has {quoted(unknown, _SHOWN)}; the tasks "
+        f"have {quoted(known, _SHOWN)}.{hint} Write the place's labels as the tasks' class names."
     )

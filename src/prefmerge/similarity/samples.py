@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from prefmerge.errors import PreferenceError
+from prefmerge.ground.words import counted
 from prefmerge.similarity.similarity import checked_names
 
 _PAIRS = 4096  # computed from their differences at once: 64 MB at a width of 2,048
@@ -58,7 +59,7 @@ def _features(values: np.ndarray, what: str, least: int) -> np.ndarray:
         )
     if len(found) < least or found.shape[1] == 0:
         raise PreferenceError(
-            f"{what}: expected at least {least} sample{'s' if least > 1 else ''} of at least one feature, found shape "
+            f"{what}: expected at least {counted(least, 'sample')} of at least one feature, found shape "
             f"{found.shape}. Give more samples."
         )
     wide = found.astype(np.float64)

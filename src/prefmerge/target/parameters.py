@@ -174,9 +174,7 @@ class Parameters:
         made: dict[str, Any] = {}
         for name, value in given.items():
             if name not in kinds:
-                from prefmerge.merging.recipe import (
-                    nearest,
-                )  # not sooner: the command line reads this file for its help
+                from prefmerge.ground.words import did_you_mean as nearest
 
                 raise UsageError(f"{name!r} is not a parameter of adapt.{nearest(name, kinds)}")
             if value is not None and Path in get_args(kinds[name]):

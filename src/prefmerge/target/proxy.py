@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from prefmerge.continual.data.choice import keyed
+from prefmerge.ground.draws import keyed
 
 FOLDS = 10  # 5 outer folds, and 2 inner ones that cut across them
 Metric = Literal["accuracy", "balanced"]

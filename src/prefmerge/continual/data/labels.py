@@ -8,16 +8,17 @@ Integers without names are positions, and only where somebody said of what (`cla
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from prefmerge.continual.data.rows import Rows
 from prefmerge.errors import DataError
+from prefmerge.ground.words import counted, did_you_mean, listed, quoted
 
+_SHOWN = 5  # names that a message lists
 _NOT_ALPHANUMERIC = re.compile(r"[\W_]+")
 
 
@@ -37,8 +38,9 @@ def classes_of(rows: Sequence[Rows]) -> tuple[str, ...]:
     found = sorted({str(label) for part in rows for label in part.labels})
     if all(_is_number(name) for name in found):
         raise DataError(
-            f"{rows[0].where}: the labels are numbers ({_listed(sorted(found, key=int))}) and nothing names them. Give "
-            "`classes: [name of 0, name of 1, …]`, or the numbers themselves, quoted, where they are the names."
+            f"{rows[0].where}: the labels are numbers ({listed(sorted(found, key=int), _SHOWN)}) and nothing names "
+            "them. Give `classes: [name of 0, name of 1, …]`, or the numbers themselves, quoted, where they are the "
+            "names."
         )
     return tuple(found)
 
@@ -71,13 +73,12 @@ def mapped(
                 "Labels and `classes` must belong together."
             )
     elif lost:
-        near = difflib.get_close_matches(lost[0], classes, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(lost[0], classes)
         sample = next(i for i, label in enumerate(rows.labels) if str(label) == lost[0])
+        what, are = ("the label", "is") if len(lost) == 1 else (counted(len(lost), "label"), "are")
         raise DataError(
-            f"{rows.where}: {_counted(len(lost), 'label')} {_listed(lost, quoted=True)} (first at sample "
-            f"{rows.ids[sample]!r}) {'is' if len(lost) == 1 else 'are'} not among the {len(classes)} classes "
-            f"{_listed(classes)}.{hint}"
+            f"{rows.where}: {what} {quoted(lost, _SHOWN)} (first at sample {rows.ids[sample]!r}) {are} not "
+            f"among the {len(classes)} classes {listed(classes, _SHOWN)}.{hint}"
         )
     return np.asarray([positions[label] for label in rows.labels], dtype=np.int64)
 
@@ -106,8 +107,8 @@ def _check_declared(rows: Rows, classes: Sequence[str], find: _Finder) -> None:
     missing = [name for i, name in enumerate(classes) if i not in found]
     twice = next((classes[at] for at, n in Counter(at for at in found if at is not None).items() if n > 1), None)
     if unknown or missing:
-        parts = [f"lacks {_listed(missing, quoted=True)}"] if missing else []
-        parts += [f"has {_listed(unknown, quoted=True)}, which is none of them"] if unknown else []
+        parts = [f"lacks {quoted(missing, _SHOWN)}"] if missing else []
+        parts += [f"has {quoted(unknown, _SHOWN)}, which is none of them"] if unknown else []
         raise DataError(
             f"{rows.where}: {len(classes)} classes are expected, and the data set declares {len(names)}: it "
             f"{' and '.join(parts)}. Give `classes` with the data set's own names."
@@ -118,13 +119,3 @@ def _check_declared(rows: Rows, classes: Sequence[str], find: _Finder) -> None:
 
 def _is_number(name: str) -> bool:
     return name.isascii() and name.isdigit()
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"the {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _listed(names: Iterable[str], quoted: bool = False, most: int = 5) -> str:
-    several = [repr(name) if quoted else name for name in names]
-    rest = f" and {len(several) - most} more" if len(several) > most else ""
-    return ", ".join(several[:most]) + rest

@@ -8,7 +8,6 @@ out: what tasks are made of the samples (`scenarios`).
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from dataclasses import dataclass, replace
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prefmerge.continual.data.choice import held_out, per_class
 from prefmerge.continual.data.examples import Corpus, Examples, Kind
 from prefmerge.continual.data.hub import TEST_FOLDERS, Source, open_folder, open_hub
 from prefmerge.continual.data.labels import classes_of, mapped
@@ -25,6 +23,8 @@ from prefmerge.continual.data.registry import REGISTRY, Entry, registered
 from prefmerge.continual.data.rows import Rows, shown
 from prefmerge.continual.data.tables import TABLES, read_table
 from prefmerge.errors import DataError
+from prefmerge.ground.draws import held_out, per_class
+from prefmerge.ground.words import did_you_mean
 
 if TYPE_CHECKING:
     from prefmerge.continual.config import DataConfig
@@ -162,8 +162,7 @@ def _plain(name: str) -> str:
 
 
 def _unknown(name: str) -> DataError:
-    near = difflib.get_close_matches(name.casefold(), list(REGISTRY), n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(name.casefold(), REGISTRY)
     return DataError(
         f"data set {name!r}: no such file or folder, and no registered name.{hint} Registered: {', '.join(REGISTRY)}. "
         "Or give a folder of images, a CSV, or a hub id such as owner/name."

@@ -8,7 +8,6 @@ themselves, which come from the hub or from a local copy in the hub's layout.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from importlib import resources
 from typing import Any
 
 from prefmerge.continual.data.labels import folded
+from prefmerge.ground import jsons
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class ClassOrder:
 
 
 def _file(name: str, kind: str) -> Any:
-    found = json.loads(resources.files("prefmerge.continual.data").joinpath(name).read_text(encoding="utf-8"))
+    found = jsons.decoded(resources.files("prefmerge.continual.data").joinpath(name).read_bytes())
     assert found["format"] == kind, f"{name} is not {kind}"
     return found
 

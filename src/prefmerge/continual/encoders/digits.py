@@ -6,7 +6,6 @@ Leaves out: phrases, crops; the base and the head, which are the demo's.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from prefmerge.continual.encoders.digits_sizes import (
 )
 from prefmerge.continual.encoders.protocol import Augmentation, Encoder
 from prefmerge.continual.encoders.weights import put
+from prefmerge.ground import jsons
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,7 +92,7 @@ class DigitsEncoder(Encoder):
         config = {"model_type": "prefmerge-digits", **images, **sizes, "embed_width": EMBED_WIDTH}
         folder.mkdir()
         save_file(self.state(), folder / "model.safetensors", {"format": "pt"})
-        (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        (folder / "config.json").write_bytes(jsons.encoded(config))
 
 
 def _pixels(one: Any) -> np.ndarray:

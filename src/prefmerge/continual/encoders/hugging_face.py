@@ -21,6 +21,7 @@ from prefmerge.continual.config import ModelConfig
 from prefmerge.continual.encoders.protocol import Encoder
 from prefmerge.continual.encoders.weights import SHOWN, companions, put
 from prefmerge.errors import EncoderError, MissingExtra
+from prefmerge.ground import jsons
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -204,4 +205,4 @@ def _names_in_files(model: Any) -> dict[str, str]:
 
 def as_json(value: Any) -> bytes:
     """A small file's content."""
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+    return jsons.encoded(value, indent=2, ascii=False, nan=True)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefmerge.checkpoints import Checkpoint, is_task_vector, open_checkpoint, reading
 from prefmerge.errors import CheckpointMismatch, EncoderError, MissingExtra
+from prefmerge.ground.words import listed, quoted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -153,20 +154,15 @@ def _require_fit(source: Checkpoint, path: Path, into: Mapping[str, Tensor], ign
         return
     facts = []
     if missing:
-        facts.append(f"lacks {len(missing)} of the model's {len(into)} tensors: {_named(missing)}")
+        facts.append(f"lacks {len(missing)} of the model's {len(into)} tensors: {quoted(missing, SHOWN)}")
     if extra:
-        facts.append(f"has {len(extra)} tensors that the model has not: {_named(extra)}")
+        facts.append(f"has {len(extra)} tensors that the model has not: {quoted(extra, SHOWN)}")
     if other:
-        facts.append("; ".join(other[:SHOWN]) + (f" and {len(other) - SHOWN} more" if len(other) > SHOWN else ""))
+        facts.append(listed(other, SHOWN, separator="; "))
     raise CheckpointMismatch(
         f"{path}: {'; '.join(facts)}. Expected a checkpoint of the tower that this model trains, as `prefmerge "
         "finetune` and `prefmerge merge` write it."
     )
-
-
-def _named(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(repr(name) for name in names[:SHOWN]) + more
 
 
 def _as_tensor(source: Checkpoint, name: str) -> Tensor:

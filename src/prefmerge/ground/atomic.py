@@ -1,0 +1,221 @@
+"""Replacing a file or a folder so that whoever looks, at any moment and after any kill, sees the old one or the new
+one.
+
+Work happens in a folder `.NAME.prefmerge-RANDOM.tmp` beside the target, on the same file system, so that a rename
+moves it. Its maker holds a lock on it while alive; a folder without one was left by a killed process and is removed
+by the next. A full folder cannot be renamed over another, so the two are exchanged (renameat2 on Linux, renamex_np on
+macOS). Where the file system cannot, two renames leave a moment without either, from which `recover` brings the old
+one back. One writer at a time is the matter of `locks`. POSIX only. Left out: file systems without flock. There only
+`rename_new` keeps writers apart, and stale folders are never removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import re
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prefmerge.ground.disk import names, remove, sync, sync_path
+from prefmerge.ground.locks import claim, lock
+
+_AT_FDCWD = -100  # Linux fcntl.h: paths are relative to the working directory
+_FLAGS = {
+    "linux": {"exclusive": 1, "exchange": 2},
+    "darwin": {"exclusive": 4, "exchange": 2},
+}  # RENAME_NOREPLACE, RENAME_EXCL, ...
+_CANNOT = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP)
+
+
+def _rename_with(flag: str, source: Path, target: Path) -> bool:
+    """One rename system call with a flag. False where the system or the file system has no such call."""
+    flags = _FLAGS.get(sys.platform)
+    libc = ctypes.CDLL(None, use_errno=True)
+    call = getattr(libc, "renameat2" if sys.platform == "linux" else "renamex_np", None)
+    if flags is None or call is None:
+        return False
+    a, b = os.fsencode(source), os.fsencode(target)
+    failed = call(_AT_FDCWD, a, _AT_FDCWD, b, flags[flag]) if sys.platform == "linux" else call(a, b, flags[flag])
+    if not failed:
+        return True
+    code = ctypes.get_errno()
+    if code in _CANNOT:
+        return False
+    raise OSError(code, os.strerror(code), str(source), None, str(target))
+
+
+def exchange(a: Path, b: Path) -> bool:
+    """Swap what two paths name, in one step. False, and nothing done, where that is not supported."""
+    return _rename_with("exchange", a, b)
+
+
+def rename_new(source: Path, target: Path) -> None:
+    """Rename to a name that is free. Raises FileExistsError when it is not."""
+    if _rename_with("exclusive", source, target):
+        return
+    if not source.is_dir():
+        try:
+            os.link(source, target)  # this call fails too if something is there
+        except FileExistsError:
+            raise
+        except OSError:
+            pass  # a file system without hard links: look, then rename
+        else:
+            with contextlib.suppress(OSError):  # it is in a workspace, which goes as a whole
+                os.unlink(source)
+            return
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    os.rename(source, target)
+
+
+def replace_folder(new: Path, target: Path) -> Path:
+    """Put the folder `new` where the folder `target` is. Returns where the old one is now, for removal."""
+    if exchange(new, target):
+        return new
+    old = new.with_suffix(".old")
+    os.rename(target, old)
+    try:
+        os.rename(new, target)
+    except BaseException:
+        os.rename(old, target)
+        raise
+    return old
+
+
+@dataclass
+class Workspace:
+    """A locked temporary folder beside a target. `path` is gone, or is the target's old folder, once its content was
+    published."""
+
+    path: Path
+    _fd: int = field(repr=False)
+
+    def discard(self) -> None:
+        """Remove the folder with whatever is in it, and let go of the lock."""
+        remove(self.path)
+        self.release()
+
+    def release(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def make_workspace(target: Path) -> Workspace:
+    """A new, empty, locked folder beside `target`."""
+    while True:
+        path = target.with_name(f".{target.name}.prefmerge-{secrets.token_hex(6)}.tmp")
+        path.mkdir()
+        fd = os.open(path, os.O_RDONLY)
+        lock(fd, wait=True)  # a file system without locks: nobody will take the folder for a stale one either
+        if names(path, fd):
+            return Workspace(path, fd)
+        os.close(fd)  # another process found the folder before it was locked, and removed it as stale
+
+
+def _left_behind(target: Path, suffix: str) -> list[Path]:
+    pattern = re.compile(re.escape(f".{target.name}.prefmerge-") + r"[0-9a-f]{12}" + re.escape(suffix))
+    try:
+        return sorted(entry for entry in target.parent.iterdir() if pattern.fullmatch(entry.name))
+    except OSError:
+        return []
+
+
+@contextlib.contextmanager
+def _locked_if_stale(path: Path) -> Iterator[bool]:
+    """Whether the maker of `path` is gone; its lock is ours meanwhile."""
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except OSError:
+        yield False
+        return
+    try:
+        stale = lock(fd) is True and names(path, fd)  # where there are no locks we cannot know
+    except OSError:
+        stale = False
+    try:
+        yield stale
+    finally:
+        os.close(fd)
+
+
+def workspaces(target: Path) -> list[Path]:
+    """The temporary folders beside `target`, of living makers and of dead ones."""
+    return _left_behind(target, ".tmp")
+
+
+def recover(target: Path, rescue: Callable[[Path], None] | None = None) -> None:
+    """Undo a replacement that was killed between two renames, and remove what killed processes left beside `target`.
+
+    `rescue` is called with each temporary folder before it goes, for what it holds that is still of use.
+    """
+    for old in _left_behind(target, ".old"):
+        if not os.path.lexists(target):
+            os.rename(old, target)
+            sync_path(target.parent)
+        else:
+            remove(old)
+    for path in workspaces(target):
+        with _locked_if_stale(path) as stale:
+            if stale:
+                if rescue is not None:
+                    rescue(path)
+                remove(path)
+
+
+@contextlib.contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `target`, in place of what is there, when the block ends without an exception.
+
+    Raises Busy where another writer is at work on `target`.
+    """
+    with claim(target):
+        yield from _filled(target)
+
+
+def _filled(target: Path) -> Iterator[Path]:
+    recover(target)
+    workspace = make_workspace(target)
+    try:
+        yield workspace.path
+        for parent, _, files in os.walk(workspace.path):
+            for name in files:
+                sync_path(Path(parent) / name)
+            sync_path(Path(parent))
+        if os.path.lexists(target):
+            remove(replace_folder(workspace.path, target))
+        else:
+            rename_new(workspace.path, target)
+        sync_path(target.parent)
+        workspace.release()
+    except BaseException:
+        workspace.discard()
+        raise
+
+
+def write_whole(target: Path, content: bytes, *, replace: bool = True) -> None:
+    """Write a file that is there with all of its content or not at all, in place of what is there.
+
+    Raises FileExistsError if something is there and `replace` is false.
+    """
+    work = target.with_name(f".{target.name}.prefmerge-{secrets.token_hex(6)}.tmp")
+    try:
+        with open(work, "xb") as file:
+            file.write(content)
+            file.flush()
+            sync(file.fileno())
+        if replace:
+            os.replace(work, target)
+        else:
+            rename_new(work, target)
+    except BaseException:
+        work.unlink(missing_ok=True)
+        raise
+    sync_path(target.parent)
