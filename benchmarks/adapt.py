@@ -3,12 +3,12 @@
 all-MiniLM-L6-v2 learns WordNet's classes in T tasks (as `benchmarks.real_model`), training seed 4, a class order of its
 own, 100 samples of each task held out of training. 25 targets of the papers' five mixes (e1 to e5) of 500 test samples,
 50 of them shown; the other 450 judge. Entries: what is there, the papers' methods, the log prior, a fitted bias, adapt
-from 50 labels, from 50 inputs, and without the prior. Also, for two targets of each mix: estimates against the truth at
-20, 50 and 100 held-out samples a task (the truth: 60 test samples of each class), and training samples in place of
-held-out ones; for one: what is lost where the mix is wrong, seconds with nothing kept, and fine-tuning of the last
-checkpoint instead. Nothing is chosen on test samples. Resumable: a target that is done is kept. An hour or two on two
-cores, 1 GB of disk. Writes `results/adapt.json` (with --tasks 17 `adapt_17.json`) and, with --docs, the tables of
-docs/adapt.md.
+from 50 labels, without the prior, and for three targets of each mix from 50 inputs. Also, for one target of each mix:
+estimates against the truth at 20, 50 and 100 held-out samples a task (the truth: 60 test samples of each class),
+training samples in place of held-out ones, and what is lost where the mix is wrong; for some of these: seconds with
+nothing kept, and fine-tuning of the last checkpoint instead. Nothing is chosen on test samples. Resumable: a target
+that is done is kept. An hour or two on two cores, 1 GB of disk. Writes `results/adapt.json` (with --tasks 17
+`adapt_17.json`) and, with --docs, the tables of docs/adapt.md.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from prefmerge.ground import atomic
 from prefmerge.ground.draws import per_class
 from prefmerge.target import adapt as work
 from prefmerge.target.choice import Judge
+from prefmerge.target.evidence import read_evidence
 from prefmerge.target.merges import Merges
 from prefmerge.target.parameters import Parameters
 from prefmerge.target.pool import Candidate, baselines
@@ -48,13 +49,14 @@ HELD_OUT = {5: 100, 17: 60}
 TRAIN = {5: 300, 17: 150}  # definitions of a class
 SIZE, SHOWN = 500, 50
 FEWER = (20, 50)  # held-out samples of a task, beside 100, at
-WITH_FEWER = 2  # targets of each mix, for which training samples are tried too
+WITH_FEWER = 1  # targets of each mix, for which training samples are tried too
+INPUTS = 3  # targets of each mix that are adapted from inputs too
 EVERY = 60  # test samples of each class that the truth of an estimate is measured on
 DRIFT = (0.1, 0.2, 0.4, 1.0)  # parts of the target that come evenly from all tasks, unknown to us
 WRONG = 1  # targets of each mix that are judged under wrong mixes
 SKEWS = 20  # draws of skewed classes
-TIMED = 1  # targets of each mix that are timed with nothing kept
-FINE_TUNED = 1  # targets of each mix at which the last checkpoint is fine-tuned instead
+TIMED = ("e1", "e3")  # mixes whose first target is timed with nothing kept
+FINE_TUNED = ("e1", "e2", "e3")  # mixes at whose first target the last checkpoint is fine-tuned instead
 STEPS, FINE_BATCH, RATE = 60, 16, 2e-5  # of that fine-tuning; the rate is the run's, nothing was tuned
 TARGETS = {5: 25, 17: 10}
 MARK = "<!-- made by benchmarks/adapt.py -->"
@@ -144,6 +146,11 @@ class Bench:
         """`adapt` from the shown samples of a target: a file of their labels or texts, as a user would give it.
         `again`: merges of this target that were made before are used again.
         """
+        asked = Parameters.of(run=run or self.run, **{given: self._file(place, given)}, **how)
+        return work.adapt(asked, merges=self.merges if again else None)
+
+    def _file(self, place: targets.Environment, given: str) -> Path:
+        """The shown samples as a table: their labels, texts, or both."""
         shown, file = self.shown(place), self.folder / f"{place.name}-{place.variant}-{given}.csv"
         texts = shown.read(range(len(shown)))
         with open(file, "w", newline="", encoding="utf-8") as opened:
@@ -156,8 +163,7 @@ class Bench:
             }
             writer.writerow(columns[given])
             writer.writerows(zip(*columns[given].values(), strict=True))
-        asked = Parameters.of(run=run or self.run, **{given: file}, **how)
-        return work.adapt(asked, merges=self.merges if again else None)
+        return file
 
     def units(self, candidates: Sequence[Candidate], examples: Sequence[Examples]) -> list[list[np.ndarray]]:
         """[candidate][part]: unit embeddings."""
@@ -174,12 +180,13 @@ class Bench:
         judged = concatenated(
             [self.tests[t].take(place.test_positions(pools[t])) for t in np.flatnonzero(truth > 0).tolist()]
         )
-        cost = self._cost(place) if place.variant < TIMED else None
+        cost = self._cost(place) if place.variant == 0 and place.name in TIMED else None
         made = {
             "labels": self.adapted(place, "labels"),
-            "inputs": self.adapted(place, "inputs"),
             "labels, encoder only": self.adapted(place, "labels", no_prior=True),
         }
+        if place.variant < INPUTS:
+            made["inputs"] = self.adapted(place, "inputs")
         if place.variant < WITH_FEWER:
             made["labels, training samples"] = self.adapted(place, "labels", run=self.bare)
         last = Candidate("last", task=len(names) - 1)
@@ -203,7 +210,7 @@ class Bench:
             right[f"adapt, {name}"] = accuracy(head.logits(units))
             adapted[name] = self._about(one, truth)
         alternatives = None
-        if place.variant < FINE_TUNED:
+        if place.variant == 0 and place.name in FINE_TUNED:
             alternatives = {
                 "adapt from labels": right["adapt, labels"],
                 **self._alternatives(place, made["labels"], judged),
@@ -218,6 +225,7 @@ class Bench:
             "variant": place.variant,
             "accuracy": right,
             "adapt": adapted,
+            "variation_of_inputs": None if "inputs" in made else self._variation(place, truth),
             "estimates": estimates,
             "wrong": self._wrong(place, made["labels"], last, truth) if place.variant < WRONG else None,
             "cost": cost,
@@ -280,6 +288,13 @@ class Bench:
                 for i in range(0, len(judged), 64)
             ]
         return float(np.mean(torch.cat(answers).numpy() == judged.labels))
+
+    def _variation(self, place: targets.Environment, truth: np.ndarray) -> float:
+        """Total variation of the shares from 50 inputs to the truth; no candidate is tried."""
+        asked = Parameters.of(run=self.run, inputs=self._file(place, "inputs"))
+        forwards = work._Work(self.source, asked, lambda *_: None, self.merges)
+        shares = read_evidence(asked, self.source, forwards.embeddings_of_base).shares.shares
+        return float(np.abs(shares - truth).sum() / 2)
 
     def _about(self, made: work.Adapted, truth: np.ndarray) -> dict[str, Any]:
         assert made.choice is not None
@@ -451,14 +466,32 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "training_samples": _training_samples(rows),
         "by_mix": last_by_mix,
         "variation": {
-            name: round(statistics.fmean(row["adapt"][name]["variation"] for row in rows), 4)
-            for name in ("labels", "inputs")
+            "labels": round(statistics.fmean(row["adapt"]["labels"]["variation"] for row in rows), 4),
+            "inputs": round(statistics.fmean(_variation_of_inputs(row) for row in rows), 4),
         },
+        "inputs": _inputs(rows),
         "forwards": _forwards(rows),
         "cost": _costs(rows),
         "alternatives": _alternatives(rows),
         "estimates": errors,
         "wrong": wrong,
+    }
+
+
+def _variation_of_inputs(row: Mapping[str, Any]) -> float:
+    made = row["adapt"].get("inputs")
+    return row["variation_of_inputs"] if made is None else made["variation"]
+
+
+def _inputs(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Adapt from inputs beside adapt from labels, over the targets that have both."""
+    own = [row["accuracy"] for row in rows if "adapt, inputs" in row["accuracy"]]
+    inputs, labels = ([one[f"adapt, {name}"] for one in own] for name in ("inputs", "labels"))
+    return {
+        "targets": len(own),
+        "inputs": interval(inputs),
+        "labels": interval(labels),
+        "behind": interval([b - a for a, b in zip(inputs, labels, strict=True)]),
     }
 
 
@@ -480,7 +513,7 @@ def _forwards(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Most forward passes of a call, by how many tasks it thinks are present."""
     most: dict[int, int] = {}
     for row in rows:
-        for name in ("labels", "inputs"):
+        for name in {"labels", "inputs"} & set(row["adapt"]):
             one = row["adapt"][name]
             most[one["present"]] = max(most.get(one["present"], 0), one["forwards"])
     return {str(present): most[present] for present in sorted(most)}
@@ -530,7 +563,6 @@ NAMES = {
     "last + prior": "last checkpoint, with the log prior",
     "last + fitted bias": "last checkpoint, with a fitted bias",
     "adapt, labels": "**adapt, from 50 labels**",
-    "adapt, inputs": "**adapt, from 50 unlabelled inputs**",
     "adapt, labels, encoder only": "adapt with `--no-prior`: the encoder alone",
 }
 WRONGS = {
@@ -560,6 +592,10 @@ def document(data: Mapping[str, Any], many: Mapping[str, Any] | None = None) -> 
     text = [
         f"Accuracy over all classes, mean of {counts}; the last column is for T = 5, with a 95 % interval:\n",
         common.table(["entry", *tasks, "adapt from labels is ahead by"], rows),
+        f"From 50 unlabelled inputs in place of labels ({first['inputs']['targets']} of the targets, T = 5): "
+        f"{first['inputs']['inputs']['mean']:.1f}, from labels {first['inputs']['labels']['mean']:.1f} there; the "
+        f"difference is {_signed(first['inputs']['behind'])}. Total variation of the shares to the true ones: "
+        f"{first['variation']['labels']:.2f} from labels, {first['variation']['inputs']:.2f} from inputs.\n",
         "How true the estimates are (T = 5). The error is the estimate less the accuracy:\n",
         common.table(
             ["held-out samples a task", "targets", "accuracy", "error", "90 % intervals that hold it", "their width"],

@@ -44,7 +44,7 @@ def test_two_targets_to_the_end_and_again(wordnet: Path, tmp_path: Path, monkeyp
     told, rows = data["summary"], data["rows"]
     assert told["targets"] == 2
     assert {"last", "last + prior", "last + fitted bias", "MAGMAX", "adapt, labels"} <= set(told["accuracy"])
-    assert told["training_samples"]["targets"] == 2
+    assert told["training_samples"]["targets"] == told["inputs"]["targets"] == 2
     assert all(0 <= value <= 1 for row in rows for value in row["accuracy"].values())
     assert set(told["estimates"]) == {"6", "100"}
     first = rows[0]["wrong"]
