@@ -22,12 +22,14 @@ from safetensors.numpy import load_file, save_file
 import prefmerge
 from prefmerge.continual.config import ModelConfig, make_config
 from prefmerge.continual.encoders import load_encoder
+from prefmerge.continual.encoders.classifier import ClassifierEncoder
 from prefmerge.errors import ConfigError, DataError, EncoderError, PrefmergeError, UsageError
 from prefmerge.merging.api import recipe_of, run
 from prefmerge.target.fit import Fit
 from prefmerge.target.own import addition
 from prefmerge.target.parameters import Parameters
 from prefmerge.target.prior import Prior
+from prefmerge.target.source import open_source
 from tests.oracles import target as oracle
 
 pytest.importorskip("transformers", reason="adapt needs the extra places")
@@ -197,6 +199,20 @@ def test_the_embeddings_are_the_models_logits(worlds: dict[str, World]):
         assert encoder.phrases(["a"]) is None
 
 
+def test_the_features_are_what_the_last_layer_takes(worlds: dict[str, World]):
+    for kind, world in worlds.items():
+        encoder = load_encoder(ModelConfig(id=str(world.root / "base"), kind="classifier"))
+        assert isinstance(encoder, ClassifierEncoder)
+        features = encoder.features()
+        assert features.width == 16
+        features.load(world.root / "second")
+        weights = load_file(world.root / "second" / "model.safetensors")
+        with torch.no_grad():
+            found = features.tower(**features.prepare(probes(kind))).numpy()
+        logits = found @ weights["classifier.weight"].T + weights["classifier.bias"]
+        np.testing.assert_allclose(logits, logits_of(world.root / "second", kind), atol=1e-5)
+
+
 SWIN = {"image_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [1], "num_heads": [2], "window_size": 4}
 RESNET = {"embedding_size": 8, "hidden_sizes": [8], "depths": [1], "layer_type": "basic"}
 
@@ -220,7 +236,9 @@ def test_the_bias_is_the_one_that_moves_the_logits(
     maker = tiny_text_classifier if kind in ("Bert", "Roberta", "GPT2") else tiny_image_classifier
     folder = maker(tmp_path / kind, names, kind=kind, **(settings or {}))
     encoder = load_encoder(ModelConfig(id=str(folder), kind="classifier"))
-    assert vars(encoder)["bias"] == bias
+    assert isinstance(encoder, ClassifierEncoder)
+    assert encoder.bias == bias
+    assert (encoder.features() is encoder) == (bias is None)
     stored, state = load_file(folder / "model.safetensors"), encoder.state()
     assert bias is None or bias in stored
     assert all(np.array_equal(state[name].numpy(), values) for name, values in stored.items())  # trying left no trace
@@ -292,6 +310,20 @@ def test_the_folder_is_whole_and_says_what_was_added(worlds: dict[str, World], o
     assert "The prior is in the classifier&#x27;s bias (&#x27;classifier.bias&#x27;)" in page
     assert "The same weights by hand, without the prior in &#x27;classifier.bias&#x27;" in page
     assert str(out) not in page
+
+
+def test_the_terminal_says_where_the_prior_is_and_how_to_use_the_model(
+    outputs: dict[str, Adapted], capsys: pytest.CaptureFixture[str]
+):
+    from prefmerge.cli.adapt import adapted
+
+    made = outputs["image"]
+    adapted(made)
+    shown, out = capsys.readouterr().out, made.parameters.out
+    assert f"Output: {out} (weights, report.html)\n" in shown
+    assert "The prior is in the classifier's bias ('classifier.bias'), so the model answers by itself.\n" in shown
+    assert f'    from transformers import pipeline\n    pipeline("image-classification", model="{out}")(' in shown
+    assert "The same weights by hand, without the prior in 'classifier.bias': prefmerge merge " in shown
 
 
 def test_a_receipt_whose_numbers_were_changed_does_not_merge_to_the_same(outputs: dict[str, Adapted], tmp_path: Path):
@@ -372,20 +404,20 @@ def test_a_second_call_resumes_from_the_cache_to_the_same_bytes(
     assert not (tmp_path / "out").exists()
     kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*.features")}
     assert kept
-    for force in (False, True):
-        adapt(world.asked(out=tmp_path / "out", no_cache=False, force=force))
-        assert all(file.stat().st_mtime_ns == when for file, when in kept.items())
-        ours, theirs = (
-            (folder / "model.safetensors").read_bytes() for folder in (tmp_path / "out", world.root / "out")
-        )
-        assert ours == theirs
+    adapt(world.asked(out=tmp_path / "out", no_cache=False))
+    assert all(file.stat().st_mtime_ns == when for file, when in kept.items())
+    ours, theirs = ((folder / "model.safetensors").read_bytes() for folder in (tmp_path / "out", world.root / "out"))
+    assert ours == theirs
 
 
-def test_inputs_tell_the_shares_too(worlds: dict[str, World], tmp_path: Path):
+def test_inputs_tell_the_shares_even_where_the_bases_classifier_knows_nothing(copied: World, tmp_path: Path):
+    file = copied.root / "base" / "model.safetensors"
+    weights = load_file(file)
+    save_file({**weights, "classifier.weight": 0 * weights["classifier.weight"]}, file, {"format": "pt"})
     rng = random.Random(3)
     (tmp_path / "inputs.txt").write_text("\n".join(sample("text", "ab", rng) for _ in range(30)) + "\n")
-    made = adapt(worlds["text"].asked(labels=None, inputs=tmp_path / "inputs.txt"))
-    assert made.evidence.shares.shares[0] > 0.6
+    made = adapt(copied.asked(labels=None, inputs=tmp_path / "inputs.txt"))
+    assert made.evidence.shares.shares[0] > 0.8
     assert made.added is not None
 
 
@@ -459,7 +491,8 @@ def test_classes_without_names(copied: World):
         for i, name in enumerate(WORDS["text"]):
             file.write_text(file.read_text().replace(f",{name}", f",LABEL_{i}"))
     (copied.root / "seen.csv").write_text("label\nLABEL_0\nLABEL_1\n")
-    assert adapt(copied.asked()).added is not None
+    source = open_source(copied.asked())
+    assert source.tasks.classes == tuple(generic.values())
 
 
 def test_a_class_without_samples(copied: World):
