@@ -130,9 +130,9 @@ class ClassifierEncoder(HuggingFaceEncoder):
                 f"model {self.name!r}: gives {self.width} logits, but id2label in its config.json has "
                 f"{len(described.classes)} classes. Expected a name for each."
             )
-        found = _bias_of(tower, example, self.width)
-        self.bias = None if found is None else self._stored_as[found.removeprefix("model.")]
-        self._last = None if found is None else found.rpartition(".")[0]
+        bias = _bias_of(tower, example, self.width)
+        self.bias = None if bias is None else self._stored_as[bias.removeprefix("model.")]
+        self._last = None if bias is None else bias.rpartition(".")[0]
         self._example = example
 
     def _image_example(self, folder: Path) -> dict[str, Tensor]:
@@ -161,14 +161,14 @@ class ClassifierEncoder(HuggingFaceEncoder):
         """Images (N, 3, H, W) float32, normalised; or tokens (N, L) int64, padded to the longest text of the batch."""
         if self.kind == "image":
             return {"pixel_values": pixels(self._processor, inputs, augmentation, seeds)}
-        found = self._tokenizer(
+        tokens = self._tokenizer(
             [str(text) for text in inputs],
             padding=True,
             truncation=True,
             max_length=self._max_length,
             return_tensors="pt",
         )
-        return {name: found[name] for name in self._taken}
+        return {name: tokens[name] for name in self._taken}
 
     def keep(self, inputs: Sequence[Any]) -> tuple[str, list[Any]]:
         return kept(self._processor, inputs) if self.kind == "image" else super().keep(inputs)

@@ -115,10 +115,10 @@ class BeforeLastTower(nn.Module):
             self.whole(**batch)
         finally:
             hook.remove()
-        found = taken[-1].float()
-        if found.dim() != 2:
-            raise ValueError(f"the last layer takes shape {tuple(found.shape)}, not one embedding for each input")
-        return found
+        embedding = taken[-1].float()
+        if embedding.dim() != 2:
+            raise ValueError(f"the last layer takes shape {tuple(embedding.shape)}, not one embedding for each input")
+        return embedding
 
 
 class OpenClipTower(nn.Module):
