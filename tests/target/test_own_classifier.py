@@ -22,12 +22,14 @@ from safetensors.numpy import load_file, save_file
 import prefmerge
 from prefmerge.continual.config import ModelConfig, make_config
 from prefmerge.continual.encoders import load_encoder
+from prefmerge.continual.encoders.classifier import ClassifierEncoder
 from prefmerge.errors import ConfigError, DataError, EncoderError, PrefmergeError, UsageError
 from prefmerge.merging.api import recipe_of, run
 from prefmerge.target.fit import Fit
 from prefmerge.target.own import addition
 from prefmerge.target.parameters import Parameters
 from prefmerge.target.prior import Prior
+from prefmerge.target.source import open_source
 from tests.oracles import target as oracle
 
 pytest.importorskip("transformers", reason="adapt needs the extra places")
@@ -169,7 +171,7 @@ def logits_of(folder: Path, kind: str) -> np.ndarray:
 
     from prefmerge.continual.encoders.images import image_processor
 
-    found = []
+    logits = []
     if kind == "text":
         model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -180,8 +182,8 @@ def logits_of(folder: Path, kind: str) -> np.ndarray:
         batches = [dict(processor(images=image, return_tensors="pt")) for image in probes(kind)]
     with torch.no_grad():
         for batch in batches:
-            found.append(model.eval()(**batch).logits[0].double().numpy())
-    return np.stack(found)
+            logits.append(model.eval()(**batch).logits[0].double().numpy())
+    return np.stack(logits)
 
 
 # The encoder
@@ -191,10 +193,24 @@ def test_the_embeddings_are_the_models_logits(worlds: dict[str, World]):
     for kind, world in worlds.items():
         encoder = load_encoder(ModelConfig(id=str(world.root / "second"), kind="classifier"))
         with torch.no_grad():
-            found = encoder.tower(**encoder.prepare(probes(kind))).numpy()
-        np.testing.assert_allclose(found, logits_of(world.root / "second", kind), atol=1e-5)
+            logits = encoder.tower(**encoder.prepare(probes(kind))).numpy()
+        np.testing.assert_allclose(logits, logits_of(world.root / "second", kind), atol=1e-5)
         assert encoder.width == 4
         assert encoder.phrases(["a"]) is None
+
+
+def test_the_features_are_what_the_last_layer_takes(worlds: dict[str, World]):
+    for kind, world in worlds.items():
+        encoder = load_encoder(ModelConfig(id=str(world.root / "base"), kind="classifier"))
+        assert isinstance(encoder, ClassifierEncoder)
+        features = encoder.features()
+        assert features.width == 16
+        features.load(world.root / "second")
+        weights = load_file(world.root / "second" / "model.safetensors")
+        with torch.no_grad():
+            embeddings = features.tower(**features.prepare(probes(kind))).numpy()
+        logits = embeddings @ weights["classifier.weight"].T + weights["classifier.bias"]
+        np.testing.assert_allclose(logits, logits_of(world.root / "second", kind), atol=1e-5)
 
 
 SWIN = {"image_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [1], "num_heads": [2], "window_size": 4}
@@ -220,7 +236,9 @@ def test_the_bias_is_the_one_that_moves_the_logits(
     maker = tiny_text_classifier if kind in ("Bert", "Roberta", "GPT2") else tiny_image_classifier
     folder = maker(tmp_path / kind, names, kind=kind, **(settings or {}))
     encoder = load_encoder(ModelConfig(id=str(folder), kind="classifier"))
-    assert vars(encoder)["bias"] == bias
+    assert isinstance(encoder, ClassifierEncoder)
+    assert encoder.bias == bias
+    assert (encoder.features() is encoder) == (bias is None)
     stored, state = load_file(folder / "model.safetensors"), encoder.state()
     assert bias is None or bias in stored
     assert all(np.array_equal(state[name].numpy(), values) for name, values in stored.items())  # trying left no trace
@@ -243,7 +261,7 @@ def test_the_bias_takes_prior_and_fit_and_nothing_else_changes(
     world, made = worlds[kind], outputs[kind]
     assert made.choice is not None
     assert made.added is not None
-    hand, found = by_hand(made, tmp_path / "hand"), load_file(world.root / "out" / "model.safetensors")
+    hand, ours = by_hand(made, tmp_path / "hand"), load_file(world.root / "out" / "model.safetensors")
     shares = made.evidence.shares
     ones = [[int(c in own) for c in range(4)] for own in TASKS.values()]
     a = oracle.log_prior(list(TASKS.values()), shares.shares.tolist(), [9, 3, 1, 0], ones, 0.05)
@@ -253,8 +271,8 @@ def test_the_bias_takes_prior_and_fit_and_nothing_else_changes(
     for c in range(4):
         added = np.float32((a[c] + fit.bias[c]) / fit.beta)
         assert made.added.values[c] == pytest.approx(added, abs=1e-6)
-        assert found["classifier.bias"][c] == hand["classifier.bias"][c] + made.added.values[c]
-    assert {name for name in hand if hand[name].tobytes() != found[name].tobytes()} == {"classifier.bias"}
+        assert ours["classifier.bias"][c] == hand["classifier.bias"][c] + made.added.values[c]
+    assert {name for name in hand if hand[name].tobytes() != ours[name].tobytes()} == {"classifier.bias"}
 
 
 @pytest.mark.parametrize("kind", WORDS)
@@ -284,14 +302,28 @@ def test_the_folder_is_whole_and_says_what_was_added(worlds: dict[str, World], o
     assert np.float32(receipt["added"]["classifier.bias"]).tobytes() == made.added.values.tobytes()
     assert any("added to the merged values: 'classifier.bias' (4 numbers)" in note for note in receipt["notes"])
     assert "To the merged values of `classifier.bias`, 4 numbers were added" in (out / "README.md").read_text()
-    found = json.loads((out / "adapt.json").read_text())
-    assert found["added"]["tensor"] == "classifier.bias"
-    assert list(found["added"]["values"]) == list(WORDS[kind])
-    assert found["choice"]["rows_l2"] is None
+    told = json.loads((out / "adapt.json").read_text())
+    assert told["added"]["tensor"] == "classifier.bias"
+    assert list(told["added"]["values"]) == list(WORDS[kind])
+    assert told["choice"]["rows_l2"] is None
     page = (out / "report.html").read_text()
     assert "The prior is in the classifier&#x27;s bias (&#x27;classifier.bias&#x27;)" in page
     assert "The same weights by hand, without the prior in &#x27;classifier.bias&#x27;" in page
     assert str(out) not in page
+
+
+def test_the_terminal_says_where_the_prior_is_and_how_to_use_the_model(
+    outputs: dict[str, Adapted], capsys: pytest.CaptureFixture[str]
+):
+    from prefmerge.cli.adapt import adapted
+
+    made = outputs["image"]
+    adapted(made)
+    shown, out = capsys.readouterr().out, made.parameters.out
+    assert f"Output: {out} (weights, report.html)\n" in shown
+    assert "The prior is in the classifier's bias ('classifier.bias'), so the model answers by itself.\n" in shown
+    assert f'    from transformers import pipeline\n    pipeline("image-classification", model="{out}")(' in shown
+    assert "The same weights by hand, without the prior in 'classifier.bias': prefmerge merge " in shown
 
 
 def test_a_receipt_whose_numbers_were_changed_does_not_merge_to_the_same(outputs: dict[str, Adapted], tmp_path: Path):
@@ -313,14 +345,14 @@ def test_the_two_lines_that_are_shown_work(worlds: dict[str, World], outputs: di
     first, second = shown[1].splitlines()
     names: dict[str, Any] = {}
     exec(first, names)
-    (found,) = eval(second, names)
+    (said,) = eval(second, names)
     import transformers
 
     model = transformers.AutoModelForSequenceClassification.from_pretrained(out)
     tokenizer = transformers.AutoTokenizer.from_pretrained(out)
     with torch.no_grad():
         answer = int(model(**tokenizer("a text", return_tensors="pt")).logits.argmax())
-    assert found["label"] == WORDS["text"][answer]
+    assert said["label"] == WORDS["text"][answer]
 
 
 def test_what_it_is_worth_is_told_with_and_without_the_prior(outputs: dict[str, Adapted]):
@@ -333,8 +365,8 @@ def test_what_it_is_worth_is_told_with_and_without_the_prior(outputs: dict[str, 
 
 def test_without_the_prior_the_classifier_stays(worlds: dict[str, World], tmp_path: Path):
     made = adapt(worlds["text"].asked(out=tmp_path / "out", no_prior=True))
-    hand, found = by_hand(made, tmp_path / "hand"), load_file(tmp_path / "out" / "model.safetensors")
-    assert all(hand[name].tobytes() == found[name].tobytes() for name in hand)
+    hand, ours = by_hand(made, tmp_path / "hand"), load_file(tmp_path / "out" / "model.safetensors")
+    assert all(hand[name].tobytes() == ours[name].tobytes() for name in hand)
     assert "added" not in json.loads((tmp_path / "out" / "receipt.json").read_text())
     assert not (tmp_path / "out" / "head.safetensors").exists()
     assert "no prior was added to its classifier" in (tmp_path / "out" / "report.html").read_text()
@@ -347,9 +379,9 @@ def test_a_narrow_output_takes_the_sum_in_float32_rounded_once_more(outputs: dic
     made = replace(before, parameters=replace(before.parameters, dtype="bfloat16"))
     write(made, tmp_path / "out")
     run(recipe(made), tmp_path / "hand", threads=1)
-    hand, found = (load_torch(tmp_path / name / "model.safetensors")["classifier.bias"] for name in ("hand", "out"))
+    hand, ours = (load_torch(tmp_path / name / "model.safetensors")["classifier.bias"] for name in ("hand", "out"))
     assert made.added is not None
-    assert torch.equal(found, (hand.float() + torch.from_numpy(made.added.values)).bfloat16())
+    assert torch.equal(ours, (hand.float() + torch.from_numpy(made.added.values)).bfloat16())
     prefmerge.verify(tmp_path / "out", rerun=True)
 
 
@@ -372,20 +404,20 @@ def test_a_second_call_resumes_from_the_cache_to_the_same_bytes(
     assert not (tmp_path / "out").exists()
     kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*.features")}
     assert kept
-    for force in (False, True):
-        adapt(world.asked(out=tmp_path / "out", no_cache=False, force=force))
-        assert all(file.stat().st_mtime_ns == when for file, when in kept.items())
-        ours, theirs = (
-            (folder / "model.safetensors").read_bytes() for folder in (tmp_path / "out", world.root / "out")
-        )
-        assert ours == theirs
+    adapt(world.asked(out=tmp_path / "out", no_cache=False))
+    assert all(file.stat().st_mtime_ns == when for file, when in kept.items())
+    ours, theirs = ((folder / "model.safetensors").read_bytes() for folder in (tmp_path / "out", world.root / "out"))
+    assert ours == theirs
 
 
-def test_inputs_tell_the_shares_too(worlds: dict[str, World], tmp_path: Path):
+def test_inputs_tell_the_shares_even_where_the_bases_classifier_knows_nothing(copied: World, tmp_path: Path):
+    file = copied.root / "base" / "model.safetensors"
+    weights = load_file(file)
+    save_file({**weights, "classifier.weight": 0 * weights["classifier.weight"]}, file, {"format": "pt"})
     rng = random.Random(3)
     (tmp_path / "inputs.txt").write_text("\n".join(sample("text", "ab", rng) for _ in range(30)) + "\n")
-    made = adapt(worlds["text"].asked(labels=None, inputs=tmp_path / "inputs.txt"))
-    assert made.evidence.shares.shares[0] > 0.6
+    made = adapt(copied.asked(labels=None, inputs=tmp_path / "inputs.txt"))
+    assert made.evidence.shares.shares[0] > 0.8
     assert made.added is not None
 
 
@@ -397,12 +429,12 @@ def test_the_answers_with_the_addition_are_those_of_the_fit():
     for beta in (0.02, 0.5, 1.0, 7.0, 50.0):
         prior, fit = Prior(np.ones((1, 5)) / 5, rng.standard_normal(5)), Fit(beta, rng.standard_normal(5))
         z = rng.standard_normal((500, 5)) * 3
-        found = addition("b", prior, fit).values
-        assert found.dtype == np.float32
+        added = addition("b", prior, fit).values
+        assert added.dtype == np.float32
         judged = beta * z + prior.logits + fit.bias
         gap = np.sort(judged, axis=1)
         clear = (gap[:, -1] - gap[:, -2]) > 1e-5 * beta  # the rest is rounding of float32
-        np.testing.assert_array_equal((z + found).argmax(axis=1)[clear], judged.argmax(axis=1)[clear])
+        np.testing.assert_array_equal((z + added).argmax(axis=1)[clear], judged.argmax(axis=1)[clear])
 
 
 @pytest.mark.parametrize("dtype", [None, "float16", "bfloat16"])
@@ -459,7 +491,8 @@ def test_classes_without_names(copied: World):
         for i, name in enumerate(WORDS["text"]):
             file.write_text(file.read_text().replace(f",{name}", f",LABEL_{i}"))
     (copied.root / "seen.csv").write_text("label\nLABEL_0\nLABEL_1\n")
-    assert adapt(copied.asked()).added is not None
+    source = open_source(copied.asked())
+    assert source.tasks.classes == tuple(generic.values())
 
 
 def test_a_class_without_samples(copied: World):

@@ -154,9 +154,13 @@ class _Work:
         )
 
     def embeddings_of_base(self, examples: Examples, what: str) -> np.ndarray:
-        """Embeddings (N, E) under theta_0."""
+        """Embeddings (N, E) under theta_0; of a classifier, what its last layer takes."""
+        from prefmerge.continual.encoders.classifier import ClassifierEncoder
+
         encoder, device = self.source.encoder()
         encoder.load(self.source.base)
+        if isinstance(encoder, ClassifierEncoder):
+            encoder = encoder.features()
         return self.embed(encoder, device, examples, what)
 
     def units(self, pool: Sequence[Candidate], examples: Sequence[Examples], what: str) -> list[list[np.ndarray]]:

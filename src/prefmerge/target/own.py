@@ -39,26 +39,26 @@ def own_classifier(base: Path, tasks: Sequence[Path]) -> Classifier | None:
 
     Raises UsageError where a task names other classes, EncoderError for a kind of classifier that is not adapted.
     """
-    found = classifier_of(base)
-    if found is None:
+    own = classifier_of(base)
+    if own is None:
         return None
     for task in tasks:
         other = classifier_of(task)
         if other is None:  # a file of weights alone: names and shapes of its tensors are compared when it is read
             continue
-        if len(other.classes) != len(found.classes):
+        if len(other.classes) != len(own.classes):
             raise UsageError(
                 f"{task}: its classifier has {len(other.classes)} classes, that of the base {base} has "
-                f"{len(found.classes)}. Give checkpoints that were fine-tuned from this base with all classes, or a "
+                f"{len(own.classes)}. Give checkpoints that were fine-tuned from this base with all classes, or a "
                 "head with --head."
             )
-        if other.named and found.named and other.classes != found.classes:
-            at = next(i for i, (a, b) in enumerate(zip(found.classes, other.classes, strict=True)) if a != b)
+        if other.named and own.named and other.classes != own.classes:
+            at = next(i for i, (a, b) in enumerate(zip(own.classes, other.classes, strict=True)) if a != b)
             raise UsageError(
-                f"{task}: class {at} is {other.classes[at]!r} in its config.json, and {found.classes[at]!r} in that of "
+                f"{task}: class {at} is {other.classes[at]!r} in its config.json, and {own.classes[at]!r} in that of "
                 f"the base {base}. Their classifiers answer differently: give checkpoints with the same id2label."
             )
-    return found
+    return own
 
 
 def identity_head(classifier: Classifier) -> FrozenHead:

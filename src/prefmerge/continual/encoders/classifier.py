@@ -4,8 +4,9 @@
     bias:  the parameter b with logits(b + v) = logits(b) + v for every v, by which the model's answers can be moved
 
 So the model answers by itself, and a head over its "embeddings" is the identity. The bias is found by that formula and
-not by its name, which differs between models (`classifier.bias`, `classifier.out_proj.bias`, `fc.bias`); a text is cut
-where the model has no more positions. Cost: the model's own; one forward pass more for each parameter of C numbers,
+not by its name, which differs between models (`classifier.bias`, `classifier.out_proj.bias`); a text is cut where the
+model has no more positions. What the last layer takes is an embedding in the usual sense (`features`), which tells more
+of an input than a few logits. Cost: the model's own; when it is loaded, a forward pass for each parameter of C numbers
 until the bias is found. Leaves out: regression, several labels at once, two texts, teachers' second heads; training.
 """
 
@@ -24,7 +25,7 @@ from prefmerge.continual.config import ModelConfig
 from prefmerge.continual.data.examples import Kind
 from prefmerge.continual.encoders.hugging_face import HuggingFaceEncoder, loaded, tokenizer_of
 from prefmerge.continual.encoders.images import final_size, image_processor, kept, pixels
-from prefmerge.continual.encoders.protocol import Augmentation
+from prefmerge.continual.encoders.protocol import Augmentation, Encoder
 from prefmerge.continual.encoders.sentence import longest
 from prefmerge.errors import EncoderError
 
@@ -129,8 +130,10 @@ class ClassifierEncoder(HuggingFaceEncoder):
                 f"model {self.name!r}: gives {self.width} logits, but id2label in its config.json has "
                 f"{len(described.classes)} classes. Expected a name for each."
             )
-        found = _bias_of(tower, example, self.width)
-        self.bias = None if found is None else self._stored_as[found.removeprefix("model.")]
+        bias = _bias_of(tower, example, self.width)
+        self.bias = None if bias is None else self._stored_as[bias.removeprefix("model.")]
+        self._last = None if bias is None else bias.rpartition(".")[0]
+        self._example = example
 
     def _image_example(self, folder: Path) -> dict[str, Tensor]:
         from PIL import Image
@@ -158,14 +161,14 @@ class ClassifierEncoder(HuggingFaceEncoder):
         """Images (N, 3, H, W) float32, normalised; or tokens (N, L) int64, padded to the longest text of the batch."""
         if self.kind == "image":
             return {"pixel_values": pixels(self._processor, inputs, augmentation, seeds)}
-        found = self._tokenizer(
+        tokens = self._tokenizer(
             [str(text) for text in inputs],
             padding=True,
             truncation=True,
             max_length=self._max_length,
             return_tensors="pt",
         )
-        return {name: found[name] for name in self._taken}
+        return {name: tokens[name] for name in self._taken}
 
     def keep(self, inputs: Sequence[Any]) -> tuple[str, list[Any]]:
         return kept(self._processor, inputs) if self.kind == "image" else super().keep(inputs)
@@ -173,6 +176,52 @@ class ClassifierEncoder(HuggingFaceEncoder):
     def phrases(self, phrases: Sequence[str]) -> None:
         """There is no text side: the classes are the classifier's own."""
         return None
+
+    def features(self) -> Encoder:
+        """The same model, its weights shared, with what its last layer takes for embeddings (N, E); itself where there
+        is no layer that takes one for each input.
+        """
+        try:
+            return self if self._last is None else Features(self, self._last, self._example)
+        except (ValueError, IndexError):
+            return self
+
+
+class Features(Encoder):
+    """A classifier without its last layer."""
+
+    def __init__(self, whole: ClassifierEncoder, last: str, example: dict[str, Tensor]) -> None:
+        import torch
+
+        from prefmerge.continual.encoders.towers import BeforeLastTower
+
+        self.kind, self.name, self.preprocessing = whole.kind, whole.name, whole.preprocessing
+        self.logit_scale = whole.logit_scale
+        self.tower = BeforeLastTower(whole.tower, last)
+        place = next(whole.tower.parameters()).device
+        with torch.no_grad():
+            self.width = int(self.tower(**{name: one.to(place) for name, one in example.items()}).shape[1])
+        self._whole = whole
+
+    def prepare(
+        self, inputs: Sequence[Any], augmentation: Augmentation | None = None, seeds: Sequence[int] | None = None
+    ) -> dict[str, Tensor]:
+        return self._whole.prepare(inputs, augmentation, seeds)
+
+    def keep(self, inputs: Sequence[Any]) -> tuple[str, list[Any]]:
+        return self._whole.keep(inputs)
+
+    def phrases(self, phrases: Sequence[str]) -> None:
+        return None
+
+    def state(self) -> dict[str, Tensor]:
+        return self._whole.state()
+
+    def load(self, checkpoint: Path) -> None:
+        self._whole.load(checkpoint)
+
+    def save(self, folder: Path) -> None:
+        self._whole.save(folder)
 
 
 def _bias_of(tower: Any, example: dict[str, Tensor], classes: int) -> str | None:

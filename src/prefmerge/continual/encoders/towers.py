@@ -99,6 +99,28 @@ class ClassifierTower(nn.Module):
         return self.model(**batch).logits.float()
 
 
+class BeforeLastTower(nn.Module):
+    """What the last layer of a classifier takes: its `whole` tower runs, and the input of its module `last` is kept."""
+
+    def __init__(self, whole: nn.Module, last: str) -> None:
+        super().__init__()
+        self.whole = whole
+        self.last = last
+
+    def forward(self, **batch: Tensor) -> Tensor:
+        """Images, or tokens with their mask, as the model takes them."""
+        taken: list[Tensor] = []
+        hook = self.whole.get_submodule(self.last).register_forward_pre_hook(lambda _, given: taken.append(given[0]))
+        try:
+            self.whole(**batch)
+        finally:
+            hook.remove()
+        embedding = taken[-1].float()
+        if embedding.dim() != 2:
+            raise ValueError(f"the last layer takes shape {tuple(embedding.shape)}, not one embedding for each input")
+        return embedding
+
+
 class OpenClipTower(nn.Module):
     """open_clip's image tower, called `visual` in its models."""
 
