@@ -82,7 +82,7 @@ def merge(
         exclude=exclude,
         as_task_vector=as_task_vector or None,
     )
-    from prefmerge.cli import show
+    from prefmerge.cli import progress, show
 
     if dry_run or out is None:
         _plan(recipe, json)
@@ -90,7 +90,7 @@ def merge(
     from prefmerge.merging import api
 
     show.say_compiling()
-    with show.progress() as report:
+    with progress.merging() as report:
         receipt = api.run(
             recipe, out, threads=threads, max_memory=max_memory, force=force, sha256=sha256, progress=report
         )
@@ -162,10 +162,10 @@ def verify(
     json: o.Json = False,
 ) -> None:
     """Check a merged model against its receipt."""
-    from prefmerge.cli import show
+    from prefmerge.cli import progress, show
     from prefmerge.merging.verify import verify as check
 
-    with show.progress() as report:
+    with progress.merging() as report:
         found = check(out, inputs=inputs, rerun=rerun, threads=threads, progress=report)
     if json:
         show.as_json(found.to_json())

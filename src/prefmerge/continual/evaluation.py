@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from prefmerge.continual.data.examples import concatenated
-from prefmerge.continual.features import Progress, embed
+from prefmerge.continual.features import embed
 from prefmerge.continual.metrics import Metrics, mean_std, metrics
 from prefmerge.continual.scenarios import ClassInfo, Scenario, Task, check_inputs
 from prefmerge.errors import CheckpointMismatch, DataError, MissingExtra, RunError
+from prefmerge.ground.progress import Counted
 from prefmerge.ground.stats import wilson
 from prefmerge.runs import IN_SEQUENCE, Run, read_run
 
@@ -140,7 +141,7 @@ def evaluate(
     batch: int = 256,
     device: str | torch.device | None = None,
     cache: Path | None = None,
-    progress: Progress | None = None,
+    progress: Counted | None = None,
     per_class: bool = False,
     about: Mapping[str, Any] | None = None,
 ) -> Evaluation:
@@ -250,7 +251,7 @@ def evaluate_matrix(
     batch: int = 256,
     device: str | torch.device | None = None,
     cache: Path | None = None,
-    progress: Progress | None = None,
+    progress: Counted | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> MatrixReport:
     """`evaluate` theta_0 and every checkpoint of a run, in order; the encoder holds the last one afterwards.
@@ -435,7 +436,7 @@ def evaluate_checkpoint(
     batch: int = 256,
     device: str | torch.device | None = None,
     cache: Path | None = None,
-    progress: Progress | None = None,
+    progress: Counted | None = None,
     per_class: bool = False,
 ) -> Evaluation:
     """`evaluate` any checkpoint, merged ones too, on the test samples of a run, with its head. Where the data cannot be

@@ -46,14 +46,13 @@ from prefmerge.experiment.cells import ALPHA_METHOD, Cell, Prepared, Work, plan_
 from prefmerge.experiment.recipe import DIVERSE, Experiment, training_config
 from prefmerge.experiment.results import Results, Score, Shown, TaskScores
 from prefmerge.ground import atomic, jsons
+from prefmerge.ground.progress import Progress
 from prefmerge.ground.store import digest
 from prefmerge.runs import read_run
 from prefmerge.targets import Environment, Mix, Pool
 
 if TYPE_CHECKING:
     from prefmerge.experiment.work import Bench
-
-Progress = Callable[[int, int, str], None]  # cells done, cells in all, what was done last
 
 
 @dataclass(frozen=True)

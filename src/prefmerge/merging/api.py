@@ -34,12 +34,13 @@ from prefmerge.checkpoints import (
     weights_name,
 )
 from prefmerge.errors import OutputIsInput, UsageError
+from prefmerge.ground.progress import Progress
 from prefmerge.merging.card import model_card, updated_config
 from prefmerge.merging.plan import Plan, make_plan, plan_over
 from prefmerge.merging.receipt import FORMAT, Receipt
 from prefmerge.merging.recipe import Recipe, TaskEntry
 from prefmerge.merging.source import Input
-from prefmerge.merging.stream import MemorySink, Outcome, Progress, stream
+from prefmerge.merging.stream import MemorySink, Outcome, stream
 from prefmerge.methods.workspace import BLOCK, Workspace, spans
 from prefmerge.preference import Preference, as_text
 

@@ -23,7 +23,7 @@ from prefmerge.ground import jsons, locks
 from prefmerge.search.found import Found
 from prefmerge.search.space import Space
 from prefmerge.search.study import FILE
-from prefmerge.search.tuning import LEAST, Progress, Score, Weights, tune
+from prefmerge.search.tuning import LEAST, Score, Tried, Weights, tune
 
 if TYPE_CHECKING:
     from prefmerge.continual.data.examples import Examples
@@ -64,7 +64,7 @@ def search(
     seed: int = 0,
     force: bool = False,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: Tried | None = None,
 ) -> Found:
     """Search over the tasks of a run on `pairs` (a CSV with inputs and labels, or a folder of images per class) and
     leave the result at `out` (see `Output`; None: nowhere).
