@@ -41,7 +41,7 @@ from prefmerge.ground import jsons
 from prefmerge.ground.progress import Counted
 from prefmerge.ground.words import counted, listed, quoted
 from prefmerge.preference import Preference
-from prefmerge.runs import Run, read_run
+from prefmerge.runs import Run, read_run, require_finished
 
 if TYPE_CHECKING:
     from prefmerge.continual.data.examples import Examples
@@ -149,12 +149,7 @@ def tasks_of_run(folder: str | Path) -> Tasks:
             f"{folder}: a joint run has one checkpoint of all tasks, and nothing to prefer. Give a run that has one "
             "checkpoint per task."
         )
-    missing = [task.name for task in run.tasks if not task.done]
-    if missing:
-        raise RunError(
-            f"{folder}: task {missing[0]!r} is not trained yet ({len(missing)} of {len(run.tasks)} are missing). Run "
-            "the same `prefmerge finetune` again to go on."
-        )
+    require_finished(run)
     checkpoints = tuple(run.task_path(index) for index in range(len(run.tasks)))
     return Tasks(tuple(task.name for task in run.tasks), run, run.base_path, checkpoints)
 

@@ -219,17 +219,11 @@ def _note_what_else_was_found(flags: dict[str, Any]) -> None:
 
 def of_run(folder: Path) -> Recipe:
     """A recipe with the base and the tasks of a run that is finished."""
-    from prefmerge.errors import RunError
     from prefmerge.merging.recipe import Recipe, TaskEntry
-    from prefmerge.runs import read_run
+    from prefmerge.runs import read_run, require_finished
 
     run = read_run(folder)
-    missing = [task.name for task in run.tasks if not task.done]
-    if missing:
-        raise RunError(
-            f"{folder}: task {missing[0]!r} is not trained yet ({len(missing)} of {len(run.tasks)} are missing). "
-            f"Run the same `prefmerge finetune` again to go on, or name the checkpoints that are to be merged."
-        )
+    require_finished(run, otherwise="name the checkpoints that are to be merged")
     tasks = tuple(TaskEntry(path=str(run.task_path(i)), name=task.name) for i, task in enumerate(run.tasks))
     return Recipe(base=str(run.base_path), tasks=tasks)
 

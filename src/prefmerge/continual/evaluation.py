@@ -24,7 +24,7 @@ from prefmerge.continual.scenarios import ClassInfo, Scenario, Task, check_input
 from prefmerge.errors import CheckpointMismatch, DataError, MissingExtra, RunError
 from prefmerge.ground.progress import Counted
 from prefmerge.ground.stats import wilson
-from prefmerge.runs import IN_SEQUENCE, Run, read_run
+from prefmerge.runs import IN_SEQUENCE, Run, read_run, require_finished
 
 if TYPE_CHECKING:
     import torch
@@ -259,12 +259,7 @@ def evaluate_matrix(
     `progress` counts the samples of all checkpoints together. Raises RunError where a task of the run is not finished,
     and what `evaluate` and `Encoder.load` raise.
     """
-    waiting = [task.name for task in run.tasks if not task.done]
-    if waiting:
-        raise RunError(
-            f"{run.folder}: {len(waiting)} of {len(run.tasks)} tasks are not finished: {', '.join(waiting[:5])}"
-            f"{', …' if len(waiting) > 5 else ''}. Finish the run with the `prefmerge finetune` that began it."
-        )
+    require_finished(run)
     paths = [run.base_path, *(run.task_path(index) for index in range(len(run.tasks)))]
     samples = sum(len(task.test) for task in scenario.tasks)
     found: list[Evaluation] = []

@@ -20,6 +20,7 @@ import numpy as np
 from prefmerge.checkpoints import content_fingerprint, fingerprint_of, from_state_dict, open_checkpoint
 from prefmerge.errors import DataError, MissingExtra, OutputError, OutputExists, RunError
 from prefmerge.ground import jsons, locks
+from prefmerge.runs import require_finished
 from prefmerge.search.found import Found
 from prefmerge.search.space import Space
 from prefmerge.search.study import FILE
@@ -176,12 +177,7 @@ def _content(path: Path) -> str:
 def _check_run(run: Any) -> None:
     if run.training == "joint":
         raise RunError(f"{run.folder}: was trained on all tasks jointly; there is nothing to merge or to search.")
-    waiting = [task.name for task in run.tasks if not task.done]
-    if waiting:
-        raise RunError(
-            f"{run.folder}: {len(waiting)} of {len(run.tasks)} tasks are not finished: {', '.join(waiting[:5])}. "
-            "Finish the run with the `prefmerge finetune` that began it."
-        )
+    require_finished(run)
 
 
 @contextlib.contextmanager
