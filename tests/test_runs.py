@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from prefmerge.errors import RunError
-from prefmerge.runs import Run, RunTask, read_run, run_of
+from prefmerge.runs import Run, RunTask, read_run, require_finished, run_of
 
 
 def manifest(**changes: Any) -> dict[str, Any]:
@@ -66,3 +66,23 @@ def test_a_checkpoint_finds_its_run(tmp_path: Path):
         assert found[1] == index
     assert run_of(tmp_path / "tasks" / "c") is None
     assert run_of(tmp_path / "base") is None
+
+
+def test_a_run_that_is_not_finished_is_told_in_one_way(tmp_path: Path):
+    def run(*done: bool) -> Run:
+        tasks = tuple(RunTask(f"t{i}", f"tasks/t{i}", done=one) for i, one in enumerate(done))
+        return Run(tmp_path / "run", "sequential", "base", tasks)
+
+    require_finished(run(True, True))
+    said = f"{tmp_path}/run: task 't1' is not trained yet (2 of 3 are missing). Run the same `prefmerge finetune` again"
+    with pytest.raises(RunError) as raised:
+        require_finished(run(True, False, False))
+    assert str(raised.value) == f"{said} to go on."
+    with pytest.raises(RunError) as raised:
+        require_finished(run(True, False, False), otherwise="name the checkpoints")
+    assert str(raised.value) == f"{said} to go on, or name the checkpoints."
+    assert run(True, True).last_path == tmp_path / "run" / "tasks" / "t1"
+    with pytest.raises(RunError, match=r"task 't1' is not trained yet \(1 of 2 are missing\)"):
+        print(run(True, False).last_path)
+    with pytest.raises(RunError, match="the run has no task"):
+        print(run().last_path)

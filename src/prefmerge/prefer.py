@@ -17,7 +17,7 @@ import contextlib
 import importlib.metadata
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -38,9 +38,10 @@ from prefmerge.errors import (
     UsageError,
 )
 from prefmerge.ground import jsons
+from prefmerge.ground.progress import Counted
 from prefmerge.ground.words import counted, listed, quoted
 from prefmerge.preference import Preference
-from prefmerge.runs import Run, read_run
+from prefmerge.runs import Run, read_run, require_finished
 
 if TYPE_CHECKING:
     from prefmerge.continual.data.examples import Examples
@@ -52,7 +53,6 @@ FLAT = 1.2  # times the uniform share; where no task has more, a similarity tell
 SHARP = 0.99  # share of one task; more than that is decided by gamma
 _SHOWN = 3  # unknown labels that a note lists
 
-Progress = Callable[[int, int], None]  # samples done, samples in all
 FeatureKind = Literal["ot", "cosine", "mmd"]
 
 
@@ -149,12 +149,7 @@ def tasks_of_run(folder: str | Path) -> Tasks:
             f"{folder}: a joint run has one checkpoint of all tasks, and nothing to prefer. Give a run that has one "
             "checkpoint per task."
         )
-    missing = [task.name for task in run.tasks if not task.done]
-    if missing:
-        raise RunError(
-            f"{folder}: task {missing[0]!r} is not trained yet ({len(missing)} of {len(run.tasks)} are missing). Run "
-            "the same `prefmerge finetune` again to go on."
-        )
+    require_finished(run)
     checkpoints = tuple(run.task_path(index) for index in range(len(run.tasks)))
     return Tasks(tuple(task.name for task in run.tasks), run, run.base_path, checkpoints)
 
@@ -226,7 +221,7 @@ def from_pairs(
     draws: int = 1000,
     level: float = 0.9,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Counted | None = None,
 ) -> Preferred:
     """The preference, and what goes with it, that does best on inputs with labels; `beside` is the label preference.
 
@@ -331,7 +326,7 @@ def from_features(
     seed: int = 0,
     batch: int = 256,
     cache: Path | None = None,
-    progress: Progress | None = None,
+    progress: Counted | None = None,
 ) -> Preferred:
     """The preference out of inputs of a place (section 3.3.1), or of their embeddings (.npy, .npz).
 
@@ -450,7 +445,7 @@ def _encoded(
     seed: int,
     batch: int,
     cache: Path | None,
-    progress: Progress | None,
+    progress: Counted | None,
 ) -> _Embedded:
     """Both sides embedded by theta_1 to theta_T, one after another."""
     from prefmerge.continual.finetuning import require_train

@@ -69,10 +69,10 @@ class Run:
     @property
     def last_path(self) -> Path:
         """The checkpoint of the last task. Raises RunError where it is not trained yet."""
-        if not self.tasks or not self.tasks[-1].done:
-            raise RunError(
-                f"{self.folder}: its last task is not trained yet. Go on with the `prefmerge finetune` of it."
-            )
+        if not self.tasks:
+            raise RunError(f"{self.folder}: the run has no task.")
+        if not self.tasks[-1].done:
+            require_finished(self)
         return self.task_path(len(self.tasks) - 1)
 
     @property
@@ -97,6 +97,16 @@ class Run:
             ],
             **self.about,
         }
+
+
+def require_finished(run: Run, otherwise: str = "") -> None:
+    """Raise RunError where a task is not trained yet. `otherwise`: what else may be done, after `, or `."""
+    waiting = [task.name for task in run.tasks if not task.done]
+    if waiting:
+        raise RunError(
+            f"{run.folder}: task {waiting[0]!r} is not trained yet ({len(waiting)} of {len(run.tasks)} are missing). "
+            f"Run the same `prefmerge finetune` again to go on{f', or {otherwise}' if otherwise else ''}."
+        )
 
 
 def read_run(folder: str | Path) -> Run:

@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 
 from benchmarks import common, places, real_model, similarity_encoders
 from prefmerge.cli import app
-from tests.benchmarks.test_real_model import wordnet  # noqa: F401  (a fixture)
 from tests.continual.models import tiny_bert
 
 SMALL = {
@@ -25,7 +24,7 @@ SMALL = {
 
 
 def test_from_definitions_to_a_document(
-    wordnet: Path,  # noqa: F811
+    wordnet: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):

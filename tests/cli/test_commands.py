@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from prefmerge.checkpoints import content_fingerprint, open_checkpoint
-from prefmerge.cli import show
+from prefmerge.cli import progress
 from prefmerge.merging import api
 from tests.cli.conftest import Result, tensors
 
@@ -373,7 +373,7 @@ def test_ctrl_c_leaves_nothing(call: Call, folder: Path, monkeypatch: pytest.Mon
 
         yield press
 
-    monkeypatch.setattr(show, "progress", impatient)
+    monkeypatch.setattr(progress, "merging", impatient)
     before = contents(folder)
     done = call(f"merge {THREE} -o out/deep.safetensors --threads 1")
     assert pressed
@@ -398,11 +398,11 @@ def test_a_bug_keeps_its_traceback(call: Call, monkeypatch: pytest.MonkeyPatch) 
 def test_progress_is_drawn_on_a_terminal_only(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with show.progress() as report:
+    with progress.merging() as report:
         assert report is None
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
-    with show.progress() as report:
+    with progress.merging() as report:
         assert report is not None
         for done in (0, 500, 1000):
             report(done, 1000, "merging")

@@ -13,7 +13,7 @@ import pytest
 
 import prefmerge
 import prefmerge.demo
-from prefmerge.cli import show
+from prefmerge.cli import progress
 from prefmerge.cli.options import EXAMPLES
 from tests.cli.conftest import Result
 
@@ -64,7 +64,7 @@ def test_the_examples_work(call: Callable[[str], Result], folder: Path, monkeypa
         "ownership.png",
     } <= {p.name for p in folder.iterdir()}
     assert asked == [
-        (Path("demo-out"), 1, {"quiet": False, "force": False, "watch": show.training})
+        (Path("demo-out"), 1, {"quiet": False, "force": False, "watch": progress.training})
     ]  # the demo itself is tested in tests/demo
 
 

@@ -238,7 +238,7 @@ def test_a_run_that_is_not_finished_has_no_matrix(tmp_path: Path):
     scenario = toy_scenario()
     run = make_run(tmp_path / "run", scenario)
     waiting = (*run.tasks[:1], *(dataclasses.replace(task, done=False) for task in run.tasks[1:]))
-    with pytest.raises(RunError, match=r"run: 2 of 3 tasks are not finished: task-2, task-3\. Finish the run with"):
+    with pytest.raises(RunError, match=r"run: task 'task-2' is not trained yet \(2 of 3 are missing\)\. Run the same"):
         evaluate_matrix(ToyEncoder(), dataclasses.replace(run, tasks=waiting), toy_head(scenario), scenario)
 
 

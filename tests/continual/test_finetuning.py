@@ -21,7 +21,7 @@ import prefmerge
 from prefmerge.continual import finetuning, run_folder
 from prefmerge.continual.config import FinetuneConfig, make_config
 from prefmerge.continual.data.examples import Examples
-from prefmerge.continual.finetuning import Progress, run_tasks
+from prefmerge.continual.finetuning import TrainingProgress, run_tasks
 from prefmerge.continual.scenarios import Scenario, joined
 from prefmerge.continual.training import fine_tune
 from prefmerge.errors import ConfigError, DataError, DiskFull, OutputError, OutputExists, RunError
@@ -168,7 +168,7 @@ def test_a_stop_at_any_moment_changes_nothing(
         if calls == call:
             raise Killed
 
-    def progress(_: Progress) -> None:
+    def progress(_: TrainingProgress) -> None:
         if where == "progress":
             counted()
 
@@ -178,11 +178,11 @@ def test_a_stop_at_any_moment_changes_nothing(
             patched.setattr(run_folder, where, lambda *a: (counted(), real(*a))[1])
         with pytest.raises(Killed):
             run(tmp_path / "cut", method, progress=progress)
-    told: list[Progress] = []
+    told: list[TrainingProgress] = []
     assert run(tmp_path / "cut", method, progress=told.append).finished
     assert checkpoints(tmp_path / "cut") == checkpoints(tmp_path / "whole")
     assert not [path.name for path in (tmp_path / "cut").iterdir() if "progress" in path.name or "fisher" in path.name]
-    again: list[Progress] = []
+    again: list[TrainingProgress] = []
     run(tmp_path / "cut", method, progress=again.append)
     assert again == []  # a finished run is left alone
 
@@ -209,7 +209,7 @@ def test_a_run_killed_in_the_middle_of_task_3_of_5_ends_with_the_same_checkpoint
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "cut")], cwd=root, check=False)
     assert done.returncode == -signal.SIGKILL
     assert [task.done for task in read_run(tmp_path / "cut").tasks] == [True, True, False, False, False]
-    told: list[Progress] = []
+    told: list[TrainingProgress] = []
     run(tmp_path / "cut", scenario=toy_scenario(5), config=asked, progress=told.append)
     assert told[0].task == 2
     assert told[0].resumed
@@ -311,7 +311,7 @@ def test_what_was_left_to_a_default_is_spelled_out_and_can_be_gone_on_with(tmp_p
         "task-2": 10,
         "task-3": 1,
     }
-    told: list[Progress] = []
+    told: list[TrainingProgress] = []
     run(tmp_path / "run", scenario=scenario, config=least, progress=told.append)
     assert told == []  # what was None is not another configuration
 
@@ -347,7 +347,7 @@ def test_a_stop_while_a_run_is_begun_anew(call: int, tmp_path: Path, monkeypatch
     new = config(learning_rate=0.5)
     run(tmp_path / "clean", config=new)
 
-    def stop(now: Progress) -> None:
+    def stop(now: TrainingProgress) -> None:
         if now.task == 1 and now.step is not None and now.step.epoch == 1:
             raise Killed
 
@@ -384,7 +384,7 @@ def test_an_encoder_of_images_is_not_given_texts(tmp_path: Path):
 def test_changed_contents_and_labels_are_refused(what: str, tmp_path: Path):
     out, scenario = tmp_path / "run", toy_scenario(TASKS)
 
-    def stop(now: Progress) -> None:
+    def stop(now: TrainingProgress) -> None:
         if now.task == 1 and now.done:
             raise Killed
 
@@ -409,7 +409,7 @@ def test_training_that_diverges_is_stopped_and_not_saved(rate: float, tmp_path: 
 
 
 def test_two_processes_do_not_share_a_run(tmp_path: Path):
-    def again(now: Progress) -> None:
+    def again(now: TrainingProgress) -> None:
         with pytest.raises(RunError, match="another process is at work on this run"):
             run(tmp_path / "run")
         raise Killed
@@ -427,7 +427,7 @@ def test_a_lost_checkpoint_is_noticed(tmp_path: Path):
 
 
 def test_a_damaged_state_says_what_to_remove(tmp_path: Path):
-    def stop(now: Progress) -> None:
+    def stop(now: TrainingProgress) -> None:
         if now.step is not None and now.step.epoch == 1:
             raise Killed
 

@@ -19,7 +19,7 @@ from prefmerge.continual.config import FinetuneConfig
 from prefmerge.continual.data.examples import Examples, no_examples
 from prefmerge.continual.evaluation import open_kept, open_tasks
 from prefmerge.continual.features import embed
-from prefmerge.continual.finetuning import Progress, run_tasks
+from prefmerge.continual.finetuning import TrainingProgress, run_tasks
 from prefmerge.continual.kept import Kept, read_kept
 from prefmerge.continual.scenarios import Scenario
 from prefmerge.errors import RunError
@@ -136,7 +136,7 @@ def test_a_run_that_is_killed_anywhere_ends_with_the_same_bytes(
     def stop(*_: Any, **__: Any) -> Any:
         raise Stop
 
-    def heard(now: Progress) -> None:
+    def heard(now: TrainingProgress) -> None:
         if now.done and now.name == where:
             raise Stop
 

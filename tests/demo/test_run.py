@@ -26,7 +26,7 @@ pytest.importorskip("matplotlib", reason="the demo draws with matplotlib (extra 
 import prefmerge
 from prefmerge.continual.encoders.digits import DigitsEncoder
 from prefmerge.continual.evaluation import evaluate_checkpoint, open_run
-from prefmerge.continual.finetuning import Progress
+from prefmerge.continual.finetuning import TrainingProgress
 from prefmerge.continual.heads import Head
 from prefmerge.continual.kept import read_kept
 from prefmerge.demo import run
@@ -259,7 +259,7 @@ def interrupted(*_: object) -> None:
 def test_an_interrupted_demo_is_gone_on_with(few: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[int] = []
 
-    def interrupting(now: Progress) -> None:
+    def interrupting(now: TrainingProgress) -> None:
         told.append(now.task)
         if now.task == 2 and now.step is not None:
             interrupted()

@@ -14,7 +14,7 @@ pytest.importorskip("accelerate", reason="training is accelerate's (extra demo)"
 pytest.importorskip("sklearn", reason="the demo's digits come with scikit-learn (extra demo)")
 
 from prefmerge.continual.config import make_config
-from prefmerge.continual.finetuning import Progress
+from prefmerge.continual.finetuning import TrainingProgress
 from prefmerge.continual.training import fine_tune
 from prefmerge.demo.digits import NAMES, TASKS, Digits, load_digits
 from prefmerge.demo.model import load_base
@@ -97,7 +97,7 @@ def test_a_run_from_before_images_were_kept_goes_on(few: Digits, tmp_path: Path)
     class Stop(Exception):
         pass
 
-    def heard(now: Progress) -> None:
+    def heard(now: TrainingProgress) -> None:
         if now.done:
             raise Stop
 

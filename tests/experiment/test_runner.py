@@ -374,7 +374,7 @@ def test_the_runs_must_belong_together(runs: Path, tmp_path: Path):
     data = json.loads(manifest.read_text())
     data["tasks"][2]["done"] = False
     manifest.write_text(json.dumps(data))
-    refused(f"runs: [{tmp_path}/unfinished]", "1 of 3 tasks are not trained yet")
+    refused(f"runs: [{tmp_path}/unfinished]", r"is not trained yet \(1 of 3 are missing\)")
 
 
 def test_cells_are_named_after_all_that_decides_them(runs: Path, done: tuple[Path, Results], tmp_path: Path):

@@ -162,6 +162,7 @@ class _Deltas:
 
     def __init__(self, name: str, deltas_TP: np.ndarray) -> None:
         self.name, self.deltas_TP, self.size, self.changed = name, deltas_TP, deltas_TP.shape[1], False
+        self.shape = (self.size,)
 
     def read(self, task: int, start: int, stop: int, out: np.ndarray) -> bool:
         out[:] = self.deltas_TP[task, start:stop]

@@ -26,6 +26,7 @@ class Arrays:
     def __init__(self, tau_TP: np.ndarray) -> None:
         self.tau_TP = tau_TP
         self.size = tau_TP.shape[1]
+        self.shape = (self.size,)
         self.readings = 0  # elements handed out, over all tasks
 
     def read(self, task: int, start: int, stop: int, out: np.ndarray) -> bool:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,7 +40,7 @@ def bench(
     """
     if out is None:
         raise UsageError("-o OUT is missing: where should results and report go?")
-    from prefmerge.cli import show
+    from prefmerge.cli import progress, show
     from prefmerge.continual.finetuning import require_train
     from prefmerge.experiment import report, runner
     from prefmerge.experiment.recipe import read_experiment
@@ -62,7 +59,7 @@ def bench(
         ready = runner.prepare(asked, out, jobs=jobs, say=say)
         _planned(ready, json)
         return
-    with _progress() as told:
+    with progress.working() as told:
         results = runner.run(asked, out, jobs=jobs, progress=told, say=say)
     written = report.write(results, out, runner.analysis_figures(out))
     if json:
@@ -119,34 +116,3 @@ def _done(results: Results, out: Path, written: list[Path]) -> None:
         console.print(shown)
     console.print(f"Report: {out / 'report.html'}, with {len(written) - 1} tables and figures beside it.")
     console.print(f"All right answers: {out / 'results.json'}.")
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[int, int, str], None]]:
-    """A bar on a terminal; elsewhere a line per piece of work, with the time left at the rate so far."""
-    if not sys.stderr.isatty():
-        yield _lines()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))
-    with Progress(*columns, console=Console(stderr=True, markup=False)) as bar:
-        job = bar.add_task("", total=None)
-        yield lambda done, total, what: bar.update(job, completed=done, total=total, description=what)
-
-
-def _lines() -> Callable[[int, int, str], None]:
-    first: tuple[int, float] | None = None
-
-    def report(done: int, total: int, what: str) -> None:
-        nonlocal first
-        if first is None:
-            first = (done, time.monotonic())
-            print(f"{total} pieces of work, {done} of them done", file=sys.stderr, flush=True)
-            return
-        rate = (time.monotonic() - first[1]) / (done - first[0])
-        minutes = rate * (total - done) / 60
-        print(f"{done}/{total} {what}; about {minutes:.0f} min left", file=sys.stderr, flush=True)
-
-    return report

@@ -26,9 +26,9 @@ def demo(
     labels and from a few images; what it gained beside other merges, as a table and a chart.
     Takes about a minute and needs the extra `demo`.
     """
-    from prefmerge.cli import show
+    from prefmerge.cli import progress, show
     from prefmerge.demo import run
 
-    result = run(out, seed, quiet=json, force=force, watch=show.training)
+    result = run(out, seed, quiet=json, force=force, watch=progress.training)
     if json:
         show.as_json(result)

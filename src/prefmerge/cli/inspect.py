@@ -112,7 +112,7 @@ def _several(
 ) -> None:
     from prefmerge import analysis, plotting
     from prefmerge.analysis.measured import require_one_base
-    from prefmerge.cli import show
+    from prefmerge.cli import progress, show
 
     if png is not None:
         _require_folder(png)
@@ -125,7 +125,7 @@ def _several(
     show.say_compiling()
     found: list[Measured] = []
     for base, tasks, names in sets:
-        with show.progress() as report:
+        with progress.merging() as report:
             found.append(analysis.measure(base, tasks, names, threads, report, exclude=exclude))
     found = _told_apart(found, run, against)
     require_one_base(found)

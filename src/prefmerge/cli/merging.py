@@ -83,7 +83,7 @@ def merge(
         exclude=exclude,
         as_task_vector=as_task_vector or None,
     )
-    from prefmerge.cli import show
+    from prefmerge.cli import progress, show
 
     if dry_run or out is None:
         _plan(recipe, json)
@@ -91,7 +91,7 @@ def merge(
     from prefmerge.merging import api
 
     show.say_compiling()
-    with show.progress() as report:
+    with progress.merging() as report:
         receipt = api.run(
             recipe, out, threads=threads, max_memory=max_memory, force=force, sha256=sha256, progress=report
         )
@@ -165,10 +165,10 @@ def verify(
     json: o.Json = False,
 ) -> None:
     """Check a merged model against its receipt."""
-    from prefmerge.cli import show
+    from prefmerge.cli import progress, show
     from prefmerge.merging.verify import verify as check
 
-    with show.progress() as report:
+    with progress.merging() as report:
         found = check(out, inputs=inputs, rerun=rerun, threads=threads, progress=report)
     if json:
         show.as_json(found.to_json())
@@ -222,17 +222,11 @@ def _note_what_else_was_found(flags: dict[str, Any]) -> None:
 
 def of_run(folder: Path) -> Recipe:
     """A recipe with the base and the tasks of a run that is finished."""
-    from prefmerge.errors import RunError
     from prefmerge.merging.recipe import Recipe, TaskEntry
-    from prefmerge.runs import read_run
+    from prefmerge.runs import read_run, require_finished
 
     run = read_run(folder)
-    missing = [task.name for task in run.tasks if not task.done]
-    if missing:
-        raise RunError(
-            f"{folder}: task {missing[0]!r} is not trained yet ({len(missing)} of {len(run.tasks)} are missing). "
-            f"Run the same `prefmerge finetune` again to go on, or name the checkpoints that are to be merged."
-        )
+    require_finished(run, otherwise="name the checkpoints that are to be merged")
     tasks = tuple(TaskEntry(path=str(run.task_path(i)), name=task.name) for i, task in enumerate(run.tasks))
     return Recipe(base=str(run.base_path), tasks=tasks)
 

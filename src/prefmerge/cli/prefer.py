@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -120,7 +117,7 @@ def prefer(
     if not 0 < level < 1:
         raise UsageError(f"--level {level:g}: expected a number between 0 and 1, such as 0.9.")
     from prefmerge import prefer as work
-    from prefmerge.cli import show
+    from prefmerge.cli import progress, show
 
     if out is not None:
         work.check_output(out, force or case == "pairs")
@@ -140,7 +137,7 @@ def prefer(
         from prefmerge.continual.features import cache_folder
 
         settings = {"solver": solver, "regularization": regularization, "gamma": gamma}
-        with show.encoding() as report:
+        with progress.counting("samples") as report:
             found = work.from_features(
                 tasks,
                 features,
@@ -157,7 +154,7 @@ def prefer(
             )
     else:
         assert pairs is not None
-        with trials() as report:
+        with progress.counting("trials") as report:
             found = work.from_pairs(
                 tasks,
                 pairs,
@@ -215,21 +212,6 @@ def next_command(found: Preferred, out: Path | None) -> str:
     flags = [word for name, value in found.settings.items() for word in (f"--{name.replace('_', '-')}", value)]
     last = shlex.join(["--prefer", f"@{out or 'preference.json'}", *flags])
     return f"prefmerge merge {inputs} -o merged/ {last}"
-
-
-@contextlib.contextmanager
-def trials() -> Iterator[Callable[[int, int], None] | None]:
-    """A callback (trials done, at most) that draws a bar on stderr; None where stderr is no terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True, markup=False), transient=True) as bars:
-        job = bars.add_task("trials", total=None)
-        yield lambda done, most: bars.update(job, completed=done, total=most)
 
 
 def preferred(found: Preferred, out: Path | None) -> None:

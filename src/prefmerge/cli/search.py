@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +13,7 @@ from prefmerge.cli.app import command
 from prefmerge.errors import UsageError
 
 if TYPE_CHECKING:
-    from prefmerge.search import Found, Output, Trial
+    from prefmerge.search import Found, Output
 
 MOST_TASKS = 8  # rows of shares; beyond that the largest
 
@@ -70,10 +67,10 @@ def search(
     assert pairs is not None
     assert out is not None
     from prefmerge import search as work
-    from prefmerge.cli import show
+    from prefmerge.cli import progress, show
 
     wanted = work.Space() if space is None else work.Space.parse(space)
-    with _progress() as report:
+    with progress.searching() as report:
         found = work.search(
             run,
             pairs,
@@ -95,23 +92,6 @@ def search(
     else:
         searched(found, place, line)
         show.say_adapt(f"--run {quote(str(run))}", f"--pairs {quote(str(pairs))}")
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[Trial, float, int, int], None] | None]:
-    """What draws the trials on stderr: a bar on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True, markup=False), transient=True) as bar:
-        job = bar.add_task("trials", total=None)
-        yield lambda trial, best, done, most: bar.update(
-            job, completed=done, total=most, description=f"trials, best {100 * best:.1f} %"
-        )
 
 
 def searched(found: Found, place: Output, line: str) -> None:

@@ -1,4 +1,4 @@
-"""What commands print: tables on stdout, progress and news on stderr, both without colour where there is no terminal.
+"""What commands print: tables on stdout, news on stderr, both without colour where there is no terminal.
 
 Every merge says how it was made: preference, method, scale, where the receipt is. Nothing is computed here that the
 receipt does not hold.
@@ -6,10 +6,9 @@ receipt does not hold.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +21,12 @@ from prefmerge.ground.words import listed
 if TYPE_CHECKING:
     from prefmerge.analysis import Inventory, Ownership, Row
     from prefmerge.continual.evaluation import Evaluation, MatrixReport
-    from prefmerge.continual.finetuning import Progress as TrainingProgress
     from prefmerge.merging.plan import Plan
     from prefmerge.merging.recipe import Recipe
     from prefmerge.merging.verify import VerifyReport
     from prefmerge.runs import Run
 
 WIDTH_OF_A_PIPE = 200  # columns; where nobody looks, tables are not folded
-WIDTH_OF_A_NAME = 32  # columns of a progress bar
 MOST_TASKS = 8  # columns; beyond that a layer shows its largest owners
 LARGEST = 4
 MOST_PASSES = 3  # columns; a merge with more passes shows the last ones summed
@@ -56,99 +53,6 @@ def say_compiling() -> None:
         print(f"Compiling the kernels{once}: a few seconds.", file=sys.stderr)
 
 
-@contextlib.contextmanager
-def progress() -> Iterator[Callable[[int, int, str], None] | None]:
-    """A callback (bytes done, bytes in all, what) that draws a bar on stderr; None where stderr is no terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True, markup=False), transient=True) as bar:
-        job = bar.add_task("", total=None)
-
-        def report(done: int, total: int, what: str) -> None:
-            # The end of a tensor's name tells more than its beginning.
-            bar.update(
-                job,
-                completed=done,
-                total=total,
-                description=what if len(what) <= WIDTH_OF_A_NAME else f"...{what[3 - WIDTH_OF_A_NAME :]}",
-            )
-
-        yield report
-
-
-@contextlib.contextmanager
-def training() -> Iterator[Callable[[TrainingProgress], None]]:
-    """What draws a run's progress on stderr: a bar per task on a terminal, a line per task and epoch elsewhere."""
-    if not sys.stderr.isatty():
-        yield _training_lines()
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("steps"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[told]}", markup=False),
-    )
-    with Progress(*columns, console=Console(stderr=True, markup=False)) as bars:
-        opened: dict[int, Any] = {}
-
-        def report(now: TrainingProgress) -> None:
-            if now.task not in opened:
-                opened[now.task] = bars.add_task(f"{now.task + 1}/{now.tasks} {now.name}", total=None, told="")
-            if now.fisher is not None:
-                bars.update(opened[now.task], told="Fisher information: {} of {} samples".format(*now.fisher))
-            if now.step is not None:
-                told = f"loss {now.step.loss:.3f}, accuracy {now.step.accuracy:.3f}, epoch {now.step.epoch + 1}"
-                bars.update(opened[now.task], completed=now.step.step, total=now.step.steps, told=told)
-
-        yield report
-
-
-def _training_lines() -> Callable[[TrainingProgress], None]:
-    shown = -1
-
-    def report(now: TrainingProgress) -> None:
-        nonlocal shown
-        if now.fisher is not None:
-            return
-        if now.step is None:
-            what = "done" if now.done else "going on where it was interrupted" if now.resumed else "begins"
-            print(f"{now.task + 1}/{now.tasks} {now.name}: {what}", file=sys.stderr, flush=True)
-            shown = -1
-        elif now.step.epoch != shown:
-            shown = now.step.epoch
-            told = (
-                f"loss {now.step.loss:.3f}, accuracy {now.step.accuracy:.3f}, {_duration(now.step.seconds_left)} left"
-            )
-            print(
-                f"{now.task + 1}/{now.tasks} {now.name}: epoch {now.step.epoch + 1}, step {now.step.step} of "
-                f"{now.step.steps}, {told}",
-                file=sys.stderr,
-                flush=True,
-            )
-
-    return report
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
 def trained(run: Run) -> None:
     """What a run holds, and what can be done with it."""
     console = _console()
@@ -168,20 +72,6 @@ def trained(run: Run) -> None:
     console.print(f"      prefmerge merge --run {run.folder} -o merged/ --prefer uniform")
     if kept:
         console.print(f"      prefmerge adapt --run {run.folder} --labels seen.csv -o for-my-site/")
-
-
-@contextlib.contextmanager
-def encoding() -> Iterator[Callable[[int, int], None] | None]:
-    """A callback (samples done, samples in all) that draws a bar on stderr; None where stderr is no terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True, markup=False), transient=True) as bar:
-        job = bar.add_task("samples", total=None)
-        yield lambda done, total: bar.update(job, completed=done, total=total)
 
 
 def evaluated(found: Evaluation) -> None:

@@ -32,12 +32,12 @@ def finetune(
     """
     if out is None:
         raise UsageError("-o RUN is missing: where should the checkpoints go?")
-    from prefmerge.cli import show
+    from prefmerge.cli import progress, show
     from prefmerge.continual.config import read_config
     from prefmerge.continual.finetuning import finetune as train
 
     asked = read_config(config)
-    with show.training() as report:
+    with progress.training() as report:
         run = train(asked, out, force=force, progress=report)
     if os.environ.get("RANK", "0") != "0":
         return  # one of several processes tells
@@ -76,7 +76,7 @@ def evaluate(
         raise UsageError(
             f"{len(checkpoints)} checkpoints for {len(runs)} runs: give one for each --run, in the same order, or none."
         )
-    from prefmerge.cli import show
+    from prefmerge.cli import progress, show
     from prefmerge.continual import evaluation, features
     from prefmerge.continual.finetuning import require_train
     from prefmerge.runs import read_run
@@ -84,7 +84,7 @@ def evaluate(
     require_train("evaluation")
     how: dict[str, Any] = {"batch": batch, "cache": None if no_cache else features.cache_folder()}
     found: dict[str, Any]
-    with show.encoding() as report:
+    with progress.counting("samples") as report:
         if len(runs) > 1:
             paths = checkpoints or [read_run(one).last_path for one in runs]
             several = [

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from prefmerge.continual.data.examples import concatenated
-from prefmerge.continual.features import Progress, embed
+from prefmerge.continual.features import embed
 from prefmerge.continual.metrics import Metrics, mean_std, metrics
 from prefmerge.continual.scenarios import ClassInfo, Scenario, Task, check_inputs
 from prefmerge.errors import CheckpointMismatch, DataError, MissingExtra, RunError
+from prefmerge.ground.progress import Counted
 from prefmerge.ground.stats import wilson
-from prefmerge.runs import IN_SEQUENCE, Run, read_run
+from prefmerge.runs import IN_SEQUENCE, Run, read_run, require_finished
 
 if TYPE_CHECKING:
     import torch
@@ -140,7 +141,7 @@ def evaluate(
     batch: int = 256,
     device: str | torch.device | None = None,
     cache: Path | None = None,
-    progress: Progress | None = None,
+    progress: Counted | None = None,
     per_class: bool = False,
     about: Mapping[str, Any] | None = None,
 ) -> Evaluation:
@@ -250,7 +251,7 @@ def evaluate_matrix(
     batch: int = 256,
     device: str | torch.device | None = None,
     cache: Path | None = None,
-    progress: Progress | None = None,
+    progress: Counted | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> MatrixReport:
     """`evaluate` theta_0 and every checkpoint of a run, in order; the encoder holds the last one afterwards.
@@ -258,12 +259,7 @@ def evaluate_matrix(
     `progress` counts the samples of all checkpoints together. Raises RunError where a task of the run is not finished,
     and what `evaluate` and `Encoder.load` raise.
     """
-    waiting = [task.name for task in run.tasks if not task.done]
-    if waiting:
-        raise RunError(
-            f"{run.folder}: {len(waiting)} of {len(run.tasks)} tasks are not finished: {', '.join(waiting[:5])}"
-            f"{', …' if len(waiting) > 5 else ''}. Finish the run with the `prefmerge finetune` that began it."
-        )
+    require_finished(run)
     paths = [run.base_path, *(run.task_path(index) for index in range(len(run.tasks)))]
     samples = sum(len(task.test) for task in scenario.tasks)
     found: list[Evaluation] = []
@@ -435,7 +431,7 @@ def evaluate_checkpoint(
     batch: int = 256,
     device: str | torch.device | None = None,
     cache: Path | None = None,
-    progress: Progress | None = None,
+    progress: Counted | None = None,
     per_class: bool = False,
 ) -> Evaluation:
     """`evaluate` any checkpoint, merged ones too, on the test samples of a run, with its head. Where the data cannot be

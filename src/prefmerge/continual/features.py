@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ from prefmerge.checkpoints.memory import from_state_dict
 from prefmerge.continual.data.examples import Examples
 from prefmerge.continual.encoders.protocol import Batch, Encoder
 from prefmerge.errors import EncoderError
+from prefmerge.ground.progress import Counted
 from prefmerge.ground.store import Store, digest
 
 if TYPE_CHECKING:
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 
 FORMAT = "prefmerge-features/1"
 SUFFIX = ".features"
-
-Progress = Callable[[int, int], None]  # samples done, samples in all
 
 
 def embed(
@@ -44,7 +43,7 @@ def embed(
     batch: int = 256,
     device: str | torch.device | None = None,
     cache: Path | None = None,
-    progress: Progress | None = None,
+    progress: Counted | None = None,
 ) -> np.ndarray:
     """The embeddings (N, E), float32, of all examples under the evaluation transform, in eval mode, without gradients.
 
@@ -109,7 +108,7 @@ def _device_of(encoder: Encoder) -> torch.device:
 
 
 def _encoded(
-    encoder: Encoder, examples: Examples, batch: int, device: torch.device, progress: Progress | None
+    encoder: Encoder, examples: Examples, batch: int, device: torch.device, progress: Counted | None
 ) -> np.ndarray:
     """The embeddings in the order of the examples. Texts are read in the order of their length, longest first: a batch
     is padded to its longest, and what does not fit into memory fails at once."""
@@ -123,7 +122,7 @@ def _encoded(
 
 
 def _in_order(
-    encoder: Encoder, examples: Examples, batch: int, device: torch.device, progress: Progress | None
+    encoder: Encoder, examples: Examples, batch: int, device: torch.device, progress: Counted | None
 ) -> np.ndarray:
     import torch
 

@@ -45,7 +45,7 @@ TASK_SEEDS = 1000  # task t of a run shuffles with seed * TASK_SEEDS + t: more t
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainingProgress:
     """What a run tells while it works. `step` is None at the start of a task and when it is done.
 
     `fisher` counts samples while EWC measures, after a task, what it needs for the next.
@@ -70,7 +70,7 @@ def finetune(
     out: str | Path,
     *,
     force: bool = False,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[TrainingProgress], None] | None = None,
 ) -> Run:
     """Fine-tune one checkpoint per task into the folder `out`, or go on with the run that is there.
 
@@ -135,7 +135,7 @@ def run_tasks(
     *,
     force: bool = False,
     about: Mapping[str, Any] | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[TrainingProgress], None] | None = None,
 ) -> Run:
     """`finetune` from parts that are there already; `head` makes the frozen head of a new run, from the base.
 
@@ -176,7 +176,7 @@ class _Job:
     config: FinetuneConfig
     out: Path
     accelerator: Accelerator
-    progress: Callable[[Progress], None]
+    progress: Callable[[TrainingProgress], None]
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -257,14 +257,14 @@ def _train(job: _Job, run: Run) -> Run:
             continue
         state = run_folder.state_path(out, index)
         resumed = state.is_dir()
-        job.progress(Progress(index, task.name, len(tasks), resumed=resumed))
+        job.progress(TrainingProgress(index, task.name, len(tasks), resumed=resumed))
         job.log("task", task=task.name, index=index, samples=len(task.train), resumed=resumed)
         started = time.perf_counter()
         previous = index - 1 if config.method in IN_SEQUENCE else -1
         job.encoder.load(run.task_path(previous) if previous >= 0 else run.base_path)
 
         def on_step(step: Step, index: int = index, task: Task = task) -> None:
-            job.progress(Progress(index, task.name, len(tasks), step))
+            job.progress(TrainingProgress(index, task.name, len(tasks), step))
             job.log(
                 "step",
                 task=task.name,
@@ -300,7 +300,7 @@ def _train(job: _Job, run: Run) -> Run:
             run_folder.remove_state(out, index)
         accelerator.wait_for_everyone()
         job.log("done", task=task.name, index=index, seconds=round(time.perf_counter() - started, 1))
-        job.progress(Progress(index, task.name, len(tasks), done=True))
+        job.progress(TrainingProgress(index, task.name, len(tasks), done=True))
     if accelerator.is_main_process:
         run_folder.remove_scratch(out)  # a kill between the manifest and a removal leaves some
     return run
@@ -368,7 +368,7 @@ def _keep_fisher(job: _Job, index: int, head: Head) -> None:
 
     def counted(done: int) -> None:
         if done % FISHER_REPORTS == 0 or done == len(examples):
-            job.progress(Progress(index, task.name, len(job.tasks), fisher=(done, len(examples))))
+            job.progress(TrainingProgress(index, task.name, len(job.tasks), fisher=(done, len(examples))))
 
     with torch_threads(config.threads):
         new = fisher(job.encoder.tower, batches(), loss, counted)

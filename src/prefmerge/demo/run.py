@@ -22,7 +22,7 @@ import numpy as np
 
 from prefmerge import similarity
 from prefmerge.continual.config import TrainingConfig
-from prefmerge.continual.finetuning import Progress
+from prefmerge.continual.finetuning import TrainingProgress
 from prefmerge.demo.digits import NAMES, SHOWN, TASKS, Digits, Place, load_digits
 from prefmerge.demo.evaluate import accuracies, right_by_head
 from prefmerge.demo.model import load_base
@@ -93,7 +93,7 @@ def run(
     console: Console | None = None,
     quiet: bool = False,
     force: bool = False,
-    watch: Callable[[], AbstractContextManager[Callable[[Progress], None] | None]] = nullcontext,
+    watch: Callable[[], AbstractContextManager[Callable[[TrainingProgress], None] | None]] = nullcontext,
 ) -> dict[str, Any]:
     """Run the demo into the folder `out` and return what demo.json holds; go on with one that was interrupted.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from prefmerge.continual import run_folder
 from prefmerge.continual.config import DataConfig, FinetuneConfig, ModelConfig, ScenarioConfig, TrainingConfig
-from prefmerge.continual.finetuning import Progress, run_tasks
+from prefmerge.continual.finetuning import TrainingProgress, run_tasks
 from prefmerge.demo.digits import PARTS, TASKS, Digits, scenario_of
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def fine_tune_in_sequence(
     regime: TrainingConfig = REGIME,
     *,
     force: bool = False,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[TrainingProgress], None] | None = None,
 ) -> Run:
     """theta_1..theta_T in the run folder `out`, from the base that the encoder holds. Raises as `run_tasks` does."""
     config = configuration(seed, regime)

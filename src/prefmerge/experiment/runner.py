@@ -46,14 +46,13 @@ from prefmerge.experiment.cells import ALPHA_METHOD, Cell, Prepared, Work, plan_
 from prefmerge.experiment.recipe import DIVERSE, Experiment, training_config
 from prefmerge.experiment.results import Results, Score, Shown, TaskScores
 from prefmerge.ground import atomic, jsons
+from prefmerge.ground.progress import Progress
 from prefmerge.ground.store import digest
-from prefmerge.runs import read_run
+from prefmerge.runs import read_run, require_finished
 from prefmerge.targets import Environment, Mix, Pool
 
 if TYPE_CHECKING:
     from prefmerge.experiment.work import Bench
-
-Progress = Callable[[int, int, str], None]  # cells done, cells in all, what was done last
 
 
 @dataclass(frozen=True)
@@ -126,9 +125,7 @@ def prepare(recipe: Experiment, out: Path, *, jobs: int | None = None, say: Call
             run, config, scenario = open_data(folder)
             if run.training != training:
                 raise RunError(f"{folder}: its training is {run.training}, but the recipe lists it under {training}.")
-            if not run.finished:
-                waiting = sum(not task.done for task in run.tasks)
-                raise RunError(f"{folder}: {waiting} of {len(run.tasks)} tasks are not trained yet. Finish it first.")
+            require_finished(run)
             own = pools_of(scenario)
             if pools is None:
                 pools, first, digest = own, str(folder), _digest(own)

@@ -5,6 +5,7 @@ locks.py   who may write, one at a time
 atomic.py  a file or a folder replaced whole
 jsons.py   JSON files, written whole and read strictly
 store.py   finished pieces of work, to resume from
+progress.py  how a long job says how far it is
 draws.py   keyed choice, largest remainder, splits
 stats.py   intervals of accuracies and means
 words.py   lists, counted nouns, the name that was meant

@@ -34,9 +34,10 @@ from prefmerge.checkpoints import (
     weights_name,
 )
 from prefmerge.errors import OutputIsInput, UsageError
+from prefmerge.ground.progress import Progress
 from prefmerge.merging.added import Added, Adding, entries, note
 from prefmerge.merging.card import model_card, updated_config
-from prefmerge.merging.engine import HashedSink, MemorySink, Outcome, Progress, merge_into
+from prefmerge.merging.engine import HashedSink, MemorySink, Outcome, merge_into
 from prefmerge.merging.plan import Plan, make_plan, plan_over
 from prefmerge.merging.receipt import FORMAT, Receipt
 from prefmerge.merging.recipe import Recipe, TaskEntry

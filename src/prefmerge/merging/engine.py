@@ -14,7 +14,7 @@ to one thread each. Left out: where the blocks end up (the sink) and the receipt
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -23,6 +23,7 @@ import numpy as np
 from prefmerge.checkpoints import Dtype, Fingerprint, TensorInfo, same_elements
 from prefmerge.checkpoints.dtypes import from_float32, from_float64, to_float32
 from prefmerge.errors import DtypeOverflow
+from prefmerge.ground.progress import Progress
 from prefmerge.merging.plan import Entry, Plan
 from prefmerge.methods import Report, Rule
 from prefmerge.vectors import kernels
@@ -30,7 +31,6 @@ from prefmerge.vectors.reader import TaskVectors
 from prefmerge.vectors.reading import Reading
 from prefmerge.vectors.workspace import Workspace, spans
 
-Progress = Callable[[int, int, str], None]  # bytes written so far, bytes in all, what is being done
 LARGE = 1 << 20  # elements; below it one thread takes a tensor whole, whatever its share of the model
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -29,10 +29,10 @@ from prefmerge.checkpoints import (
     same_elements,
 )
 from prefmerge.errors import CheckpointNotFound, PrefmergeError, VerificationFailed
+from prefmerge.ground.progress import Progress
 from prefmerge.ground.words import quoted
 from prefmerge.merging.receipt import Receipt
 
-Progress = Callable[[int, int, str], None]
 SHOWN = 5  # names listed in a message about many
 
 

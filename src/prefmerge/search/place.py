@@ -20,10 +20,11 @@ import numpy as np
 from prefmerge.checkpoints import content_fingerprint, fingerprint_of, from_state_dict, open_checkpoint
 from prefmerge.errors import DataError, MissingExtra, OutputError, OutputExists, RunError
 from prefmerge.ground import jsons, locks
+from prefmerge.runs import require_finished
 from prefmerge.search.found import Found
 from prefmerge.search.space import Space
 from prefmerge.search.study import FILE
-from prefmerge.search.tuning import LEAST, Progress, Score, Weights, tune
+from prefmerge.search.tuning import LEAST, Score, Tried, Weights, tune
 
 if TYPE_CHECKING:
     from prefmerge.continual.data.examples import Examples
@@ -64,7 +65,7 @@ def search(
     seed: int = 0,
     force: bool = False,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: Tried | None = None,
 ) -> Found:
     """Search over the tasks of a run on `pairs` (a CSV with inputs and labels, or a folder of images per class) and
     leave the result at `out` (see `Output`; None: nowhere).
@@ -182,12 +183,7 @@ def _content(path: Path) -> str:
 def _check_run(run: Any) -> None:
     if run.training == "joint":
         raise RunError(f"{run.folder}: was trained on all tasks jointly; there is nothing to merge or to search.")
-    waiting = [task.name for task in run.tasks if not task.done]
-    if waiting:
-        raise RunError(
-            f"{run.folder}: {len(waiting)} of {len(run.tasks)} tasks are not finished: {', '.join(waiting[:5])}. "
-            "Finish the run with the `prefmerge finetune` that began it."
-        )
+    require_finished(run)
 
 
 @contextlib.contextmanager

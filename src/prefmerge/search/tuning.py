@@ -28,7 +28,7 @@ from prefmerge.search.study import Study
 LEAST = 10  # samples; with fewer one answer weighs more than what any setting changes
 Weights = dict[str, np.ndarray]
 Score = Callable[[Weights], np.ndarray]  # a model's weights -> (M,) bool: the samples that it names correctly
-Progress = Callable[[Trial, float, int, int], None]  # trial, best accuracy so far (search part), done, most
+Tried = Callable[[Trial, float, int, int], None]  # trial, best accuracy so far (search part), done, most
 
 
 class Merges(Protocol):
@@ -55,7 +55,7 @@ def tune(
     seed: int = 0,
     study: Path | None = None,
     about: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    progress: Tried | None = None,
 ) -> Found:
     """Search for the settings whose model is right most often. labels: of the M samples that `score` speaks of; ids:
     their names, which decide who is held out (by default their positions).
