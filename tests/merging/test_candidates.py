@@ -99,7 +99,7 @@ def test_large_tensors_are_cut_into_blocks_and_small_ones_are_not(tmp_path: Path
     base, tasks = files(tmp_path)
     with Candidates(base, tasks, threads=3) as candidates:
         expected = candidates.models(SETTINGS)
-        monkeypatch.setattr("prefmerge.merging.engine.LARGE", 0)
+        monkeypatch.setattr("prefmerge.vectors.workspace.LARGE", 0)
         candidates._work.block = 100  # fmt: skip
         for one, other in zip(expected, candidates.models(SETTINGS), strict=True):
             assert_same(other, one)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -71,3 +72,31 @@ def test_a_folder_that_takes_no_files_is_told(tmp_path: Path):
         ),
     ):
         work.allocate(SIZE, np.uint8)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_large_items_have_all_threads_and_small_ones_one_each(threads: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("prefmerge.vectors.workspace.LARGE", 10)
+    sizes = [3, 12, 2, 1, 40, 0, 11]
+    seen: list[tuple[int, bool]] = []
+    main = threading.current_thread()
+    with Workspace(threads=threads) as work:
+        work.walk(range(len(sizes)), sizes.__getitem__, lambda i: seen.append((i, threading.current_thread() is main)))
+    assert sorted(i for i, _ in seen) == list(range(len(sizes)))
+    assert [i for i, _ in seen if sizes[i] >= 10] == [1, 4, 6]  # in order
+    assert {i for i, _ in seen[:1]} == {0}
+    assert {i for i, _ in seen[2:4]} == {2, 3}  # between the large ones that they stand between
+    assert all(alone for i, alone in seen if sizes[i] >= 10)
+    assert threads == 1 or [i for i, alone in seen if not alone and i in (2, 3)] != []
+
+
+def test_a_walk_ends_with_the_first_error():
+    def fail(item: int) -> None:
+        if item == 2:
+            raise ValueError("two")
+        seen.append(item)
+
+    seen: list[int] = []
+    with Workspace() as work, pytest.raises(ValueError, match=r"^two$"):
+        work.walk(range(5), lambda item: 1, fail)
+    assert seen == [0, 1]

@@ -16,8 +16,10 @@ jobs are cut by sizes alone and added in order. Left out: pictures and words.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +39,6 @@ from prefmerge.vectors.workspace import Workspace, spans
 
 BLOCK = 1 << 14  # elements held for all T tasks at once
 JOB = 1 << 20  # elements that one thread measures at a time: a stretch of a large tensor, or several small ones
-JOBS_IN_FLIGHT = 4  # per thread
 
 Piece = tuple[int, int, int]  # tensor, start, stop
 
@@ -102,17 +103,22 @@ class _Sums:
     def of(self, tensor: int) -> _Tensor:
         return self.tensors.setdefault(tensor, _Tensor(self.tasks))
 
-    def add(self, other: _Sums) -> None:
+    def add_counts(self, other: _Sums) -> None:
+        """What has no order."""
         self.prefixes_D4T += other.prefixes_D4T
         self.pairs_D2TT += other.pairs_D2TT
-        self.gram_TT += other.gram_TT
         self.values_T2B += other.values_T2B
         self.contributed_T2B += other.contributed_T2B
         for tensor, found in other.tensors.items():
             mine = self.of(tensor)
             mine.signs_D2 += found.signs_D2
-            mine.sums_3T += found.sums_3T
             mine.owners_2T += found.owners_2T
+
+    def add_sums(self, gram_TT: np.ndarray, sums_3T: Mapping[int, np.ndarray]) -> None:
+        """What is rounded, so that its order matters."""
+        self.gram_TT += gram_TT
+        for tensor, sums in sums_3T.items():
+            self.of(tensor).sums_3T += sums
 
 
 @dataclass
@@ -137,29 +143,37 @@ class _Measuring:
         self.base.touched = True
         reading = Reading(self.base, [Source(task, hashed=False) for task in plan.tasks])
         self.deltas = [TaskVectors.of(reading, entry.info, entry.stored_as) for entry in self.entries]
-        self.thresholds: dict[int, np.ndarray] = {}  # of large tensors whose turn it is
+        self.nbytes = [entry.info.dtype.itemsize * (self.tasks + 1) for entry in self.entries]  # of an element
+        self.everything = sum(deltas.size * each for deltas, each in zip(self.deltas, self.nbytes, strict=True))
+        self.jobs = self.cut()
+        self.total = _Sums(self.tasks)
+        self.adding = threading.Lock()
+        self.ended: dict[int, tuple[np.ndarray, dict[int, np.ndarray]]] = {}  # sums of jobs whose turn has not come
+        self.turn, self.done = 0, 0
 
     def run(self, label: str | None) -> Measured:
-        total, done = _Sums(self.tasks), 0
-        jobs = self.jobs()
-        nbytes = [entry.info.dtype.itemsize * (self.tasks + 1) for entry in self.entries]
-        everything = sum(deltas.size * each for deltas, each in zip(self.deltas, nbytes, strict=True))
-        for low, high in spans(len(jobs), JOBS_IN_FLIGHT * self.work.threads):
-            wave = jobs[low:high]
-            current = {tensor for pieces in wave for tensor, _, _ in pieces if self.deltas[tensor].size >= self.job}
-            self.thresholds = {
-                tensor: self.thresholds[tensor] if tensor in self.thresholds else self.threshold(tensor)
-                for tensor in sorted(current)
-            }
-            for pieces, found in zip(wave, self.work.map(self.measure, wave), strict=True):
-                total.add(found)
-                done += sum((stop - start) * nbytes[tensor] for tensor, start, stop in pieces)
-                if self.progress is not None:
-                    self.progress(done, everything, f"measuring {self.deltas[pieces[-1][0]].name}")
+        self.work.walk(self.units(), self.size, self.unit)
         self.base.hash_rest()
-        return self.measured(label, total)
+        return self.measured(label, self.total)
 
-    def jobs(self) -> list[list[Piece]]:
+    def units(self) -> list[range]:
+        """Stretches of jobs: those of one large tensor, or a single one of small tensors."""
+        cuts = [
+            i
+            for i, pieces in enumerate(self.jobs)
+            if i == 0 or pieces[0][0] != self.jobs[i - 1][0][0]  # another tensor begins
+        ]
+        return [range(low, high) for low, high in pairwise([*cuts, len(self.jobs)])]
+
+    def size(self, unit: range) -> int:
+        return sum(stop - start for i in unit for _, start, stop in self.jobs[i])
+
+    def unit(self, unit: range) -> None:
+        tensor = self.jobs[unit[0]][0][0]
+        known = {tensor: self.threshold(tensor)} if len(unit) > 1 else {}
+        self.work.map(lambda i: self.measure(i, known), unit)
+
+    def cut(self) -> list[list[Piece]]:
         """What one thread does at a time, cut by the tensors' sizes alone."""
         jobs: list[list[Piece]] = []
         room = 0
@@ -205,13 +219,22 @@ class _Measuring:
             deltas.read(task, start, stop, tau)
             yield tau
 
-    def measure(self, pieces: Sequence[Piece]) -> _Sums:
-        found = _Sums(self.tasks)
+    def measure(self, job: int, known: Mapping[int, np.ndarray]) -> None:
+        """Measure the pieces of a job. `known`: thresholds of tensors that several jobs measure."""
+        found, pieces = _Sums(self.tasks), self.jobs[job]
         for tensor, first, last in pieces:
-            thresholds = self.thresholds[tensor] if tensor in self.thresholds else self.threshold(tensor)
+            thresholds = known[tensor] if tensor in known else self.threshold(tensor)
             for low, high in spans(last - first, self.work.block):
                 self.block(tensor, first + low, first + high, thresholds, found)
-        return found
+        with self.adding:
+            self.total.add_counts(found)
+            self.ended[job] = found.gram_TT, {tensor: each.sums_3T for tensor, each in found.tensors.items()}
+            while self.turn in self.ended:
+                self.total.add_sums(*self.ended.pop(self.turn))
+                self.turn += 1
+            self.done += sum((stop - start) * self.nbytes[tensor] for tensor, start, stop in pieces)
+            if self.progress is not None:
+                self.progress(self.done, self.everything, f"measuring {self.deltas[pieces[-1][0]].name}")
 
     def block(self, tensor: int, start: int, stop: int, thresholds_T: np.ndarray, found: _Sums) -> None:
         deltas, work, length = self.deltas[tensor], self.work, stop - start

@@ -31,8 +31,6 @@ from prefmerge.vectors.reader import TaskVectors
 from prefmerge.vectors.reading import Reading
 from prefmerge.vectors.workspace import Workspace, spans
 
-LARGE = 1 << 20  # elements; below it one thread takes a tensor whole, whatever its share of the model
-
 
 class Sink(Protocol):
     """Where merged blocks go."""
@@ -98,18 +96,13 @@ def _tensor_by_tensor(merges: Sequence[_Merge], reading: Reading, work: Workspac
     for merge in merges:
         for entry in merge.plan.of_role("merge"):
             wanted.setdefault((entry.info, entry.stored_as), []).append((merge, entry))
-    large = max(LARGE, sum(info.size for info, _ in wanted) // (4 * work.threads))
 
     def whole(shared: Shared) -> None:
         vectors = TaskVectors.of(reading, *shared, held=len(wanted[shared]) > 1)
         for merge, entry in wanted[shared]:
             merge.tensor(entry, vectors.again())
 
-    ordered = sorted(wanted, key=lambda shared: -shared[0].size)
-    for shared in ordered:
-        if shared[0].size >= large:
-            whole(shared)  # its blocks are spread over the threads
-    work.map(whole, [shared for shared in ordered if shared[0].size < large])
+    work.walk(sorted(wanted, key=lambda shared: -shared[0].size), lambda shared: shared[0].size, whole)
 
 
 class _Told:

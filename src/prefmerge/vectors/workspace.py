@@ -8,6 +8,7 @@ few blocks of float32 plus the arrays asked for. Left out: reading and writing c
 from __future__ import annotations
 
 import errno
+import itertools
 import mmap
 import os
 import tempfile
@@ -28,7 +29,7 @@ Result = TypeVar("Result")
 BLOCK = 1 << 16  # elements; 256 KiB of float32, so a few of them stay in the second-level cache
 ZEROS = 1 << 20  # bytes written at a time where a file system cannot reserve space
 PARTS = 16  # blocks in one stretch of masks: fewer, longer kernel calls where only masks are walked
-
+LARGE = 1 << 20  # elements; below it one thread takes a tensor whole, whatever its share of the model
 
 HEAVY = 2  # problems solved in memory at a time, tens of MiB each: more threads must not mean more of them
 
@@ -93,6 +94,19 @@ class Workspace:
             for future in futures:
                 future.cancel()
             raise
+
+    def walk(self, items: Iterable[Item], size: Callable[[Item], int], function: Callable[[Item], object]) -> None:
+        """function(item) for every item, in their order: tensors, or what takes their place, of `size` elements. A
+        large one has all threads to itself, for maps of its own; those between two large ones go one to a thread.
+        """
+        work = list(items)
+        large = max(LARGE, sum(map(size, work)) // (4 * self.threads))
+        for alone, group in itertools.groupby(work, lambda item: size(item) >= large):
+            if alone:
+                for item in group:
+                    function(item)
+            else:
+                self.map(function, group)
 
     def buffer(self, name: str, shape: int | tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
         """A thread's own scratch array of that name, contents undefined; the same memory at the next call with this
