@@ -58,7 +58,8 @@ def test_two_targets_to_the_end_and_again(wordnet: Path, tmp_path: Path, monkeyp
         assert first["0.4"][name] == pytest.approx(0.6 * none + 0.4 * first["1.0"][name])
     assert told["alternatives"]["targets"] == 2
     assert told["cost"][0]["merges"] > 5
-    text = adapt.document(data, data)
+    text = adapt.document(data, {"summary": {"cost": adapt._costs(rows)}})
+    assert "| T = 17 | 2 |" in text
     assert "| **adapt, from 50 labels** |" in text
     assert math.isfinite(told["adapt_ahead_of"]["last"]["mean"])
     # A second call finds everything done, and the document keeps what stands around its tables.
