@@ -23,6 +23,7 @@ check: .venv/ready
 # Minutes to an hour, and 8 GB of disk. Writes benchmarks/results/*.json and the documents made from them.
 bench: .venv/ready
 	.venv/bin/python -m benchmarks.merge_speed --docs docs/speed.md
+	.venv/bin/python -m benchmarks.read_vectors
 	.venv/bin/python -m benchmarks.optimal_gap
 	.venv/bin/python -m benchmarks.training_speed
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from benchmarks import common, merge_speed, optimal_gap, yardstick
+from benchmarks import common, merge_speed, optimal_gap, read_vectors, yardstick
 from benchmarks.make_checkpoints import make
 
 
@@ -111,3 +111,14 @@ def test_optimal_gap_at_toy_size(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_docs_are_generated_from_the_results() -> None:
     recorded = json.loads((common.RESULTS / "merge_speed.json").read_text())
     assert (common.ROOT / "docs" / "speed.md").read_text() == merge_speed.render(recorded)
+
+
+def test_read_vectors_at_toy_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = tmp_path / "read_vectors.json"
+    read_vectors.main(["--toy", "--result", str(result)])
+    data = json.loads(result.read_text())
+    assert {(row["task"], row["base"]) for row in data["rows"]} == {
+        (task, base) for task in read_vectors.FORMATS for base in read_vectors.FORMATS
+    }
+    assert all(row[way]["median"] > 0 for row in data["rows"] for way in ("pass", "numpy", "read"))
+    assert "| bfloat16 | float32 |" in capsys.readouterr().out

@@ -249,6 +249,7 @@ def test_blocks_of_any_size_give_the_same(task: str, base: str, held: bool):
     expected = oracle.vector(of_task.ravel(), task, of_base.ravel(), base)
     for block in (1 << 20, 4096, 7, 1):
         vectors = reader(of_task, of_base, held=held)
+        assert vectors.readers[0].shape == vectors.shape
         assert (vectors.shape, vectors.size, vectors.changed) == ((301, 233), 301 * 233, False)
         last = vectors.size if block > 7 else 70_000  # beyond the first chunk
         for start in range(65_000 if block <= 7 else 0, last, block):

@@ -54,7 +54,9 @@ class BaseReader(Protocol):
 
 
 class VectorReader(Protocol):
-    """One task's vector of one tensor."""
+    """One task's vector of one tensor, which has this shape."""
+
+    shape: tuple[int, ...]
 
     def read(self, start: int, stop: int, out: np.ndarray) -> bool:
         """Fill `out`, float32, with tau[start:stop]. True if any is not zero. Raises NonFiniteValue."""
@@ -135,7 +137,8 @@ class StoredVector(VectorReader):
 
     def __init__(self, reading: Reading, task: int, base: BaseReader, stored_as: str) -> None:
         self.source, self._space, self._base, self.name = reading.tasks[task], reading.space, base, stored_as
-        self._dtype = self.source.checkpoint.tensors[stored_as].dtype
+        info = self.source.checkpoint.tensors[stored_as]
+        self.shape, self._dtype = info.shape, info.dtype
 
     def read(self, start: int, stop: int, out: np.ndarray) -> bool:
         self.source.touched = True
@@ -235,7 +238,7 @@ class HeldVector(VectorReader):
     """A task's vector, each element decoded once and kept in memory."""
 
     def __init__(self, vector: VectorReader, size: int) -> None:
-        self._vector, self._held = vector, _Held(size, vector.read)
+        self._vector, self._held, self.shape = vector, _Held(size, vector.read), vector.shape
 
     def read(self, start: int, stop: int, out: np.ndarray) -> bool:
         return bool(kernels.convert(self._held.slice(start, stop), out)[1])
