@@ -182,7 +182,11 @@ def test_what_is_typed_is_what_is_asked(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "adapt", work)
     groups = [("run", "labels"), ("checkpoints", "prefer")]
     for name, (kind, declared) in declarations().items():
-        needed = groups[1] if name in ("checkpoints", "prefer", "task_samples", "head", "model") else groups[0]
+        needed = (
+            groups[1]
+            if name in ("checkpoints", "prefer", "task_samples", "task_labels", "head", "model")
+            else groups[0]
+        )
         needed = ("run", name) if name in ("inputs", "pairs") else needed
         typed: list[str] = []
         for one in dict.fromkeys([*needed, name]):
