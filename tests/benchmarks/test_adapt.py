@@ -76,6 +76,19 @@ def test_two_targets_to_the_end_and_again(wordnet: Path, tmp_path: Path, monkeyp
     assert "stale words" not in page
 
 
+def test_the_documents_say_what_was_measured():
+    data = json.loads((common.RESULTS / "adapt.json").read_text())
+    digits = json.loads((common.RESULTS / "adapt_digits.json").read_text())
+    page = (common.ROOT / "docs" / "adapt.md").read_text()
+    many = common.RESULTS / "adapt_17.json"
+    assert adapt.document(data, json.loads(many.read_text()) if many.exists() else None) in page
+    assert adapt_digits.document(digits) in page
+    readme = " ".join((common.ROOT / "README.md").read_text().split())
+    last, magmax, ours = (data["summary"]["accuracy"][name]["mean"] for name in ("last", "MAGMAX", "adapt, labels"))
+    assert f"the last checkpoint names {last:.1f} % of the samples correctly, MAGMAX {magmax:.1f} %" in readme
+    assert f"from 50 labels {ours:.1f} %" in readme
+
+
 def test_the_digits_table_is_what_the_rows_say():
     rows = [
         {"seed": seed, "place": place, "accuracy": {"last": last, "adapt": ours}, "estimate": {"value": ours + 0.01}}
