@@ -140,7 +140,7 @@ class Space:
     def settings(self, params: Params, names: Sequence[str], first: Preference) -> Settings:
         """What to merge with for these numbers; `first` is the preference where none is searched."""
         chosen: Settings = {METHOD.name: FIRST_METHOD.name, PREFERENCE.name: first}
-        chosen |= self._needed(len(names)) | self.fixed
+        chosen |= {**self._needed(len(names)), **self.fixed}
         for name, over in self._over().items():
             if isinstance(over, Shares):
                 chosen[name] = rounded([float(params[_share(t)]) for t in range(len(names))], names)
