@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prefmerge.errors import PreferenceError
-from prefmerge.ground import jsons
 from prefmerge.ground.words import did_you_mean
 
 Number = int | float | str | Fraction
@@ -257,11 +256,15 @@ class Preference:
 
     def save(self, path: str | Path) -> None:
         """Write `to_json` to a file, whole or not at all."""
+        from prefmerge.ground import jsons  # where files are: help texts need the rest
+
         jsons.write(Path(path), self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> Preference:
         """Read a file that `save` or `prefmerge prefer` wrote. Raises PreferenceError naming the file."""
+        from prefmerge.ground import jsons
+
         try:
             return cls.from_json(jsons.read(Path(path)))
         except FileNotFoundError as error:

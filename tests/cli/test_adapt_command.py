@@ -25,7 +25,8 @@ import prefmerge
 from prefmerge.cli.options import EXAMPLES
 from prefmerge.continual.head_file import read_head
 from prefmerge.errors import MissingExtra, UsageError
-from prefmerge.target.parameters import declarations, flag
+from prefmerge.ground.words import flag
+from prefmerge.target.parameters import declarations
 from tests.cli.conftest import Result
 
 pytest.importorskip("transformers", reason="adapt needs the extra places")

@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefmerge.errors import CheckpointNotFound, MethodError, PreferenceError, RecipeError, UsageError
-from prefmerge.merging.recipe import FLAGS, OPTIONS, Recipe, TaskEntry
+from prefmerge.merging.parameters import every
+from prefmerge.merging.recipe import Recipe, TaskEntry
 from prefmerge.merging.recipe_file import read_recipe
 from prefmerge.methods import METHODS
+from prefmerge.methods.parameters import PREFERENCE
 from prefmerge.preference import Preference
 
 MODELS = """
@@ -130,7 +132,7 @@ def test_defaults_of_a_file_are_mergekits(
 
 
 def test_the_command_lines_density_of_ties_is_the_papers() -> None:
-    assert Recipe(method="ties", tasks=(TaskEntry(path="a"),)).densities == (Fraction(1, 5),)
+    assert Recipe(method="ties", tasks=(TaskEntry(path="a"),)).density == (Fraction(1, 5),)
 
 
 def test_a_models_own_parameters_win_over_the_common_ones(folder: Path) -> None:
@@ -149,9 +151,9 @@ parameters: {weight: 2, density: 0.45, lambda: 1.25, normalize: false, int8_mask
 """,
     )
     assert recipe.weights == (Fraction(57, 100), Fraction(2), Fraction(2))
-    assert recipe.densities == (Fraction(3, 10), Fraction(1, 10), Fraction(9, 20))
-    assert recipe.resolved_scale == 1.25
-    assert recipe.normalized is False
+    assert recipe.density == (Fraction(3, 10), Fraction(1, 10), Fraction(9, 20))
+    assert recipe.scale == 1.25
+    assert recipe.normalize is False
     assert recipe.notes == ("int8_mask has no effect: signs are elected in float64 whatever it says.",)
 
 
@@ -269,7 +271,7 @@ def test_the_others_skip_a_listed_base(folder: Path, method: str) -> None:
 def test_notes(folder: Path, method: str, parameters: str, note: str) -> None:
     recipe = read(folder, f"merge_method: {method}\nparameters: {{{parameters}}}\n{MODELS}")
     assert note in recipe.notes
-    assert recipe.resolved_scale == 1.0
+    assert recipe.scale == 1.0
 
 
 @pytest.mark.parametrize(
@@ -483,7 +485,7 @@ def test_a_density_flag_speaks_for_every_task(folder: Path) -> None:
     recipe = read(
         folder, f"merge_method: ties\n{MODELS}  - model: digits.safetensors\n    parameters: {{density: 0.9}}\n"
     )
-    assert recipe.with_overrides(density="0.3").densities == (Fraction(3, 10),) * 3
+    assert recipe.with_overrides(density="0.3").density == (Fraction(3, 10),) * 3
 
 
 def test_another_method_drops_what_it_has_no_use_for_and_says_so(folder: Path) -> None:
@@ -491,7 +493,7 @@ def test_another_method_drops_what_it_has_no_use_for_and_says_so(folder: Path) -
     changed = recipe.with_overrides(method="magmax")
     assert changed.preference is None
     assert changed.scope == "tensor"
-    assert changed.resolved_scale == 0.5
+    assert changed.scale == 0.5
     assert changed.notes == ("magmax has no use for the recipe's preference, scope.",)
     assert recipe.with_overrides(method="ties").scope == "model"  # which ties honours
 
@@ -560,12 +562,8 @@ def test_values_that_make_no_sense() -> None:
 # Settings and back
 
 
-def test_every_option_of_every_method_is_a_setting() -> None:
-    assert (
-        {option for method in METHODS.values() for option in method.options}
-        == set(OPTIONS)
-        <= set(FLAGS) | {"normalize"}
-    )
+def test_every_parameter_of_every_method_is_a_setting() -> None:
+    assert {name for method in METHODS.values() for name in method.options} <= set(every()) <= set(Recipe().settings())
 
 
 def test_settings_hold_no_path_and_no_name() -> None:
@@ -614,9 +612,4 @@ def test_a_receipts_settings_make_the_same_recipe(
     told = json.loads(json.dumps(first.settings()))
     again = Recipe.from_settings(told, base="base", tasks=["a", "b"], names=["a", "b"])
     assert again.settings() == told == first.settings()
-    assert (again.weights, again.densities, again.normalized, again.resolved_scale) == (
-        first.weights,
-        first.densities,
-        first.normalized,
-        first.resolved_scale,
-    )
+    assert all(again.used(one) == first.used(one) for one in every().values() if one is not PREFERENCE)

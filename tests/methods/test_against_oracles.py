@@ -192,7 +192,9 @@ def test_equal_magnitudes_are_all_records(problem: Problem, block: int, passes: 
     for name in in_competition(problem, kind == "printed").changed():
         deltas = problem.deltas(name)
         chosen = Settings(
-            tasks=len(problem.tasks), seed=seed, shares=tuple(problem.shares), selection=kind, passes=passes
+            tasks=len(problem.tasks),
+            shares=tuple(problem.shares),
+            values={"seed": seed, "selection": kind, "passes": passes},
         )
         rule = METHODS["tunable_magmax"].prepare([_Deltas(name, deltas)], chosen, work)
         owners = [int(task) for task in rule.owners[0]]  # type: ignore[attr-defined]  # only owner rules have them

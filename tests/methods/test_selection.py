@@ -163,7 +163,7 @@ def test_the_certificate_of_a_scope_too_large_for_memory_holds_when_read_again(p
     tasks, size = 8, 3 * ROWS // 8  # three times what is solved at once
     deltas = Arrays(tau_walk(tasks, size, 5, rounded=rounded))
     shares = Preference.parse(preference).shares([str(t) for t in range(tasks)])
-    settings = Settings(tasks, shares=shares, selection="optimal")
+    settings = Settings(tasks, shares=shares, values={"selection": "optimal"})
     with Workspace(threads=2) as work:
         rule = TunableMagmax().prepare([deltas], settings, work)
         owners = rule.owners[0]  # type: ignore[attr-defined]  # the rule of this method has them
@@ -186,7 +186,7 @@ def test_one_reading_per_pass_and_none_per_stage():
     for passes in (1, 2):
         deltas = Arrays(tau)
         with Workspace(block=4096) as work:
-            TunableMagmax().prepare([deltas], Settings(8, shares=shares, passes=passes), work)
+            TunableMagmax().prepare([deltas], Settings(8, shares=shares, values={"passes": passes}), work)
         readings.append(deltas.readings)
     # The first pass reads each of 8 tasks once; looking for a change reads one block more. The second reads only tasks
     # with budget left.
@@ -244,7 +244,7 @@ AWKWARD = {
 def test_awkward_importances_are_still_assigned_optimally(kind: str, preference: str):
     size = ROWS // 4 * 2  # twice what is solved at once
     deltas = Arrays(AWKWARD[kind](np.random.default_rng(0), (4, size)).astype(np.float32))
-    settings = Settings(4, shares=Preference.parse(preference).shares("abcd"), selection="optimal")
+    settings = Settings(4, shares=Preference.parse(preference).shares("abcd"), values={"selection": "optimal"})
     with Workspace(threads=2) as work:
         rule = TunableMagmax().prepare([deltas], settings, work)
     assert rule.report.asked is not None
@@ -257,7 +257,9 @@ def test_where_no_bound_holds_the_pieces_are_exact_in_budget_and_honest_about_th
     tasks, size = 8, 3 * ROWS // 8
     tau_TP = tau_walk(tasks, size, 5, rounded=False)
     settings = Settings(
-        tasks, shares=Preference.parse("alpha:2").shares([str(t) for t in range(tasks)]), selection="optimal"
+        tasks,
+        shares=Preference.parse("alpha:2").shares([str(t) for t in range(tasks)]),
+        values={"selection": "optimal"},
     )
     with Workspace(threads=2) as work:
         best = TunableMagmax().prepare([Arrays(tau_TP)], settings, work)

@@ -10,8 +10,10 @@ from safetensors.numpy import save_file
 
 from prefmerge.errors import PrefmergeError, UsageError
 from prefmerge.merging.candidates import Candidates
+from prefmerge.merging.parameters import METHOD, every, searchable
+from prefmerge.methods.parameters import Choices
 from prefmerge.preference import Preference
-from prefmerge.search.space import CHOICES, DIMENSIONS, Space, rounded
+from prefmerge.search.space import Space, rounded
 from tests.methods.problems import state_dicts
 
 NAMES = ("cars", "birds", "digits")
@@ -60,7 +62,7 @@ def test_what_is_not_searched_is_fixed_or_the_default():
 @pytest.mark.parametrize(
     "text",
     [
-        ",".join(DIMENSIONS),
+        ",".join(searchable()),
         "preference,scale",
         "scale,method=ties,density=0.3",
         "selection,importance,strength,scale=0.7",
@@ -90,13 +92,13 @@ def test_every_trial_can_be_merged(text: str, tmp_path: Path):
 
 
 def test_starts_stand_inside_the_space():
-    space = Space(DIMENSIONS)
-    dimensions = space.dimensions(3)
+    space = Space(tuple(searchable()))
+    ranges = space.dimensions(3)
     for start in space.starts(NAMES, FIRST):
         assert start.params is not None
-        assert start.params.keys() == dimensions.keys()
+        assert start.params.keys() == ranges.keys()
         assert [start.params[f"share {i}"] for i in (1, 2, 3)] == [1.0, 0.5, pytest.approx(1 / 6)]
-        for name, found in dimensions.items():
+        for name, found in ranges.items():
             value = start.params[name]
             assert value in found if isinstance(value, str) else float(found[0]) <= value <= float(found[1])
         assert start.params["strength"] == (0.0 if start.what.startswith("MAGMAX") else 1.0)
@@ -144,7 +146,7 @@ def test_a_setting_is_not_fixed_and_searched():
 
 
 def test_the_choices_are_settings_of_merge():
-    from prefmerge.merging.recipe import CONVERTERS
-
-    for name, values in CHOICES.items():
-        assert [CONVERTERS[name](value) for value in values] == list(values)
+    known = {METHOD.name: METHOD, **every()}
+    for name, over in searchable().items():
+        if isinstance(over, Choices):
+            assert [known[name].read(value) for value in over.values] == list(over.values)

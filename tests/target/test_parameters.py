@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 
 from prefmerge.cli import app
 from prefmerge.errors import UsageError
+from prefmerge.ground.words import flag
 from prefmerge.target import adapt as module
-from prefmerge.target.parameters import Parameters, declarations, flag
+from prefmerge.target.parameters import Parameters, declarations
 
 RUN = {"run": "my-run", "labels": "seen.csv"}
 FILES = {"checkpoints": ["base", "one"], "prefer": "1"}

@@ -11,13 +11,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_origin
+from typing import TYPE_CHECKING, Any, get_origin
 
 import typer
 
 from prefmerge.cli import options as o
 from prefmerge.cli.app import command
-from prefmerge.target.parameters import Declared, Parameters, declarations, flag
+from prefmerge.cli.derived import keyword, with_flags
+from prefmerge.ground.words import flag
+from prefmerge.target.parameters import Declared, Parameters, declarations
 
 if TYPE_CHECKING:
     from prefmerge.target.estimates import Estimate, Row
@@ -32,19 +34,11 @@ def _derived(run: Callable[..., None]) -> Callable[..., None]:
     """`run` with one option for each declared parameter, which it takes by name."""
     taken: list[inspect.Parameter] = []
     for name, (kind, declared) in declarations().items():
-        default = getattr(Parameters, name)
         several = get_origin(kind) is tuple
         shown = list[Path] | None if several else str if name == "metric" else kind
-        annotation = Annotated[shown, _typer(name, declared, several)]
-        taken.append(
-            inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=None if several else default, annotation=annotation
-            )
-        )
-    own = [one for one in inspect.signature(run, eval_str=True).parameters.values() if one.name != "given"]
-    run.__dict__["__signature__"] = inspect.Signature([*taken, *own])
-    run.__annotations__ = {one.name: one.annotation for one in [*taken, *own]}
-    return run
+        default = None if several else getattr(Parameters, name)
+        taken.append(keyword(name, shown, default, _typer(name, declared, several)))
+    return with_flags(run, taken)
 
 
 def _typer(name: str, declared: Declared, several: bool) -> Any:

@@ -11,37 +11,24 @@ import typer
 
 from prefmerge.cli import options as o
 from prefmerge.cli.app import command
+from prefmerge.cli.derived import given_flags, of_a_merge
 from prefmerge.errors import MethodError, UsageError
+from prefmerge.ground.words import flag
+from prefmerge.merging.parameters import METHOD
+from prefmerge.methods.parameters import PREFERENCE
 
 if TYPE_CHECKING:
     from prefmerge.merging.recipe import Recipe
 
 
 @command
+@of_a_merge
 def merge(
     inputs: o.Inputs = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="OUT", help="A .safetensors file, or a folder.")
     ] = None,
     run: o.Run = None,
-    method: o.Method = None,
-    prefer: o.Prefer = None,
-    scale: o.Scale = None,
-    seed: o.Seed = None,
-    selection: o.Selection = None,
-    importance: o.Importance = None,
-    strength: o.Strength = None,
-    carry: o.Carry = None,
-    toward_last: o.TowardLast = None,
-    start: o.Start = None,
-    boost: o.Boost = None,
-    drop: o.Drop = None,
-    scope: o.Scope = None,
-    passes: o.Passes = None,
-    density: o.Density = None,
-    dtype: o.Dtype = None,
-    exclude: o.Exclude = None,
-    as_task_vector: o.AsTaskVector = False,
     threads: o.Threads = None,
     max_memory: o.MaxMemory = "256MiB",
     dry_run: Annotated[
@@ -52,6 +39,7 @@ def merge(
         bool, typer.Option("--sha256", help="Also put the SHA-256 of every file into the receipt.")
     ] = False,
     json: o.Json = False,
+    **given: Any,
 ) -> None:
     """Merge a base and its tasks into one model with a receipt.
 
@@ -61,28 +49,7 @@ def merge(
     _something(inputs, run)
     if out is None and not dry_run:
         raise UsageError("-o OUT is missing: where should the merged model go?")
-    recipe = _recipe(
-        inputs or [],
-        run,
-        method=method,
-        preference=prefer,
-        scale=scale,
-        seed=seed,
-        selection=selection,
-        importance=importance,
-        strength=strength,
-        carry=carry,
-        toward_last=toward_last,
-        start=start,
-        boost=boost,
-        drop=drop,
-        scope=scope,
-        passes=passes,
-        density=density,
-        dtype=dtype,
-        exclude=exclude,
-        as_task_vector=as_task_vector or None,
-    )
+    recipe = _recipe(inputs or [], run, given_flags(given))
     from prefmerge.cli import progress, show
 
     if dry_run or out is None:
@@ -99,59 +66,21 @@ def merge(
         show.as_json(receipt.data)
     else:
         show.merged(receipt.data, recipe, out)
-        if run is not None or prefer is not None:
+        if run is not None or given.get(PREFERENCE.name) is not None:
             show.say_adapt("BASE TASK..." if run is None else f"--run {quote(str(run))}")
 
 
 @command
+@of_a_merge
 def plan(
     inputs: o.Inputs = None,
     run: o.Run = None,
-    method: o.Method = None,
-    prefer: o.Prefer = None,
-    scale: o.Scale = None,
-    seed: o.Seed = None,
-    selection: o.Selection = None,
-    importance: o.Importance = None,
-    strength: o.Strength = None,
-    carry: o.Carry = None,
-    toward_last: o.TowardLast = None,
-    start: o.Start = None,
-    boost: o.Boost = None,
-    drop: o.Drop = None,
-    scope: o.Scope = None,
-    passes: o.Passes = None,
-    density: o.Density = None,
-    dtype: o.Dtype = None,
-    exclude: o.Exclude = None,
-    as_task_vector: o.AsTaskVector = False,
     json: o.Json = False,
+    **given: Any,
 ) -> None:
     """Say what merge would do. Reads headers only, so budgets are upper bounds until unchanged tensors are known."""
     _something(inputs, run)
-    recipe = _recipe(
-        inputs or [],
-        run,
-        method=method,
-        preference=prefer,
-        scale=scale,
-        seed=seed,
-        selection=selection,
-        importance=importance,
-        strength=strength,
-        carry=carry,
-        toward_last=toward_last,
-        start=start,
-        boost=boost,
-        drop=drop,
-        scope=scope,
-        passes=passes,
-        density=density,
-        dtype=dtype,
-        exclude=exclude,
-        as_task_vector=as_task_vector or None,
-    )
-    _plan(recipe, json)
+    _plan(_recipe(inputs or [], run, given_flags(given)), json)
 
 
 @command
@@ -181,7 +110,7 @@ def _something(inputs: list[Path] | None, run: Path | None) -> None:
         raise UsageError("nothing to merge: give a base and its tasks, a recipe, or --run RUN.")
 
 
-def _recipe(inputs: list[Path], run: Path | None, **flags: Any) -> Recipe:
+def _recipe(inputs: list[Path], run: Path | None, flags: dict[str, Any]) -> Recipe:
     """The recipe that the arguments and flags describe."""
     from prefmerge.merging.recipe import Recipe, TaskEntry
     from prefmerge.merging.recipe_file import read_recipe
@@ -205,18 +134,18 @@ def _recipe(inputs: list[Path], run: Path | None, **flags: Any) -> Recipe:
 
 def _note_what_else_was_found(flags: dict[str, Any]) -> None:
     """A search finds a preference together with other settings; without them the merge is of another model."""
-    spec = flags.get("preference")
+    spec = flags.get(PREFERENCE.name)
     if not isinstance(spec, str) or not spec.startswith("@"):
         return
     from prefmerge.ground import jsons
 
     try:
         found = jsons.read(Path(spec[1:]))["about"]["settings"]
-        lacking = {name: value for name, value in found.items() if name != "method" and flags.get(name) is None}
+        lacking = {name: value for name, value in found.items() if name != METHOD.name and flags.get(name) is None}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return  # a file that has none; what is wrong with it is told by who reads the preference
     if lacking:
-        words = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in lacking.items())
+        words = " ".join(f"{flag(name)} {value}" for name, value in lacking.items())
         print(f"note: {spec[1:]} was found together with {words}; add these to make that model.", file=sys.stderr)
 
 

@@ -1,7 +1,6 @@
 """The flags that commands share, and the examples that their help texts end with.
 
-Values that must stay exact (shares, strength, carry, density) come as text; `prefmerge.merging.recipe` reads and checks
-them all.
+Left out: the flags of a recipe's parameters, which are made from their declarations (`derived`).
 """
 
 from __future__ import annotations
@@ -25,92 +24,11 @@ Run = Annotated[
         "--run", metavar="RUN", help="Take base and tasks, in order and with their names, from a run of finetune."
     ),
 ]
-Method = Annotated[
-    str | None,
-    typer.Option(
-        metavar="METHOD",
-        help="tunable-magmax (default), increments, magmax, max-abs, average, task-arithmetic, linear, random-mix, "
-        "ties or last.",
-    ),
-]
-Prefer = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SPEC",
-        help="How much each task matters: uniform (default), alpha:2, 0.8,0.2,0, cars=0.8,birds=0.2 or "
-        "@preference.json.",
-    ),
-]
-Scale = Annotated[
-    str | None,
-    typer.Option(metavar="S", help="Merge coefficient. Default 0.5 for tunable-magmax, magmax and max-abs, else 1.0."),
-]
-Seed = Annotated[str | None, typer.Option(metavar="N", help="Decides every random choice. Default 0.")]
-Selection = Annotated[
-    str | None,
-    typer.Option(
-        metavar="paper|optimal|printed",
-        help="Who gets which element: Algorithm 1 (default), the best for the budgets, or the printed letter.",
-    ),
-]
-Importance = Annotated[
-    str | None,
-    typer.Option(
-        metavar="magnitude|step",
-        help="What ranks an element for a task: its whole change (default) or that of the task alone.",
-    ),
-]
-Strength = Annotated[
-    str | None, typer.Option(metavar="0..1", help="From MAGMAX's own shares (0) to the full preference (1, default).")
-]
-Carry = Annotated[
-    str | None, typer.Option(metavar="0..1", help="How much of a task's share its successors may serve. Default 0.")
-]
-TowardLast = Annotated[
-    str | None,
-    typer.Option(metavar="0..1", help="tunable-magmax: how far to go from there to the last checkpoint. Default 0."),
-]
-Start = Annotated[
-    str | None,
-    typer.Option(metavar="X", help="increments: how much is kept of what each task added. Default 1."),
-]
-Boost = Annotated[
-    str | None,
-    typer.Option(metavar="X", help="increments: so much more of it, times the task's share. Default 0."),
-]
-Drop = Annotated[
-    str | None,
-    typer.Option(metavar="X", help="increments: so much less of it where the task's share is below 2 %. Default 0."),
-]
-Scope = Annotated[
-    str | None,
-    typer.Option(metavar="tensor|model", help="Where budgets hold: in every tensor (default) or over the whole model."),
-]
-Passes = Annotated[
-    str | None, typer.Option(metavar="K", help="Passes of Algorithm 1 before the random rest. Default 2.")
-]
-Density = Annotated[
-    str | None,
-    typer.Option(
-        metavar="0..1", help="ties: share of each task vector that is kept. Default 0.2 (in a recipe file: 1)."
-    ),
-]
-Dtype = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DTYPE",
-        help="Format of the merged tensors: float32, float16, bfloat16 or float64. Default: the base's.",
-    ),
-]
 Exclude = Annotated[
     list[str] | None,
     typer.Option(
         metavar="PATTERN", help="Leave these tensors out of the merge (head.*): the base's are copied. Repeatable."
     ),
-]
-AsTaskVector = Annotated[
-    bool,
-    typer.Option("--as-task-vector", help="Write the merged task vector, unscaled, to carry on with as tasks arrive."),
 ]
 Threads = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="Default: one per core. The output does not depend on it.")

@@ -11,6 +11,7 @@ import typer
 from prefmerge.cli import options as o
 from prefmerge.cli.app import command
 from prefmerge.errors import UsageError
+from prefmerge.ground.words import flag
 
 if TYPE_CHECKING:
     from prefmerge.prefer import Preferred, Tasks
@@ -209,7 +210,7 @@ def next_command(found: Preferred, out: Path | None) -> str:
         inputs = shlex.join(["--run", str(tasks.run.folder)])
     else:
         inputs = shlex.join(map(str, (tasks.base, *tasks.checkpoints))) if tasks.checkpoints else "BASE TASK..."
-    flags = [word for name, value in found.settings.items() for word in (f"--{name.replace('_', '-')}", value)]
+    flags = [word for name, value in found.settings.items() for word in (flag(name), value)]
     last = shlex.join(["--prefer", f"@{out or 'preference.json'}", *flags])
     return f"prefmerge merge {inputs} -o merged/ {last}"
 

@@ -11,10 +11,15 @@ import typer
 from prefmerge.cli import options as o
 from prefmerge.cli.app import command
 from prefmerge.errors import UsageError
+from prefmerge.ground.words import joined
+from prefmerge.merging.parameters import searchable
+from prefmerge.methods.parameters import PREFERENCE
 
 if TYPE_CHECKING:
     from prefmerge.search import Found, Output
 
+_USUAL = [name for name, over in searchable().items() if over.usual]
+_OTHERS = [name for name, over in searchable().items() if not over.usual]
 MOST_TASKS = 8  # rows of shares; beyond that the largest
 
 
@@ -35,8 +40,7 @@ def search(
         str | None,
         typer.Option(
             metavar="NAMES",
-            help="What to search: some of preference, scale, strength, carry (the default), selection, importance and "
-            "method; name=value fixes one.",
+            help=f"What to search: some of {', '.join(_USUAL)} (the default), {joined(_OTHERS)}; name=value fixes one.",
         ),
     ] = None,
     held_out: Annotated[
@@ -120,7 +124,7 @@ def searched(found: Found, place: Output, line: str) -> None:
         shares = sorted(zip(found.names, found.preference.shares(found.names), strict=True), key=lambda pair: -pair[1])
         told = ", ".join(f"{name} {100 * float(share):.1f} %" for name, share in shares[:MOST_TASKS] if share)
         console.print(f"Preference: {told}", soft_wrap=True)
-    rest = ", ".join(f"{name} {value}" for name, value in found.settings.items() if name != "preference")
+    rest = ", ".join(f"{name} {value}" for name, value in found.settings.items() if name != PREFERENCE.name)
     console.print(f"Settings: {rest}", soft_wrap=True)
     console.print(f"Output: {place.folder}", soft_wrap=True)
     console.print(f"Next: {line}", soft_wrap=True)

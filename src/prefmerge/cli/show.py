@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from prefmerge.ground.words import listed
+from prefmerge.methods.parameters import PREFERENCE
 
 if TYPE_CHECKING:
     from prefmerge.analysis import Inventory, Ownership, Row
@@ -280,13 +281,13 @@ def _owners(tasks: Sequence[str], shares: Sequence[str] | None, totals: Mapping[
 
 def _say_how(console: Console, settings: Mapping[str, Any], recipe: Recipe) -> None:
     """Preference and settings, whether they were given or not."""
-    if settings["preference"] is not None:
+    if settings[PREFERENCE.name] is not None:
         given = "uniform (none was given)" if recipe.preference is None else recipe.preference.describe()
         console.print(f"Preference: {given}", soft_wrap=True)
     shown = {
         name: value
         for name, value in settings.items()
-        if not (value is None or value is False or value == []) and name != "preference"
+        if not (value is None or value is False or value == []) and name != PREFERENCE.name
     }
     console.print(", ".join(f"{name} {_setting(value)}" for name, value in shown.items()) + ".", soft_wrap=True)
 

@@ -28,7 +28,9 @@ from prefmerge.ground import jsons
 from prefmerge.ground.draws import rank
 from prefmerge.ground.store import digest
 from prefmerge.merging.candidates import Candidates
+from prefmerge.merging.parameters import METHOD
 from prefmerge.methods import method_named
+from prefmerge.methods.parameters import SEED
 from prefmerge.preference import Preference
 from prefmerge.targets import Environment, Pool
 from prefmerge.targets import load as load_environments
@@ -194,8 +196,8 @@ def do(bench: Bench, cell: Cell) -> dict[str, Any]:
 def _fixed(bench: Bench, cell: Cell) -> dict[str, Any]:
     spec = cell.spec
     settings = dict(spec["settings"])
-    if "seed" in method_named(settings.get("method", "tunable-magmax")).options:  # others draw nothing
-        settings["seed"] = spec["seed"]
+    if method_named(settings.get(METHOD.name, METHOD.default)).honours(SEED):  # others draw nothing
+        settings[SEED.name] = spec["seed"]
     return {"scales": bench.at_scales(settings, spec["scales"], bench.everything(), spec["batch"])}
 
 

@@ -6,6 +6,7 @@
     counted(1234, "sample")              1,234 samples
     nearest("lamda", ["lambda", "mu"])   lambda
     did_you_mean("lamda", ["lambda"])    ` Did you mean 'lambda'?`
+    flag("toward_last")                  --toward-last
 
 Source of `nearest`: difflib (Ratcliff and Obershelp 1988), its cutoff 0.6. Cost: nothing but for `nearest`, which
 compares with every known name. Left out: nouns whose plural is not made with an s; other languages.
@@ -57,3 +58,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """What a message about an unknown name ends with: ` Did you mean 'scale'?`, or nothing."""
     near = nearest(name, known)
     return "" if near is None else f" Did you mean {near!r}?"
+
+
+def flag(name: str) -> str:
+    """What the command line calls a parameter."""
+    return "--" + name.replace("_", "-")

@@ -38,6 +38,7 @@ from prefmerge.ground.progress import Progress
 from prefmerge.merging.added import Added, Adding, entries, note
 from prefmerge.merging.card import model_card, updated_config
 from prefmerge.merging.engine import HashedSink, MemorySink, Outcome, merge_into
+from prefmerge.merging.parameters import per_task
 from prefmerge.merging.plan import Plan, make_plan, plan_over
 from prefmerge.merging.receipt import FORMAT, Receipt
 from prefmerge.merging.recipe import Recipe, TaskEntry
@@ -81,11 +82,10 @@ def merge(base: str | Path, tasks: Sequence[str | Path], out: str | Path, **opti
     """Merge the task checkpoints at `tasks` into the model at `base` and write the result, with its receipt, to `out`.
 
     base, tasks, out: a safetensors file, a Hugging Face folder, or (base and tasks) a .pt/.bin state dict. The tasks
-    come in the order in which they were trained. options: method, preference (a Preference or a spec such as
-    "0.8,0.2"), scale, seed, selection, importance, strength, carry, scope, passes, weights, density, normalize, dtype,
-    exclude, as_task_vector, names: what decides the values (see `Recipe`); threads, max_memory, force, sha256,
-    progress: how it is done. Raises PrefmergeError with one message when it cannot be done; then nothing has appeared
-    at `out`.
+    come in the order in which they were trained. options: method, the parameters that it declares (preference, a
+    Preference or a spec such as "0.8,0.2"; scale; what else `prefmerge merge --help` lists; weights), dtype, exclude,
+    as_task_vector, names: what decides the values (see `Recipe`); threads, max_memory, force, sha256, progress: how it
+    is done. Raises PrefmergeError with one message when it cannot be done; then nothing has appeared at `out`.
     """
     how = {
         name: options.pop(name) for name in ("threads", "max_memory", "force", "sha256", "progress") if name in options
@@ -99,39 +99,34 @@ def plan(base: str | Path, tasks: Sequence[str | Path], **options: Any) -> Plan:
 
 
 def recipe_of(
-    base: str | Path | None,
-    tasks: Sequence[str | Path],
-    *,
-    names: Sequence[str] | None = None,
-    weights: Sequence[Any] | None = None,
-    density: Any = None,
-    **settings: Any,
+    base: str | Path | None, tasks: Sequence[str | Path], *, names: Sequence[str] | None = None, **given: Any
 ) -> Recipe:
     """The recipe that Python arguments describe. Raises UsageError for an unknown or ignored option."""
     count = len(tasks)
-    for what, given in (("names", names), ("weights", weights)):
-        if given is not None and len(given) != count:
-            raise UsageError(f"{what} has {len(given)} entries for {count} tasks; give one per task.")
-    densities = [None] * count
-    if density is not None and not isinstance(density, (int, float, str, Fraction)):
-        densities, density = list(density), None
-        if len(densities) != count:
-            raise UsageError(
-                f"density has {len(densities)} entries for {count} tasks; give one number, or one per task."
-            )
+    if names is not None and len(names) != count:
+        raise UsageError(f"names has {len(names)} entries for {count} tasks; give one per task.")
+    own: list[dict[str, Any]] = [{} for _ in tasks]
+    listed: list[str] = []
+    for one in per_task():
+        values = given.get(one.name)
+        if values is None or (one.flag and isinstance(values, (int, float, str, Fraction))):
+            continue
+        del given[one.name]
+        if len(values) != count:
+            how = "give one number, or one per task" if one.flag else "give one per task"
+            raise UsageError(f"{one.name} has {len(values)} entries for {count} tasks; {how}.")
+        for entry, value in zip(own, values, strict=True):
+            if value is not None:
+                entry[one.name] = value
+        if any(one.name in entry for entry in own):
+            listed.append(one.name)
     entries = tuple(
-        TaskEntry(
-            path=os.fspath(path),
-            name=None if names is None else names[i],
-            weight=Fraction(1) if weights is None else weights[i],
-            density=densities[i],
-        )
+        TaskEntry(path=os.fspath(path), name=None if names is None else names[i], own=own[i])
         for i, path in enumerate(tasks)
     )
     recipe = Recipe(base=None if base is None else os.fspath(base), tasks=entries)
-    stated = recipe.with_overrides(density=density, **settings)
-    given = {"weights": weights, "density": density if density is not None else next((d for d in densities if d), None)}
-    ignored = stated.ignored([name for name, value in given.items() if value is not None])
+    stated = recipe.with_overrides(**given)
+    ignored = stated.ignored(listed)
     if ignored:
         raise UsageError(stated.why_ignored(ignored[0], ignored[0]))
     return stated
@@ -286,13 +281,10 @@ def _allowance(limit: int, threads: int, block: int) -> int:
 
 
 def _scratch_bytes(planned: Plan, allowance: int) -> int:
-    """The most that masks and owners may take on the disk."""
-    if "selection" not in planned.method.options:
-        return 0
+    """The most that a method may keep on the disk."""
     sizes = [entry.info.size for entry in planned.of_role("merge")]
-    each = 1 if planned.settings.selection == "optimal" else 1 + -(-min(64, max(8, planned.settings.tasks)) // 8)
-    most = (sum(sizes) if planned.settings.scope == "model" else max(sizes, default=0)) * each
-    return max(0, most - allowance)
+    most = max(sizes, default=0) if planned.method.by_tensor(planned.settings) else sum(sizes)
+    return max(0, most * planned.method.scratch(planned.settings) - allowance)
 
 
 def _refuse_inputs(planned: Plan, out: Path) -> None:

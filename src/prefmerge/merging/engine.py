@@ -24,6 +24,7 @@ from prefmerge.checkpoints import Dtype, Fingerprint, TensorInfo, same_elements
 from prefmerge.checkpoints.dtypes import from_float32, from_float64, to_float32
 from prefmerge.errors import DtypeOverflow
 from prefmerge.ground.progress import Progress
+from prefmerge.merging.parameters import AS_TASK_VECTOR
 from prefmerge.merging.plan import Entry, Plan
 from prefmerge.methods import Report, Rule
 from prefmerge.vectors import kernels
@@ -126,6 +127,7 @@ class _Merge:
         self.plan, self.sink, self.reading, self.work, self.told = plan, sink, reading, work, told
         self.outcome = Outcome(reading)
         self.scale = np.float32(plan.settings.scale)
+        self.vector = plan.recipe[AS_TASK_VECTOR]  # asked for every block
         self.by_tensor = plan.method.by_tensor(plan.settings)
         self.twins: dict[str, list[Entry]] = {}
         for entry in plan.of_role("tied"):
@@ -185,7 +187,7 @@ class _Merge:
 
     def put(self, entry: Entry, start: int, tau: np.ndarray, vectors: TaskVectors) -> None:
         """Finish one block: scale, add the base, convert, write."""
-        if self.plan.recipe.as_task_vector:
+        if self.vector:
             vectors.origin.operand(start, start + tau.size)  # is hashed by that: its receipt names the base too
             self.store(entry, start, tau)
             return
@@ -196,7 +198,7 @@ class _Merge:
     def put_model(self, entry: Entry, start: int, model: np.ndarray, vectors: TaskVectors) -> None:
         """Finish one block of a method that gives the model itself, in float64: convert, write."""
         values = model
-        if self.plan.recipe.as_task_vector:
+        if self.vector:
             values = model - vectors.model(None, start, start + model.size)
         self.store(entry, start, values)
 
@@ -214,7 +216,7 @@ class _Merge:
         vector.
         """
         base, info = self.reading.base, entry.info
-        vector = self.plan.recipe.as_task_vector
+        vector = self.vector
         if vector and info.dtype.family != "float":
             return
         base.touched = True

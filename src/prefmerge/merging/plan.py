@@ -36,7 +36,7 @@ from prefmerge.ground.words import listed, nearest, quoted
 from prefmerge.merging.recipe import Recipe
 from prefmerge.merging.sameness import Sameness, equal_everywhere, equal_tasks, equal_to_the_base
 from prefmerge.methods import METHODS, Method, Settings
-from prefmerge.methods.records import MOST_COMPETING
+from prefmerge.methods.parameters import CARRY, PREFERENCE, SCALE, SCOPE, STRENGTH
 from prefmerge.preference import Preference, as_text, budgets, carried
 from prefmerge.runs import run_of
 from prefmerge.vectors.reading import Input
@@ -110,13 +110,13 @@ class Plan:
         """Elements per task if every merged tensor turns out changed; None where there are no budgets or they depend on
         the values (strength).
         """
-        if "preference" not in self.method.options or self.settings.strength < 1:
+        if not self.method.honours(PREFERENCE) or self.settings[STRENGTH] < 1:
             return None
         if self.settings.counts is not None:
             return self.settings.counts
         assert self.settings.shares is not None
         sizes = [entry.info.size for entry in self.of_role("merge")]
-        if self.settings.scope == "model":
+        if self.settings[SCOPE] == "model":
             return budgets(self.settings.shares, sum(sizes))
         total = (
             np.sum([budgets(self.settings.shares, size) for size in sizes], axis=0)
@@ -469,11 +469,11 @@ def _settings(
 ) -> Settings:
     """`idle`: the tasks that are the base itself."""
     shares = counts = None
-    if "preference" in method.options:
-        preference = recipe.preference or Preference.uniform()
+    if method.honours(PREFERENCE):
+        preference = recipe[PREFERENCE] or Preference.uniform()
         asked = preference.kind in ("shares", "counts")
         active = names if asked else [name for name in names if name not in idle] or names
-        given = dict(zip(active, carried(preference.shares(active), recipe.carry), strict=True))
+        given = dict(zip(active, carried(preference.shares(active), recipe[CARRY]), strict=True))
         shares = tuple(given.get(name, Fraction(0)) for name in names)
         for name in idle:
             share = given.get(name)
@@ -489,60 +489,35 @@ def _settings(
         if left_out:
             notes.append(f"the preference does not mention {', '.join(left_out)}: share 0.")
         if preference.kind == "counts":
-            counts = _counts(recipe, preference, shares)
-        positive = sum(share > 0 for share in shares)
-        if recipe.selection == "printed" or recipe.strength < 1:
-            positive = len(tasks)
-        if recipe.selection != "optimal" and positive > MOST_COMPETING:
-            raise MethodError(
-                f"{positive} tasks compete, but selection {recipe.selection!r} holds at most {MOST_COMPETING} in its "
-                "masks. Give fewer tasks a share, use "
-                "--selection optimal, or merge in groups with --as-task-vector and carry on."
-            )
-        if recipe.importance == "step":
-            _refuse_independent(tasks, names, "importance 'step'", "Use --importance magnitude.")
-            vectors = [name for task, name in zip(tasks, names, strict=True) if is_task_vector(task)]
-            if vectors:
-                notes.append(
-                    f"importance step takes {', '.join(vectors)}, a task vector, for the checkpoint of its place in "
-                    "the order."
-                )
-        if recipe.toward_last:
-            _refuse_independent(tasks, names, "toward_last", "Leave it out.")
+            counts = _counts(recipe, preference)
     else:
         notes += [f"task {name!r} does not differ from the base." for name in idle]
-    if "boost" in method.options and len(tasks) > 1:
-        _refuse_independent(tasks, names, f"method {method.name!r}", "Use another method, such as tunable-magmax.")
-    return Settings(
+    settings = Settings(
         tasks=len(tasks),
-        seed=recipe.seed,
-        scale=recipe.resolved_scale,
+        scale=recipe[SCALE],
         shares=shares,
         counts=counts,
-        selection=recipe.selection,
-        importance=recipe.importance,
-        strength=recipe.strength,
-        scope=recipe.scope,
-        passes=recipe.passes,
-        weights=None if recipe.weights is None else tuple(float(w) for w in recipe.weights),
-        densities=None if recipe.densities is None else tuple(float(d) for d in recipe.densities),
-        normalize=bool(recipe.normalized),
-        base_weight=float(recipe.base_weight),
-        toward_last=recipe.toward_last,
-        start=recipe.start,
-        boost=recipe.boost,
-        drop=recipe.drop,
+        values={one.name: recipe.value(one) for one in method.parameters},
     )
+    for needed in method.check(settings):
+        _refuse_independent(tasks, names, needed.what, needed.instead)
+        vectors = [name for task, name in zip(tasks, names, strict=True) if is_task_vector(task)]
+        if needed.vectors and vectors:
+            notes.append(
+                f"{needed.vectors} takes {', '.join(vectors)}, a task vector, for the checkpoint of its place in the "
+                "order."
+            )
+    return settings
 
 
-def _counts(recipe: Recipe, preference: Preference, shares: Sequence[Any]) -> tuple[int, ...] | None:
-    if recipe.scope != "model":
+def _counts(recipe: Recipe, preference: Preference) -> tuple[int, ...] | None:
+    if recipe[SCOPE] != "model":
         raise PreferenceError(
             "explicit counts are a budget over the whole model, but scope is 'tensor', where each tensor has its "
             "own. Use --scope model, or give shares."
         )
     # With carry or strength the counts are only a proportion: what is asked is decided after both.
-    return tuple(int(n) for n in preference.values) if recipe.carry == 0 and recipe.strength == 1 else None
+    return tuple(int(n) for n in preference.values) if recipe[CARRY] == 0 and recipe[STRENGTH] == 1 else None
 
 
 def _refuse_independent(tasks: Sequence[Checkpoint], names: Sequence[str], what: str, instead: str) -> None:

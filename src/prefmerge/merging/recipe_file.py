@@ -17,44 +17,33 @@ from typing import Any
 
 from prefmerge.errors import CheckpointNotFound, MethodError, PreferenceError, RecipeError
 from prefmerge.ground.words import did_you_mean
-from prefmerge.merging.recipe import CONVERTERS, Recipe, TaskEntry
+from prefmerge.merging.parameters import METHOD, every, per_task, read
+from prefmerge.merging.recipe import Recipe, TaskEntry
 from prefmerge.methods import METHODS
+from prefmerge.methods.parameters import BASE_WEIGHT, PREFERENCE, WEIGHTS, YES_OR_NO, Parameter
 from prefmerge.preference import Preference, as_text
 
-# A recipe file. Keys that mean what they mean in mergekit have its names.
-
-_TOP = ("merge_method", "base_model", "models", "parameters", "dtype", "out_dtype", "seed", "exclude", "as_task_vector")
+_TOP = ("merge_method", "base_model", "models", "parameters")  # and the parameters that belong there
 _MODEL = ("model", "name", "parameters")
-_MODEL_PARAMETERS = ("weight", "density")
-_PARAMETERS = {  # key -> the setting it sets
-    "prefer": "preference",
-    "scale": "scale",
-    "lambda": "scale",
-    "selection": "selection",
-    "importance": "importance",
-    "strength": "strength",
-    "carry": "carry",
-    "toward_last": "toward_last",
-    "start": "start",
-    "boost": "boost",
-    "drop": "drop",
-    "scope": "scope",
-    "passes": "passes",
-    "weight": "weights",
-    "density": "density",
-    "normalize": "normalize",
-    "int8_mask": "",
-    "rescale": "",
-}
-_LEVELS = {
-    "the top level": _TOP,
-    "models[]": _MODEL,
-    "parameters": tuple(_PARAMETERS),
-    "models[].parameters": _MODEL_PARAMETERS,
-}
+# mergekit's keys that may be there and say nothing here
+_IDLE = {key: Parameter(key, YES_OR_NO, False) for key in ("int8_mask", "rescale")}
 
-_MERGEKIT_METHODS = ("linear", "task_arithmetic", "ties")
-_MERGEKIT_KEYS = ("weight", "density", "normalize", "lambda", "int8_mask", "rescale")
+
+def _by_key(top: bool) -> dict[str, Parameter[Any]]:
+    """Key -> the parameter that it sets. Keys that mean what they mean in mergekit have its names."""
+    return {key: one for one in every().values() if one.top == top for key in one.keys}
+
+
+def _levels() -> dict[str, tuple[str, ...]]:
+    """Where a recipe file has keys, and which."""
+    return {
+        "the top level": (*_TOP, *_by_key(top=True)),
+        "models[]": _MODEL,
+        "parameters": (*_by_key(top=False), *_IDLE),
+        "models[].parameters": tuple(one.keys[0] for one in per_task()),
+    }
+
+
 _OTHER_METHODS = (
     *(
         "slerp",
@@ -120,71 +109,77 @@ class _RecipeFile:
             raise RecipeError(f"recipe {path} is empty. Give at least merge_method, base_model and models.")
 
     def read(self) -> Recipe:
-        top = self._mapping(self._root, "", _TOP)
-        method = self._method(top.get("merge_method"))
-        parameters = self._mapping(top["parameters"], "parameters", tuple(_PARAMETERS)) if "parameters" in top else {}
-        settings: dict[str, Any] = {"method": method}
-        for key in ("seed", "exclude", "as_task_vector"):
-            if key in top:
-                value = (
-                    [self._text(item, key) for item in top[key].value]
-                    if _kind(top[key]) == "list"
-                    else self._scalar(top[key], key)
-                )
-                settings[key] = self._setting(top[key], key, key, value)
-        # mergekit computes in `dtype` and stores in `out_dtype`; prefmerge computes in float32, so both say how to
-        # store.
-        for key in ("dtype", "out_dtype"):
-            if key in top and self._scalar(top[key], key) is not None:
-                settings["dtype"] = self._setting(top[key], key, "dtype", self._text(top[key], key))
-        settings |= self._parameters(parameters, method)
-        weight = settings.pop("weights", None)
-        base, base_weight, entries = self._models(top, method, weight)
-        recipe = Recipe(base=base, base_weight=base_weight, tasks=tuple(entries), **settings)
+        levels = _levels()
+        top = self._mapping(self._root, "", levels["the top level"])
+        method = self._method(top.get(METHOD.keys[0]))
+        parameters = self._mapping(top["parameters"], "parameters", levels["parameters"]) if "parameters" in top else {}
+        given = {
+            one.name: one.mergekit_default for one in METHODS[method].parameters if one.mergekit_default is not None
+        }
+        given |= self._at_the_top(top) | self._parameters(parameters, method)
+        base, base_weight, entries = self._models(top, method, given.get(WEIGHTS.name))
+        if METHODS[method].honours(BASE_WEIGHT):
+            given[BASE_WEIGHT.name] = base_weight
+        recipe = Recipe(base=base, tasks=tuple(entries), method=method, given=given)
         self._check_used(recipe, top, parameters)
         return recipe.model_copy(update={"notes": tuple(self.notes)})
+
+    def _at_the_top(self, top: Mapping[str, Any]) -> dict[str, Any]:
+        given: dict[str, Any] = {}
+        for key, one in _by_key(top=True).items():
+            if key not in top:
+                continue
+            node = top[key]
+            if one.several and _kind(node) == "list":
+                value: Any = [self._text(item, key) for item in node.value]
+            else:
+                value = self._scalar(node, key)
+            if value is not None or one.default is not None:  # nothing is what the default says too
+                given[one.name] = self._value(node, key, one, value)
+        return given
 
     def _method(self, node: Any) -> str:
         if node is None:
             raise RecipeError(f"recipe {self.path}: 'merge_method' is missing. Methods: {', '.join(METHODS)}.")
         name = self._text(node, "merge_method")
-        if name.replace("-", "_") in _OTHER_METHODS:
+        if name.replace("-", "_") in _OTHER_METHODS and name.replace("-", "_") not in METHODS:
             raise self._error(
                 node, f"{name!r} is a method of mergekit that prefmerge does not have. Methods: {', '.join(METHODS)}."
             )
-        return self._setting(node, "merge_method", "method", name)
+        return self._value(node, METHOD.keys[0], METHOD, name)
 
     def _parameters(self, parameters: Mapping[str, Any], method: str) -> dict[str, Any]:
-        settings: dict[str, Any] = {}
-        if method == "ties":
-            settings["density"] = Fraction(1)  # mergekit's default; the command line's is the paper's 1/5
-        if "scale" in parameters and "lambda" in parameters:
-            raise self._error(
-                parameters["lambda"], "'scale' and 'lambda' are two names of one setting; give one of them."
-            )
+        given: dict[str, Any] = {}
+        known, ignores = _by_key(top=False), METHODS[method].ignores
+        for one in known.values():
+            twice = [key for key in one.keys if key in parameters]
+            if len(twice) > 1:
+                raise self._error(
+                    parameters[twice[1]],
+                    f"{twice[0]!r} and {twice[1]!r} are two names of one setting; give one of them.",
+                )
         for key, node in parameters.items():
-            place, setting = f"parameters.{key}", _PARAMETERS[key]
-            if key == "prefer":
-                settings[setting] = self._prefer(node)
-            elif key == "int8_mask":
-                self._setting(node, place, "normalize", self._scalar(node, place))
-                self.notes.append("int8_mask has no effect: signs are elected in float64 whatever it says.")
-            elif key == "rescale":
-                if self._setting(node, place, "normalize", self._scalar(node, place)):
-                    raise self._error(
-                        node,
-                        "rescale: true is a setting of mergekit's random sparsifiers, which prefmerge does not "
-                        "have. Remove the key.",
-                    )
-            elif key == "lambda" and method == "linear":
-                self.notes.append(
-                    "lambda has no effect on linear, as in mergekit; write 'scale' to scale the merged task vector."
-                )
+            place = f"parameters.{key}"
+            if key in _IDLE:
+                self._idle(node, place, key)
+            elif key in ignores:
+                self.notes.append(f"{key} has no effect on {method}, {ignores[key]}.")
+            elif known[key] is PREFERENCE:
+                given[PREFERENCE.name] = self._prefer(node)
             else:
-                settings[setting] = self._setting(
-                    node, place, "weight" if key == "weight" else setting, self._scalar(node, place)
-                )
-        return settings
+                given[known[key].name] = self._value(node, place, known[key], self._scalar(node, place))
+        return given
+
+    def _idle(self, node: Any, place: str, key: str) -> None:
+        value = self._value(node, place, _IDLE[key], self._scalar(node, place))
+        if key == "int8_mask":
+            self.notes.append("int8_mask has no effect: signs are elected in float64 whatever it says.")
+        elif value:
+            raise self._error(
+                node,
+                "rescale: true is a setting of mergekit's random sparsifiers, which prefmerge does not "
+                "have. Remove the key.",
+            )
 
     def _prefer(self, node: Any) -> Preference:
         place = "parameters.prefer"
@@ -206,7 +201,10 @@ class _RecipeFile:
     def _models(
         self, top: Mapping[str, Any], method: str, weight: Fraction | None
     ) -> tuple[str, Fraction, list[TaskEntry]]:
-        """The base, its own weight (`linear` only) and the tasks, in the file's order."""
+        """The base, its own weight (for methods of whole models) and the tasks, in the file's order. `weight`: the one
+        given for all.
+        """
+        of_models = METHODS[method].of_models
         if "models" not in top:
             raise RecipeError(
                 f"recipe {self.path}: 'models' is missing. List the task checkpoints under it, in the order in "
@@ -214,11 +212,11 @@ class _RecipeFile:
             )
         if _kind(top["models"]) != "list":
             raise self._error(top["models"], "models: expected a list with one '- model: PATH' per task.")
-        rows = [self._model(node, f"models[{i}]", weight) for i, node in enumerate(top["models"].value)]
+        rows = [self._model(node, f"models[{i}]") for i, node in enumerate(top["models"].value)]
         stated = None
         if "base_model" in top and self._scalar(top["base_model"], "base_model") is not None:
             stated = self._locate(top["base_model"], "base_model")
-        if stated is None and method != "linear":
+        if stated is None and not of_models:
             raise RecipeError(
                 f"recipe {self.path}: 'base_model' is missing, and {method} needs it: task vectors are "
                 f"differences from it."
@@ -226,8 +224,9 @@ class _RecipeFile:
         base = stated or (rows[0].path if rows else "")
         listed = [row for row in rows if os.path.realpath(row.path) == os.path.realpath(base)]
         base_weight = Fraction(0)
-        if method == "linear":
-            base_weight = sum((row.weight for row in listed), Fraction(0))
+        if of_models:
+            common = WEIGHTS.default if weight is None else weight
+            base_weight = sum((row.own.get(WEIGHTS.name, common) for row in listed), Fraction(0))
             # mergekit adds the base to the models, with the weight that holds for all.
             if not listed and weight is not None:
                 base_weight = weight
@@ -240,41 +239,38 @@ class _RecipeFile:
             )
         return base, base_weight, [row for row in rows if row not in listed]
 
-    def _model(self, node: Any, place: str, weight: Fraction | None) -> TaskEntry:
+    def _model(self, node: Any, place: str) -> TaskEntry:
         row = self._mapping(node, place, _MODEL)
         if "model" not in row:
             raise self._error(node, f"{place}: 'model' is missing; it holds the path of a checkpoint.")
-        own = self._mapping(row["parameters"], f"{place}.parameters", _MODEL_PARAMETERS) if "parameters" in row else {}
-        values: dict[str, Any] = {"weight": Fraction(1) if weight is None else weight}
-        for key, value in own.items():
-            values[key] = self._setting(
-                value, f"{place}.parameters.{key}", key, self._scalar(value, f"{place}.parameters.{key}")
-            )
+        place_of_own, own = f"{place}.parameters", {}
+        for one, value in self._own(row, place_of_own).items():
+            place_of_one = f"{place_of_own}.{one.keys[0]}"
+            own[one.name] = self._value(value, place_of_one, one, self._scalar(value, place_of_one))
         name = self._text(row["name"], f"{place}.name") if "name" in row else None
-        return TaskEntry(path=self._locate(row["model"], f"{place}.model"), name=name, **values)
+        return TaskEntry(path=self._locate(row["model"], f"{place}.model"), name=name, own=own)
+
+    def _own(self, row: Mapping[str, Any], place: str) -> dict[Parameter[Any], Any]:
+        """What a model says of its own: parameter -> node."""
+        known = {one.keys[0]: one for one in per_task()}
+        nodes = self._mapping(row["parameters"], place, tuple(known)) if "parameters" in row else {}
+        return {known[key]: node for key, node in nodes.items()}
 
     def _check_used(self, recipe: Recipe, top: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
         """What the method would ignore: an error, but a note where mergekit ignores it too."""
-        stated = {key: setting for key, setting in _PARAMETERS.items() if key in parameters and setting}
-        stated |= {key: key for key in ("seed",) if key in top}
-        stated |= {key: "dtype" for key in ("dtype", "out_dtype") if key in top}
-        if any(task.density is not None for task in recipe.tasks):
-            stated["density"] = "density"
-        if any("weight" in keys for keys in self._own_keys(top)):
-            stated["weight"] = "weights"
-        ignored = set(recipe.ignored(stated.values()))
-        for key, setting in stated.items():
-            if setting not in ignored:
+        stated = {key: one for key, one in _by_key(top=False).items() if key in parameters}
+        stated |= {key: one for key, one in _by_key(top=True).items() if key in top}
+        rows = [self._mapping(node, "", _MODEL) for node in top["models"].value]
+        stated |= {one.keys[0]: one for row in rows for one in self._own(row, "")}
+        ignored = set(recipe.ignored(one.name for one in stated.values()))
+        for key, one in stated.items():
+            if one.name not in ignored:
                 continue
-            if recipe.method in _MERGEKIT_METHODS and (key in _MERGEKIT_KEYS or key.endswith("dtype")):
+            if METHODS[recipe.method].mergekit and key in one.mergekit:
                 self.notes.append(f"{key} has no effect on {recipe.method}.")
             else:
                 node = parameters.get(key) or top.get(key) or top["models"]
-                raise self._error(node, recipe.why_ignored(setting, repr(key)))
-
-    def _own_keys(self, top: Mapping[str, Any]) -> list[set[str]]:
-        rows = [self._mapping(node, "", _MODEL) for node in top["models"].value]
-        return [set(self._mapping(row["parameters"], "", _MODEL_PARAMETERS)) for row in rows if "parameters" in row]
+                raise self._error(node, recipe.why_ignored(one.name, repr(key)))
 
     def _locate(self, node: Any, place: str) -> str:
         """The path from here: relative to the recipe's folder or else, as in mergekit, to the working directory."""
@@ -320,7 +316,7 @@ class _RecipeFile:
     def _unknown(self, key: str, where: str, known: tuple[str, ...]) -> str:
         if key in _UNSUPPORTED:
             return f"{key!r}{where} is a key of mergekit that prefmerge does not support. {_UNSUPPORTED[key]}"
-        level = next((level for level, keys in _LEVELS.items() if key in keys), None)
+        level = next((level for level, keys in _levels().items() if key in keys), None)
         if level is not None:
             return f"unknown key {key!r}{where}. It belongs in {level}."
         return f"unknown key {key!r}{where}.{did_you_mean(key, known)} Known keys: {', '.join(known)}."
@@ -349,13 +345,11 @@ class _RecipeFile:
             raise self._error(node, f"{place}: expected one value, found {_found(node)}.")
         return str(node.value)
 
-    def _setting(self, node: Any, place: str, setting: str, value: Any) -> Any:
+    def _value(self, node: Any, place: str, parameter: Parameter[Any], value: Any) -> Any:
         try:
-            return CONVERTERS[setting](value)
+            return read(parameter, value, place)
         except MethodError as error:
             raise self._error(node, str(error)) from error
-        except ValueError as error:
-            raise self._error(node, f"{place}: {error}.") from error
 
 
 def _line(node: Any) -> int:

@@ -32,6 +32,7 @@ from prefmerge.errors import CheckpointNotFound, PrefmergeError, VerificationFai
 from prefmerge.ground.progress import Progress
 from prefmerge.ground.words import quoted
 from prefmerge.merging.receipt import Receipt
+from prefmerge.methods.parameters import SCOPE
 
 SHOWN = 5  # names listed in a message about many
 
@@ -145,7 +146,7 @@ def _check_tensors(data: Mapping[str, Any], checkpoint: Checkpoint, out: Path) -
 def _check_sums(data: Mapping[str, Any], receipt: Path) -> None:
     """The receipt against itself: every merged element has one owner, and every budget is met."""
     edited = "The receipt was changed, or this is a bug of prefmerge. Merge again."
-    by_tensor = data["recipe"]["scope"] != "model"
+    by_tensor = data["recipe"][SCOPE.name] != "model"
     wrong = [name for name, entry in data["tensors"].items() if not _adds_up(entry, prod(entry["shape"]), by_tensor)]
     _fail(receipt, "owned elements do not add up to asked ones, passes or shapes in tensors", wrong, edited)
     totals, merged = data["totals"], data["elements"]["merged"]

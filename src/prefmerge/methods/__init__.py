@@ -1,41 +1,84 @@
-"""The merge methods, by name."""
+"""The merge methods, by name, and the parameters that they declare."""
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 from prefmerge.errors import MethodError
+from prefmerge.ground.words import did_you_mean
 from prefmerge.methods.elementwise import AVERAGE, LAST, LINEAR, MAGMAX, MAX_ABS, RANDOM_MIX, TASK_ARITHMETIC
 from prefmerge.methods.increments import Increments
-from prefmerge.methods.protocol import Deltas, Method, Report, Rule, Settings
+from prefmerge.methods.parameters import SCALE, Parameter
+from prefmerge.methods.protocol import Deltas, Method, NeedsOrder, Report, Rule, Settings
 from prefmerge.methods.ties import Ties
 from prefmerge.methods.tunable import TunableMagmax
 
-METHODS: dict[str, Method] = {
-    method.name: method
-    for method in (
-        TunableMagmax(),
-        Increments(),
-        MAGMAX,
-        MAX_ABS,
-        AVERAGE,
-        TASK_ARITHMETIC,
-        LINEAR,
-        RANDOM_MIX,
-        Ties(),
-        LAST,
-    )
-}
+METHODS: dict[str, Method] = {}
+_DECLARED: dict[str, Parameter[Any]] = {}
+
+
+def register(method: Method) -> None:
+    """Make a method known everywhere. Raises MethodError where it declares what others declare otherwise."""
+    if not method.honours(SCALE):
+        raise MethodError(f"method {method.name!r} declares no scale. Put SCALE among its parameters.")
+    for one in method.parameters:
+        first = _DECLARED.get(one.name, one)
+        if replace(one, default=first.default) != first or (one.default != first.default and not first.by_method):
+            raise MethodError(
+                f"method {method.name!r} declares the parameter {one.name!r} in its own way, but another method has "
+                "one of that name. Take the other's declaration, or another name."
+            )
+    METHODS[method.name] = method
+    for one in method.parameters:
+        _DECLARED.setdefault(one.name, one)
+    ordered = sorted(_DECLARED.items(), key=lambda item: item[1].group)
+    _DECLARED.clear()
+    _DECLARED.update(ordered)
+
+
+def declared() -> Mapping[str, Parameter[Any]]:
+    """Every parameter of every method by name, in the order in which they are listed."""
+    return _DECLARED
 
 
 def method_named(name: str) -> Method:
     """The method called `name`; hyphens count as underscores. Raises MethodError with the nearest name."""
     plain = name.strip().lower().replace("-", "_")
     if plain not in METHODS:
-        near = difflib.get_close_matches(plain, METHODS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise MethodError(f"method {name!r} is not known; the methods are {', '.join(METHODS)}.{hint}")
+        raise MethodError(
+            f"method {name!r} is not known; the methods are {', '.join(METHODS)}.{did_you_mean(plain, METHODS)}"
+        )
     return METHODS[plain]
 
 
-__all__ = ["METHODS", "Deltas", "Method", "Report", "Rule", "Settings", "method_named"]
+for _method in (
+    TunableMagmax(),
+    Increments(),
+    MAGMAX,
+    MAX_ABS,
+    AVERAGE,
+    TASK_ARITHMETIC,
+    LINEAR,
+    RANDOM_MIX,
+    Ties(),
+    LAST,
+):
+    register(_method)
+
+DEFAULT = next(iter(METHODS.values()))
+
+__all__ = [
+    "DEFAULT",
+    "METHODS",
+    "Deltas",
+    "Method",
+    "NeedsOrder",
+    "Report",
+    "Rule",
+    "Settings",
+    "declared",
+    "method_named",
+    "register",
+]

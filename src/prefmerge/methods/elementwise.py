@@ -12,20 +12,26 @@ Sums are float64 within a block and rounded once. Cost: one reading of the input
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from prefmerge.errors import MethodError
-from prefmerge.methods import kernels
-from prefmerge.methods.keyed import key
+from prefmerge.methods.parameters import BASE_WEIGHT, NORMALIZE, SCALE, SEED, WEIGHTS, Parameter
 from prefmerge.methods.protocol import Deltas, Method, Rule, Settings
-from prefmerge.vectors.workspace import Workspace
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from prefmerge.vectors.workspace import Workspace
 
 
 class _MaxRule(Rule):
     def block(self, tensor: int, start: int, stop: int, out: np.ndarray, work: Workspace) -> np.ndarray:
+        import numpy as np
+
+        from prefmerge.methods import kernels
+
         deltas, length = self.tensors[tensor], stop - start
         tau, owner = work.buffer("tau", length), work.buffer("owner", length, np.uint8)
         out[:] = 0
@@ -38,6 +44,8 @@ class _MaxRule(Rule):
 
 class _LastRule(Rule):
     def block(self, tensor: int, start: int, stop: int, out: np.ndarray, work: Workspace) -> np.ndarray:
+        import numpy as np
+
         last = self.settings.tasks - 1
         self.tensors[tensor].read(last, start, stop, out)
         owners = np.zeros(self.settings.tasks, np.int64)
@@ -47,9 +55,14 @@ class _LastRule(Rule):
 
 class _RandomRule(Rule):
     def block(self, tensor: int, start: int, stop: int, out: np.ndarray, work: Workspace) -> np.ndarray:
+        import numpy as np
+
+        from prefmerge.methods import kernels
+        from prefmerge.methods.keyed import key
+
         deltas, length, tasks = self.tensors[tensor], stop - start, self.settings.tasks
         owner, tau = work.buffer("owner", length, np.uint8), work.buffer("tau", length)
-        kernels.random_owners(key(self.settings.seed, deltas.name, "random_mix"), start, tasks, owner)
+        kernels.random_owners(key(self.settings[SEED], deltas.name, "random_mix"), start, tasks, owner)
         owners = np.bincount(owner, minlength=tasks)
         for task in range(tasks):
             if owners[task]:
@@ -60,9 +73,15 @@ class _RandomRule(Rule):
 
 @dataclass
 class _SumRule(Rule):
+    """A sum of the task vectors, and of the base where it weighs something."""
+
     factors: tuple[float, ...] = field(default=())  # one per task; the normalisation is in them
 
     def block(self, tensor: int, start: int, stop: int, out: np.ndarray, work: Workspace) -> None:
+        import numpy as np
+
+        from prefmerge.methods import kernels
+
         deltas, length = self.tensors[tensor], stop - start
         tau, total = work.buffer("tau", length), work.buffer("total", length, np.float64)
         total[:] = 0
@@ -81,14 +100,16 @@ class Elementwise(Method):
 
     name: str
     summary: str
-    default_scale: float
-    options: frozenset[str]
+    parameters: tuple[Parameter[Any], ...]
     rule: type[Rule]
+    searched: int = 0
 
     def by_tensor(self, settings: Settings) -> bool:
         return True
 
     def prepare(self, tensors: Sequence[Deltas], settings: Settings, work: Workspace) -> Rule:
+        from prefmerge.methods import kernels
+
         if settings.tasks > kernels.FREE:
             raise MethodError(
                 f"{self.name} merges at most {kernels.FREE} tasks at once, found {settings.tasks}. Merge in groups "
@@ -103,35 +124,51 @@ class WeightedSum(Method):
 
     name: str
     summary: str
-    default_scale: float
-    options: frozenset[str]
+    parameters: tuple[Parameter[Any], ...]
+    mergekit: bool = False
+    ignores: Mapping[str, str] = field(default_factory=dict)
+    of_models: bool = False
+    searched: int = 0
 
     def by_tensor(self, settings: Settings) -> bool:
         return True
 
     def prepare(self, tensors: Sequence[Deltas], settings: Settings, work: Workspace) -> Rule:
-        weights = settings.weights or (1.0,) * settings.tasks
-        total = float(sum(weights)) + settings.base_weight
-        if self.name == "average":
+        if not self.honours(WEIGHTS):
             return _SumRule(tensors, settings, factors=(1.0 / settings.tasks,) * settings.tasks)
-        if settings.normalize:
+        weights = tuple(float(weight) for weight in settings.per_task(WEIGHTS))
+        total = float(sum(weights)) + float(settings[BASE_WEIGHT])
+        if settings[self.own(NORMALIZE)]:
             if total == 0.0:
                 raise MethodError(
                     f"{self.name}: the weights sum to zero, so they cannot be normalised. Change them or set "
                     "normalize: false."
                 )
             return _SumRule(tensors, settings, factors=tuple(w / total for w in weights))
-        # sum w theta = theta_0 + sum w tau + (sum w - 1) theta_0: only `linear` speaks of models, not of task vectors.
-        base_weight = total - 1.0 if self.name == "linear" else 0.0
+        # sum w theta = theta_0 + sum w tau + (sum w - 1) theta_0, where it speaks of models and not of task vectors.
+        base_weight = total - 1.0 if self.of_models else 0.0
         return _SumRule(tensors, settings, factors=weights, base_weight=base_weight)
 
 
-MAGMAX = Elementwise("magmax", "the largest magnitude of T sequential task vectors", 0.5, frozenset(), _MaxRule)
-MAX_ABS = Elementwise("max_abs", "the same rule over independently fine-tuned tasks", 0.5, frozenset(), _MaxRule)
-RANDOM_MIX = Elementwise("random_mix", "a random task for every element", 1.0, frozenset({"seed"}), _RandomRule)
-LAST = Elementwise("last", "the last task vector alone (the papers' Baseline)", 1.0, frozenset(), _LastRule)
-AVERAGE = WeightedSum("average", "the mean of the task vectors", 1.0, frozenset())
-TASK_ARITHMETIC = WeightedSum(
-    "task_arithmetic", "a weighted sum of task vectors", 1.0, frozenset({"weights", "normalize"})
+MAGMAX = Elementwise("magmax", "the largest magnitude of T sequential task vectors", (SCALE.but(0.5),), _MaxRule)
+MAX_ABS = Elementwise("max_abs", "the same rule over independently fine-tuned tasks", (SCALE.but(0.5),), _MaxRule)
+RANDOM_MIX = Elementwise("random_mix", "a random task for every element", (SCALE.but(1.0), SEED), _RandomRule)
+LAST = Elementwise(
+    "last", "the last task vector alone (the papers' Baseline)", (SCALE.but(1.0),), _LastRule, searched=5
 )
-LINEAR = WeightedSum("linear", "a weighted mean of the models", 1.0, frozenset({"weights", "normalize"}))
+AVERAGE = WeightedSum("average", "the mean of the task vectors", (SCALE.but(1.0),), searched=3)
+TASK_ARITHMETIC = WeightedSum(
+    "task_arithmetic",
+    "a weighted sum of task vectors",
+    (SCALE.but(1.0), WEIGHTS, NORMALIZE.but(False)),
+    mergekit=True,
+    searched=4,
+)
+LINEAR = WeightedSum(
+    "linear",
+    "a weighted mean of the models",
+    (SCALE.but(1.0), WEIGHTS, BASE_WEIGHT, NORMALIZE),
+    mergekit=True,
+    ignores={SCALE.mergekit[0]: "as in mergekit; write 'scale' to scale the merged task vector"},
+    of_models=True,
+)

@@ -16,13 +16,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
-import numpy as np
+from prefmerge.methods.parameters import CARRY, NUMBER, PREFERENCE, SCALE, Group, Parameter
+from prefmerge.methods.protocol import Deltas, Method, NeedsOrder, Rule, Settings
 
-from prefmerge.methods.protocol import Deltas, Method, Rule, Settings
-from prefmerge.vectors.workspace import Workspace
+if TYPE_CHECKING:
+    import numpy as np
+
+    from prefmerge.vectors.workspace import Workspace
 
 PRESENT = Fraction(1, 50)  # the share from which on a task counts as present at the target
+
+START = Parameter("start", NUMBER, Fraction(1), "how much is kept of what each task added", group=Group.RULE)
+BOOST = Parameter("boost", NUMBER, Fraction(0), "so much more of it, times the task's share", group=Group.RULE)
+DROP = Parameter(
+    "drop",
+    NUMBER,
+    Fraction(0),
+    f"so much less of it where the task's share is below {100 * PRESENT} %",
+    group=Group.RULE,
+)
 
 
 def factors(settings: Settings) -> list[tuple[int | None, float]]:
@@ -32,7 +46,7 @@ def factors(settings: Settings) -> list[tuple[int | None, float]]:
     assert settings.shares is not None, "the caller resolves the preference"
     scale = Fraction(settings.scale)
     kept = [
-        scale * (settings.start + settings.boost * share - (settings.drop if share < PRESENT else 0))
+        scale * (settings[START] + settings[BOOST] * share - (settings[DROP] if share < PRESENT else 0))
         for share in settings.shares
     ]
     exact = [1 - kept[0], *(a - b for a, b in zip(kept, [*kept[1:], Fraction(0)], strict=True))]
@@ -41,10 +55,14 @@ def factors(settings: Settings) -> list[tuple[int | None, float]]:
 
 @dataclass
 class _ModelSum(Rule):
+    """A sum of the checkpoints themselves."""
+
     gives_model: bool = True
     factors: list[tuple[int | None, float]] = field(default_factory=list)
 
     def block(self, tensor: int, start: int, stop: int, out: np.ndarray, work: Workspace) -> None:
+        import numpy as np
+
         deltas = self.tensors[tensor]
         *others, (reference, _) = self.factors
         out[:] = deltas.model(reference, start, stop)
@@ -59,17 +77,20 @@ class _ModelSum(Rule):
             out += apart
 
 
-@dataclass(frozen=True)
 class Increments(Method):
     """See the module."""
 
-    name: str = "increments"
-    summary: str = "what each task added to the one before it, more of it where the preference asks"
-    default_scale: float = 1.0
-    options: frozenset[str] = frozenset({"preference", "carry", "start", "boost", "drop"})
+    name = "increments"
+    summary = "what each task added to the one before it, more of it where the preference asks"
+    parameters = (PREFERENCE, SCALE.but(1.0), CARRY, START, BOOST, DROP)
 
     def by_tensor(self, settings: Settings) -> bool:
         return True
+
+    def check(self, settings: Settings) -> Sequence[NeedsOrder]:
+        if settings.tasks == 1:
+            return ()
+        return (NeedsOrder(f"method {self.name!r}", "Use another method, such as tunable-magmax."),)
 
     def prepare(self, tensors: Sequence[Deltas], settings: Settings, work: Workspace) -> Rule:
         return _ModelSum(tensors, settings, factors=factors(settings))

@@ -25,6 +25,7 @@ import numpy as np
 from prefmerge.methods import kernels
 from prefmerge.methods.importance import Importance, Magnitude
 from prefmerge.methods.keyed import GOLDEN, key, keyed
+from prefmerge.methods.parameters import SEED, STRENGTH
 from prefmerge.methods.protocol import Deltas, Report, Settings
 from prefmerge.methods.transport import apportion, solve
 from prefmerge.vectors.kernel_cache import kernel
@@ -170,7 +171,7 @@ class _Problem:
             ]
             origin += deltas.size
         self.noise = NOISE
-        self.ties = [key(settings.seed, deltas.name, "ties") for deltas in tensors]
+        self.ties = [key(settings[SEED], deltas.name, "ties") for deltas in tensors]
 
     def read(self, part: _Part, low: int, high: int) -> np.ndarray:
         """Importances of one block of a part for every competing task, shape (P, high - low)."""
@@ -195,7 +196,7 @@ class _Problem:
             indices = np.empty(
                 part.owner.size + 1, np.int64
             )  # one more: the next candidate is written before it counts
-            k = key(self.settings.seed, self.tensors[part.tensor].name, "sample", purpose)
+            k = key(self.settings[SEED], self.tensors[part.tensor].name, "sample", purpose)
             return indices[: _sampled(part.owner, k, part.start, np.uint64(first), np.uint64(last), indices)].copy()
 
         return self.work.map(pick, self.parts)
@@ -262,7 +263,7 @@ def select_optimal(
     """
     problem = _Problem(tensors, asked, competing, importance, settings, work)
     owners, report = problem.owners, Report(tuple(asked))
-    if settings.strength == 0 and isinstance(importance, Magnitude):
+    if settings[STRENGTH] == 0 and isinstance(importance, Magnitude):
         # The budgets are MAGMAX's own counts. Its assignment is then the only optimal one: task T's budget is every
         # element where T is among the largest, so T must take them all; then T - 1 of what is left, and so on.
         work.map(lambda part: _magmax(problem, part), problem.parts)
@@ -328,7 +329,7 @@ def _search(problem: _Problem, widen: float, attempt: int) -> tuple[float, np.nd
     with problem.work.heavy:
         picked = problem.sample(0.0, 1.0, 0)
         W_RP, noise = problem.gather(picked, noise)
-        owner_R, price_P = solve(W_RP, left_P, _levels(len(W_RP), problem.settings.seed), price_P)
+        owner_R, price_P = solve(W_RP, left_P, _levels(len(W_RP), problem.settings[SEED]), price_P)
         held = W_RP[np.arange(len(W_RP)), owner_R]
         lost = float(((W_RP - price_P).max(axis=1) - (held - price_P[owner_R])).sum()) if len(W_RP) else 0.0
         del W_RP
@@ -361,7 +362,7 @@ def _piecewise(problem: _Problem) -> tuple[float, np.ndarray]:
             W_RP, noise = problem.gather(picked, noise)
             rows = len(W_RP)
             share_P = apportion(left_P, rows)
-            owner_R, price_P = solve(W_RP, share_P, _levels(rows, problem.settings.seed), price_P)
+            owner_R, price_P = solve(W_RP, share_P, _levels(rows, problem.settings[SEED]), price_P)
             del W_RP
         problem.give(picked, owner_R)
         left_P -= share_P

@@ -4,22 +4,26 @@
 
 A method's `prepare` may read the deltas of its scope as often as it must (thresholds, masks, budgets) and returns a
 `Rule`; the rule then fills one block at a time and needs no more than a block of each task. Methods know nothing of
-files.
+files. Help texts list methods and their parameters, so nothing heavy is imported here, nor at the top of a method's
+file: NumPy and kernels come in the functions that use them.
 """
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import numpy as np
+from prefmerge.methods.parameters import Parameter
 
-from prefmerge.vectors.workspace import Workspace
+if TYPE_CHECKING:
+    import numpy as np
 
-Scope = Literal["tensor", "model"]
+    from prefmerge.vectors.workspace import Workspace
+
+T = TypeVar("T")
 
 
 class Deltas(Protocol):
@@ -66,28 +70,33 @@ class Deltas(Protocol):
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides the merged bytes besides the tensors. One entry per task in the tuples, in the order of
-    training.
+    """Everything that decides the merged bytes besides the tensors. The tuples have one entry per task, in the order of
+    training. `values`: of the method's parameters, by name; what is not there has its default.
     """
 
     tasks: int
-    seed: int = 0
     scale: float = 1.0
     shares: tuple[Fraction, ...] | None = None  # after carry
     counts: tuple[int, ...] | None = None  # explicit budgets over the model; only with strength 1
-    selection: Literal["paper", "optimal", "printed"] = "paper"
-    importance: Literal["magnitude", "step"] = "magnitude"
-    strength: Fraction = Fraction(1)
-    scope: Scope = "tensor"
-    passes: int = 2
-    weights: tuple[float, ...] | None = None
-    densities: tuple[float, ...] | None = None
-    normalize: bool = True
-    base_weight: float = 0.0  # linear: the weight of theta_0 itself among the models
-    toward_last: Fraction = Fraction(0)  # tunable_magmax: how far from the owner's value to the last task's
-    start: Fraction = Fraction(1)  # increments: what is kept of every increment,
-    boost: Fraction = Fraction(0)  # more of it by the task's share,
-    drop: Fraction = Fraction(0)  # and less of it where the task is absent
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, parameter: Parameter[T]) -> T:
+        return self.values.get(parameter.name, parameter.default)
+
+    def per_task(self, parameter: Parameter[T]) -> tuple[T, ...]:
+        """The values of a parameter of which each task has its own."""
+        return self.values.get(parameter.name) or (parameter.default,) * self.tasks
+
+
+@dataclass(frozen=True)
+class NeedsOrder:
+    """That something looks at what each task changed after the one before it, so that the tasks must have been trained
+    one after another. `vectors`: what takes a task vector for a checkpoint of that order.
+    """
+
+    what: str
+    instead: str  # a sentence: what to do where they were not
+    vectors: str | None = None
 
 
 @dataclass
@@ -139,18 +148,49 @@ class Rule(abc.ABC):
         """
 
 
-class Method(Protocol):
-    """One entry of the registry."""
+class Method(abc.ABC):
+    """One entry of the registry: what it is called, the parameters that it honours, and how it merges."""
 
     name: str
     summary: str  # one line for the help text
-    default_scale: float
-    options: frozenset[str]  # the settings it honours beyond scale: preference, seed, selection, weights, density, ...
+    parameters: tuple[Parameter[Any], ...]  # `SCALE` with its own default among them
 
+    # What else the rest of the program must know of it.
+    mergekit: bool = False  # mergekit has it too, so its recipes are read as mergekit reads them
+    ignores: Mapping[str, str] = {}  # mergekit's keys that it ignores, and what to say of that
+    of_models: bool = False  # it speaks of whole models: the base may be one of them
+    searched: int = 0  # its place among the methods that a search may try; 0: none
+    starts: tuple[tuple[str, Mapping[str, str]], ...] = ()  # (title, parameters) that a search begins with
+
+    def honours(self, parameter: Parameter[Any]) -> bool:
+        """Whether it has a use for a parameter."""
+        return parameter.name in self.options
+
+    @property
+    def options(self) -> frozenset[str]:
+        """The names of its parameters."""
+        return frozenset(parameter.name for parameter in self.parameters)
+
+    def own(self, parameter: Parameter[T]) -> Parameter[T]:
+        """Its own declaration of a parameter, which may have another default; as given where it has none."""
+        return next((one for one in self.parameters if one.name == parameter.name), parameter)
+
+    def check(self, settings: Settings) -> Sequence[NeedsOrder]:
+        """What it asks of the tasks. Raises MethodError for what it cannot merge, whatever the values are."""
+        return ()
+
+    def scratch(self, settings: Settings) -> int:
+        """Bytes for each element of a scope that it keeps, on the disk where memory is short."""
+        return 0
+
+    def needed(self, tasks: int) -> Mapping[str, str]:
+        """The parameters without which it cannot merge so many tasks."""
+        return {}
+
+    @abc.abstractmethod
     def by_tensor(self, settings: Settings) -> bool:
         """True: `prepare` is called for each tensor alone. False: once, with all of them."""
-        ...
 
+    @abc.abstractmethod
     def prepare(self, tensors: Sequence[Deltas], settings: Settings, work: Workspace) -> Rule:
         """Read what must be known before the first block can be merged."""
-        ...

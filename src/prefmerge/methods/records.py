@@ -23,6 +23,7 @@ from prefmerge.errors import MethodError
 from prefmerge.methods import kernels
 from prefmerge.methods.importance import Importance
 from prefmerge.methods.keyed import key
+from prefmerge.methods.parameters import SEED
 from prefmerge.methods.protocol import Deltas, Report, Settings
 from prefmerge.vectors.workspace import Workspace, spans
 
@@ -57,10 +58,13 @@ def select_by_records(
     competing: Sequence[int],
     importance: Importance,
     settings: Settings,
+    rounds: int,
+    renewed: bool,
     work: Workspace,
 ) -> tuple[np.ndarray, Report]:
     """The owner of every element of `tensors`, one after the other, uint8, and the counts. `asked` sums to the number
-    of elements.
+    of elements. `rounds`: passes. `renewed`: each pass makes the records of its own tasks; else those of the first one
+    hold.
     """
     dtype = mask_dtype(len(competing))
     elements = sum(deltas.size for deltas in tensors)
@@ -75,14 +79,14 @@ def select_by_records(
     left = list(asked)
     passes: list[tuple[int, ...]] = []
     hungry = list(competing)
-    for number in range(1, settings.passes + 1):
+    for number in range(1, rounds + 1):
         if number > 1:
             if sum(left) == 0:
                 passes.append((0,) * settings.tasks)
                 continue
-            if settings.selection == "paper":
+            if renewed:
                 hungry = [task for task in competing if left[task]]
-        if number == 1 or settings.selection == "paper":
+        if number == 1 or renewed:
             work.map(lambda part, hungry=hungry: _mark(tensors, part, hungry, importance, dtype, work), parts)
         taken = [0] * settings.tasks
         for bit in reversed(range(len(hungry))):
@@ -132,7 +136,7 @@ def _draw(
     """Give `task` its candidates (the elements that carry `bit`), or `wanted` of them at random if there are more.
     Returns how many it got.
     """
-    keys = [key(settings.seed, deltas.name, "draw", *stage) for deltas in tensors]
+    keys = [key(settings[SEED], deltas.name, "draw", *stage) for deltas in tensors]
 
     def count(part: _Part) -> tuple[int, np.ndarray]:
         histogram = np.zeros(kernels.BUCKETS, np.int64)

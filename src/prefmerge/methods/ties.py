@@ -15,13 +15,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
+from fractions import Fraction
+from typing import TYPE_CHECKING
 
 from prefmerge.errors import MethodError
-from prefmerge.methods import kernels
+from prefmerge.methods.parameters import NORMALIZE, PART, SCALE, SCOPE, WEIGHTS, Group, Parameter
 from prefmerge.methods.protocol import Deltas, Method, Rule, Settings
-from prefmerge.vectors.workspace import Workspace, spans
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from prefmerge.vectors.workspace import Workspace
+
+DENSITY = Parameter(
+    "density",
+    PART,
+    Fraction(1, 5),  # the paper's top 20 %
+    "share of each task vector that is kept",
+    by_method=True,
+    per_task=True,
+    mergekit=("density",),
+    mergekit_default=Fraction(1),
+    group=Group.MODELS,
+)
 
 HIGH, LOW = 1 << 15, 1 << 16  # counting arrays over the bit pattern's upper 15 and lower 16 bits
 MERGE_BLOCK = 1 << 14  # elements held for all T tasks at once
@@ -40,13 +56,21 @@ class _Cut:
 
 @dataclass
 class _TiesRule(Rule):
+    """One cut for each task; None where all of its values survive."""
+
     cuts: tuple[_Cut | None, ...] = field(default=())
 
     def block(self, tensor: int, start: int, stop: int, out: np.ndarray, work: Workspace) -> None:
+        from prefmerge.vectors.workspace import spans
+
         for low, high in spans(stop - start, MERGE_BLOCK):
             self._merge(tensor, start, start + low, start + high, out[low:high], work)
 
     def _merge(self, tensor: int, block: int, start: int, stop: int, out: np.ndarray, work: Workspace) -> None:
+        import numpy as np
+
+        from prefmerge.methods import kernels
+
         deltas, tasks = self.tensors[tensor], self.settings.tasks
         tau_TP = work.buffer("ties", (tasks, stop - start))
         for task, cut in enumerate(self.cuts):
@@ -58,10 +82,14 @@ class _TiesRule(Rule):
                     else max(0, cut.ties - self._equals_before(cut, task, tensor, block, start, work))
                 )
                 kernels.trim(tau_TP[task], np.uint32(cut.threshold), ties)
-        weights = np.array(self.settings.weights or (1.0,) * tasks, np.float64)
-        kernels.disjoint_merge(tau_TP, weights, self.settings.normalize, out)
+        weights = np.array([float(weight) for weight in self.settings.per_task(WEIGHTS)], np.float64)
+        kernels.disjoint_merge(tau_TP, weights, self.settings[NORMALIZE], out)
 
     def _equals_before(self, cut: _Cut, task: int, tensor: int, block: int, start: int, work: Workspace) -> int:
+        import numpy as np
+
+        from prefmerge.methods import kernels
+
         assert cut.before is not None
         before = cut.before[tensor, block]
         if start > block:
@@ -71,20 +99,20 @@ class _TiesRule(Rule):
         return before
 
 
-@dataclass(frozen=True)
 class Ties(Method):
     """See the module."""
 
-    name: str = "ties"
-    summary: str = "trim, elect a sign by mass, average what agrees"
-    default_scale: float = 1.0
-    options: frozenset[str] = frozenset({"weights", "density", "normalize", "scope"})
+    name = "ties"
+    summary = "trim, elect a sign by mass, average what agrees"
+    parameters = (SCALE.but(1.0), WEIGHTS, DENSITY, NORMALIZE, SCOPE)
+    mergekit = True
+    searched = 2
 
     def by_tensor(self, settings: Settings) -> bool:
-        return settings.scope == "tensor"
+        return settings[SCOPE] == "tensor"
 
     def prepare(self, tensors: Sequence[Deltas], settings: Settings, work: Workspace) -> Rule:
-        densities = settings.densities or (0.2,) * settings.tasks
+        densities = [float(density) for density in settings.per_task(DENSITY)]
         for density in densities:
             if not 0 < density <= 1:
                 raise MethodError(f"ties: density must lie above 0 and at most 1, found {density}.")
@@ -95,6 +123,11 @@ class Ties(Method):
 
 def _cut(tensors: Sequence[Deltas], task: int, density: float, work: Workspace) -> _Cut | None:
     """The cut that keeps the int(density n) largest magnitudes of one task, at least one; None when it keeps all."""
+    import numpy as np
+
+    from prefmerge.methods import kernels
+    from prefmerge.vectors.workspace import spans
+
     elements = sum(deltas.size for deltas in tensors)
     keep = max(1, int(density * elements))
     if keep >= elements:
@@ -142,6 +175,8 @@ def _cut(tensors: Sequence[Deltas], task: int, density: float, work: Workspace) 
 
 def _locate(histogram: np.ndarray, keep: int) -> tuple[int, int]:
     """The bucket that holds the keep-th largest value, and how many lie in the buckets above it."""
+    import numpy as np
+
     from_top = np.cumsum(histogram[::-1])
     position = int(np.searchsorted(from_top, keep))
     above = int(from_top[position - 1]) if position else 0

@@ -16,21 +16,65 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from prefmerge.errors import MethodError, PreferenceError
-from prefmerge.methods import kernels
-from prefmerge.methods.importance import importance_of
-from prefmerge.methods.optimal import select_optimal
-from prefmerge.methods.protocol import Deltas, Method, Report, Rule, Settings
-from prefmerge.methods.records import select_by_records
+from prefmerge.methods.parameters import (
+    CARRY,
+    PREFERENCE,
+    SCALE,
+    SCOPE,
+    SEED,
+    STRENGTH,
+    UNIT,
+    Choices,
+    Group,
+    Parameter,
+    Unless,
+    choice,
+    whole,
+)
+from prefmerge.methods.protocol import Deltas, Method, NeedsOrder, Report, Rule, Settings
 from prefmerge.preference import blended, budgets
-from prefmerge.vectors.workspace import Workspace, spans
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from prefmerge.vectors.workspace import Workspace
+
+SELECTION = Parameter(
+    "selection",
+    choice("paper", "optimal", "printed"),
+    "paper",
+    "who gets which element: Algorithm 1 (paper), the best for the budgets (optimal), or the printed letter (printed)",
+    search=Choices(("paper", "optimal")),  # not unless asked for: `optimal` takes much longer to merge
+    group=Group.RULE,
+)
+IMPORTANCE = Parameter(
+    "importance",
+    choice("magnitude", "step"),
+    "magnitude",
+    "what ranks an element for a task: its whole change (magnitude) or that of the task alone (step)",
+    search=Choices(("magnitude", "step")),
+    group=Group.RULE,
+)
+TOWARD_LAST = Parameter(
+    "toward_last", UNIT, Fraction(0), "how far to go from there to the last checkpoint", group=Group.RULE
+)
+PASSES = Parameter(
+    "passes",
+    whole(1, 256, "K"),
+    2,
+    "passes of Algorithm 1 before the random rest",
+    unless=Unless(SELECTION, "optimal", "which has no passes"),
+    group=Group.BUDGET,
+)
 
 
 @dataclass
 class _OwnerRule(Rule):
+    """Each element from its owner."""
+
     owners: list[np.ndarray | None] = field(
         default_factory=list
     )  # one byte per element; None where no task changed the tensor
@@ -39,6 +83,10 @@ class _OwnerRule(Rule):
         return self.owners[tensor] is None
 
     def block(self, tensor: int, start: int, stop: int, out: np.ndarray, work: Workspace) -> np.ndarray:
+        import numpy as np
+
+        from prefmerge.methods import kernels
+
         owners = self.owners[tensor]
         assert owners is not None
         owner, tau, tasks = owners[start:stop], work.buffer("tau", stop - start), self.settings.tasks
@@ -47,28 +95,68 @@ class _OwnerRule(Rule):
             if counts[task]:
                 self.tensors[tensor].read(task, start, stop, tau)
                 kernels.take_owned(tau, owner, np.uint8(task), out)
-        toward = float(self.settings.toward_last)
+        toward = float(self.settings[TOWARD_LAST])
         if toward:
             self.tensors[tensor].read(tasks - 1, start, stop, tau)
             out[:] = (1 - toward) * out.astype(np.float64) + toward * tau.astype(np.float64)
         return counts
 
 
-@dataclass(frozen=True)
 class TunableMagmax(Method):
     """See the module."""
 
-    name: str = "tunable_magmax"
-    summary: str = "element budgets per task from a preference (the default)"
-    default_scale: float = 0.5
-    options: frozenset[str] = frozenset(
-        {"preference", "seed", "selection", "importance", "strength", "carry", "toward_last", "scope", "passes"}
+    name = "tunable_magmax"
+    summary = "element budgets per task from a preference (the default)"
+    parameters = (
+        PREFERENCE,
+        SCALE.but(0.5),
+        SEED,
+        SELECTION,
+        IMPORTANCE,
+        STRENGTH,
+        CARRY,
+        TOWARD_LAST,
+        SCOPE,
+        PASSES,
     )
+    searched = 1
+    starts = (("MAGMAX", {STRENGTH.name: "0", CARRY.name: "0", IMPORTANCE.name: "magnitude"}),)
 
     def by_tensor(self, settings: Settings) -> bool:
-        return settings.scope == "tensor"
+        return settings[SCOPE] == "tensor"
+
+    def check(self, settings: Settings) -> Sequence[NeedsOrder]:
+        from prefmerge.methods.records import MOST_COMPETING
+
+        positive = settings.tasks if _all_take_part(settings) else sum(n > 0 for n in _speaks_for(settings))
+        if settings[SELECTION] != "optimal" and positive > MOST_COMPETING:
+            raise MethodError(
+                f"{positive} tasks compete, but selection {settings[SELECTION]!r} holds at most {MOST_COMPETING} in "
+                "its masks. Give fewer tasks a share, use "
+                "--selection optimal, or merge in groups with --as-task-vector and carry on."
+            )
+        needs: list[NeedsOrder] = []
+        if settings[IMPORTANCE] == "step":
+            needs.append(NeedsOrder("importance 'step'", "Use --importance magnitude.", vectors="importance step"))
+        if settings[TOWARD_LAST]:
+            needs.append(NeedsOrder(TOWARD_LAST.name, "Leave it out."))
+        return needs
+
+    def scratch(self, settings: Settings) -> int:
+        """One byte of owner; where records are kept, their masks too."""
+        return 1 if settings[SELECTION] == "optimal" else 1 + -(-min(64, max(8, settings.tasks)) // 8)
+
+    def needed(self, tasks: int) -> dict[str, str]:
+        from prefmerge.methods.records import MOST_COMPETING
+
+        return {SELECTION.name: "optimal"} if tasks > MOST_COMPETING else {}
 
     def prepare(self, tensors: Sequence[Deltas], settings: Settings, work: Workspace) -> Rule:
+        from prefmerge.methods import kernels
+        from prefmerge.methods.importance import importance_of
+        from prefmerge.methods.optimal import select_optimal
+        from prefmerge.methods.records import select_by_records
+
         if settings.tasks >= kernels.FREE:
             raise MethodError(
                 f"tunable_magmax merges at most {kernels.FREE - 1} tasks at once, found {settings.tasks}."
@@ -78,7 +166,7 @@ class TunableMagmax(Method):
             if _all_take_part(settings)
             else [t for t, n in enumerate(_speaks_for(settings)) if n > 0]
         )
-        looked_at = sorted({*wanted, settings.tasks - 1}) if settings.toward_last else wanted
+        looked_at = sorted({*wanted, settings.tasks - 1}) if settings[TOWARD_LAST] else wanted
         live = [
             i
             for i, changed in enumerate(work.map(lambda deltas: _is_changed(deltas, looked_at, work), tensors))
@@ -88,12 +176,14 @@ class TunableMagmax(Method):
             return _OwnerRule(tensors, settings, _nothing(settings), owners=[None] * len(tensors))
         kept = [tensors[i] for i in live]
         asked = _budgets(kept, settings, work)
-        competing = wanted if settings.selection == "printed" else [task for task, n in enumerate(asked) if n]
-        importance = importance_of(settings.importance, kept, competing, settings.tasks, work)
-        if settings.selection == "optimal":
+        competing = wanted if settings[SELECTION] == "printed" else [task for task, n in enumerate(asked) if n]
+        importance = importance_of(settings[IMPORTANCE], kept, competing, settings.tasks, work)
+        if settings[SELECTION] == "optimal":
             flat, report = select_optimal(kept, asked, competing, importance, settings, work)
         else:
-            flat, report = select_by_records(kept, asked, competing, importance, settings, work)
+            flat, report = select_by_records(
+                kept, asked, competing, importance, settings, settings[PASSES], settings[SELECTION] == "paper", work
+            )
         owners: list[np.ndarray | None] = [None] * len(tensors)
         start = 0
         for i, deltas in zip(live, kept, strict=True):
@@ -116,13 +206,15 @@ def _speaks_for(settings: Settings) -> Sequence[Fraction | int]:
 
 def _all_take_part(settings: Settings) -> bool:
     """MAGMAX's own shares and the printed algorithm look at every task, whatever was asked for it."""
-    return settings.selection == "printed" or settings.strength < 1
+    return settings[SELECTION] == "printed" or settings[STRENGTH] < 1
 
 
 def _is_changed(deltas: Deltas, tasks: Sequence[int], work: Workspace) -> bool:
     """Whether any of `tasks` differs from the base anywhere. Stops at the first difference, which is mostly in the
     first block.
     """
+    from prefmerge.vectors.workspace import spans
+
     for start, stop in spans(deltas.size, work.block):
         tau = work.buffer("tau", stop - start)
         if any(deltas.read(task, start, stop, tau) for task in tasks):
@@ -133,7 +225,7 @@ def _is_changed(deltas: Deltas, tasks: Sequence[int], work: Workspace) -> bool:
 def _budgets(tensors: Sequence[Deltas], settings: Settings, work: Workspace) -> tuple[int, ...]:
     """Elements per task over these tensors (paper eq. 5, 6; strength is ours)."""
     elements = sum(deltas.size for deltas in tensors)
-    if settings.counts is not None and settings.strength == 1:
+    if settings.counts is not None and settings[STRENGTH] == 1:
         if sum(settings.counts) != elements:
             raise PreferenceError(
                 f"the counts sum to {sum(settings.counts)}, but the tasks changed {elements} elements (tensors that "
@@ -143,8 +235,8 @@ def _budgets(tensors: Sequence[Deltas], settings: Settings, work: Workspace) -> 
         return settings.counts
     total = sum(_speaks_for(settings))
     shares = tuple(Fraction(n) / total for n in _speaks_for(settings))
-    if settings.strength < 1:
-        shares = blended(shares, settings.strength, magmax_counts(tensors, settings.tasks, work))
+    if settings[STRENGTH] < 1:
+        shares = blended(shares, settings[STRENGTH], magmax_counts(tensors, settings.tasks, work))
     return budgets(shares, elements)
 
 
@@ -152,6 +244,10 @@ def magmax_counts(tensors: Sequence[Deltas], tasks: int, work: Workspace) -> tup
     """How many elements each task owns under MAGMAX (paper eq. 1, ties to the later task). One reading of every
     task.
     """
+    import numpy as np
+
+    from prefmerge.methods import kernels
+    from prefmerge.vectors.workspace import spans
 
     def count(block: tuple[int, int, int]) -> np.ndarray:
         i, start, stop = block

@@ -21,13 +21,14 @@ from typing import Any
 import numpy as np
 
 from prefmerge.ground.stats import mcnemar, wilson
+from prefmerge.merging.parameters import METHOD, parameter
+from prefmerge.methods.parameters import PREFERENCE
 from prefmerge.preference import Preference
 from prefmerge.search.space import Settings, Space
 
 FORMAT = "prefmerge-search/1"
 FINALISTS = 5  # the best on the search part, which meet the first trials on the held-out part
 SUPPORT = 0.05  # p below which the held-out samples speak for a difference
-_FLAGS = {"preference": "--prefer"}
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class Found:
     @property
     def preference(self) -> Preference | None:
         """The chosen preference; None where the chosen method takes none."""
-        return self.settings.get("preference")
+        return self.settings.get(PREFERENCE.name)
 
     def search_accuracy(self, trial: Trial) -> Accuracy:
         """On the samples that ranked the trials."""
@@ -162,12 +163,9 @@ class Found:
         """
         words = ["prefmerge", "merge", *inputs, "-o", out]
         for name, value in self.settings.items():
-            if name == "method" and value == "tunable_magmax":
-                continue
-            if name == "preference":
-                words += ["--prefer", f"@{preference}"]
-            else:
-                words += [_FLAGS.get(name, "--" + name.replace("_", "-")), str(value)]
+            one = parameter(name)
+            if one is not None and not (one is METHOD and value == METHOD.default):
+                words += [one.spelled, f"@{preference}" if one is PREFERENCE else str(value)]
         return shlex.join(words)
 
     def to_json(self) -> dict[str, Any]:
@@ -207,7 +205,7 @@ class Found:
                 "format": FORMAT,
                 "tasks": list(self.names),
                 "shares": [float(share) for share in self.preference.shares(self.names)],
-                "settings": {name: value for name, value in self.settings.items() if name != "preference"},
+                "settings": {name: value for name, value in self.settings.items() if name != PREFERENCE.name},
                 "search": self.search_accuracy(self.best).to_json(),
                 "held_out": None if held is None else held.to_json(),
                 "verdict": self.verdict,
@@ -272,4 +270,4 @@ def as_json(settings: Settings) -> dict[str, Any]:
 
 def from_json(data: Mapping[str, Any]) -> Settings:
     """The inverse of `as_json`."""
-    return {name: Preference.from_json(value) if name == "preference" else value for name, value in data.items()}
+    return {name: Preference.from_json(value) if name == PREFERENCE.name else value for name, value in data.items()}

@@ -99,8 +99,8 @@ def search(
             "encoder": opened.encoder.preprocessing,
         }
         with Candidates(opened.run.base_path, paths, names, threads=threads) as candidates:
-            if "importance" in space.searched:
-                candidates.check(importance="step")
+            for settings in space.others():
+                candidates.check(**settings)
             found = tune(
                 candidates,
                 scorer(

@@ -1,10 +1,11 @@
 """Which settings of a merge a search tries, and the numbers that stand for them.
 
-    share t = u_t / sum u,  u in [0, 1]^T;   scale in [0.1, 1.5];   strength, carry in [0, 1];   the others are choices
+    share t = u_t / sum u,  u in [0, 1]^T;   what is declared with a range lies in it;   the others are choices
 
-Source: Tunable MAGMAX, section 3.3, for the shares. What is not searched is fixed, or the default of `merge`. A trial's
-settings are rounded (shares to 1/10,000, below 1/100 to nothing; scale to 1/1,000; strength and carry to 1/100) before
-they are tried, so that what is printed is what was measured. Left out: how the numbers are chosen (`study`).
+Which parameters of which methods can be searched, and over what, is declared with them. Source: Tunable MAGMAX, section
+3.3, for the shares. What is not searched is fixed, or the default of `merge`. A trial's settings are rounded (shares to
+1/10,000, below 1/100 to nothing; the others to the digits that are declared) before they are tried, so that what is
+printed is what was measured. Left out: how the numbers are chosen (`study`).
 """
 
 from __future__ import annotations
@@ -16,26 +17,16 @@ from typing import Any
 
 from prefmerge.errors import UsageError
 from prefmerge.ground.words import did_you_mean
-from prefmerge.merging.recipe import CONVERTERS
+from prefmerge.merging.parameters import METHOD, OF_EVERY_MERGE, every, parameter, searchable
+from prefmerge.methods import DEFAULT as FIRST_METHOD
 from prefmerge.methods import METHODS
-from prefmerge.methods.records import MOST_COMPETING
+from prefmerge.methods.parameters import PREFERENCE, SCALE, YES_OR_NO, Choices, Parameter, Range, Shares
 from prefmerge.preference import Preference, as_text
 
 Params = Mapping[str, float | str]  # what optuna knows of a trial
 Settings = dict[str, Any]  # what `merge` takes; all but the preference as text
 Dimension = tuple[float, float] | tuple[str, ...]
 
-# By default the dials that cost nothing more and that may change the result most. Selection stays `paper`: `optimal`
-# takes much longer to merge, and a search makes dozens of merges.
-DEFAULT = ("preference", "scale", "strength", "carry")
-SCALES = (0.1, 1.5)
-FIRST_SCALES = ("0.5", "1")  # the paper's two
-CHOICES: Mapping[str, tuple[str, ...]] = {
-    "selection": ("paper", "optimal"),
-    "importance": ("magnitude", "step"),
-    "method": ("tunable_magmax", "ties", "average", "task_arithmetic", "last"),  # MAGMAX is strength 0
-}
-DIMENSIONS = (*DEFAULT, *CHOICES)
 LEAST = 0.01  # a smaller share is none: it would cost a reading and change next to nothing
 
 
@@ -48,38 +39,52 @@ class Start:
     params: Params | None  # None: outside of what is searched, so the sampler learns nothing from it
 
 
+def usual() -> tuple[str, ...]:
+    """What is searched by default: the dials that cost nothing more and that may change the result most."""
+    return tuple(name for name, over in searchable().items() if over.usual)
+
+
+def fixable() -> dict[str, Parameter[Any]]:
+    """What `name=value` can fix."""
+    known = {METHOD.name: METHOD, **every()}
+    return {
+        name: one for name, one in known.items() if one.flag and one.kind is not YES_OR_NO and one is not PREFERENCE
+    }
+
+
 @dataclass(frozen=True)
 class Space:
-    """`searched`: some of DIMENSIONS. `fixed`: settings of `merge` that hold for every trial.
+    """`searched`: some of `searchable`. `fixed`: parameters of `merge` that hold for every trial.
 
     A preference that is not searched is the one to begin with. Raises UsageError for what makes no sense.
     """
 
-    searched: tuple[str, ...] = DEFAULT
+    searched: tuple[str, ...] = field(default_factory=usual)
     fixed: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        known, fixed = searchable(), fixable()
         for name in self.searched:
-            if name not in DIMENSIONS:
+            if name not in known:
                 raise UsageError(
-                    f"{name!r} cannot be searched; what can is {', '.join(DIMENSIONS)}.{did_you_mean(name, DIMENSIONS)}"
+                    f"{name!r} cannot be searched; what can is {', '.join(known)}.{did_you_mean(name, known)}"
                 )
         for name, value in self.fixed.items():
             if name in self.searched:
                 raise UsageError(f"{name} is fixed at {value} and searched. Take one of them out.")
-            if name not in CONVERTERS or name in ("preference", "as_task_vector", "weight"):
-                raise UsageError(f"{name!r} is not a setting that can be fixed.{did_you_mean(name, CONVERTERS)}")
+            if name not in fixed:
+                raise UsageError(f"{name!r} is not a setting that can be fixed.{did_you_mean(name, fixed)}")
             try:
-                CONVERTERS[name](value)
+                fixed[name].read(value)
             except ValueError as error:
                 raise UsageError(f"{name}={value}: {error}.") from error
         for name in (*self.searched, *self.fixed):
-            if name not in ("scale", "method", "dtype", "exclude") and name not in self._options:
+            if name != METHOD.name and name not in OF_EVERY_MERGE and name not in self._honoured:
                 raise UsageError(
-                    f"{name} has no use with method {self.fixed.get('method', 'tunable_magmax')}. Leave it out."
+                    f"{name} has no use with method {self.fixed.get(METHOD.name, FIRST_METHOD.name)}. Leave it out."
                 )
         if not self.searched:
-            raise UsageError(f"nothing to search: name at least one of {', '.join(DIMENSIONS)}.")
+            raise UsageError(f"nothing to search: name at least one of {', '.join(known)}.")
 
     @classmethod
     def parse(cls, text: str) -> Space:
@@ -99,76 +104,101 @@ class Space:
         return cls(tuple(searched), fixed)
 
     def to_json(self) -> dict[str, Any]:
-        return {"searched": sorted(self.searched, key=DIMENSIONS.index), "fixed": dict(sorted(self.fixed.items()))}
+        order = list(searchable())
+        return {"searched": sorted(self.searched, key=order.index), "fixed": dict(sorted(self.fixed.items()))}
 
     @property
-    def _options(self) -> frozenset[str]:
-        """The settings that a method in question honours, beyond scale."""
-        if "method" in self.searched:
-            return frozenset().union(*(METHODS[name].options for name in CHOICES["method"]))
-        return METHODS[CONVERTERS["method"](self.fixed.get("method", "tunable_magmax"))].options
+    def _honoured(self) -> frozenset[str]:
+        """The parameters that a method in question honours."""
+        if METHOD.name in self.searched:
+            return frozenset().union(*(one.options for one in METHODS.values() if one.searched))
+        return METHODS[METHOD.read(self.fixed.get(METHOD.name, FIRST_METHOD.name))].options
+
+    def _over(self) -> dict[str, Range | Choices | Shares]:
+        """What is searched, in order, and over what."""
+        return {name: over for name, over in searchable().items() if name in self.searched}
+
+    def others(self) -> list[Settings]:
+        """Settings that try each choice in turn that is not the default: what may be refused."""
+        return [
+            {name: value}
+            for name, over in self._over().items()
+            if isinstance(over, Choices) and name != METHOD.name
+            for value in over.values[1:]
+        ]
 
     def dimensions(self, tasks: int) -> dict[str, Dimension]:
-        """The range or the choices of every number that stands for a setting."""
-        found: dict[str, Dimension] = {}
-        for name in DIMENSIONS:
-            if name not in self.searched:
-                continue
-            if name == "preference":
-                found.update((_share(t), (0.0, 1.0)) for t in range(tasks))
+        """The range or the choices of every number that stands for a parameter."""
+        ranges: dict[str, Dimension] = {}
+        for name, over in self._over().items():
+            if isinstance(over, Shares):
+                ranges.update((_share(t), (0.0, 1.0)) for t in range(tasks))
             else:
-                found[name] = CHOICES.get(name, SCALES if name == "scale" else (0.0, 1.0))
-        return found
+                ranges[name] = over.values if isinstance(over, Choices) else (over.low, over.high)
+        return ranges
 
     def settings(self, params: Params, names: Sequence[str], first: Preference) -> Settings:
         """What to merge with for these numbers; `first` is the preference where none is searched."""
-        found: Settings = {"method": "tunable_magmax", "preference": first, **self._defaults(len(names)), **self.fixed}
-        if "preference" in self.searched:
-            found["preference"] = rounded([float(params[_share(t)]) for t in range(len(names))], names)
-        for name, digits in (("scale", 3), ("strength", 2), ("carry", 2)):
-            if name in self.searched:
-                found[name] = as_text(Fraction(round(float(params[name]) * 10**digits), 10**digits))
-        found.update((name, str(params[name])) for name in CHOICES if name in self.searched)
-        return _honoured(found)
+        chosen: Settings = {METHOD.name: FIRST_METHOD.name, PREFERENCE.name: first}
+        chosen |= {**self._needed(len(names)), **self.fixed}
+        for name, over in self._over().items():
+            if isinstance(over, Shares):
+                chosen[name] = rounded([float(params[_share(t)]) for t in range(len(names))], names)
+            elif isinstance(over, Choices):
+                chosen[name] = str(params[name])
+            else:
+                chosen[name] = as_text(Fraction(round(float(params[name]) * 10**over.digits), 10**over.digits))
+        return _used(chosen)
 
     def starts(self, names: Sequence[str], first: Preference | None) -> list[Start]:
-        """The trials to begin with: the first preference (else equal shares) and MAGMAX, at scale 0.5 and 1."""
+        """The trials to begin with: the first preference (else equal shares), then what the method begins with
+        (MAGMAX), at the scales to begin with (0.5 and 1).
+        """
         what = "equal shares" if first is None else "label preference"
         preference = Preference.uniform() if first is None else first
-        scales: Sequence[str | None] = FIRST_SCALES if "scale" in self.searched else (self.fixed.get("scale"),)
-        found: list[Start] = []
-        for title, own in (
-            (what, {"strength": self.fixed.get("strength", "1"), "carry": self.fixed.get("carry", "0")}),
-            ("MAGMAX", {"strength": "0", "carry": "0", "importance": "magnitude"}),
-        ):
+        over = self._over().get(SCALE.name)
+        scales = over.first if isinstance(over, Range) else (self.fixed.get(SCALE.name),)
+        begun: list[Start] = []
+        for title, own in ((what, {}), *FIRST_METHOD.starts):
             for scale in scales:
-                settings = {"preference": preference, **self._defaults(len(names)), **self.fixed, **own}
-                settings["method"] = "tunable_magmax"
+                settings = {PREFERENCE.name: preference, **self._needed(len(names)), **self.fixed, **own}
+                settings[METHOD.name] = FIRST_METHOD.name
                 if scale is not None:
-                    settings["scale"] = scale
-                inside = all(CONVERTERS[n](v) == CONVERTERS[n](settings[n]) for n, v in self.fixed.items())
-                inside &= title != "MAGMAX" or "strength" in self.searched
-                settings = _honoured(settings)
+                    settings[SCALE.name] = scale
+                inside = all(_read(n, v) == _read(n, settings.get(n, v)) for n, v in self.fixed.items())
+                inside &= all(n in self.searched or _read(n, v) == _declared(n).default for n, v in own.items())
+                settings = _used(settings)
                 label = title if scale is None else f"{title}, scale {scale}"
-                found.append(Start(label, settings, self._params(settings, preference, names) if inside else None))
-        return found
+                begun.append(Start(label, settings, self._params(settings, preference, names) if inside else None))
+        return begun
 
-    def _defaults(self, tasks: int) -> dict[str, str]:
-        # Only `optimal` takes more tasks than a mask holds.
-        return {"selection": "optimal"} if tasks > MOST_COMPETING and "selection" not in self.searched else {}
+    def _needed(self, tasks: int) -> Settings:
+        """What so many tasks need, where it is not searched."""
+        return {name: value for name, value in FIRST_METHOD.needed(tasks).items() if name not in self.searched}
 
     def _params(self, settings: Settings, preference: Preference, names: Sequence[str]) -> Params:
         """The numbers that stand for settings inside the space."""
-        defaults = {"scale": "0.5", "strength": "1", "carry": "0", **{name: all_[0] for name, all_ in CHOICES.items()}}
-        found: dict[str, float | str] = {}
-        for name in self.searched:
-            if name == "preference":
+        numbers: dict[str, float | str] = {}
+        for name, over in self._over().items():
+            if isinstance(over, Shares):
                 shares = preference.shares(names)
-                found.update((_share(t), float(share / max(shares))) for t, share in enumerate(shares))
+                numbers.update((_share(t), float(share / max(shares))) for t, share in enumerate(shares))
+            elif isinstance(over, Choices):
+                numbers[name] = settings.get(name, over.values[0])
             else:
-                value = settings.get(name, defaults[name])
-                found[name] = value if name in CHOICES else float(Fraction(value))
-        return found
+                one = FIRST_METHOD.own(_declared(name))
+                numbers[name] = float(Fraction(settings.get(name, one.text(one.default))))
+        return numbers
+
+
+def _declared(name: str) -> Parameter[Any]:
+    one = parameter(name)
+    assert one is not None, "names are checked where a space is made"
+    return one
+
+
+def _read(name: str, value: Any) -> Any:
+    return _declared(name).read(value)
 
 
 def _share(task: int) -> str:
@@ -189,11 +219,14 @@ def rounded(weights: Sequence[float], names: Sequence[str]) -> Preference:
     )
 
 
-def _honoured(settings: Settings) -> Settings:
-    """Without what the method has no use for, or what says no more than its default does."""
-    method = METHODS[CONVERTERS["method"](settings["method"])]
-    plain = {"strength": "1", "carry": "0", "selection": "paper", "importance": "magnitude"}
-    used = {"method", "scale", "dtype", "exclude"} | method.options
-    if settings.get("selection") == "optimal":
-        used -= {"passes"}
-    return {name: value for name, value in settings.items() if name in used and value != plain.get(name)}
+def _used(settings: Settings) -> Settings:
+    """Without what the method has no use for, or what is searched elsewhere and says no more than its default does."""
+    method = METHODS[METHOD.read(settings[METHOD.name])]
+    kept: Settings = {}
+    for name, value in settings.items():
+        one = _declared(name)
+        idle = one.unless is not None and settings.get(one.unless.other.name) == one.unless.value
+        plain = one.search is not None and not one.by_method and value == one.text(one.default)
+        if name == METHOD.name or name in OF_EVERY_MERGE or (method.honours(one) and not idle and not plain):
+            kept[name] = value
+    return kept

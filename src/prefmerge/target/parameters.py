@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from prefmerge.errors import UsageError
+from prefmerge.ground.words import did_you_mean, flag
 
 Metric = Literal["accuracy", "balanced"]
 
@@ -174,9 +175,7 @@ class Parameters:
         made: dict[str, Any] = {}
         for name, value in given.items():
             if name not in kinds:
-                from prefmerge.ground.words import did_you_mean as nearest
-
-                raise UsageError(f"{name!r} is not a parameter of adapt.{nearest(name, kinds)}")
+                raise UsageError(f"{name!r} is not a parameter of adapt.{did_you_mean(name, kinds)}")
             if value is not None and Path in get_args(kinds[name]):
                 several = get_origin(kinds[name]) is tuple
                 one = isinstance(value, str | Path)
@@ -200,11 +199,6 @@ class Parameters:
             else:
                 found[name] = value.name if isinstance(value, Path) else value
         return found
-
-
-def flag(name: str) -> str:
-    """What the command line calls a parameter."""
-    return "--" + name.replace("_", "-")
 
 
 def declarations() -> dict[str, tuple[Any, Declared]]:

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from prefmerge.errors import UsageError
-from prefmerge.merging.recipe import Recipe
+from prefmerge.merging.parameters import AS_TASK_VECTOR, every, per_task
 from prefmerge.merging.recipe_file import read_recipe
+from prefmerge.methods.parameters import BASE_WEIGHT, PREFERENCE
 from prefmerge.preference import Preference, as_text
 
 SINGLE = 0.1  # share from which on a task's own checkpoint is tried as it is
@@ -107,7 +108,7 @@ def _weights(shares: np.ndarray) -> list[str]:
 def _from_file(path: Path, names: Sequence[str]) -> Candidate:
     """The settings of a user's recipe, over the tasks that are adapted."""
     recipe = read_recipe(path)
-    if recipe.as_task_vector:
+    if recipe[AS_TASK_VECTOR]:
         raise UsageError(f"--candidate {path}: makes a task vector, not a model. Leave out as_task_vector.")
     if len(recipe.tasks) != len(names):
         raise UsageError(
@@ -119,21 +120,16 @@ def _from_file(path: Path, names: Sequence[str]) -> Candidate:
             f"--candidate {path}: has the tasks {', '.join(recipe.names)}; they are adapted as {', '.join(names)}. "
             "List them in that order."
         )
-    if recipe.base_weight:
+    if recipe[BASE_WEIGHT]:
         raise UsageError(
-            f"--candidate {path}: gives the base a weight of its own ({as_text(recipe.base_weight)}), which adapt "
+            f"--candidate {path}: gives the base a weight of its own ({as_text(recipe[BASE_WEIGHT])}), which adapt "
             "cannot. Leave the base out, and give each model its own weight."
         )
-    kept = {
-        name: getattr(recipe, name)
-        for name in Recipe.model_fields
-        if name not in ("base", "tasks", "notes", "density", "base_weight", "as_task_vector")
-        and getattr(recipe, name) != Recipe.model_fields[name].default
-    }
-    if recipe.preference is not None and recipe.preference.names is not None:
-        kept["preference"] = Preference.explicit(recipe.preference.shares(recipe.names))  # a run has its own names
-    if recipe.weights is not None:
-        kept["weights"] = list(recipe.weights)
-    if recipe.densities is not None:
-        kept["density"] = list(recipe.densities)
+    kept = {name: value for name, value in recipe.given.items() if not every()[name].per_task}
+    preference = recipe[PREFERENCE]
+    if preference is not None and preference.names is not None:
+        kept[PREFERENCE.name] = Preference.explicit(preference.shares(recipe.names))  # a run has its own names
+    for one in per_task():
+        if recipe.used(one) is not None:
+            kept[one.name] = list(recipe.used(one))
     return Candidate(f"{path.stem} (yours)", {"method": recipe.method, **kept})

@@ -16,8 +16,9 @@ import numpy as np
 
 from prefmerge.continual.head_file import FrozenHead
 from prefmerge.merging.api import recipe_of
+from prefmerge.merging.parameters import METHOD, every
 from prefmerge.merging.receipt import Receipt
-from prefmerge.merging.recipe import FLAGS, Recipe
+from prefmerge.merging.recipe import Recipe
 from prefmerge.preference import Preference, as_text
 from prefmerge.target.choice import Choice
 from prefmerge.target.estimates import Estimates
@@ -181,13 +182,14 @@ def command(made: Adapted, out: str = "OUT", *, published: bool = False) -> str:
     if asked.dtype is not None:
         settings["dtype"] = asked.dtype
     told = told_settings(replace(chosen, settings=settings))
-    by_file = {name: value for name, value in told.items() if name in ("weights", "density", "normalize")}
+    declared = {METHOD.name: METHOD, **every()}
+    by_file = {name: value for name, value in told.items() if declared[name].per_task or not declared[name].flag}
     if by_file:
         listed = (f"{name} {', '.join(v) if isinstance(v, list) else v}" for name, v in by_file.items())
         return f"a recipe file with {'; '.join(listed)}"
     for name, value in told.items():
         for one in value if isinstance(value, list) else [value]:
-            words += [FLAGS[name], one.replace("_", "-") if name == "method" else one]
+            words += [declared[name].spelled, one.replace("_", "-") if name == METHOD.name else one]
     return " ".join(shlex.quote(word) for word in [*words, "-o", out])
 
 
