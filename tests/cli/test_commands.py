@@ -62,8 +62,9 @@ def test_merge_says_how_it_was_made(call: Call) -> None:
         "method tunable_magmax, scale 0.5, seed 0, selection paper, importance magnitude, strength 1, carry 0, "
         "toward_last 0, scope tensor, passes 2." in lines
     )
-    assert lines[-2].startswith("Output:  out.safetensors (")
-    assert lines[-1] == "Receipt: out.safetensors.receipt.json"
+    assert lines[-3].startswith("Output:  out.safetensors (")
+    assert lines[-2] == "Receipt: out.safetensors.receipt.json"
+    assert lines[-1].endswith("prefmerge adapt BASE TASK... --labels FILE -o OUT")
 
 
 def test_a_preference_that_was_not_given_is_printed_too(call: Call) -> None:
@@ -150,7 +151,7 @@ def test_magmax_carried_on_through_a_task_vector(call: Call, folder: Path) -> No
 def test_a_folder(call: Call, folder: Path) -> None:
     done = call("merge base cars birds -o out --prefer cars=1,birds=0")
     assert done.code == 0
-    assert done.stdout.endswith("Receipt: out/receipt.json\n")
+    assert "\nReceipt: out/receipt.json\n" in done.stdout
     assert (folder / "out" / "config.json").exists()
     merged = load_file(folder / "out" / "model.safetensors")["layers.1.w"]
     base, cars = (tensors(seed)["layers.1.w"] for seed in (0, 1))
