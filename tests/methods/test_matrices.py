@@ -10,6 +10,7 @@ import pytest
 
 from prefmerge import merge_state_dicts
 from prefmerge.methods import METHODS, Deltas, Method, Rule, Settings
+from prefmerge.methods.parameters import SCALE
 from prefmerge.vectors.workspace import Workspace
 
 SHAPES = {"matrix": (300, 257), "wide": (3, 8, 2), "vector": (40,), "scalar": (), "empty": (0, 4)}
@@ -23,14 +24,12 @@ class _Rows(Rule):
         out[:] = self.whole[tensor].reshape(-1)[start:stop]
 
 
-@dataclass(frozen=True)
 class LargestRows(Method):
     """Every row of the last axis from the task whose row is the longest."""
 
-    name: str = "largest_rows"
-    summary: str = "rows of matrices"
-    default_scale: float = 1.0
-    options: frozenset[str] = frozenset()
+    name = "largest_rows"
+    summary = "rows of matrices"
+    parameters = (SCALE.but(1),)
 
     def by_tensor(self, settings: Settings) -> bool:
         return True

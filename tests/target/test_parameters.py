@@ -214,6 +214,8 @@ def _typed(name: str) -> list[str]:
         return [flag(name)]
     if name == "metric":
         return [flag(name), "balanced"]
+    if name == "dtype":
+        return [flag(name), "float16"]
     if kind is float:
         return [flag(name), "0.75"]
     return [flag(name), "7"]  # a number, a path, a text

@@ -119,7 +119,7 @@ def adapted(found: Adapted) -> None:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
         table.add_column("model")
         for heading in (
-            "accuracy at the target",
+            f"{_measure(found)} at the target",
             f"{100 * found.estimates.level:g} % interval",
             "this model is ahead by",
         ):
@@ -134,7 +134,7 @@ def adapted(found: Adapted) -> None:
         n = sum(count for count, _, _ in others.values())
         before, after = (sum(row[0] * row[k] for row in others.values()) / n for k in (1, 2))
         console.print(
-            f"On the other tasks it names {100 * after:.0f} % correctly, the last checkpoint {100 * before:.0f} % "
+            f"On the other tasks it names {100 * after:.0f} % correctly, the {found.there} {100 * before:.0f} % "
             f"({n} samples): use it at the target only.",
             soft_wrap=True,
         )
@@ -150,7 +150,8 @@ def adapted(found: Adapted) -> None:
     out = found.parameters.out
     by_itself = None if out is None else found.use(str(out))
     if out is not None:
-        console.print(f"Output: {out} (weights, {'' if by_itself else 'head, '}report.html)", soft_wrap=True)
+        head = "" if found.head is None else "head, "
+        console.print(f"Output: {out} (weights, {head}report.html)", soft_wrap=True)
     if by_itself is not None:
         console.print(by_itself[0], soft_wrap=True)
         for line in by_itself[1].splitlines():
@@ -163,6 +164,13 @@ def _command(found: Adapted) -> str:
 
     out = found.parameters.out
     return line(found, "OUT" if out is None else f"{out}-by-hand")
+
+
+def _measure(found: Adapted) -> str:
+    """What the numbers are."""
+    foreign = found.evidence.shares.foreign
+    of = " of what is of a task" if foreign is not None and foreign.low > 0 else ""
+    return ("mean recall" if found.parameters.metric == "balanced" else "accuracy") + of
 
 
 def _source(found: Adapted) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -44,6 +44,11 @@ class TaskEntry(BaseModel):
     name: str | None = None  # None: the file's stem or the folder's name
     own: dict[str, Any] = Field(default_factory=dict)  # by the parameter's name; what is not here is the recipe's
 
+    if TYPE_CHECKING:
+
+        def __init__(self, **given: Any) -> None:
+            """Its fields, and every parameter that a task may have of its own, by name."""
+
     @model_validator(mode="before")
     @classmethod
     def _read(cls, values: Any) -> Any:
@@ -73,6 +78,11 @@ class Recipe(BaseModel):
     method: str = DEFAULT.name
     given: dict[str, Any] = Field(default_factory=dict)  # by name; without those that say no more than the default
     notes: tuple[str, ...] = ()  # what reading the file decided; for the receipt
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **given: Any) -> None:
+            """Its fields, and every parameter by name."""
 
     @model_validator(mode="before")
     @classmethod

@@ -13,6 +13,7 @@ resumes from the cache of embeddings. Leaves out: fine-tuning, which does more w
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prefmerge.checkpoints import find_receipt
 from prefmerge.continual.data.examples import Examples, concatenated
 from prefmerge.continual.head_file import FrozenHead
-from prefmerge.errors import OutputExists, UsageError, require
+from prefmerge.errors import OutputError, OutputExists, UsageError, require
 from prefmerge.target.choice import Answers, Choice, Judge, Others, choose, finalists
 from prefmerge.target.estimates import Estimates, as_it_is, by_procedure, estimate, recall_of, with_bias
 from prefmerge.target.evidence import Evidence, read_evidence
@@ -33,15 +35,17 @@ from prefmerge.target.output import write
 from prefmerge.target.own import addition, require_bias
 from prefmerge.target.parameters import Parameters
 from prefmerge.target.pool import Candidate, baselines, candidates
-from prefmerge.target.prior import Prior, make_prior
+from prefmerge.target.prior import Prior, joint_of, log_prior_of, make_prior
 from prefmerge.target.proxy import Proxy, make_proxy
 from prefmerge.target.result import Adapted
+from prefmerge.target.shares import PRESENT, from_labels
 from prefmerge.target.source import Source, open_source
 
 if TYPE_CHECKING:
     from prefmerge.continual.encoders.protocol import Encoder
 
 FIRST = 50  # samples of each task on which every candidate is tried
+MOST_UNJUDGED = 0.5  # part of the target that no sample stands for, beyond which no accuracy is told
 OTHERS = 100  # samples of absent tasks, together, that show what is lost there
 
 Told = Callable[[str, int, int], None]  # what is being done, how much of it is done, how much there is
@@ -103,8 +107,14 @@ def _check_output(out: Path, force: bool) -> None:
         )
     if out.is_file():
         raise OutputExists(f"{out}: is a file; the model is a folder. Give another -o OUT.")
-    if out.is_dir() and any(out.iterdir()) and not force:
-        raise OutputExists(f"{out}: exists already. Give another -o OUT, or --force to replace it.")
+    if out.is_dir() and any(out.iterdir()):
+        if find_receipt(out) is None:
+            raise OutputExists(f"{out}: exists already, and prefmerge did not make it. Give another -o OUT.")
+        if not force:
+            raise OutputExists(f"{out}: exists already. Give another -o OUT, or --force to replace it.")
+    there = next(one for one in (out, *out.absolute().parents) if one.exists())
+    if not os.access(there, os.W_OK):
+        raise OutputError(f"{out}: cannot be written: {there} is read-only. Give another -o OUT.")
 
 
 def _bias(source: Source) -> str:
@@ -212,6 +222,7 @@ def _judged(
     assert source.head is not None
     present = evidence.shares.present
     examples, proxy = _proxy(source, evidence, prior, present, asked)
+    unjudged = _unjudged(source, evidence, prior, proxy, notes)
     others_of, others = _others(source, present, asked)
     judge = Judge(
         proxy,
@@ -223,6 +234,7 @@ def _judged(
         metric=asked.metric,
         keep=asked.keep,
         others=others,
+        unlearned=None if asked.no_prior else _unlearned(source, evidence, prior, proxy, asked),
     )
     everything = proxy.everything
     first, rest = everything[proxy.first], everything[~proxy.first]
@@ -245,7 +257,10 @@ def _judged(
     told("choosing", 0, 0)
     with one_thread():
         choice = choose(judge, answers, everything)
-    if not source.held_out:
+    if not source.held_out or unjudged > MOST_UNJUDGED:
+        return choice, None, pool
+    if evidence.shares.foreign is not None and evidence.shares.foreign.low > MOST_UNJUDGED:
+        notes.insert(0, "most inputs are of no task, so nothing is said of how good the model is there.")
         return choice, None, pool
     there = baselines(evidence.shares.shares, source.ordered)
     shown = [
@@ -264,7 +279,9 @@ def _judged(
                 models.append(as_it_is(judge, one, prior=True))
                 if one in singles:
                     models.append(with_bias(judge, one))
-        rows = estimate(judge, source.tasks, evidence.shares, models, level=asked.level, seed=asked.seed)
+        rows = estimate(
+            judge, source.tasks, evidence.shares, models, level=asked.level, seed=asked.seed, unjudged=unjudged
+        )
     recall = recall_of(judge, models[0].right(judge.proxy.labels, judge.log_prior), source.tasks.classes)
     lost = {}
     if others is not None and len(others.labels):
@@ -296,6 +313,50 @@ def _proxy(
     allowed = _allowed(source, np.asarray(tasks), examples.labels)
     proxy = make_proxy(examples.ids, examples.labels, np.asarray(tasks), first=FIRST, seed=asked.seed, allowed=allowed)
     return examples, proxy
+
+
+def _unjudged(source: Source, evidence: Evidence, prior: Prior, proxy: Proxy, notes: list[str]) -> float:
+    """The part of the target whose tasks or classes have no sample to judge by; a note where it is worth a word. Pairs
+    are of the target itself and leave nothing out.
+    """
+    if evidence.pairs is not None:
+        return 0.0
+    cells = np.zeros(prior.joint.shape, bool)
+    cells[proxy.tasks, proxy.labels] = True
+    without = np.where(cells, 0.0, prior.joint)
+    without[~evidence.shares.present] = 0.0
+    part = float(without.sum())
+    if part < PRESENT:
+        return 0.0
+    t, c = np.unravel_index(int(without.argmax()), without.shape)
+    more = np.count_nonzero(without) - 1
+    notes.insert(
+        0,
+        f"no sample judges {100 * part:.0f} % of the target: there is none of class {source.tasks.classes[c]!r} of "
+        f"task {source.tasks.names[t]!r}{f', nor of {more} more classes' if more else ''}. "
+        + ("The intervals allow for it." if part <= MOST_UNJUDGED else "So no accuracy is promised."),
+    )
+    return part
+
+
+def _unlearned(source: Source, evidence: Evidence, prior: Prior, proxy: Proxy, asked: Parameters) -> np.ndarray | None:
+    """(N, C): for each pair, the log prior without the labels of its fold, less the log prior; 0 for other samples.
+    None where no label of a pair is in the prior.
+    """
+    counts, tasks = evidence.shares.label_counts, source.tasks
+    if evidence.pairs is None or asked.labels is not None or asked.prefer is not None or not counts.sum():
+        return None
+    change = np.zeros((len(proxy), len(tasks.classes)))
+    outer = proxy.outer(proxy.everything)
+    for fold in range(5):
+        own = proxy.pair & (outer == fold)
+        left = np.maximum(counts - np.bincount(proxy.labels[own], minlength=len(counts)), 0)
+        shares = evidence.shares.shares
+        if asked.inputs is None and not tasks.alike:
+            even = np.full(len(shares), 1 / len(shares))
+            shares = from_labels(tasks, left, draws=1).shares if left.sum() else even
+        change[own] = log_prior_of(tasks, joint_of(tasks, shares, left), shares) - prior.logits
+    return change
 
 
 def _some(examples: Examples, count: int, seed: int) -> np.ndarray:

@@ -70,6 +70,7 @@ class Judge:
     metric: Metric = "accuracy"
     keep: float = 0.0
     others: Others | None = None
+    unlearned: np.ndarray | None = None  # (N, C): the log prior without the labels of a pair's fold, less the log prior
 
     @property
     def log_prior(self) -> np.ndarray:

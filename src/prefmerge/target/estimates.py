@@ -123,7 +123,12 @@ def by_procedure(judge: Judge, pool: Sequence[Answers], name: str) -> Judged:
         seen = pool[choice.index].seen(judged)
         if len(seen):
             found[seen] = judge.logits(pool[choice.index].of(seen), seen, choice.fit) - judge.log_prior
-    return Judged(name, "chosen", found, judge.use_prior)
+    return Judged(name, "chosen", _unlearned(judge, found, judge.use_prior), judge.use_prior)
+
+
+def _unlearned(judge: Judge, logits: np.ndarray, prior: bool) -> np.ndarray:
+    """Logits (N, C) of pairs as if the prior did not know the labels of their fold: it is made of all pairs' labels."""
+    return logits + judge.unlearned if prior and judge.unlearned is not None else logits
 
 
 def as_it_is(judge: Judge, answers: Answers, prior: bool) -> Judged:
@@ -131,7 +136,8 @@ def as_it_is(judge: Judge, answers: Answers, prior: bool) -> Judged:
     found = np.full((len(judge.proxy), len(judge.rows)), np.nan)
     scores = judge.scores(answers.of(answers.at), answers.at)
     found[answers.at] = scores.logits(plain(len(judge.rows)), np.zeros(len(judge.rows)))
-    return Judged(answers.name, "with the prior" if prior else "as it is", found, prior)
+    how = "with the prior" if prior else "as it is"
+    return Judged(answers.name, how, _unlearned(judge, found, prior), prior)
 
 
 def with_bias(judge: Judge, answers: Answers) -> Judged:
@@ -143,7 +149,7 @@ def with_bias(judge: Judge, answers: Answers) -> Judged:
         if len(judged) and judge.weights(training).sum() > 0:
             fit = judge.fitted(answers.of(training), training)
             found[judged] = judge.logits(answers.of(judged), judged, fit) - judge.log_prior
-    return Judged(answers.name, "with a fitted bias", found, True)
+    return Judged(answers.name, "with a fitted bias", _unlearned(judge, found, True), True)
 
 
 def estimate(
@@ -155,8 +161,10 @@ def estimate(
     draws: int = DRAWS,
     level: float = LEVEL,
     seed: int = 0,
+    unjudged: float = 0.0,
 ) -> tuple[Row, ...]:
-    """A row for each of `models`, the first being the chosen one.
+    """A row for each of `models`, the first being the chosen one. `unjudged`: the part of the target that no sample
+    stands for; every interval reaches from none of it to all of it.
 
     A row is the mean over the samples that its model has seen; differences are over those that both have seen.
     """
@@ -190,6 +198,7 @@ def estimate(
         low = np.quantile((drawn + share * ends[0]) / (1 + share), tail)
         high = np.quantile((drawn + share * ends[1]) / (1 + share), 1 - tail)
         low, value, high = (min(max(one - less, ends[0]), ends[1]) for one in (float(low), value, float(high)))
+        low, high = ((1 - unjudged) * one + unjudged * end for one, end in zip((low, high), ends, strict=True))
         return Estimate(value, min(low, value), max(high, value))
 
     def optimism(model: Judged) -> float:

@@ -127,19 +127,22 @@ class Parameters:
     force: Annotated[bool, Declared("Replace an existing output.", local=True)] = False
 
     def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
         for name, declared, value in self.declared():
+            no_such = UsageError(f"{flag(name)}: {value!r} is no {declared.metavar or 'value for it'}. {declared.help}")
+            of_kind, number = _is_of(value, hints[name]), isinstance(value, int | float)
+            if not of_kind and not number:
+                raise no_such
             if isinstance(value, float) and not math.isfinite(value):  # NaN is below and above nothing
                 raise UsageError(f"{flag(name)} {value:g}: expected a finite number.")
             for bad, word, end in (
-                (
-                    declared.least is not None and value is not None and value < declared.least,
-                    "at least",
-                    declared.least,
-                ),
-                (declared.most is not None and value is not None and value > declared.most, "at most", declared.most),
+                (declared.least is not None and number and value < declared.least, "at least", declared.least),
+                (declared.most is not None and number and value > declared.most, "at most", declared.most),
             ):
                 if bad:
                     raise UsageError(f"{flag(name)} {value:g}: expected {word} {end:g}.")
+            if not of_kind:
+                raise no_such
         if self.metric not in get_args(Metric):
             raise UsageError(f"--metric {self.metric}: expected {' or '.join(get_args(Metric))}.")
         if self.run is not None and self.checkpoints:
@@ -167,6 +170,13 @@ class Parameters:
                 raise UsageError(f"{flag(name)} has no use with --run, which knows it. Leave it out.")
         if self.task_samples and self.task_labels:
             raise UsageError("--task-labels has no use with --task-samples, which have labels. Leave it out.")
+        if self.dtype is not None:
+            from prefmerge.merging.parameters import DTYPE  # not sooner: the command line reads this for its help
+
+            try:
+                DTYPE.kind.read(self.dtype)
+            except ValueError as error:
+                raise UsageError(f"--dtype: {error}.") from error
 
     @classmethod
     def of(cls, **given: Any) -> Parameters:
@@ -176,10 +186,13 @@ class Parameters:
         for name, value in given.items():
             if name not in kinds:
                 raise UsageError(f"{name!r} is not a parameter of adapt.{did_you_mean(name, kinds)}")
-            if value is not None and Path in get_args(kinds[name]):
-                several = get_origin(kinds[name]) is tuple
-                one = isinstance(value, str | Path)
-                value = tuple(map(Path, [value] if one else value)) if several else Path(value)
+            several = get_origin(kinds[name]) is tuple
+            if several and isinstance(value, str | Path):
+                value = (value,)
+            if several and isinstance(value, list | tuple):
+                value = tuple(Path(one) if isinstance(one, str) else one for one in value)
+            elif Path in get_args(kinds[name]) and isinstance(value, str):
+                value = Path(value)
             made[name] = value
         return cls(**made)
 
@@ -199,6 +212,18 @@ class Parameters:
             else:
                 found[name] = value.name if isinstance(value, Path) else value
         return found
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a value is of a declared type: a plain one, one or None, one of several words, or many paths."""
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(isinstance(one, Path) for one in value)
+    if get_origin(kind) is Literal:
+        return isinstance(value, str)  # which one is checked apart
+    kinds = get_args(kind) or (kind,)
+    if isinstance(value, bool):
+        return bool in kinds
+    return any(isinstance(value, (int, float) if one is float else one) for one in kinds)
 
 
 def declarations() -> dict[str, tuple[Any, Declared]]:

@@ -84,7 +84,10 @@ def _gain(made: Adapted) -> str:
     rows, chosen = made.estimates.rows, made.estimates.chosen
     there = [row for row in rows if row.how == "as it is" and row.name != "base"]
     before = next((row for row in there if row.name == "last checkpoint"), there[0] if there else None)
-    told = f"<b>{_percent(chosen.accuracy)}</b> of the target's samples named correctly {_span(chosen.accuracy)}"
+    of = "of the target's samples named correctly"
+    if made.parameters.metric == "balanced":
+        of = "mean recall of the target's classes"
+    told = f"<b>{_percent(chosen.accuracy)}</b> {of} {_span(chosen.accuracy)}"
     if before is None or before.ahead is None:
         return told + "."
     apart = "" if before.told_apart else " (not told apart)"

@@ -160,8 +160,8 @@ class Shares:
 
     @property
     def present(self) -> np.ndarray:
-        """Which tasks count as the target's (T,): a share of at least `PRESENT`."""
-        return self.shares >= PRESENT
+        """Which tasks count as the target's (T,): a share of at least `PRESENT`, or the largest where none has it."""
+        return self.shares >= min(PRESENT, float(self.shares.max()))
 
     def describe(self) -> str:
         """A line for each task, the largest share first, and the notes."""

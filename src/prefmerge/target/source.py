@@ -170,6 +170,13 @@ def _of_checkpoints(asked: Parameters) -> Source:
     of_task = tuple(tuple(np.flatnonzero(row).tolist()) for row in counts)
     if own is not None:
         require_samples(own, counts.sum(axis=0))
+    lacking = [name for name, n in zip(head.classes, counts.sum(axis=0).tolist(), strict=True) if not n]
+    if lacking:
+        more = f" (nor of {len(lacking) - 1} more of its {len(head.classes)} classes)" if len(lacking) > 1 else ""
+        raise DataError(
+            f"--task-samples hold no sample of class {lacking[0]!r} of {asked.head}{more}, so it is not known which "
+            "task it is of. Was a task or a file of samples forgotten?"
+        )
 
     return Source(
         Tasks(named.names, head.classes, of_task, np.ones_like(counts) * (counts > 0)),
