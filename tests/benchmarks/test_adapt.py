@@ -91,16 +91,24 @@ def test_the_documents_say_what_was_measured():
 
 def test_the_digits_table_is_what_the_rows_say():
     rows = [
-        {"seed": seed, "place": place, "accuracy": {"last": last, "adapt": ours}, "estimate": {"value": ours + 0.01}}
-        for seed, place, last, ours in (
-            *((0, "a", 0.8, 0.9), (1, "a", 0.7, 0.9)),
-            *((0, "b", 0.9, 0.91), (1, "b", 0.9, 0.89)),
+        {
+            "seed": seed,
+            "place": place,
+            "accuracy": {"last": last, "last + prior": prior, "adapt": ours},
+            "estimate": {"value": ours + 0.01, "low": ours - low, "high": ours + 0.05},
+        }
+        for seed, place, last, prior, ours, low in (
+            *((0, "a", 0.8, 0.9, 0.9, 0.05), (1, "a", 0.7, 0.9, 0.9, 0.05)),
+            *((0, "b", 0.9, 0.94, 0.91, 0.05), (1, "b", 0.9, 0.92, 0.89, -0.01)),
         )
     ]
     told = adapt_digits.summary(rows)
     assert told["ahead_of_last"]["mean"] == pytest.approx(7.5)
     assert told["least_ahead_of_last_at_a_place"] == pytest.approx(0)
     assert told["signed_error_of_estimates"]["mean"] == pytest.approx(1)
+    assert told["coverage"] == 0.75
+    assert told["places_where_the_prior_alone_is_better"] == told["of_these_by_more_than_a_point"] == 1
+    assert told["most_behind_the_prior_alone"] == pytest.approx(3)
     text = adapt_digits.document({**common.provenance(), "summary": told, "rows": rows})
     assert "| adapt | 90.0 | 90.0 |\n| last | 82.5 | 75.0 |" in text
     assert "2 places of two tasks, 2 training seeds" in text
