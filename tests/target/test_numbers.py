@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,14 +14,15 @@ import pytest
 from prefmerge.errors import UsageError
 from prefmerge.merging.api import recipe_of
 from prefmerge.preference import Preference
-from prefmerge.target.choice import DOUBT, Answers, Judge, choose, finalists
-from prefmerge.target.estimates import as_it_is, by_procedure, estimate, recall_of
-from prefmerge.target.fit import RIDGE, Scores, _Problem, fit_bias, fit_rows, margins, plain, soft
+from prefmerge.target.choice import DOUBT, Answers, Choice, Judge, choose, finalists
+from prefmerge.target.estimates import as_it_is, by_procedure, estimate, recall_of, with_bias
+from prefmerge.target.fit import RIDGE, Fit, Scores, _Problem, fit_bias, fit_rows, margins, plain, soft
 from prefmerge.target.parameters import Parameters
 from prefmerge.target.pool import baselines, candidates, rounded
-from prefmerge.target.prior import EVIDENCE, GUARD, Prior, joint_of, make_prior
+from prefmerge.target.prior import EVIDENCE, GUARD, Prior, joint_of, log_prior_of, make_prior
 from prefmerge.target.proxy import make_proxy
 from prefmerge.target.shares import Shares, Tasks, from_labels, stated
+from tests.target.judged import SHARES, TASKS, judge_of
 
 NAMES = ("t1", "t2", "t3")
 OF_TASK = ((0, 1), (2, 3), (4, 5))
@@ -327,3 +330,80 @@ def test_without_the_prior_nothing_is_fitted():
     assert isinstance(judge.prior, Prior)
     assert plain(6).rows is None
     assert len(labels) == len(judge.proxy)
+
+
+def test_no_sample_is_judged_by_a_choice_or_a_fit_that_has_seen_it(monkeypatch: pytest.MonkeyPatch):
+    judge, pool = judge_of([("single", True, 1.0), ("merge", False, 1.5)], 20)
+    everything, outer = judge.proxy.everything, judge.proxy.outer(judge.proxy.everything)
+    seen: list[np.ndarray] = []
+
+    def chosen(judge: Judge, pool: Sequence[Answers], positions: np.ndarray) -> Choice:
+        seen.append(positions)
+        return choose(judge, pool, positions)
+
+    monkeypatch.setattr("prefmerge.target.estimates.choose", chosen)
+    by_procedure(judge, pool, "chosen")
+    assert [one.tolist() for one in seen] == [everything[outer != fold].tolist() for fold in range(5)]
+    seen.clear()
+    fitted = Judge.fitted
+
+    def recorded(self: Judge, units: np.ndarray, positions: np.ndarray, l2: float = math.inf) -> Fit:
+        seen.append(positions)
+        return fitted(self, units, positions, l2)
+
+    monkeypatch.setattr(Judge, "fitted", recorded)
+    with_bias(judge, pool[0])
+    assert [one.tolist() for one in seen] == [everything[outer != fold].tolist() for fold in range(5)]
+
+
+def test_what_a_prior_gains_by_its_own_mix_is_taken_off():
+    """Against a loop over the draws of the mix."""
+    known, labels = tasks(), np.repeat(np.arange(4), 12)
+    rng = np.random.default_rng(11)
+    units = np.eye(6)[labels] + 0.9 * rng.standard_normal((48, 6))
+    units /= np.linalg.norm(units, axis=1, keepdims=True)
+    proxy = make_proxy([f"s{i}" for i in range(48)], labels, labels // 2, first=48)
+    shares = from_labels(known, np.array([5, 1, 1, 0, 0, 0]), draws=30, seed=2)
+    judge = Judge(proxy, make_prior(known, shares), np.eye(6), 2.0)
+    model = as_it_is(judge, Answers("m", True, proxy.everything, units.astype(np.float32)), prior=True)
+    (row,) = estimate(judge, known, shares, [model], draws=30)
+    logits = judge.scores(units.astype(np.float32).astype(np.float64), proxy.everything).values
+
+    def accuracy(prior: np.ndarray, joint: np.ndarray) -> float:
+        value = 0.0
+        for i, label in enumerate(labels):
+            own = [j for j in range(48) if labels[j] == label]
+            value += joint[label // 2, label] / len(own) * ((logits[i] + prior).argmax() == label)
+        return value / sum(joint[c // 2, c] for c in range(4))
+
+    gained = []
+    for s, n in zip(shares.draws, shares.label_draws, strict=True):
+        joint = joint_of(known, s, n)
+        prior = log_prior_of(known, joint, s)
+        gained.append(accuracy(prior, joint) - accuracy(prior, judge.prior.joint))
+    plain_value = accuracy(judge.prior.logits, judge.prior.joint)
+    assert abs(np.mean(gained)) > 0.001  # else nothing is tested
+    assert row.accuracy.value == pytest.approx(plain_value - np.mean(gained), abs=1e-9)
+
+
+def test_what_no_sample_stands_for_may_be_all_right_or_all_wrong():
+    judge, pool = judge_of([("single", True, 1.0)], 20)
+    model = [as_it_is(judge, pool[0], prior=False)] * 2
+    first, second = estimate(judge, TASKS, SHARES, model)
+    wide, apart = estimate(judge, TASKS, SHARES, model, unjudged=0.3)
+    assert wide.accuracy.value == first.accuracy.value
+    assert wide.accuracy.low == pytest.approx(0.7 * first.accuracy.low)
+    assert wide.accuracy.high == pytest.approx(0.7 * first.accuracy.high + 0.3)
+    assert second.ahead is not None
+    assert apart.ahead is not None
+    assert apart.ahead.low == pytest.approx(0.7 * second.ahead.low - 0.3)
+
+
+def test_a_pair_is_judged_by_a_prior_that_does_not_know_its_label():
+    judge, pool = judge_of([("single", True, 1.0)], 10)
+    shift = np.random.default_rng(0).standard_normal((len(judge.proxy), 4))
+    plain_one = as_it_is(judge, pool[0], prior=True)
+    other = as_it_is(replace(judge, unlearned=shift), pool[0], prior=True)
+    np.testing.assert_allclose(other.logits, plain_one.logits + shift)
+    without = as_it_is(replace(judge, unlearned=shift), pool[0], prior=False)
+    np.testing.assert_array_equal(without.logits, plain_one.logits)
