@@ -12,8 +12,9 @@ setup: .venv/ready
 demo: .venv-demo/ready
 	.venv-demo/bin/prefmerge demo --force
 
+# Two files of tests at a time, each with its own fixtures: `make test JOBS=4` where there are more cores and memory.
 test: .venv/ready
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n $(or $(JOBS),2) --dist loadfile
 
 check: .venv/ready
 	.venv/bin/ruff format --check .

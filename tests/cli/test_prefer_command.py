@@ -238,9 +238,9 @@ def test_inputs_to_a_preference_through_a_kill(trained: Path, call: Callable[[st
     # Killed by the system while the second checkpoint encodes, which is when the cache holds the first's two files.
     kill = (
         "import os, signal\nfrom prefmerge.continual import features\nwhole = features._write\n"
-        "def last(file, found):\n"
-        "    whole(file, found)\n"
-        "    if len(list(file.parent.iterdir())) == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "def last(store, key, found):\n"
+        "    whole(store, key, found)\n"
+        "    if len(list(store.folder.iterdir())) == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
         "features._write = last"
     )
     killed = program(line, kill)

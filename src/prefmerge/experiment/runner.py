@@ -365,7 +365,7 @@ def do_cells(cells: Sequence[Cell], out: Path, *, jobs: int, progress: Progress 
                 if lacking is not None:
                     told(cell, lacking)
                     continue
-                running[pool.submit(_do, cell)] = cell
+                running[_submitted(pool, cell)] = cell
             if not running:
                 continue
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -383,6 +383,18 @@ def do_cells(cells: Sequence[Cell], out: Path, *, jobs: int, progress: Progress 
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return failed
+
+
+def _submitted(pool: ProcessPoolExecutor, cell: Cell) -> Future[None]:
+    """Hand a cell to the pool. Raises BrokenExecutor where a worker was killed while the next one was started: then the
+    pool's pipes are closed already, and it says no more than that.
+    """
+    try:
+        return pool.submit(_do, cell)
+    except OSError as error:
+        if error.errno is not None:  # the system's own refusal
+            raise
+        raise BrokenExecutor(str(error)) from error
 
 
 def _needed(cell: Cell, failed: Mapping[str, str]) -> PrefmergeError | None:

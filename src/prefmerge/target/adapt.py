@@ -354,7 +354,7 @@ def _unlearned(source: Source, evidence: Evidence, prior: Prior, proxy: Proxy, a
         shares = evidence.shares.shares
         if asked.inputs is None and not tasks.alike:
             even = np.full(len(shares), 1 / len(shares))
-            shares = from_labels(tasks, left, draws=1).shares if left.sum() else even
+            shares = from_labels(tasks, left, draws=20).shares if left.sum() else even
         change[own] = log_prior_of(tasks, joint_of(tasks, shares, left), shares) - prior.logits
     return change
 
