@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import active_children
 from pathlib import Path
@@ -333,6 +334,24 @@ def test_another_frozen_manifest_is_taken(runs: Path, tmp_path: Path):
         text = f"runs: [RUNS/sequential-1]\nstudies: [places]\nenvironments: {{frozen: {frozen(first)}}}"
         ready = runner.prepare(recipe(runs, tmp_path, text), tmp_path / "out", say=lambda text: None)
         assert ready.places[0].parts[0].task == first
+
+
+def test_pipes_that_close_while_a_worker_starts_are_the_same_message(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The pool says no more than that; a worker that is alive is not waited for."""
+    submit, handed = ProcessPoolExecutor.submit, []
+
+    def closed(pool: ProcessPoolExecutor, *given: Any) -> Any:
+        handed.append(given)
+        if len(handed) > 1:
+            raise OSError("handle is closed")
+        return submit(pool, *given)
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", closed)
+    with pytest.raises(RunError, match=r"was killed, perhaps for its memory\. The same command goes on"):
+        run(recipe(runs, tmp_path), tmp_path / "out", jobs=2)
+    assert not active_children()
 
 
 def test_a_worker_that_is_killed_is_one_message(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -52,6 +52,8 @@ from prefmerge.runs import read_run, require_finished
 from prefmerge.targets import Environment, Mix, Pool
 
 if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
     from prefmerge.experiment.work import Bench
 
 
@@ -372,17 +374,23 @@ def do_cells(cells: Sequence[Cell], out: Path, *, jobs: int, progress: Progress 
             for future in finished:
                 told(running.pop(future), future.exception())
     except BrokenExecutor as error:
+        _end(active_children())  # one that has just been started may not know, and would be waited for
         raise RunError(
             "a process that was at work on the cells was killed, perhaps for its memory. The same command goes on; "
             "with a smaller --jobs it needs less."
         ) from error
     except BaseException:
-        for process in active_children():  # nothing is lost but what they are at: a finished cell is a file
-            process.terminate()
+        _end(active_children())
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return failed
+
+
+def _end(workers: Sequence[BaseProcess]) -> None:
+    """Stop them. Nothing is lost but what they are at: a finished cell is a file."""
+    for worker in workers:
+        worker.terminate()
 
 
 def _submitted(pool: ProcessPoolExecutor, cell: Cell) -> Future[None]:
