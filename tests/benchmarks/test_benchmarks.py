@@ -107,7 +107,6 @@ def test_optimal_gap_at_toy_size(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "a place of two tasks" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(not (common.RESULTS / "merge_speed.json").exists(), reason="no full run has been recorded yet")
 def test_docs_are_generated_from_the_results() -> None:
     recorded = json.loads((common.RESULTS / "merge_speed.json").read_text())
     assert (common.ROOT / "docs" / "speed.md").read_text() == merge_speed.render(recorded)

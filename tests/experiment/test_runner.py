@@ -346,12 +346,14 @@ def test_pipes_that_close_while_a_worker_starts_are_the_same_message(
         handed.append(given)
         if len(handed) > 1:
             raise OSError("handle is closed")
-        return submit(pool, *given)
+        return submit(pool, time.sleep, 120)
 
     monkeypatch.setattr(ProcessPoolExecutor, "submit", closed)
+    began = time.monotonic()
     with pytest.raises(RunError, match=r"was killed, perhaps for its memory\. The same command goes on"):
         run(recipe(runs, tmp_path), tmp_path / "out", jobs=2)
     assert not active_children()
+    assert time.monotonic() - began < 100  # what the worker is at takes longer
 
 
 def test_a_worker_that_is_killed_is_one_message(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from prefmerge.continual.data.examples import Examples
 from prefmerge.errors import UsageError
 from prefmerge.merging.api import recipe_of
 from prefmerge.preference import Preference
+from prefmerge.target import adapt as work
 from prefmerge.target.choice import DOUBT, Answers, Choice, Judge, choose, finalists
 from prefmerge.target.estimates import as_it_is, by_procedure, estimate, recall_of, with_bias
 from prefmerge.target.fit import RIDGE, Fit, Scores, _Problem, fit_bias, fit_rows, margins, plain, soft
@@ -397,6 +401,51 @@ def test_what_no_sample_stands_for_may_be_all_right_or_all_wrong():
     assert second.ahead is not None
     assert apart.ahead is not None
     assert apart.ahead.low == pytest.approx(0.7 * second.ahead.low - 0.3)
+
+
+def evidence(shares: Shares, pairs: Examples | None = None) -> Any:
+    return SimpleNamespace(shares=shares, pairs=pairs)
+
+
+def test_the_part_without_samples_is_what_the_prior_gives_it():
+    """Task t2 has none of its class c3, task t1 has all of its own."""
+    known = tasks()
+    shares = stated(known, Preference.explicit(["0.6", "0.4", "0"]))
+    prior, labels = make_prior(known, shares), np.array([0, 1, 2, 0, 1, 2])
+    proxy = make_proxy([f"s{i}" for i in range(6)], labels, np.array([0, 0, 1, 0, 0, 1]), first=6)
+    notes: list[str] = []
+    source: Any = SimpleNamespace(tasks=known)
+    assert work._unjudged(source, evidence(shares), prior, proxy, notes) == pytest.approx(0.2)
+    assert notes == [
+        "no sample judges 20 % of the target: there is none of class 'c3' of task 't2'. The intervals allow for it."
+    ]
+    whole = make_proxy([f"s{i}" for i in range(4)], np.arange(4), np.array([0, 0, 1, 1]), first=4)
+    assert work._unjudged(source, evidence(shares), prior, whole, notes) == 0
+    assert len(notes) == 1
+
+
+def test_the_prior_of_a_pair_is_made_without_the_labels_of_its_fold():
+    known, labels = tasks(), np.array([0, 0, 1, 2, 2, 0, 1, 0, 0, 2])
+    counts = np.bincount(labels, minlength=6)
+    shares, ids = from_labels(known, counts), [f"p{i}" for i in range(10)]
+    prior, proxy = make_prior(known, shares), make_proxy(ids, labels, np.full(10, -1), first=10)
+    asked = Parameters.of(run="r", pairs="p.csv")
+    source: Any = SimpleNamespace(tasks=known)
+    pairs: Any = labels
+    change = work._unlearned(source, evidence(shares, pairs), prior, proxy, asked)
+    assert change is not None
+    for i, fold in enumerate(proxy.outer(proxy.everything)):
+        left = counts - np.bincount(labels[proxy.outer(proxy.everything) == fold], minlength=6)
+        expected = make_prior(known, from_labels(known, left)).logits
+        np.testing.assert_allclose(prior.logits + change[i], expected)
+    assert np.abs(change).max() > 0.1
+    assert work._unlearned(source, evidence(shares), prior, proxy, asked) is None
+
+
+def test_of_many_even_tasks_all_are_present():
+    names = tuple(f"t{i}" for i in range(60))
+    many = Tasks(names, names, tuple((i,) for i in range(60)), np.eye(60, dtype=np.int64))
+    assert stated(many, Preference.uniform()).present.all()
 
 
 def test_a_pair_is_judged_by_a_prior_that_does_not_know_its_label():

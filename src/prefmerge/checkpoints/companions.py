@@ -3,8 +3,8 @@
 Everything is taken but what is known not to belong: weights and their indexes, the state of a training, sub-folders
 that are other checkpoints or logs, links that leave the folder, hidden and temporary files, and what the merge writes
 itself (model card, receipt). Modules of sentence-transformers are part of the model, so their weights are taken too.
-What is left out is told by `Companions.notes`, but for what nobody expects: the base's own weights, indexes, hidden
-files, the model card, the receipt. Cost: one listing of the folder and its sub-folders. Leaves out: the contents of
+`Companions.notes` names what is left out, except what nobody expects: the base's own weights, indexes, hidden files,
+the model card, the receipt. Cost: one listing of the folder and its sub-folders. Leaves out: the contents of
 the files, but for the first bytes of those that only seem to be torch's.
 """
 

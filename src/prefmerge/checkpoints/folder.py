@@ -3,7 +3,7 @@
 In a folder, in transformers' order: model.safetensors, its index, pytorch_model.bin, its index; otherwise the one
 file (or index) that can hold weights: diffusers and open_clip have their own names. A whole file beside shards of the
 same name is one checkpoint too many, and the user chooses. An index is {"weight_map":
-{tensor: file}}; it is held against what the files really hold, in both directions. Symlinks are followed, as a
+{tensor: file}}; it must name what the files really hold, no less and no more. Symlinks are followed, as a
 Hugging Face cache is made of them; the names in an index must stay inside the folder. Opening costs the headers of
 all shards. Left out: LoRA adapters, hub ids, GGUF, TensorFlow and Flax weights.
 """
