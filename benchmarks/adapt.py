@@ -30,10 +30,10 @@ import numpy as np
 import yaml
 
 from benchmarks import common, real_model
-from prefmerge import targets
-from prefmerge.continual.data.examples import Examples, concatenated
+from prefmerge.data.examples import Examples, concatenated
 from prefmerge.ground import atomic
 from prefmerge.ground.draws import per_class
+from prefmerge.lab import environments as targets
 from prefmerge.target import adapt as work
 from prefmerge.target.choice import Judge
 from prefmerge.target.evidence import read_evidence
@@ -109,8 +109,8 @@ class Bench:
     """One run, its targets, and forward passes that are done once: the cache of features keeps them."""
 
     def __init__(self, run: Path, folder: Path) -> None:
-        from prefmerge.continual.evaluation import open_run
         from prefmerge.target.source import open_source
+        from prefmerge.training.opened import open_run
 
         self.run, self.folder = run, folder
         folder.mkdir(parents=True, exist_ok=True)

@@ -20,15 +20,15 @@ import numpy as np
 
 from benchmarks import common
 from benchmarks.adapt import between_marks, interval
-from prefmerge.continual.training import torch_threads
-from prefmerge.demo.digits import NAMES, PLACES, Digits, Place, load_digits
-from prefmerge.demo.model import load_base
-from prefmerge.demo.train import fine_tune_in_sequence
 from prefmerge.ground import atomic
+from prefmerge.lab.demo.digits import NAMES, PLACES, Digits, Place, load_digits
+from prefmerge.lab.demo.model import load_base
+from prefmerge.lab.demo.train import fine_tune_in_sequence
 from prefmerge.target import adapt as work
 from prefmerge.target.merges import Merges
 from prefmerge.target.parameters import Parameters
 from prefmerge.target.pool import Candidate, baselines
+from prefmerge.training.steps import torch_threads
 
 WORK = Path(__file__).parent / "scratch" / "adapt_digits"
 SEEDS = 5

@@ -6,7 +6,7 @@ digits were reduced, enlarges them to the model's input and trains encoder and h
 cross-entropy on the scaled cosine). The ten digit rows of the head are then frozen. Never reads scikit-learn's digits.
 Same seed, same torch: same bytes. About 12 minutes on one slow core.
 
-    python -m benchmarks.demo_base                       # into src/prefmerge/demo and results/demo_base.json
+    python -m benchmarks.demo_base                       # into src/prefmerge/lab/demo and results/demo_base.json
     python -m benchmarks.demo_base --steps 20 --out DIR  # toy size
 """
 
@@ -28,13 +28,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks import common
-from prefmerge.continual.encoders.digits import LOGIT_SCALE, enlarged
-from prefmerge.continual.encoders.digits_sizes import EMBED_WIDTH
-from prefmerge.continual.encoders.digits_tower import DigitsTower
-from prefmerge.continual.heads import Head
-from prefmerge.continual.training import learning_rate_at
-from prefmerge.demo.digits import CLASSES
-from prefmerge.demo.model import BASE, FOLDER, HEAD
+from prefmerge.lab.demo.digits import CLASSES
+from prefmerge.lab.demo.model import BASE, FOLDER, HEAD
+from prefmerge.models.encoders.digits import LOGIT_SCALE, enlarged
+from prefmerge.models.encoders.digits_sizes import EMBED_WIDTH
+from prefmerge.models.encoders.digits_tower import DigitsTower
+from prefmerge.models.heads import Head
+from prefmerge.training.steps import learning_rate_at
 
 # Text fonts only: the symbol fonts map letters to other signs, and LastResort draws the same box for everything.
 SYMBOLS = ("LastResort", "STIXSiz", "STIXNonUni", "Display", "cmex10", "cmsy10")

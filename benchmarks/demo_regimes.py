@@ -29,12 +29,12 @@ from torch import Tensor
 
 import prefmerge
 from benchmarks import common
-from prefmerge.continual.config import TrainingConfig
-from prefmerge.demo.digits import META_LABELS, NAMES, PLACES, SHOWN, TASKS, Digits, Place, load_digits
-from prefmerge.demo.evaluate import Right, right_images, share
-from prefmerge.demo.model import BASE, load_base
-from prefmerge.demo.run import label_preference
-from prefmerge.demo.train import REGIME, fine_tune_in_sequence
+from prefmerge.config import TrainingConfig
+from prefmerge.lab.demo.digits import META_LABELS, NAMES, PLACES, SHOWN, TASKS, Digits, Place, load_digits
+from prefmerge.lab.demo.evaluate import Right, right_images, share
+from prefmerge.lab.demo.model import BASE, load_base
+from prefmerge.lab.demo.run import label_preference
+from prefmerge.lab.demo.train import REGIME, fine_tune_in_sequence
 
 GRID = {
     "learning_rate": (1e-5, 3e-5, 1e-4, 2e-4, 4e-4, 1e-3),

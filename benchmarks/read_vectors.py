@@ -21,8 +21,9 @@ import numpy as np
 import xxhash
 
 from benchmarks import common
-from prefmerge.checkpoints import Dtype, TensorInfo, by_name, create_output, from_float32, open_checkpoint
+from prefmerge.checkpoints import Dtype, TensorInfo, by_name, from_float32, open_checkpoint
 from prefmerge.checkpoints.dtypes import to_float32
+from prefmerge.outputs.write import create_output
 from prefmerge.vectors import kernels
 from prefmerge.vectors.kernels import operand
 from prefmerge.vectors.reader import TaskVectors

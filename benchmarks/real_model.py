@@ -30,9 +30,10 @@ import yaml
 
 import prefmerge
 from benchmarks import common
-from prefmerge.continual.evaluation import OpenedRun, evaluate, evaluate_matrix, open_run
-from prefmerge.continual.features import cache_folder
+from prefmerge.models.evaluation import evaluate, evaluate_matrix
+from prefmerge.models.features import cache_folder
 from prefmerge.runs import Run, read_run
+from prefmerge.training.opened import OpenedRun, open_run
 
 WORK = Path(__file__).parent / "scratch" / "real_model"
 WORDNET = Path("/usr/share/wordnet")  # where Debian's wordnet-base puts it

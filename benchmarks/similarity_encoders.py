@@ -20,10 +20,10 @@ import numpy as np
 
 from benchmarks import common
 from benchmarks.places import WORK
-from prefmerge import similarity
-from prefmerge.continual.features import cache_folder, embed
-from prefmerge.experiment.work import Bench, Union, training_sample
-from prefmerge.targets import Environment
+from prefmerge.lab.environments import Environment
+from prefmerge.lab.work import Bench, Union, training_sample
+from prefmerge.models.features import cache_folder, embed
+from prefmerge.target import similarity
 
 SAMPLES, BATCH = 500, 32  # training samples of a task; inputs encoded at a time
 ENCODERS = ("theta_t", "theta_T", "theta_0")

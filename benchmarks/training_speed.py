@@ -48,7 +48,7 @@ def make_tower(config: Any) -> Any:
     import torch
     from transformers import BertModel
 
-    from prefmerge.continual.encoders.towers import SentenceTower
+    from prefmerge.models.encoders.towers import SentenceTower
 
     torch.manual_seed(0)
     return SentenceTower(BertModel(config, add_pooling_layer=False), "mean")
@@ -59,7 +59,7 @@ def bare(parts: Mapping[str, Any], batch: int, epochs: int) -> tuple[float, Any]
     import torch
     from torch.nn import functional
 
-    from prefmerge.continual.training import order_of
+    from prefmerge.training.steps import order_of
 
     tower = make_tower(parts["config"]).train()
     leaves = list(tower.parameters())
@@ -84,10 +84,10 @@ def bare(parts: Mapping[str, Any], batch: int, epochs: int) -> tuple[float, Any]
 
 def ours(parts: Mapping[str, Any], batch: int, epochs: int, state: Path | None = None) -> tuple[float, Any]:
     """(seconds, tower) of `fine_tune`, with reports, and with resumable states where `state` is given."""
-    from prefmerge.continual.config import TrainingConfig
-    from prefmerge.continual.data.examples import Examples
-    from prefmerge.continual.heads import Head
-    from prefmerge.continual.training import fine_tune
+    from prefmerge.config import TrainingConfig
+    from prefmerge.data.examples import Examples
+    from prefmerge.models.heads import Head
+    from prefmerge.training.steps import fine_tune
 
     labels, rows = parts["labels"].numpy(), parts["rows"]
     examples = Examples(tuple(map(str, range(len(labels)))), labels, lambda at: list(at), lambda at: "")

@@ -4,7 +4,7 @@
 
 Source: Tunable MAGMAX, eq. 5, 6 (budgets), 8, 9 (geometric). Shares s_t >= 0 sum to 1 and are fractions of what was
 written: `0.57` of 100 elements is 57. `carried` and `blended` (carry, strength) are ours. Cost: T fractions; nothing
-here touches a tensor. Left out: where a preference comes from (labels, features: `prefmerge.similarity`).
+here touches a tensor. Left out: where a preference comes from (labels, features: `prefmerge.target.similarity`).
 """
 
 from __future__ import annotations

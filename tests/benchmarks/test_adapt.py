@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from benchmarks import adapt, adapt_digits, common
 from prefmerge.cli import app
-from tests.continual.models import tiny_bert
+from tests.models.tiny import tiny_bert
 
 pytest.importorskip("sklearn", reason="adapt needs the extra places")
 

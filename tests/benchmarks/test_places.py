@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from benchmarks import common, places, real_model, similarity_encoders
 from prefmerge.cli import app
-from tests.continual.models import tiny_bert
+from tests.models.tiny import tiny_bert
 
 SMALL = {
     "trainings": {"sequential": [3]},

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from benchmarks import common, real_model, training_speed
 from prefmerge.cli import app
 from tests.benchmarks.conftest import WORDS
-from tests.continual.models import tiny_bert
+from tests.models.tiny import tiny_bert
 
 
 def test_definitions_come_without_examples_and_licence(wordnet: Path):

@@ -12,7 +12,7 @@ import numpy as np
 
 from prefmerge.checkpoints.dtypes import DTYPES, Dtype
 from prefmerge.checkpoints.protocol import Checkpoint, TensorInfo
-from prefmerge.checkpoints.write import Kind, create_output
+from prefmerge.outputs.write import Kind, create_output
 
 BY_STORAGE: dict[np.dtype, Dtype] = {
     dtype.storage: dtype for dtype in DTYPES.values() if dtype.family != "other" and dtype.code != "BF16"

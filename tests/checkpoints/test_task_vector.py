@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from prefmerge.checkpoints import base_fingerprint, is_task_vector, open_checkpoint, task_vector_metadata
-from prefmerge.checkpoints.write import Kind
 from prefmerge.errors import CheckpointCorrupt
+from prefmerge.outputs.write import Kind
 from tests.checkpoints.files import save
 
 

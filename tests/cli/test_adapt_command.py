@@ -23,9 +23,9 @@ from safetensors.numpy import load_file
 
 import prefmerge
 from prefmerge.cli.options import EXAMPLES
-from prefmerge.continual.head_file import read_head
 from prefmerge.errors import MissingExtra, UsageError
 from prefmerge.ground.words import flag
+from prefmerge.models.head_file import read_head
 from prefmerge.target.parameters import declarations
 from tests.cli.conftest import Result
 
@@ -56,9 +56,9 @@ def write_words(path: Path, counts: dict[str, int], seed: int) -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run, made once; then its data and the model that it began from are removed, and it is moved."""
-    from prefmerge.continual.config import read_config
-    from prefmerge.continual.finetuning import finetune
-    from tests.continual.models import tiny_bert
+    from prefmerge.training.config_file import read_config
+    from prefmerge.training.finetuning import finetune
+    from tests.models.tiny import tiny_bert
 
     folder = tmp_path_factory.mktemp("trained")
     tiny_bert(folder / "tiny")

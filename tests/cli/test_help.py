@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import prefmerge
-import prefmerge.demo
+import prefmerge.lab.demo
 from prefmerge.cli import progress
 from prefmerge.cli.options import EXAMPLES
 from tests.cli.conftest import Result
@@ -46,7 +46,7 @@ def test_every_command_has_help_with_its_examples(call: Callable[[str], Result])
 def test_the_examples_work(call: Callable[[str], Result], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")  # one of them draws
     asked: list[Any] = []
-    monkeypatch.setattr(prefmerge.demo, "run", lambda out, seed, **how: asked.append((out, seed, how)) or {})
+    monkeypatch.setattr(prefmerge.lab.demo, "run", lambda out, seed, **how: asked.append((out, seed, how)) or {})
     for lines in EXAMPLES.values():
         for line in lines:
             if "my-run" in line:

@@ -214,7 +214,7 @@ def trained(folder: Path, call: Callable[[str], Result], monkeypatch: pytest.Mon
     """A run of three tasks over words; a place that has those of the second."""
     pytest.importorskip("transformers", reason="inputs are encoded by the extra places")
     pytest.importorskip("ot", reason="inputs are compared by the extra places")
-    from tests.continual.models import tiny_bert
+    from tests.models.tiny import tiny_bert
 
     tiny_bert(folder / "tiny")
     rng = random.Random(0)
@@ -237,7 +237,7 @@ def test_inputs_to_a_preference_through_a_kill(trained: Path, call: Callable[[st
     line = "prefer --run my-run --features photos --json"
     # Killed by the system while the second checkpoint encodes, which is when the cache holds the first's two files.
     kill = (
-        "import os, signal\nfrom prefmerge.continual import features\nwhole = features._write\n"
+        "import os, signal\nfrom prefmerge.training import features\nwhole = features._write\n"
         "def last(store, key, found):\n"
         "    whole(store, key, found)\n"
         "    if len(list(store.folder.iterdir())) == 3: os.kill(os.getpid(), signal.SIGKILL)\n"

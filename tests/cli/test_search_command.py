@@ -45,9 +45,9 @@ def write_words(path: Path, counts: dict[str, int], seed: int) -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run, made once."""
-    from prefmerge.continual.config import read_config
-    from prefmerge.continual.finetuning import finetune
-    from tests.continual.models import tiny_bert
+    from prefmerge.training.config_file import read_config
+    from prefmerge.training.finetuning import finetune
+    from tests.models.tiny import tiny_bert
 
     folder = tmp_path_factory.mktemp("trained")
     tiny_bert(folder / "tiny")
@@ -96,7 +96,7 @@ def test_from_labelled_samples_to_a_merged_model(place: Path, call: Callable[[st
     assert (merged.code, merged.stderr) == (0, "")
 
     from prefmerge.merging.candidates import Candidates
-    from prefmerge.search.found import from_json
+    from prefmerge.target.search.found import from_json
 
     tasks = [place / "my-run" / "tasks" / name for name in kept["tasks"]]
     with Candidates(place / "my-run" / "base", tasks) as candidates:

@@ -30,7 +30,7 @@ seed: 1
 @pytest.fixture
 def words(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with an encoder, six classes of words, and a configuration per way of training."""
-    from tests.continual.models import tiny_bert
+    from tests.models.tiny import tiny_bert
 
     tiny_bert(folder / "tiny")
     rng = random.Random(0)

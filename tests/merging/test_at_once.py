@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from prefmerge import Receipt, verify
-from prefmerge.checkpoints import content_fingerprint, find_receipt, open_checkpoint
+from prefmerge.checkpoints import content_fingerprint, open_checkpoint
+from prefmerge.outputs.write import find_receipt
 from tests.merging import racing
 
 ROUNDS = 4  # of each; what is decisive is forced in tests/checkpoints/test_two_writers.py

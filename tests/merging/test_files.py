@@ -13,9 +13,10 @@ from safetensors.numpy import load_file, save_file
 
 import prefmerge
 from prefmerge import Receipt, merge, merge_state_dicts, open_checkpoint
-from prefmerge.checkpoints import Output, content_fingerprint
+from prefmerge.checkpoints import content_fingerprint
 from prefmerge.checkpoints.dtypes import from_float32, to_float32
 from prefmerge.merging.api import recipe_of, run
+from prefmerge.outputs.write import Output
 from tests.methods.problems import state_dicts
 
 

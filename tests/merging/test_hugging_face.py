@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from prefmerge import merge, open_checkpoint, verify
-from prefmerge.checkpoints import create_output
+from prefmerge.outputs.write import create_output
 
 torch = pytest.importorskip("torch", reason="makes and loads models")
 transformers = pytest.importorskip("transformers", reason="makes and loads models")

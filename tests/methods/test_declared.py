@@ -46,7 +46,7 @@ told["merged"] = call("merge", *models, "-o", "out", "--method", "slope", "--til
 told["wrong"] = call("plan", *models, "--method", "slope", "--first-task", "0")
 told["ignored"] = call("plan", *models, "--method", "last", "--tilt", "2")
 told["plan"] = call("plan", "recipe.yaml", "--json")
-from prefmerge.search.space import Space
+from prefmerge.target.search.space import Space
 from prefmerge.preference import Preference
 space = Space.parse("tilt,scale,method=slope")
 told["dimensions"] = space.dimensions(2)

@@ -5,7 +5,7 @@
     EWC       c / 2 * sum_i F_i (theta_i - anchor_i)^2
     Fisher    F[c][j] = mean over samples of ((p_c - [c = y]) x_j)^2 for logits W x
 
-Source: the papers that `prefmerge.continual.metrics` and `regularisers` name; the closed form is the square of one
+Source: the papers that `prefmerge.models.metrics` and `regularisers` name; the closed form is the square of one
 sample's gradient, by hand. Shapes: lists of floats. Cost: loops over every number. Left out: speed.
 """
 

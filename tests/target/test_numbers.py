@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prefmerge.continual.data.examples import Examples
+from prefmerge.data.examples import Examples
 from prefmerge.errors import UsageError
 from prefmerge.merging.api import recipe_of
 from prefmerge.preference import Preference

@@ -20,11 +20,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import prefmerge
-from prefmerge.continual.config import ModelConfig, make_config
-from prefmerge.continual.encoders import load_encoder
-from prefmerge.continual.encoders.classifier import ClassifierEncoder
+from prefmerge.config import ModelConfig, make_config
 from prefmerge.errors import ConfigError, DataError, EncoderError, PrefmergeError, UsageError
 from prefmerge.merging.api import recipe_of, run
+from prefmerge.models.encoders import load_encoder
+from prefmerge.models.encoders.classifier import ClassifierEncoder
 from prefmerge.target.fit import Fit
 from prefmerge.target.own import addition
 from prefmerge.target.parameters import Parameters
@@ -41,7 +41,7 @@ from PIL import Image
 from prefmerge.target.adapt import adapt
 from prefmerge.target.output import write
 from prefmerge.target.result import Adapted, recipe
-from tests.continual.models import tiny_image_classifier, tiny_text_classifier
+from tests.models.tiny import tiny_image_classifier, tiny_text_classifier
 
 WORDS = {"text": ("ab", "cd", "ef", "gh"), "image": ("red", "lime", "blue", "grey")}
 COLOURS = {"red": (200, 60, 60), "lime": (60, 200, 60), "blue": (60, 60, 200), "grey": (130, 130, 130)}
@@ -169,7 +169,7 @@ def logits_of(folder: Path, kind: str) -> np.ndarray:
     """By transformers alone, from the folder's own preprocessing, one input at a time: (N, C) float64."""
     import transformers
 
-    from prefmerge.continual.encoders.images import image_processor
+    from prefmerge.models.encoders.images import image_processor
 
     logits = []
     if kind == "text":

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prefmerge.continual.places import matched
 from prefmerge.errors import DataError, MissingExtra, PreferenceError, UsageError
 from prefmerge.preference import Preference
 from prefmerge.target import shares as module
 from prefmerge.target import shift
+from prefmerge.target.given import matched
 from prefmerge.target.shares import Shares, Tasks, from_inputs, from_labels, from_pairs, known_counts, stated
 from tests.oracles import mixtures as oracle
 from tests.oracles import similarity as intervals

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prefmerge.continual.head_file import FrozenHead
+from prefmerge.models.head_file import FrozenHead
 from prefmerge.target.report import USE
 
 torch = pytest.importorskip("torch", reason="the lines use torch")

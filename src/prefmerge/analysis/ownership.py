@@ -98,8 +98,9 @@ def look(path: str | Path, by: By = "layer") -> Ownership | Inventory:
 
     Reads headers only. Raises CheckpointNotFound and CheckpointCorrupt.
     """
-    from prefmerge.checkpoints import find_receipt, open_checkpoint
+    from prefmerge.checkpoints import open_checkpoint
     from prefmerge.merging.receipt import Receipt
+    from prefmerge.outputs.write import find_receipt
 
     path = Path(path)
     if not path.exists():

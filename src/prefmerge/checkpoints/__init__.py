@@ -1,4 +1,4 @@
-"""Open any checkpoint lazily; write one atomically.
+"""Open any checkpoint lazily.
 
 protocol.py          what a checkpoint looks like to everyone else
 dtypes.py            number formats, to float32 and back
@@ -11,11 +11,8 @@ memory.py            state dicts of NumPy arrays and torch tensors
 fingerprint.py       content hashes
 task_vector.py       files that hold a task vector
 names.py             what weights, shards and indexes are called
-companions.py        what belongs beside the weights
-write.py             an output, all of it or nothing
 """
 
-from prefmerge.checkpoints.companions import Companions, find_companions, weights_name
 from prefmerge.checkpoints.dtypes import DTYPES, FLOATS, Dtype, by_name, from_float32, require_mergeable, to_float32
 from prefmerge.checkpoints.fingerprint import (
     CHUNK,
@@ -30,25 +27,19 @@ from prefmerge.checkpoints.folder import open_checkpoint
 from prefmerge.checkpoints.memory import from_state_dict, is_torch_tensor
 from prefmerge.checkpoints.protocol import Checkpoint, TensorInfo, reading, require_unchanged, same_elements
 from prefmerge.checkpoints.task_vector import base_fingerprint, is_task_vector, task_vector_metadata
-from prefmerge.checkpoints.write import Output, create_output, find_receipt, receipt_beside
 
 __all__ = [
     "CHUNK",
     "DTYPES",
     "FLOATS",
     "Checkpoint",
-    "Companions",
     "Dtype",
     "Fingerprint",
-    "Output",
     "TensorInfo",
     "base_fingerprint",
     "by_name",
     "content_fingerprint",
-    "create_output",
     "file_entries",
-    "find_companions",
-    "find_receipt",
     "fingerprint_of",
     "from_float32",
     "from_state_dict",
@@ -57,12 +48,10 @@ __all__ = [
     "is_torch_tensor",
     "open_checkpoint",
     "reading",
-    "receipt_beside",
     "require_mergeable",
     "require_unchanged",
     "same_elements",
     "sha256_files",
     "task_vector_metadata",
     "to_float32",
-    "weights_name",
 ]

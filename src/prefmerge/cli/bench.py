@@ -13,7 +13,7 @@ from prefmerge.cli.app import command
 from prefmerge.errors import PrefmergeError, UsageError
 
 if TYPE_CHECKING:
-    from prefmerge.experiment.results import Results
+    from prefmerge.lab.results import Results
 
 
 @command
@@ -41,9 +41,9 @@ def bench(
     if out is None:
         raise UsageError("-o OUT is missing: where should results and report go?")
     from prefmerge.cli import progress, show
-    from prefmerge.continual.finetuning import require_train
-    from prefmerge.experiment import report, runner
-    from prefmerge.experiment.recipe import read_experiment
+    from prefmerge.lab import report, runner
+    from prefmerge.lab.recipe import read_experiment
+    from prefmerge.training.finetuning import require_train
 
     require_train("an experiment")
     asked = read_experiment(recipe)
@@ -101,7 +101,7 @@ def _done(results: Results, out: Path, written: list[Path]) -> None:
     from rich.table import Table
 
     from prefmerge.cli import show
-    from prefmerge.experiment import tables
+    from prefmerge.lab import tables
 
     console = show._console()
     for scale in results.scales:

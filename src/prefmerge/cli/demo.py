@@ -27,7 +27,7 @@ def demo(
     Takes about a minute and needs the extra `demo`.
     """
     from prefmerge.cli import progress, show
-    from prefmerge.demo import run
+    from prefmerge.lab.demo import run
 
     result = run(out, seed, quiet=json, force=force, watch=progress.training)
     if json:

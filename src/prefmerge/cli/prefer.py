@@ -14,7 +14,7 @@ from prefmerge.errors import UsageError
 from prefmerge.ground.words import flag
 
 if TYPE_CHECKING:
-    from prefmerge.prefer import Preferred, Tasks
+    from prefmerge.target.prefer import Preferred, Tasks
 
 BAR = 24  # columns of the largest share
 
@@ -117,8 +117,8 @@ def prefer(
         raise UsageError(f"--similarity {similarity}: expected ot, cosine or mmd.")
     if not 0 < level < 1:
         raise UsageError(f"--level {level:g}: expected a number between 0 and 1, such as 0.9.")
-    from prefmerge import prefer as work
     from prefmerge.cli import progress, show
+    from prefmerge.target import prefer as work
 
     if out is not None:
         work.check_output(out, force or case == "pairs")
@@ -135,7 +135,7 @@ def prefer(
             tasks, labels, task_labels=task_labels, draws=1000 if draws is None else draws, level=level, seed=seed
         )
     elif features is not None:
-        from prefmerge.continual.features import cache_folder
+        from prefmerge.models.features import cache_folder
 
         settings = {"solver": solver, "regularization": regularization, "gamma": gamma}
         with progress.counting("samples") as report:
@@ -179,7 +179,7 @@ def prefer(
 
 
 def _tasks(run: Path | None, checkpoints: list[Path]) -> Tasks | None:
-    from prefmerge import prefer as work
+    from prefmerge.target import prefer as work
 
     if run is not None:
         return work.tasks_of_run(run)

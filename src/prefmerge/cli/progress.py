@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prefmerge.continual.finetuning import TrainingProgress
     from prefmerge.ground.progress import Counted, Progress
-    from prefmerge.search.found import Trial
+    from prefmerge.target.search.found import Trial
+    from prefmerge.training.finetuning import TrainingProgress
 
 WIDTH_OF_A_NAME = 32  # columns
 _PLAIN = ("what", "bar", "count", "left")

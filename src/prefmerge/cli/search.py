@@ -16,7 +16,7 @@ from prefmerge.merging.parameters import searchable
 from prefmerge.methods.parameters import PREFERENCE
 
 if TYPE_CHECKING:
-    from prefmerge.search import Found, Output
+    from prefmerge.target.search import Found, Output
 
 _USUAL = [name for name, over in searchable().items() if over.usual]
 _OTHERS = [name for name, over in searchable().items() if not over.usual]
@@ -70,8 +70,8 @@ def search(
     assert run is not None
     assert pairs is not None
     assert out is not None
-    from prefmerge import search as work
     from prefmerge.cli import progress, show
+    from prefmerge.target import search as work
 
     wanted = work.Space() if space is None else work.Space.parse(space)
     with progress.searching() as report:

@@ -21,10 +21,10 @@ from prefmerge.methods.parameters import PREFERENCE
 
 if TYPE_CHECKING:
     from prefmerge.analysis import Inventory, Ownership, Row
-    from prefmerge.continual.evaluation import Evaluation, MatrixReport
     from prefmerge.merging.plan import Plan
     from prefmerge.merging.recipe import Recipe
     from prefmerge.merging.verify import VerifyReport
+    from prefmerge.models.evaluation import Evaluation, MatrixReport
     from prefmerge.runs import Run
 
 WIDTH_OF_A_PIPE = 200  # columns; where nobody looks, tables are not folded
@@ -131,7 +131,7 @@ def matrix(found: MatrixReport) -> None:
 
 def merged(receipt: Mapping[str, Any], recipe: Recipe, out: Path) -> None:
     """What a merge did, from its receipt."""
-    from prefmerge.checkpoints import find_receipt
+    from prefmerge.outputs.write import find_receipt
 
     console = _console()
     totals, elements = receipt["totals"], receipt["elements"]

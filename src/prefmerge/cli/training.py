@@ -33,8 +33,8 @@ def finetune(
     if out is None:
         raise UsageError("-o RUN is missing: where should the checkpoints go?")
     from prefmerge.cli import progress, show
-    from prefmerge.continual.config import read_config
-    from prefmerge.continual.finetuning import finetune as train
+    from prefmerge.training.config_file import read_config
+    from prefmerge.training.finetuning import finetune as train
 
     asked = read_config(config)
     with progress.training() as report:
@@ -77,9 +77,10 @@ def evaluate(
             f"{len(checkpoints)} checkpoints for {len(runs)} runs: give one for each --run, in the same order, or none."
         )
     from prefmerge.cli import progress, show
-    from prefmerge.continual import evaluation, features
-    from prefmerge.continual.finetuning import require_train
+    from prefmerge.models import evaluation, features
     from prefmerge.runs import read_run
+    from prefmerge.training.finetuning import require_train
+    from prefmerge.training.opened import best_device, evaluate_checkpoint, open_run
 
     require_train("evaluation")
     how: dict[str, Any] = {"batch": batch, "cache": None if no_cache else features.cache_folder()}
@@ -88,17 +89,17 @@ def evaluate(
         if len(runs) > 1:
             paths = checkpoints or [read_run(one).last_path for one in runs]
             several = [
-                evaluation.evaluate_checkpoint(path, one, progress=report, **how).to_json()
+                evaluate_checkpoint(path, one, progress=report, **how).to_json()
                 for path, one in zip(paths, runs, strict=True)
             ]
             found = evaluation.summary_over_seeds(several)
             print_it = functools.partial(show.over_seeds, found)
         elif checkpoints:
-            one = evaluation.evaluate_checkpoint(checkpoints[0], runs[0], progress=report, **how)
+            one = evaluate_checkpoint(checkpoints[0], runs[0], progress=report, **how)
             found, print_it = one.to_json(), functools.partial(show.evaluated, one)
         else:
-            opened = evaluation.open_run(runs[0])
-            device = evaluation.best_device(opened.config)
+            opened = open_run(runs[0])
+            device = best_device(opened.config)
             parts = (opened.encoder, opened.run, opened.head, opened.scenario)
             every = evaluation.evaluate_matrix(*parts, device=device, progress=report, about=opened.about(), **how)
             found, print_it = every.to_json(), functools.partial(show.matrix, every)

@@ -19,19 +19,15 @@ from typing import Any
 import numpy as np
 
 from prefmerge.checkpoints import (
-    Companions,
     Fingerprint,
     base_fingerprint,
     content_fingerprint,
-    create_output,
     file_entries,
-    find_companions,
     from_state_dict,
     header_fingerprint,
     is_torch_tensor,
     sha256_files,
     task_vector_metadata,
-    weights_name,
 )
 from prefmerge.errors import OutputIsInput, UsageError
 from prefmerge.ground.progress import Progress
@@ -42,6 +38,8 @@ from prefmerge.merging.parameters import per_task
 from prefmerge.merging.plan import Plan, make_plan, plan_over
 from prefmerge.merging.receipt import FORMAT, Receipt
 from prefmerge.merging.recipe import Recipe, TaskEntry
+from prefmerge.outputs.companions import Companions, find_companions, weights_name
+from prefmerge.outputs.write import create_output
 from prefmerge.preference import Preference, as_text
 from prefmerge.vectors.reading import Source
 from prefmerge.vectors.workspace import BLOCK, Workspace

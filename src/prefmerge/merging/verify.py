@@ -21,7 +21,6 @@ from prefmerge.checkpoints import (
     Checkpoint,
     by_name,
     content_fingerprint,
-    find_receipt,
     fingerprint_of,
     header_fingerprint,
     open_checkpoint,
@@ -33,6 +32,7 @@ from prefmerge.ground.progress import Progress
 from prefmerge.ground.words import quoted
 from prefmerge.merging.receipt import Receipt
 from prefmerge.methods.parameters import SCOPE
+from prefmerge.outputs.write import find_receipt
 
 SHOWN = 5  # names listed in a message about many
 

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prefmerge.checkpoints import find_receipt
-from prefmerge.continual.data.examples import Examples, concatenated
-from prefmerge.continual.head_file import FrozenHead
+from prefmerge.data.examples import Examples, concatenated
 from prefmerge.errors import OutputError, OutputExists, UsageError, require
+from prefmerge.models.head_file import FrozenHead
+from prefmerge.outputs.write import find_receipt
 from prefmerge.target.choice import Answers, Choice, Judge, Others, choose, finalists
 from prefmerge.target.estimates import Estimates, as_it_is, by_procedure, estimate, recall_of, with_bias
 from prefmerge.target.evidence import Evidence, read_evidence
@@ -42,7 +42,7 @@ from prefmerge.target.shares import PRESENT, from_labels
 from prefmerge.target.source import Source, open_source
 
 if TYPE_CHECKING:
-    from prefmerge.continual.encoders.protocol import Encoder
+    from prefmerge.models.encoders.protocol import Encoder
 
 FIRST = 50  # samples of each task on which every candidate is tried
 MOST_UNJUDGED = 0.5  # part of the target that no sample stands for, beyond which no accuracy is told
@@ -119,7 +119,7 @@ def _check_output(out: Path, force: bool) -> None:
 
 def _bias(source: Source) -> str:
     """The tensor that takes the prior, of checkpoints with a classifier of their own. Raises UsageError."""
-    from prefmerge.continual.encoders.classifier import ClassifierEncoder
+    from prefmerge.models.encoders.classifier import ClassifierEncoder
 
     encoder, _ = source.encoder()
     assert isinstance(encoder, ClassifierEncoder)
@@ -142,7 +142,7 @@ class _Work:
     """The forward passes: which model, which samples; counted."""
 
     def __init__(self, source: Source, asked: Parameters, told: Told, merges: Merges | None = None) -> None:
-        from prefmerge.continual.features import cache_folder
+        from prefmerge.models.features import cache_folder
 
         self.source, self.asked, self.told = source, asked, told
         self.merges = merges or Merges(source.base, source.checkpoints, source.tasks.names, asked.threads)
@@ -151,7 +151,7 @@ class _Work:
 
     def embed(self, encoder: Encoder, device: Any, examples: Examples, what: str) -> np.ndarray:
         """Embeddings (N, E) of what the encoder holds now."""
-        from prefmerge.continual.features import embed
+        from prefmerge.models.features import embed
 
         self.cost["forwards"] += len(examples)
         return embed(
@@ -165,7 +165,7 @@ class _Work:
 
     def embeddings_of_base(self, examples: Examples, what: str) -> np.ndarray:
         """Embeddings (N, E) under theta_0; of a classifier, what its last layer takes."""
-        from prefmerge.continual.encoders.classifier import ClassifierEncoder
+        from prefmerge.models.encoders.classifier import ClassifierEncoder
 
         encoder, device = self.source.encoder()
         encoder.load(self.source.base)
@@ -177,7 +177,7 @@ class _Work:
         """[candidate][part]: unit embeddings (n, E), float32, of each part of samples under each candidate; the logits
         (n, C) where the checkpoints have a classifier of their own.
         """
-        from prefmerge.continual.evaluation import put
+        from prefmerge.models.evaluation import put
 
         encoder, device = self.source.encoder()
         of_classifier = self.source.classifier is not None

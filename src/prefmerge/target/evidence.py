@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from prefmerge.continual import places
-from prefmerge.continual.data.examples import Examples, concatenated
+from prefmerge.data.examples import Examples, concatenated
 from prefmerge.errors import UsageError
 from prefmerge.preference import Preference
+from prefmerge.target import given as places
 from prefmerge.target.parameters import Parameters
 from prefmerge.target.shares import Shares, Tasks, from_inputs, from_labels, from_pairs, known_counts, stated
 from prefmerge.target.source import Source

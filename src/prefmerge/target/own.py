@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from prefmerge.continual.encoders.classifier import PIPELINES, Classifier, classifier_of
-from prefmerge.continual.head_file import FrozenHead
 from prefmerge.errors import DataError, UsageError
+from prefmerge.models.encoders.classifier import PIPELINES, Classifier, classifier_of
+from prefmerge.models.head_file import FrozenHead
 from prefmerge.target.fit import Fit
 from prefmerge.target.prior import Prior
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from prefmerge.continual.head_file import FrozenHead
 from prefmerge.merging.api import recipe_of
 from prefmerge.merging.parameters import METHOD, every
 from prefmerge.merging.receipt import Receipt
 from prefmerge.merging.recipe import Recipe
+from prefmerge.models.head_file import FrozenHead
 from prefmerge.preference import Preference, as_text
 from prefmerge.target.choice import Choice
 from prefmerge.target.estimates import Estimates

@@ -29,10 +29,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from prefmerge.continual.places import Matched, matched
 from prefmerge.errors import DataError, UsageError
 from prefmerge.preference import Preference
 from prefmerge.target import shift
+from prefmerge.target.given import Matched, matched
 
 PRESENT = 0.02  # share from which on a task counts as one of the target's
 ENOUGH = 50  # samples from which on rare tasks are drawn to zero

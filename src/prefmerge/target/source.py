@@ -17,20 +17,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prefmerge.continual import places
-from prefmerge.continual.data.examples import Examples, Kind, no_examples
-from prefmerge.continual.head_file import FrozenHead, read_head
+from prefmerge.data.examples import Examples, Kind, no_examples
 from prefmerge.errors import DataError, RunError, UsageError
-from prefmerge.prefer import Tasks as Named
-from prefmerge.prefer import label_counts, tasks_of_checkpoints, tasks_of_run
+from prefmerge.models.head_file import FrozenHead, read_head
 from prefmerge.runs import IN_SEQUENCE
+from prefmerge.target import given as places
 from prefmerge.target.own import identity_head, own_classifier, require_samples, unnamed
 from prefmerge.target.parameters import Parameters
+from prefmerge.target.prefer import Tasks as Named
+from prefmerge.target.prefer import label_counts, tasks_of_checkpoints, tasks_of_run
 from prefmerge.target.shares import Tasks
 
 if TYPE_CHECKING:
-    from prefmerge.continual.encoders.classifier import Classifier
-    from prefmerge.continual.encoders.protocol import Encoder
+    from prefmerge.models.encoders.classifier import Classifier
+    from prefmerge.models.encoders.protocol import Encoder
 
 OPEN = "prefmerge adapt"  # who asks, for messages of extras that are absent
 
@@ -70,7 +70,7 @@ def open_source(asked: Parameters) -> Source:
 
 
 def _of_run(asked: Parameters) -> Source:
-    from prefmerge.continual.kept import read_kept
+    from prefmerge.training.kept import read_kept
 
     assert asked.run is not None
     named = tasks_of_run(asked.run)
@@ -103,9 +103,9 @@ def _of_run(asked: Parameters) -> Source:
     kind: Kind = "image" if run.about.get("encoder", {}).get("inputs") == "image" else "text"
 
     def opened() -> tuple[Encoder, Any]:
-        from prefmerge.continual.evaluation import best_device, open_encoder
-        from prefmerge.continual.finetuning import require_train
-        from prefmerge.continual.run_folder import kept_config
+        from prefmerge.training.finetuning import require_train
+        from prefmerge.training.opened import best_device, open_encoder
+        from prefmerge.training.run_folder import kept_config
 
         require_train(OPEN)
         config = kept_config(run.folder)
@@ -129,8 +129,8 @@ def _of_run(asked: Parameters) -> Source:
 
 def _training_samples(folder: Path) -> tuple[tuple[Examples, ...] | None, bool, list[str]]:
     """What training saw, of a run that kept nothing aside; None where the data are gone."""
-    from prefmerge.continual.evaluation import open_data
     from prefmerge.errors import PrefmergeError
+    from prefmerge.training.opened import open_data
 
     try:
         _, _, scenario = open_data(folder)
@@ -196,9 +196,9 @@ def _of_checkpoints(asked: Parameters) -> Source:
 
 
 def _encoder_of(asked: Parameters, own: Classifier | None) -> tuple[Encoder, Any]:
-    from prefmerge.continual.config import ModelConfig
-    from prefmerge.continual.encoders import load_encoder
-    from prefmerge.continual.finetuning import require_train
+    from prefmerge.config import ModelConfig
+    from prefmerge.models.encoders import load_encoder
+    from prefmerge.training.finetuning import require_train
 
     require_train(OPEN)
     if asked.model is None and not asked.checkpoints[0].is_dir():
@@ -260,8 +260,8 @@ def _without_samples(asked: Parameters, named: Named, head: FrozenHead | None, o
 
 def _kind_of(sources: Sequence[Path]) -> Kind:
     """Folders hold images; a table is of images where it has a column for them."""
-    from prefmerge.continual.data.rows import IMAGE_COLUMNS
-    from prefmerge.continual.data.tables import TABLES
+    from prefmerge.data.rows import IMAGE_COLUMNS
+    from prefmerge.data.tables import TABLES
 
     first = sources[0]
     if first.is_dir():

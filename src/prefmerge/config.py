@@ -1,0 +1,193 @@
+"""The configuration of a run of fine-tuning: every number of the papers' recipe, with the papers' values as defaults.
+
+Read from YAML, checked, resolved (defaults spelled out) and kept in the run folder as `config.yaml`; a resolved
+configuration reads back as itself. Source of the values: both papers, section 4.1 of Tunable MAGMAX, and the authors'
+released code where the papers are silent. Refusals name file, key, what was found and the nearest known key. Cost: one
+small file. Leaves out: whether models and data exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_serializer, field_validator, model_validator
+
+from prefmerge.errors import ConfigError
+from prefmerge.ground.yaml_file import Section, complaints
+from prefmerge.runs import Training
+
+
+class ModelConfig(Section):
+    """Which encoder. A string in the file stands for `{id: STRING}`."""
+
+    id: str  # hub id or local folder; open_clip: ARCHITECTURE/PRETRAINED (a tag, or a file of weights)
+    # auto: from the folder's config.json. classifier: its own logits are the embeddings, for `adapt`; not trained.
+    kind: Literal["auto", "clip", "open_clip", "vision", "sentence", "classifier"] = "auto"
+    revision: str | None = None  # of the hub
+    pooling: Literal["auto", "cls", "mean", "pooler"] = "auto"  # vision: cls; sentence: mean
+    logit_scale: float | None = Field(default=None, gt=0)  # None: the model's own (CLIP), else 20
+    max_length: int = Field(default=64, gt=0)  # tokens of a text; longer ones are cut (sentence encoders only)
+
+
+class DataConfig(Section):
+    """One data set. A string in the file stands for `{name: STRING}`: a registered name, an image folder or a CSV."""
+
+    name: str
+    path: str | None = None  # a local copy, in the layout of the hub, in place of the hub
+    test: str | None = None  # folder or CSV of test samples; None: the registry's, or a seeded fifth of the samples
+    input: str | None = None  # column of the image or text; None: the registry's, or the first of image, img, text, ...
+    label: str | None = None  # column of the label
+    domain: str | None = None  # column of the domain, for domain-incremental runs
+    classes: tuple[str, ...] | None = None  # class names in the order of the labels; None: the data set's
+    templates: tuple[str, ...] | None = None  # prompts with one {} each; None: the registry's, or "a photo of a {}."
+    kind: Literal["auto", "image", "text"] = "auto"
+    revision: str | None = None  # of the hub
+    train_per_class: int | None = Field(default=None, gt=0)  # at most so many training samples of a class
+    test_per_class: int | None = Field(default=None, gt=0)
+    epochs: int | None = Field(default=None, gt=0)  # in a sequence of data sets: None: the papers', or training.epochs
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        return [str(name) for name in value] if isinstance(value, list | tuple) else value
+
+    @field_validator("templates")
+    @classmethod
+    def _one_place(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for template in value or ():
+            if template.count("{}") != 1:
+                raise ValueError(f"the template {template!r} needs exactly one {{}}, where the class name goes")
+        return value
+
+
+class ScenarioConfig(Section):
+    """How the samples become tasks."""
+
+    kind: Literal["class-incremental", "domain-incremental", "datasets", "auto"] = "auto"  # auto: datasets if several
+    tasks: int | None = Field(default=None, gt=0)  # class-incremental only; None: 5
+    class_order: str | tuple[str, ...] = "auto"  # natural, A, B, C, imagenet_r, random, or names; auto: the papers'
+    domain_order: tuple[str, ...] | None = None  # None: the papers', else the data set's own
+
+
+class LwfConfig(Section):
+    """Learning without Forgetting: + coefficient * CE(softmax(old / temperature), softmax(new / temperature))."""
+
+    coefficient: float = Field(default=0.3, ge=0)
+    temperature: float = Field(default=2.0, gt=0)
+
+
+class EwcConfig(Section):
+    """Elastic Weight Consolidation: + coefficient / 2 * sum F (theta - theta_prev)^2."""
+
+    coefficient: float = Field(default=1e6, ge=0)
+    decay: float = Field(default=0.5, ge=0, le=1)  # F <- decay F + (1 - decay) F_task
+    fisher_samples: int | None = Field(default=None, gt=0)  # per task, drawn without replacement; None: all
+
+
+class TrainingConfig(Section):
+    """How every task is fine-tuned."""
+
+    method: Training = "sequential"
+    epochs: int | None = Field(default=None, gt=0)  # None: the papers' for a registered data set, else 10
+    batch: int = Field(default=128, gt=0)  # samples of one step, over all processes
+    micro_batch: int | None = Field(default=None, gt=0)  # samples in memory at once, per process; None: the whole batch
+    learning_rate: float = Field(default=1e-5, gt=0)
+    weight_decay: float = Field(default=0.1, ge=0)
+    warmup_steps: int | None = Field(default=None, ge=0)  # of each task; None: 500, as both papers; or
+    warmup_fraction: float | None = Field(default=None, ge=0, lt=1)  # of each task's steps, in its place
+    clip_norm: float | None = Field(default=1.0, gt=0)  # of all gradients together; None: no clipping
+    augmentation: bool = True  # images: random resized crop
+    crop_scale: tuple[float, float] = (0.9, 1.0)  # of the image's area
+    logit_scale: float | None = Field(default=None, gt=0)  # in the training loss; None: the head's own
+    lwf: LwfConfig = LwfConfig()
+    ewc: EwcConfig = EwcConfig()
+    precision: Literal["no", "fp16", "bf16"] = "no"  # accelerate's mixed precision; the papers train in float32
+    device: Literal["auto", "cpu"] = "auto"
+    fused: bool = True  # PyTorch's one-kernel AdamW; not the same last bits as the other
+    threads: int | None = Field(
+        default=None, gt=0, le=4096
+    )  # PyTorch's on a CPU; None: its own choice. 1: same on any machine
+    workers: int | None = Field(
+        default=None, ge=0, le=4096
+    )  # processes that read images; None: up to 4, and 0 for text
+    save_every: int | None = Field(default=1, gt=0)  # epochs between resumable states inside a task; None: none
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _no(cls, value: Any) -> Any:
+        return "no" if value is False else value  # YAML reads a bare no as false
+
+    @model_validator(mode="after")
+    def _checked(self) -> TrainingConfig:
+        if self.warmup_steps is not None and self.warmup_fraction is not None:
+            raise ValueError("warmup_steps and warmup_fraction say the same thing twice; give one")
+        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ValueError(f"crop_scale must be 0 < low <= high <= 1, found {list(self.crop_scale)}")
+        return self
+
+
+class FinetuneConfig(Section):
+    """A whole run."""
+
+    model: ModelConfig
+    data: tuple[DataConfig, ...] = Field(min_length=1)
+    scenario: ScenarioConfig = ScenarioConfig()
+    head: Literal["auto", "text", "prototype"] = "auto"  # auto: text where there is a text side
+    training: TrainingConfig = TrainingConfig()
+    # Samples of each task that training does not see and the run keeps, to judge and adapt it where the data are not.
+    # None: a tenth of the task, at most 100. 0: none, as in the papers. Resolved to one number, or one for each task.
+    held_out: int | tuple[int, ...] | None = None
+    seed: int = Field(default=0, ge=0, lt=2**32)
+
+    @field_validator("held_out", mode="plain")
+    @classmethod
+    def _whole(cls, value: Any) -> Any:
+        several = value if isinstance(value, list | tuple) else [0 if value is None else value]
+        if not several or any(type(one) is not int or one < 0 for one in several):
+            raise ValueError(
+                "expected a number of samples of each task (0 keeps none), or a list with one number for each task"
+            )
+        return tuple(value) if isinstance(value, list | tuple) else value
+
+    @field_serializer("held_out")
+    def _as_list(self, value: Any) -> Any:
+        return list(value) if isinstance(value, tuple) else value  # pydantic warns of a tuple beside a number
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _model_by_name(cls, value: Any) -> Any:
+        return {"id": value} if isinstance(value, str) else value
+
+    @field_validator("model")
+    @classmethod
+    def _trained(cls, value: ModelConfig) -> ModelConfig:
+        if value.kind == "classifier":
+            raise ValueError(
+                "kind classifier is for `adapt`: fine-tuning trains an encoder under a frozen head; leave kind at auto"
+            )
+        return value
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _data_by_name(cls, value: Any) -> Any:
+        several = value if isinstance(value, list | tuple) else [value]
+        return [{"name": one} if isinstance(one, str) else one for one in several]
+
+    @field_validator("scenario", mode="before")
+    @classmethod
+    def _scenario_by_name(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+    def to_yaml(self) -> str:
+        import yaml
+
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def make_config(found: Mapping[str, Any], where: str = "configuration") -> FinetuneConfig:
+    """The configuration that a mapping holds. Raises ConfigError; `where` is what its message begins with."""
+    try:
+        return FinetuneConfig.model_validate(dict(found))
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{where}: {line}" for line in complaints(error, FinetuneConfig))) from error

@@ -1,0 +1,231 @@
+"""From a line of configuration to a `Corpus`: find the source, map labels to classes by name, split, choose.
+
+Sources: a registered name, a hub id, a local copy of either, a folder of images, a CSV. Labels are (N,) int64 into the
+classes. Where there is no test set a stratified fifth is held out, by a keyed hash of the ids and the seed; for
+ImageNet-R by a frozen rule, the same for every seed. Cost: ids and labels of all samples; no input is decoded. Leaves
+out: what tasks are made of the samples (`scenarios`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from prefmerge.data.examples import Corpus, Examples, Kind
+from prefmerge.data.hub import TEST_FOLDERS, Source, open_folder, open_hub
+from prefmerge.data.labels import classes_of, mapped
+from prefmerge.data.registry import REGISTRY, Entry, registered
+from prefmerge.data.rows import Rows, shown
+from prefmerge.data.tables import TABLES, read_table
+from prefmerge.errors import DataError
+from prefmerge.ground.draws import held_out, per_class
+from prefmerge.ground.words import did_you_mean
+
+if TYPE_CHECKING:
+    from prefmerge.config import DataConfig
+
+DEFAULT_TEMPLATES: dict[Kind, tuple[str, ...]] = {"image": ("a photo of a {}.",), "text": ("{}",)}
+
+
+def load_corpus(config: DataConfig, seed: int) -> Corpus:
+    """The data set that a part of the configuration names. `seed` chooses what is held out and which samples are used.
+
+    Raises DataError naming file or data set, what was found, what was expected and what to do.
+    """
+    entry = registered(config.name)
+    train, test = _found(config, entry)
+    if test is not None and test.kind != train.kind:
+        raise DataError(f"{test.where}: holds {test.kind}s, and the training samples are {train.kind}s.")
+    classes = _classes(config, entry, [train] if test is None else [train, test])
+    train_examples, test_examples = _split(config, entry, train, test, classes, seed)
+    if config.train_per_class is not None:
+        chosen = per_class(train_examples.ids, train_examples.labels, config.train_per_class, seed)
+        train_examples = train_examples.take(chosen)
+    if config.test_per_class is not None:
+        chosen = per_class(test_examples.ids, test_examples.labels, config.test_per_class, seed)
+        test_examples = test_examples.take(chosen)
+    return Corpus(
+        name=entry.name if entry else _plain(config.name),
+        kind=train.kind,
+        classes=classes,
+        templates=config.templates or (entry.templates if entry else DEFAULT_TEMPLATES[train.kind]),
+        train=train_examples,
+        test=test_examples,
+    )
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Which columns the configuration names; None: recognised by their names."""
+
+    input: str | None = None
+    label: str | None = None
+    domain: str | None = None
+    kind: Kind | None = None
+
+    def table(self, file: Path, prefix: str) -> Rows:
+        return read_table(file, prefix, input=self.input, label=self.label, domain=self.domain, kind=self.kind)
+
+    def split(self, source: Source, split: str) -> Rows:
+        return source.rows(split, input=self.input, label=self.label, domain=self.domain, kind=self.kind)
+
+
+def _found(config: DataConfig, entry: Entry | None) -> tuple[Rows, Rows | None]:
+    """The training rows that the configuration means, wherever they are, and the test rows where there are any."""
+    columns = _Columns(config.input, config.label, config.domain, None if config.kind == "auto" else config.kind)
+    place = config.path or (None if entry is not None else config.name)
+    if place is None:
+        assert entry is not None
+        return _of_source(open_hub(entry.hub, entry.config, config.revision), config, entry, columns)
+    path = _path(place, "data set ")
+    if path.suffix.lower() in TABLES:
+        if config.test is None:
+            return columns.table(path, path.stem), None
+        return columns.table(path, "train"), _separate(config.test, columns)
+    table = next((path / f"train{suffix}" for suffix in TABLES if os.path.isfile(path / f"train{suffix}")), None)
+    if table is not None:
+        beside = table.with_stem("test")
+        test = config.test or (str(beside) if beside.is_file() else None)
+        return columns.table(table, "train"), None if test is None else _separate(test, columns)
+    if not path.exists() and config.path is None:
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", place) is None or place.startswith("."):
+            raise _unknown(place)
+        return _of_source(open_hub(place, None, config.revision), config, None, columns)
+    return _of_source(open_folder(path, entry.config if entry else None), config, entry, columns)
+
+
+def _of_source(source: Source, config: DataConfig, entry: Entry | None, columns: _Columns) -> tuple[Rows, Rows | None]:
+    only = next(iter(source.splits)) if len(source.splits) == 1 else None
+    train, test = only or "train", next((name for name in TEST_FOLDERS if name in source.splits and name != only), None)
+    if entry is not None and source.folder is None:  # a folder of images has columns and splits of its own
+        train, test = entry.splits.get("all") or entry.splits["train"], entry.splits.get("test")
+        has = source.splits[train].column_names if train in source.splits else []
+        columns = replace(
+            columns,
+            input=columns.input or entry.columns["input"],
+            label=columns.label or entry.columns["label"],
+            domain=columns.domain or next((c for c in (entry.columns.get("domain"),) if c in has), None),
+        )
+    if config.test is not None and config.test not in source.splits:
+        if not _path(config.test, "test: ").exists():
+            raise DataError(
+                f"{source.where}: `test: {config.test}` is neither a split nor a file or folder; the splits are: "
+                f"{', '.join(source.splits)}."
+            )
+        return columns.split(source, train), _separate(config.test, columns)
+    test = config.test or test
+    return columns.split(source, train), None if test is None else columns.split(source, test)
+
+
+def _separate(test: str, columns: _Columns) -> Rows:
+    """Test samples that lie apart from the training samples; their ids begin with test/, so that none meets another."""
+    path = _path(test, "test: ")
+    if path.suffix.lower() in TABLES:
+        return columns.table(path, "test")
+    source = open_folder(path)
+    rows = columns.split(
+        source, next((name for name in TEST_FOLDERS if name in source.splits), next(iter(source.splits)))
+    )
+    return replace(rows, ids=tuple(name if name.startswith("test/") else f"test/{name}" for name in rows.ids))
+
+
+def _path(given: str, what: str) -> Path:
+    """The path, whether something is there or not. Raises DataError where nothing could be: a name too long, a NUL."""
+    try:
+        path = Path(given).expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return Path(given).expanduser()
+    except RuntimeError as error:
+        user = Path(given).parts[0]
+        raise DataError(
+            f"{what}{shown(given)}: no home directory is known for {shown(user)}. Write the path out in full."
+        ) from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(
+            f"{what}{shown(given)}: cannot be a path: {reason}. Give a folder of images, a CSV, or a hub id such as "
+            "owner/name."
+        ) from error
+    return path
+
+
+def _plain(name: str) -> str:
+    """What a data set given by its place is called: the last part of the path or hub id."""
+    path = Path(os.path.expanduser(name))
+    return path.stem if path.suffix.lower() in TABLES else path.name or path.resolve().name
+
+
+def _unknown(name: str) -> DataError:
+    hint = did_you_mean(name.casefold(), REGISTRY)
+    return DataError(
+        f"data set {name!r}: no such file or folder, and no registered name.{hint} Registered: {', '.join(REGISTRY)}. "
+        "Or give a folder of images, a CSV, or a hub id such as owner/name."
+    )
+
+
+def _classes(config: DataConfig, entry: Entry | None, rows: list[Rows]) -> tuple[str, ...]:
+    if config.classes is None:
+        return entry.classes if entry else classes_of(rows)
+    twice = next((name for name in config.classes if config.classes.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"data set {config.name!r}: `classes` lists {twice!r} twice.")
+    return config.classes
+
+
+def _split(
+    config: DataConfig, entry: Entry | None, train: Rows, test: Rows | None, classes: tuple[str, ...], seed: int
+) -> tuple[Examples, Examples]:
+    """Mapped training and test samples; held out where there are no test samples."""
+    labels = _mapped(train, classes, config, entry)
+    train = _with_domains(train, entry)
+    if test is not None:
+        labels_of_test = _mapped(test, classes, config, entry)
+        return _examples(train, labels), _examples(_with_domains(test, entry), labels_of_test)
+    both = _examples(train, labels)
+    if entry is not None and entry.held_out is not None:
+        at = held_out(_identities(entry, train, labels, classes), labels, entry.held_out.seed, entry.held_out.fraction)
+    else:
+        at = held_out(train.ids, labels, seed)
+    return both.take(np.setdiff1d(np.arange(len(both)), at)), both.take(at)
+
+
+def _mapped(rows: Rows, classes: tuple[str, ...], config: DataConfig, entry: Entry | None) -> np.ndarray:
+    if entry is None:
+        return mapped(rows, classes)
+    if entry.label_prefix is not None:
+        prefix = re.compile(entry.label_prefix)
+        plain = tuple(prefix.sub("", label) if isinstance(label, str) else label for label in rows.labels)
+        names = None if rows.names is None else tuple(prefix.sub("", name) for name in rows.names)
+        rows = replace(rows, labels=plain, names=names)
+    return mapped(rows, classes, entry.aliases, numbered=entry.numbered or config.classes is not None)
+
+
+def _with_domains(rows: Rows, entry: Entry | None) -> Rows:
+    """Domains out of the names of files, where a registered data set keeps them there."""
+    if rows.domains is not None or entry is None or entry.file_domain is None or rows.files is None:
+        return rows
+    found = [re.match(entry.file_domain, file or "") for file in rows.files]
+    if any(match is None for match in found):
+        return rows
+    return replace(rows, domains=tuple(match.group(1) for match in found if match is not None))
+
+
+def _identities(entry: Entry, rows: Rows, labels: np.ndarray, classes: tuple[str, ...]) -> list[str]:
+    """What the frozen split hashes: `WordNet id/file`, whatever the layout; contents where file names were not kept."""
+    if rows.files is None or any(file is None for file in rows.files):
+        return [rows.fingerprint([i]) for i in range(len(rows))]
+    wordnet = {name: alias for alias, name in entry.aliases.items()}
+    return [
+        f"{wordnet.get(classes[label], classes[label])}/{file}"
+        for label, file in zip(labels.tolist(), rows.files, strict=True)
+    ]
+
+
+def _examples(rows: Rows, labels: np.ndarray) -> Examples:
+    return Examples(ids=rows.ids, labels=labels, read=rows.read, fingerprint=rows.fingerprint, domains=rows.domains)

@@ -1,0 +1,317 @@
+"""Tasks out of data sets: class-incremental, domain-incremental, a sequence of data sets.
+
+Class-incremental: with C classes in a given order, task i of T takes those at floor(C i / T) .. floor(C (i + 1) / T)
+(authors' code). Domain-incremental: a task is a domain, with all classes. A sequence: a task is a data set, with its
+own classes. Labels of all tasks index the one list of classes of the scenario, whose rows the head has.
+Cost: milliseconds; inputs are not read. Leaves out: training on one task of all classes ("joint"), which is made from a
+scenario by `joined`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from prefmerge.data.examples import Corpus, Examples, Kind, concatenated, no_examples
+from prefmerge.data.labels import folded
+from prefmerge.data.registry import CLASS_ORDERS, REGISTRY, registered
+from prefmerge.errors import ConfigError, DataError
+from prefmerge.ground.draws import in_proportion, keyed
+from prefmerge.ground.words import quoted
+
+if TYPE_CHECKING:
+    from prefmerge.config import FinetuneConfig
+
+HELD_OUT = 100  # samples of a task, by default, where that is no more than a tenth of it
+DEFAULT_TASKS = 5  # both papers' smallest T
+HELD_OUT = 100  # samples of a task that are held out by default, or a tenth of it where that is less
+
+
+@dataclass(frozen=True)
+class ClassInfo:
+    """A class: its name, and the phrases whose embeddings make its row of a text head."""
+
+    name: str
+    phrases: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one checkpoint learns. Labels of its samples are positions in the scenario's classes."""
+
+    name: str  # letters, digits, - and _ only: also the name of the checkpoint's folder
+    classes: tuple[int, ...]  # the head's rows in training
+    among: tuple[int, ...]  # the head's rows when the task is not known: all, or those of its own data set
+    train: Examples
+    test: Examples
+    held_out: Examples = field(default_factory=no_examples)  # training samples that no training sees
+    epochs: int | None = None  # where the data set has its own; None: training.epochs
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Tasks in the order of training, over one list of classes."""
+
+    kind: str
+    inputs: Kind
+    classes: tuple[ClassInfo, ...]
+    tasks: tuple[Task, ...]
+
+
+def build_scenario(config: FinetuneConfig, corpora: Sequence[Corpus]) -> Scenario:
+    """The tasks that `config.scenario` asks for, out of the data sets of `config.data`, in the same order.
+
+    Raises ConfigError for an order or a number of tasks that does not fit the data, DataError naming a task without
+    samples or a data set without domains.
+    """
+    kind = config.scenario.kind
+    if kind == "auto":
+        kind = "datasets" if len(corpora) > 1 else "class-incremental"
+    if kind != "datasets" and len(corpora) != 1:
+        raise ConfigError(
+            f"scenario: {kind} takes one data set, found {len(corpora)}: {', '.join(c.name for c in corpora)}. "
+            "Use `kind: datasets` for one task per data set."
+        )
+    if len({corpus.kind for corpus in corpora}) > 1:
+        described = ", ".join(f"{corpus.name} ({corpus.kind})" for corpus in corpora)
+        raise DataError(f"data: one encoder reads either images or texts, found both: {described}.")
+    if kind == "class-incremental":
+        scenario = _class_incremental(config, corpora[0])
+    elif kind == "domain-incremental":
+        scenario = _domain_incremental(config, corpora[0])
+    else:
+        scenario = _datasets(config, corpora)
+    if kind != "class-incremental" and config.scenario.tasks not in (None, len(scenario.tasks)):
+        raise ConfigError(
+            f"scenario.tasks: {config.scenario.tasks}, but a {kind} scenario of these data has {len(scenario.tasks)} "
+            f"tasks ({', '.join(task.name for task in scenario.tasks)}). Leave `tasks` out."
+        )
+    scenario = replace(scenario, tasks=_with_held_out(scenario.tasks, config.held_out))
+    for task in scenario.tasks:
+        for split, examples in (("training", task.train), ("test", task.test)):
+            if not len(examples):
+                names = quoted((scenario.classes[c].name for c in task.classes), 5)
+                raise DataError(
+                    f"task {task.name!r} (classes {names}) has no {split} samples. Give it some, leave the "
+                    "classes out, or ask for fewer tasks."
+                )
+    return scenario
+
+
+def _with_held_out(tasks: Sequence[Task], asked: int | tuple[int, ...] | None) -> tuple[Task, ...]:
+    """The tasks with so many of their training samples held out; the rest keeps its order."""
+    counts = asked if isinstance(asked, tuple) else (asked,) * len(tasks)
+    if len(counts) != len(tasks):
+        raise ConfigError(
+            f"held_out: {len(counts)} numbers for {len(tasks)} tasks ({', '.join(task.name for task in tasks)}). Give "
+            "one number, or one for each task."
+        )
+    result = []
+    for task, count in zip(tasks, counts, strict=True):
+        # No seed: runs that differ in theirs are judged on the same samples.
+        most = len(task.train) - len(task.train.label_counts())  # so that every class is trained on
+        count = min(HELD_OUT, len(task.train) // 10, most) if count is None else count
+        if count > most and count:
+            raise ConfigError(
+                f"held_out: {count} of the {len(task.train)} training samples of task {task.name!r}, which needs one "
+                f"to train on for each of its {len(task.train.label_counts())} classes. Hold at most {most} out."
+            )
+        if count:
+            chosen = in_proportion(task.train.ids, task.train.labels, count, "held out of training")
+            rest = np.setdiff1d(np.arange(len(task.train)), chosen)
+            task = replace(task, train=task.train.take(rest), held_out=task.train.take(chosen))
+        result.append(task)
+    return tuple(result)
+
+
+def joined(scenario: Scenario) -> Scenario:
+    """One task `joint` of all classes and all samples: what the upper bound trains on. Epochs are the tasks' where they
+    agree.
+    """
+    epochs = {task.epochs for task in scenario.tasks}
+    everything = tuple(range(len(scenario.classes)))
+    joint = Task(
+        name="joint",
+        classes=everything,
+        among=everything,
+        train=concatenated([task.train for task in scenario.tasks]),
+        test=concatenated([task.test for task in scenario.tasks]),
+        held_out=concatenated([task.held_out for task in scenario.tasks]),
+        epochs=epochs.pop() if len(epochs) == 1 else None,
+    )
+    return Scenario("joint", scenario.inputs, scenario.classes, (joint,))
+
+
+def _class_incremental(config: FinetuneConfig, corpus: Corpus) -> Scenario:
+    count, several = len(corpus.classes), config.scenario.tasks or DEFAULT_TASKS
+    if several > count:
+        raise ConfigError(
+            f"scenario.tasks: {several} tasks out of the {count} classes of {corpus.name!r}; each task needs a class. "
+            f"Ask for at most {count}."
+        )
+    order = _class_order(config, corpus)
+    digits = max(2, len(str(several)))
+    everything = tuple(range(count))
+    tasks = []
+    for i in range(several):
+        own = tuple(order[count * i // several : count * (i + 1) // several])
+        tasks.append(
+            Task(
+                name=f"task-{i + 1:0{digits}d}",
+                classes=own,
+                among=everything,
+                train=_of_classes(corpus.train, own),
+                test=_of_classes(corpus.test, own),
+                epochs=_epochs(config, 0, "class-incremental"),
+            )
+        )
+    return Scenario("class-incremental", corpus.kind, _infos(corpus), tuple(tasks))
+
+
+def _domain_incremental(config: FinetuneConfig, corpus: Corpus) -> Scenario:
+    if corpus.train.domains is None or corpus.test.domains is None:
+        raise DataError(
+            f"data set {corpus.name!r} names no domains, which a domain-incremental scenario needs. Say which column "
+            "holds them: `data: {name: …, domain: COLUMN}`."
+        )
+    domains = _domain_order(config, corpus)
+    everything = tuple(range(len(corpus.classes)))
+    tasks = tuple(
+        Task(
+            name=name,
+            classes=everything,
+            among=everything,
+            train=_of_domain(corpus.train, domain),
+            test=_of_domain(corpus.test, domain),
+            epochs=_epochs(config, 0, "domain-incremental"),
+        )
+        for name, domain in zip(safe_names(domains), domains, strict=True)
+    )
+    return Scenario("domain-incremental", corpus.kind, _infos(corpus), tasks)
+
+
+def _datasets(config: FinetuneConfig, corpora: Sequence[Corpus]) -> Scenario:
+    names = safe_names([corpus.name for corpus in corpora])
+    starts = np.cumsum([0, *(len(corpus.classes) for corpus in corpora)]).tolist()
+    plain = [name for corpus in corpora for name in corpus.classes]
+    shared = {name for name in plain if plain.count(name) > 1}
+    classes: list[ClassInfo] = []
+    tasks = []
+    for i, (name, corpus) in enumerate(zip(names, corpora, strict=True)):
+        own = tuple(range(starts[i], starts[i + 1]))
+        # The same word in two data sets is two classes: a 7 of MNIST is none of SVHN's.
+        classes += [
+            ClassInfo(f"{name}/{info.name}" if info.name in shared else info.name, info.phrases)
+            for info in _infos(corpus)
+        ]
+        tasks.append(
+            Task(
+                name=name,
+                classes=own,
+                among=own,
+                train=_moved(corpus.train, starts[i]),
+                test=_moved(corpus.test, starts[i]),
+                epochs=_epochs(config, i, "datasets"),
+            )
+        )
+    return Scenario("datasets", corpora[0].kind, tuple(classes), tuple(tasks))
+
+
+def safe_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of letters, digits, - and _ only, each once: what folders can be called."""
+    result: list[str] = []
+    for name in names:
+        plain = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "task"
+        unique, number = plain, 1
+        # Some file systems take Birds and birds for one folder.
+        while unique.casefold() in {other.casefold() for other in result}:
+            number += 1
+            unique = f"{plain}-{number}"
+        result.append(unique)
+    return tuple(result)
+
+
+def _infos(corpus: Corpus) -> tuple[ClassInfo, ...]:
+    return tuple(
+        ClassInfo(name, tuple(template.replace("{}", name) for template in corpus.templates)) for name in corpus.classes
+    )
+
+
+def _of_classes(examples: Examples, classes: Sequence[int]) -> Examples:
+    return examples.take(np.flatnonzero(np.isin(examples.labels, np.asarray(classes, dtype=np.int64))))
+
+
+def _of_domain(examples: Examples, domain: str) -> Examples:
+    return examples.take([i for i, found in enumerate(examples.domains or ()) if found == domain])
+
+
+def _moved(examples: Examples, start: int) -> Examples:
+    return examples.take(np.arange(len(examples)), labels=examples.labels + start)
+
+
+def _epochs(config: FinetuneConfig, index: int, kind: str) -> int | None:
+    """What was said of the data set, else of all, else the papers'."""
+    data = config.data[index]
+    if data.epochs is not None or config.training.epochs is not None:
+        return data.epochs
+    entry = registered(data.name)
+    return None if entry is None else entry.epochs.get(kind)
+
+
+def _class_order(config: FinetuneConfig, corpus: Corpus) -> list[int]:
+    """Positions of the classes in the order in which they are learned."""
+    asked, count = config.scenario.class_order, len(corpus.classes)
+    entry = registered(config.data[0].name)
+    if asked == "auto":
+        asked = entry.class_order if entry is not None and count == len(entry.classes) else "natural"
+    if asked == "natural":
+        return list(range(count))
+    if asked == "random":
+        return sorted(range(count), key=lambda c: keyed("class order", config.seed, corpus.classes[c]))
+    if not isinstance(asked, str):
+        return _permutation(asked, corpus.classes, "scenario.class_order", f"classes of {corpus.name!r}")
+    if asked not in CLASS_ORDERS:
+        raise ConfigError(
+            f"scenario.class_order: {asked!r} is not known. Use auto, natural, random, {', '.join(CLASS_ORDERS)}, or a "
+            "list of class names."
+        )
+    order = CLASS_ORDERS[asked]
+    if len(order.positions) != count:
+        raise ConfigError(
+            f"scenario.class_order: {asked!r} orders the {len(order.positions)} classes of {order.source}, and "
+            f"{corpus.name!r} has {count}. Use natural, random, or a list of class names."
+        )
+    # Of the data set that it was published for, by name; of another (CUB-200 takes ImageNet-R's), by position.
+    at = {folded(name): i for i, name in enumerate(corpus.classes)}
+    published = [folded(name) for name in REGISTRY[order.source].classes]
+    if at.keys() == set(published):
+        return [at[published[position]] for position in order.positions]
+    return list(order.positions)
+
+
+def _domain_order(config: FinetuneConfig, corpus: Corpus) -> list[str]:
+    found = list(dict.fromkeys([*(corpus.train.domains or ()), *(corpus.test.domains or ())]))
+    if config.scenario.domain_order is not None:
+        what = f"domains of {corpus.name!r}"
+        return [found[i] for i in _permutation(config.scenario.domain_order, found, "scenario.domain_order", what)]
+    entry = registered(config.data[0].name)
+    known = {folded(name): i for i, name in enumerate(entry.domain_order if entry else ())}
+    return sorted(found, key=lambda name: known.get(folded(name), len(known)))
+
+
+def _permutation(asked: Sequence[str], names: Sequence[str], key: str, what: str) -> list[int]:
+    """Positions in `names` of the names asked for: all of them, each once."""
+    at = {folded(name) or name: i for i, name in enumerate(names)} | {name: i for i, name in enumerate(names)}
+    found = [at.get(name, at.get(folded(name))) for name in asked]
+    unknown = [name for name, position in zip(asked, found, strict=True) if position is None]
+    missing = [name for i, name in enumerate(names) if i not in found]
+    if unknown or missing or len(found) != len(names):
+        parts = [f"{', '.join(repr(n) for n in unknown[:5])} not among the {what}"] if unknown else []
+        parts += [f"{', '.join(repr(n) for n in missing[:5])} missing"] if missing else []
+        parts = parts or ["a name occurs twice"]
+        raise ConfigError(f"{key}: {'; '.join(parts)}. List each of the {len(names)} {what} once.")
+    return [position for position in found if position is not None]

@@ -1,0 +1,170 @@
+"""A user's own CSV or TSV: a column of texts, or of paths of images, and a column of labels.
+
+One line of configuration: `data: train.csv`. Columns are recognised by their names or said (`input`, `label`,
+`domain`); an `id` column gives the ids. UTF-8, a header line, quotes as spreadsheets write them. Paths are relative to
+the file. Cost: the file in memory; images stay on disk. Leaves out: types (every cell is text), several labels a row.
+"""
+
+from __future__ import annotations
+
+import csv
+import stat
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefmerge.data.examples import Kind
+from prefmerge.data.images import SUFFIXES, content_of
+from prefmerge.data.rows import (
+    ID_COLUMNS,
+    IMAGE_COLUMNS,
+    LABEL_COLUMNS,
+    TEXT_COLUMNS,
+    Decoded,
+    Encoded,
+    Fingerprint,
+    Rows,
+    Texts,
+    column,
+    distinct,
+    shown,
+)
+from prefmerge.errors import DataError
+
+TABLES = (".csv", ".tsv")
+
+
+def read_table(
+    file: Path,
+    prefix: str,
+    *,
+    input: str | None = None,
+    label: str | None = None,
+    domain: str | None = None,
+    kind: Kind | None = None,
+) -> Rows:
+    """The rows of a CSV or TSV file; ids are `prefix/00012` where nothing better is there.
+
+    Raises DataError naming file, line and column.
+    """
+    columns, cells, lines = _parsed(file)
+    where = str(file)
+    input = column(input, TEXT_COLUMNS + IMAGE_COLUMNS, columns, "input", where)
+    label = column(label, LABEL_COLUMNS, columns, "label", where)
+    wanted = [input, label, *([column(domain, (), columns, "domain", where)] if domain else [])]
+    own_ids = next((name for name in columns if name.casefold() in ID_COLUMNS and name not in wanted), None)
+    values = {
+        name: [row[columns.index(name)].strip() for row in cells] for name in (*wanted, *([own_ids] if own_ids else []))
+    }
+    for name, found in values.items():
+        for line, value in zip(lines, found, strict=True):
+            if not value:
+                raise DataError(
+                    f"{where}: line {line} has nothing in column {name!r}. Fill the cell or remove the line."
+                )
+    if own_ids and len(set(values[own_ids])) != len(cells):
+        counts = Counter(values[own_ids])
+        twice = next(value for value, count in counts.items() if count > 1)
+        raise DataError(
+            f"{where}: the id {twice!r} occurs twice in column {own_ids!r}. Ids must differ; or rename the column."
+        )
+    if kind is None:
+        looks = values[input][0].lower().endswith(SUFFIXES) or input.casefold() in IMAGE_COLUMNS
+        kind = "image" if looks else "text"
+    numbered = tuple(f"{prefix}/{i:05d}" for i in range(len(cells)))
+    shared = {
+        "where": where,
+        "kind": kind,
+        "labels": tuple(values[label]),
+        "domains": tuple(values[domain]) if domain else None,
+    }
+    if kind == "text":
+        texts = Texts(tuple(row[columns.index(input)] for row in cells))
+        return Rows(
+            ids=tuple(values[own_ids]) if own_ids else numbered,
+            read=texts,
+            fingerprint=Fingerprint(Encoded(texts)),
+            **shared,
+        )
+    paths = tuple(file.parent / value for value in values[input])
+    for line, path, value in zip(lines, paths, values[input], strict=True):
+        try:
+            there = stat.S_ISREG(path.stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            there = False
+        except (OSError, ValueError) as error:  # too long, a NUL in it, a folder that may not be entered
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise DataError(
+                f"{where}: line {line}, column {input!r}: {shown(value)} cannot be the path of an image: {reason}. "
+                "Correct the cell; or, if it is a text, say `kind: text`."
+            ) from error
+        if not there:
+            raise DataError(
+                f"{where}: line {line} names {str(path)!r}, and there is no such file. Paths are relative to the CSV."
+            )
+    files = _Files(where, tuple(lines), paths)
+    return Rows(
+        ids=tuple(values[own_ids]) if own_ids else distinct(values[input]),
+        read=Decoded(files, files.name),
+        fingerprint=Fingerprint(files),
+        files=tuple(path.name for path in paths),
+        **shared,
+    )
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The contents of the files that a table names."""
+
+    where: str
+    lines: tuple[int, ...]
+    paths: tuple[Path, ...]
+
+    def name(self, i: int) -> str:
+        return f"{self.where}: line {self.lines[i]}: image {str(self.paths[i])!r}"
+
+    def __call__(self, at: Sequence[int]) -> list[bytes]:
+        return [content_of(self.paths[i], self.name(i)) for i in at]
+
+
+def _parsed(file: Path) -> tuple[list[str], list[list[str]], list[int]]:
+    """Column names, rows of cells (as wide as the header), and the line on which each row begins."""
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as opened:
+            reader = csv.reader(opened, delimiter="\t" if file.suffix.lower() == ".tsv" else ",", strict=True)
+            columns = [name.strip() for name in next(reader, [])]
+            begins = reader.line_num + 1
+            for row in reader:
+                if row:  # an empty line is no sample
+                    rows.append(row)
+                    lines.append(begins)
+                begins = reader.line_num + 1
+    except FileNotFoundError:
+        raise DataError(f"{file}: no such file.") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: byte {error.start} is not UTF-8. Save the file as UTF-8.") from error
+    except csv.Error as error:
+        raise DataError(
+            f"{file}: line {lines[-1] + 1 if lines else 1} or one soon after cannot be read: {error}."
+        ) from error
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror or error}.") from error
+    if not columns or not rows:
+        raise DataError(
+            f"{file}: holds {'a header but no samples' if columns else 'nothing'}. Expected a header line and then a "
+            "sample a line."
+        )
+    if len(set(columns)) != len(columns):
+        twice = next(name for name in columns if columns.count(name) > 1)
+        raise DataError(f"{file}: the column {twice!r} occurs twice in the header. Rename one.")
+    for row, line in zip(rows, lines, strict=True):
+        if len(row) > len(columns):
+            raise DataError(
+                f"{file}: line {line} has {len(row)} cells, the header has {len(columns)}. Quote cells that hold a "
+                "separator."
+            )
+        row.extend([""] * (len(columns) - len(row)))
+    return columns, rows, lines

@@ -1,0 +1,649 @@
+"""The tables of an experiment, each as numbers already made into text: Markdown, CSV and HTML say the same.
+
+Accuracies in percent with one decimal, mean ± sample standard deviation over seeds; differences in points with a 95 %
+interval. Source: Tunable MAGMAX, tables 2 to 8, whose form these have; MAGMAX, supplement, tables 1 and 2. What is
+missing is a dash, and a note says what; an average over fewer seeds than the others bears a star. Cost: O(scores) for
+each. A table with nothing in it is None. Leaves out: sentences about the tables, which are `report`'s.
+"""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from statistics import fmean
+from typing import Any
+
+from prefmerge.ground.words import joined, listed
+from prefmerge.lab import published
+from prefmerge.lab.environments import PAPERS
+from prefmerge.lab.results import Results, Shown, TaskScores
+from prefmerge.lab.statistics import (
+    SHOWN,
+    Comparison,
+    Difference,
+    Mean,
+    Scores,
+    by_alpha,
+    by_size,
+    compare,
+    over_seeds,
+    over_tasks,
+    total_variation,
+)
+from prefmerge.plotting import METHODS
+from prefmerge.preference import as_text
+
+MISSING = "\N{EN DASH}"
+ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
+LONG = 45  # characters of a cell that may be folded
+RIVAL, OURS = "MAGMAX", "Tunable (Label)"
+KINDS = {"label": "Label", "ot": "OT", "cosine": "Cos", "mmd": "MMD"}  # as the paper calls them
+UNMERGED = ("Zero-shot", "Joint", "LwF", "EWC")
+SEES = {  # beginnings of names
+    "samples with labels": ("Best checkpoint", "Search"),
+    "labels alone": ("Tunable (Label)",),
+    "inputs alone": ("Tunable (OT)", "Tunable (Cos)", "Tunable (MMD)"),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    text: str
+    bold: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """`name` is a file's stem. The first `words` columns are words, the others numbers."""
+
+    name: str
+    caption: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...] = ()
+    words: int = 1
+
+    def markdown(self) -> str:
+        """A table of GitHub's Markdown, with its caption above and its notes below."""
+        lines = [
+            f"**{marked(self.caption)}**",
+            "",
+            "| " + " | ".join(map(marked, self.header)) + " |",
+            "|" + "|".join(" --- " if i < self.words else " ---: " for i in range(len(self.header))) + "|",
+        ]
+        for row in self.rows:
+            texts = [f"**{marked(cell.text)}**" if cell.bold else marked(cell.text) for cell in row]
+            lines.append("| " + " | ".join(texts) + " |")
+        return "\n".join([*lines, "", *(f"- {marked(note)}" for note in self.notes)]).rstrip() + "\n"
+
+    def csv(self) -> str:
+        """Header and rows as they are printed; no caption, no notes."""
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(self.header)
+        writer.writerows([cell.text for cell in row] for row in self.rows)
+        return file.getvalue()
+
+    def html(self) -> str:
+        """A `table` element in a box that scrolls, followed by its notes; every text escaped."""
+        parts = [f'<div class="scroll"><table id="{html.escape(self.name)}">']
+        parts.append(f"<caption>{html.escape(self.caption)}</caption>")
+        titles = "".join(
+            f'<th scope="col"{_align(i < self.words)}>{html.escape(text)}</th>' for i, text in enumerate(self.header)
+        )
+        parts.append(f"<thead><tr>{titles}</tr></thead><tbody>")
+        for row in self.rows:
+            cells = []
+            for i, cell in enumerate(row):
+                text = html.escape(cell.text)
+                text = f"<strong>{text}</strong>" if cell.bold else text
+                kind = _align(i < self.words, len(cell.text) > LONG)
+                cells.append(f'<th scope="row"{kind}>{text}</th>' if i == 0 else f"<td{kind}>{text}</td>")
+            parts.append(f"<tr>{''.join(cells)}</tr>")
+        parts.append("</tbody></table></div>")
+        if self.notes:
+            parts.append('<ul class="notes">' + "".join(f"<li>{html.escape(n)}</li>" for n in self.notes) + "</ul>")
+        return "\n".join(parts)
+
+
+def _align(words: bool, long: bool = False) -> str:
+    return f' class="w{" long" * long}"' if words else ""
+
+
+def marked(text: str) -> str:
+    """Plain text that Markdown shows as it is, in a table too."""
+    return re.sub(r"([\\`*_{}\[\]<>|~#])", r"\\\1", " ".join(text.split()))
+
+
+# Numbers as text
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def points(value: float) -> str:
+    """A difference with its sign; zero, and what rounds to it, has none."""
+    text = f"{100 * value:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text
+
+
+def with_std(mean: Mean | None, seeds: Sequence[int] = ()) -> str:
+    """`71.2 ± 0.3`; a star where there are fewer seeds than `seeds`."""
+    if mean is None:
+        return MISSING
+    star = "*" if len(mean.seeds) < len(seeds) else ""
+    return percent(mean.value) + (f" ± {percent(mean.std)}" if mean.std is not None else "") + star
+
+
+def with_interval(difference: Difference | None) -> str:
+    """`+3.1 [1.2, 5.0]`"""
+    if difference is None:
+        return MISSING
+    if difference.interval is None:
+        return points(difference.mean)
+    low, high = difference.interval
+    return f"{points(difference.mean)} [{points(low).lstrip('+')}, {points(high).lstrip('+')}]"
+
+
+def in_order(methods: Iterable[str]) -> list[str]:
+    """As `plotting.METHODS` has them, then those that it does not have."""
+    several = list(dict.fromkeys(methods))
+    known = list(METHODS)
+    return sorted(several, key=lambda name: known.index(name) if name in METHODS else len(known) + several.index(name))
+
+
+def scales_of(scores: Scores) -> list[str]:
+    """The scales that a method was asked for, by size."""
+    found = {scale for method in scores.methods for scale in scores.scales(method)} - {""}
+    return sorted(found, key=by_size)
+
+
+def ratios(results: Results, name: str) -> str:
+    """`(0.8, 0.2)`; `3 x 1/3` where more than three are equal."""
+    found = next((one.ratios for one in results.environments if one.name == name), ())
+    if len(found) > 3 and len(set(found)) == 1:
+        return f"({len(found)} \N{MULTIPLICATION SIGN} {as_text(found[0])})"
+    return f"({', '.join(map(as_text, found))})" if found else ""
+
+
+def _heading(results: Results, name: str) -> str:
+    return f"{name} {ratios(results, name)}".strip()
+
+
+def _bold_best(rows: list[list[Cell]], column: int) -> None:
+    """Embolden the highest mean of a column as it is printed; a number with a star does not compete."""
+    values = {i: float(row[column].text.split()[0]) for i, row in enumerate(rows) if _competes(row[column].text)}
+    for i, value in values.items():
+        if len(values) > 1 and value == max(values.values()):
+            rows[i][column] = Cell(rows[i][column].text, True)
+
+
+def _competes(text: str) -> bool:
+    return text not in (MISSING, "") and not text.endswith("*")
+
+
+def _made(
+    name: str, caption: str, header: Sequence[str], rows: Iterable[Sequence[Cell]], notes: Iterable[str], words=1
+):
+    return Table(name, caption, tuple(header), tuple(map(tuple, rows)), tuple(filter(None, notes)), words)
+
+
+# Notes
+
+
+def _seeds_note(results: Results) -> str:
+    if len(results.seeds) == 1:
+        return f"One training (seed {results.seeds[0]}): there is no standard deviation over trainings."
+    return f"± is the standard deviation over the trainings (seeds {', '.join(map(str, results.seeds))})."
+
+
+def _samples_note(scores: Scores, results: Results, study: str) -> str:
+    sizes = {one.n for one in results.scores if one.study == study}
+    counts = {len(variants) for variants in scores.variants.values()}
+    n = f"{min(sizes)}" if len(sizes) == 1 else f"{min(sizes)} to {max(sizes)}"
+    variants = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+    plural = "" if counts == {1} else "s"
+    return (
+        f"Mean over {variants} variant{plural} of each environment, {n} test samples in each, the same for all methods."
+    )
+
+
+def _missing_notes(scores: Scores, methods: Sequence[tuple[str, str]]) -> list[str]:
+    found = []
+    for method, scale in methods:
+        lacks = [(name, *scores.lacking(method, scale, name)) for name in scores.environments]
+        there = [f"{name} ({gone} of {all_} scores)" for name, gone, all_ in lacks if gone]
+        if there:
+            where = f" at scale {scale}" if scores.own(method, scale) else ""
+            found.append(f"Missing: {method}{where}: {listed(there, SHOWN)}.")
+    starred = any(
+        mean is not None and len(mean.seeds) < len(scores.seeds)
+        for method, scale in methods
+        for mean in (scores.average(method, scale), *(scores.mean(method, scale, e) for e in scores.environments))
+    )
+    return found + ["*: fewer seeds than the other numbers, so not to be compared with them."] * starred
+
+
+def _sees_note(methods: Sequence[str], results: Results) -> str:
+    own = {one["name"]: one["similarity"] for one in _own_methods(results) if one.get("similarity")}
+    there = {
+        what: [start for start in starts if any(m.startswith(start) and m not in own for m in methods)]
+        for what, starts in SEES.items()
+    }
+    for name, similarity in own.items():
+        if name in methods:
+            there["labels alone" if similarity == "label" else "inputs alone"].append(name)
+    said = [f"{joined(starts)}: {what}" for what, starts in there.items() if starts]
+    return f"What a method was shown of the place. {'; '.join(said)}; every other: nothing." if said else ""
+
+
+def _own_methods(results: Results) -> list[Mapping[str, Any]]:
+    """The methods that the recipe itself defines."""
+    recipe = results.about.get("recipe")
+    return [one for one in (recipe or {}).get("methods", ()) if isinstance(one, Mapping)]
+
+
+# Environments: tables 2, 3, 5 to 8, and figure 4 as a table
+
+
+def environments(results: Results, scale: str | None, *, study: str = "places") -> Table | None:
+    """A row per method, a column per environment. `scale` None: each method at the scale with its best average."""
+    scores = Scores(results, study)
+    chosen = [(name, scores.best_scale(name) if scale is None else scale) for name in in_order(scores.methods)]
+    methods = [(name, one) for name, one in chosen if one is not None and scores.at(name, one)]
+    if not methods:
+        return None
+    paper = _paper_environments(results, scale) if study == "places" else {}
+    header = ["Method"] + ["Scale"] * (scale is None)
+    for name in scores.environments:
+        header += [_heading(results, name)] + [f"{name} paper"] * bool(paper)
+    header += ["Average"] + ["Average paper"] * bool(paper)
+    rows: list[list[Cell]] = []
+    for method, one in methods:
+        row = [Cell(method)]
+        if scale is None:
+            row.append(Cell(scores.own(method, one) or "own"))
+        for name in scores.environments:
+            row.append(Cell(with_std(scores.mean(method, one, name), results.seeds)))
+            row += [Cell(_paper_cell(paper, method, name))] * bool(paper)
+        row.append(Cell(with_std(scores.average(method, one), results.seeds)))
+        row += [Cell(_paper_cell(paper, method, "average"))] * bool(paper)
+        rows.append(row)
+    for column, title in enumerate(header):
+        if column >= 1 + (scale is None) and not title.endswith(" paper"):
+            _bold_best(rows, column)
+    own = [name for name, one in methods if not scores.own(name, one)]
+    what = "the target environments" if study == "places" else "environments of M equal tasks (diversity)"
+    caption = f"Accuracy (%) in {what}, " + ("each method at its best scale" if scale is None else f"scale {scale}")
+    suffix = "best" if scale is None else f"scale-{scale}"
+    left = [name for name, one in chosen if one is None]
+    return _made(
+        f"{'environments' if study == 'places' else study}-{suffix}",
+        caption,
+        header,
+        rows,
+        [
+            _samples_note(scores, results, study) + " " + _seeds_note(results),
+            "The scale is the one with the highest average on these same test samples: optimistic, and a choice that "
+            "nobody at the place could have made."
+            if scale is None
+            else "",
+            f"{joined(own)}: chosen with its own scale, so its row is the same at every scale." if own else "",
+            _sees_note([name for name, _ in methods], results),
+            "Bold: the best of the column." if len(rows) > 1 else "",
+            _paper_note(results) if paper else "",
+            f"Left out, for no scale has all of its scores: {listed(left, SHOWN)}." if left else "",
+            *_missing_notes(scores, [(name, one) for name, one in methods]),
+        ],
+        2 if scale is None else 1,
+    )
+
+
+def _paper_environments(results: Results, scale: str | None) -> dict[str, dict[str, str]]:
+    """method -> environment (and "average") -> the published number as text; {} where none was published."""
+    key = results.paper.get("environments")
+    if key is None or scale is None or Fraction(scale) != Fraction(published.SCALE):
+        return {}
+    ours = {one.name: one.ratios for one in results.environments}
+    theirs = {mix.name: mix.ratios for mix in PAPERS}
+    if any(ours.get(name, ratios) != ratios for name, ratios in theirs.items()):
+        return {}  # environments of the same name, and other ones
+    whole = set(theirs) == set(Scores(results).environments)
+    return {
+        method: {
+            **{
+                name: f"{mean} ± {std}"
+                for name, mean, std in zip(published.NAMES, row["mean"], row["std"], strict=True)
+            },
+            **({"average": f"{row['average']}"} if whole else {}),
+        }
+        for method, row in published.environments(key).items()
+    }
+
+
+def _paper_cell(paper: Mapping[str, Mapping[str, str]], method: str, column: str) -> str:
+    return paper.get(method, {}).get(column, "")
+
+
+def _paper_note(results: Results) -> str:
+    source = published.source("environments", results.paper["environments"])
+    return (
+        f"paper: {source}; mean ± standard deviation over three seeds, printed there to whole percents, of other draws "
+        "of the places. Empty: not published."
+    )
+
+
+# Paired differences
+
+
+def comparisons(
+    results: Results, scale: str | None, *, first: str | None = None, second: str | None = None
+) -> list[Comparison]:
+    """Every method minus `second`, or `first` minus every other. `scale` None: each at its best."""
+    scores = Scores(results)
+    found = []
+    for name in in_order(scores.methods):
+        a, b = (first, name) if first is not None else (name, second or RIVAL)
+        pair = [scores.best_scale(one) if scale is None else scale for one in (a, b)]
+        if a != b and pair[0] is not None and pair[1] is not None:
+            found.append(compare(scores, a, b, pair[0], pair[1]))
+    return [one for one in found if one is not None]
+
+
+def differences(
+    results: Results, scale: str | None, *, first: str | None = None, second: str | None = None
+) -> Table | None:
+    """`comparisons` as a table: points by environment and over all places, with 95 % intervals."""
+    found = comparisons(results, scale, first=first, second=second)
+    if not found:
+        return None
+    scores = Scores(results)
+    names = [name for name in scores.environments if any(name in one.environments for one in found)]
+    several = len(results.seeds) > 1
+    header = ["Minus" if first is not None else "Method"]
+    header += [*names, "All places", "Won / tied / lost"] + ["By seed"] * several
+    rows = []
+    for one in found:
+        name, scales = (one.second, one.scales[1]) if first is not None else (one.first, one.scales[0])
+        row = [Cell(f"{name} (scale {scales})" if scale is None and scales else name)]
+        for part in (*(one.environments.get(e) for e in names), one.overall):
+            row.append(Cell(with_interval(part), part is not None and part.verdict != 0))
+        row.append(Cell(f"{one.overall.won} / {one.overall.tied} / {one.overall.lost}"))
+        row += [Cell(", ".join(points(v) for v in one.per_seed.values()))] * several
+        rows.append(row)
+    what = f"{first} minus every other method" if first is not None else f"Every method minus {second or RIVAL}"
+    fixed = found[0].scales[0] if first is not None else found[0].scales[1]
+    at = (
+        f"scale {scale}"
+        if scale is not None
+        else "each method at its best scale" + (f" ({first or second or RIVAL} at {fixed})" * bool(fixed))
+    )
+    stem = f"{'ours' if first is not None else 'rival'}-{'best' if scale is None else f'scale-{scale}'}"
+    missing = [f"{one.first} minus {one.second}: {text}." for one in found for text in one.missing]
+    compared = {name for one in found for name in (one.first, one.second)}
+    alone = [name for name in in_order(scores.methods) if name not in compared]
+    return _made(
+        f"differences-{stem}",
+        f"{what}, {at}: paired differences in points, 95 % interval",
+        header,
+        rows,
+        [
+            "A place is one variant of one environment; both methods are scored on the same samples of it, and the "
+            "seeds of a place are averaged first. The t interval of the mean over places, as the bootstrap is too "
+            "short for so few; comparisons.csv has both.",
+            "Bold: the interval (before rounding) does not hold zero. Nothing is corrected for the number of "
+            "comparisons: of twenty without any difference one is bold.",
+            "The interval speaks of places drawn like these from this test set, and of these trainings; another "
+            "training may differ.",
+            "Scales were chosen on the same samples: optimistic for whoever had more of them." if scale is None else "",
+            f"Left out, for {'no scale has all scores' if scale is None else 'no place is common'}: "
+            f"{listed(alone, SHOWN)}."
+            if alone
+            else "",
+            *(f"Pairs left out. {text}" for text in missing),
+        ],
+    )
+
+
+def comparison_rows(found: Iterable[Comparison]) -> Table:
+    """Every comparison in long form, in fractions of 1 and with both intervals: for CSV."""
+    header = ("first", "second", "first scale", "second scale", "environment", "places", "mean")
+    header += ("t low", "t high", "bootstrap low", "bootstrap high", "won", "tied", "lost")
+    rows = []
+    for one in found:
+        for name, part in (*one.environments.items(), ("all", one.overall)):
+            ends = [*(part.interval or ("", "")), *(part.bootstrap or ("", ""))]
+            values = [one.first, one.second, *one.scales, name, part.places, part.mean, *ends]
+            rows.append([Cell(str(value)) for value in (*values, part.won, part.tied, part.lost)])
+    return _made("comparisons", "Paired differences", header, rows, [], 5)
+
+
+# Similarities: table 4, and what the preferences were
+
+
+def ablation(results: Results) -> Table | None:
+    """Table 4, turned: MAGMAX and the four similarities, average over the environments at each scale."""
+    scores = Scores(results)
+    names = [RIVAL, *(f"Tunable ({KINDS[kind]})" for kind in ("cosine", "mmd", "ot", "label"))]
+    names = [name for name in names if name in scores.methods]
+    scales = scales_of(scores)
+    if not [name for name in names if name != RIVAL] or not scales:
+        return None
+    key = results.paper.get("ablation")
+    paper = published.ablation(key) if key is not None else {}
+    header = ["Method"]
+    for scale in scales:
+        header += [f"Average, scale {scale}", f"minus {RIVAL}, scale {scale}"]
+    header += [f"paper, scale {published.SCALE}"] * bool(paper)
+    rows: list[list[Cell]] = []
+    for name in names:
+        row = [Cell(name)]
+        for scale in scales:
+            found = compare(scores, name, RIVAL, scale) if name != RIVAL and RIVAL in names else None
+            part = found.overall if found is not None else None
+            row.append(Cell(with_std(scores.average(name, scale), results.seeds)))
+            row.append(Cell(with_interval(part) if name != RIVAL else "", part is not None and part.verdict != 0))
+        row += [Cell(f"{paper[name]}" if name in paper else "")] * bool(paper)
+        rows.append(row)
+    for column in range(1, 2 * len(scales), 2):
+        _bold_best(rows, column)
+    return _made(
+        "similarities-accuracy",
+        "What each similarity is worth: accuracy (%), average over the target environments, and its paired difference "
+        f"to {RIVAL} in points (95 % interval)",
+        header,
+        rows,
+        [
+            _seeds_note(results),
+            "Bold: the best average; the differences whose interval does not hold zero.",
+            f"paper: {published.source('ablation', key)}; whole percents." if key is not None else "",
+            *(note for scale in scales for note in _missing_notes(scores, [(name, scale) for name in names])),
+        ],
+    )
+
+
+def shown_of(results: Results, study: str) -> list[Shown]:
+    """What the similarities said of the environments of one study; of all where no method was scored."""
+    names = {score.environment for score in results.scores if score.study == study}
+    return [one for one in results.similarities if one.environment in names or not results.scores]
+
+
+def similarities(results: Results, study: str = "places") -> Table | None:
+    """How far each similarity's shares are from the place's own: total variation, 0 the same, 1 no task in common."""
+    shown = shown_of(results, study)
+    if not shown:
+        return None
+    names = list(dict.fromkeys(one.environment for one in shown))
+    header = ["Similarity", *(_heading(results, name) for name in names), "Average", "Largest share right (%)"]
+    by_kind = {
+        kind: [one for one in shown if one.kind == kind]
+        for kind in sorted({one.kind for one in shown}, key=_kind_order)
+    }
+    rows: list[list[Cell]] = []
+    for kind, several in by_kind.items():
+        row = [Cell(KINDS.get(kind, kind))]
+        distances = {name: _distances([one for one in several if one.environment == name]) for name in names}
+        row += [Cell(_two(over_seeds(by_seed))) for by_seed in distances.values()]
+        whole = [seed for seed in results.seeds if all(seed in by_seed for by_seed in distances.values())]
+        row.append(Cell(_two(over_seeds({s: fmean(d[s] for d in distances.values()) for s in whole}))))
+        right = fmean(one.truth[_largest(one.shares)] == max(one.truth) for one in several)
+        rows.append([*row, Cell(percent(right))])
+    uniform = [Cell("Equal shares")]
+    share = [1 / len(results.tasks)] * len(results.tasks)
+    distances = [fmean(total_variation(share, one.truth) for one in shown if one.environment == name) for name in names]
+    rows.append([*uniform, *(Cell(f"{value:.2f}") for value in (*distances, fmean(distances))), Cell("")])
+    return _made(
+        "similarities-shares" if study == "places" else f"similarities-shares-{study}",
+        "How far the shares are from those that the place has: total variation (0: the same, 1: no task in common)",
+        header,
+        rows,
+        [
+            "Mean over the variants; " + _seeds_note(results),
+            "Largest share right: how often the task with the largest share is one that the place has most of.",
+            "Equal shares: what can be said without any data of the place; what is no nearer brings nothing.",
+        ],
+    )
+
+
+def _kind_order(kind: str) -> tuple[int, str]:
+    return (list(KINDS).index(kind), "") if kind in KINDS else (len(KINDS), kind)
+
+
+def _largest(shares: Sequence[float]) -> int:
+    return max(range(len(shares)), key=lambda t: shares[t])
+
+
+def _distances(several: Iterable[Shown]) -> dict[int, float]:
+    by_seed: dict[int, list[float]] = {}
+    for one in several:
+        by_seed.setdefault(one.seed, []).append(total_variation(one.shares, one.truth))
+    return {seed: fmean(values) for seed, values in by_seed.items()}
+
+
+def _two(mean: Mean | None) -> str:
+    if mean is None:
+        return MISSING
+    return f"{mean.value:.2f}" + (f" ± {mean.std:.2f}" if mean.std is not None else "")
+
+
+# Models on all tasks: figure 3, and the MAGMAX supplement
+
+
+def alpha(results: Results) -> Table | None:
+    """Figure 3 as a table: the first and the last task, and all, at geometric preferences."""
+    found = by_alpha(results)
+    if not found:
+        return None
+    reads: list[Callable[[TaskScores], float]] = [
+        lambda one: one.accuracies[0],
+        lambda one: one.accuracies[-1],
+        lambda one: one.overall,
+    ]
+    rows = [
+        [Cell(scale), Cell(RIVAL if value is None else value)]
+        + [Cell(with_std(over_tasks(several, read), results.seeds)) for read in reads]
+        for scale, alphas in found.items()
+        for value, several in alphas.items()
+    ]
+    first, last = results.tasks[0], results.tasks[-1]
+    return _made(
+        "alpha",
+        "Preference control: accuracy (%) among all classes at geometric preferences",
+        ["Scale", ALPHA, f"First task ({first})", f"Last task ({last})", "All tasks"],
+        rows,
+        [
+            f"Shares in proportion to {ALPHA}^(T-t): above 1 for early tasks, below 1 for late ones. All tasks: every "
+            "test sample weighs the same.",
+            _seeds_note(results),
+            _seeds_missing(several for alphas in found.values() for several in alphas.values()),
+        ],
+        2,
+    )
+
+
+def _seeds_missing(groups: Iterable[Sequence[TaskScores]]) -> str:
+    counts = {len(several) for several in groups}
+    return "*: fewer seeds than the other numbers, so not to be compared with them." if len(counts) > 1 else ""
+
+
+def single_models(results: Results) -> list[TaskScores]:
+    """Models of sequential runs, each once: those of the study of methods, else those that the study of alpha has."""
+    found: dict[tuple[str, Fraction, int], TaskScores] = {}
+    for study in ("methods", "alpha"):
+        for one in results.task_scores:
+            if one.study == study and one.alpha is None and one.training in ("sequential", ""):
+                found.setdefault((one.method, by_size(one.scale), one.seed), one)
+    return list(found.values())
+
+
+def scale_text(method: str, scale: str) -> str:
+    """The scale as it is printed: `1` for `1.0`, and none of a model that is no merge."""
+    return "" if method in UNMERGED or not scale else as_text(Fraction(scale))
+
+
+def methods(results: Results) -> Table | None:
+    """The MAGMAX supplement's tables 1 and 2 for these tasks: one model each, on all classes, the task unknown."""
+    groups: dict[tuple[str, str, str], list[TaskScores]] = {}
+    for one in results.task_scores:
+        if one.study == "methods":
+            groups.setdefault((one.method, one.training, scale_text(one.method, one.scale)), []).append(one)
+    if not groups:
+        return None
+    model, column = results.paper.get("supplement"), results.paper.get("column")
+    paper = published.supplement(model, column) if model is not None and column is not None else {}
+    order = in_order(method for method, _, _ in groups)
+    rows: list[list[Cell]] = []
+    for key in sorted(groups, key=lambda k: (order.index(k[0]), k[1], by_size(k[2]))):
+        method, training, scale = key
+        row = [Cell(method), Cell(training if method != "Zero-shot" else ""), Cell(scale)]
+        row.append(Cell(with_std(over_tasks(groups[key], lambda one: one.overall), results.seeds)))
+        if paper:
+            here = method in paper and published.TRAININGS[method] in (training, "")
+            row.append(Cell(f"{paper[method]:.2f}" if here else ""))
+        rows.append(row)
+    _bold_best(rows, 3)
+    return _made(
+        "methods",
+        "The final model on all tasks: accuracy (%) among all classes, the task unknown",
+        ["Method", "Training", "Scale", "Accuracy"] + ["paper"] * bool(paper),
+        rows,
+        [
+            _seeds_note(results),
+            "Every test sample weighs the same. Bold: the best.",
+            f"paper: {published.source('supplement', model)}, {column}; MAGMAX and Max Abs at scale 0.5, Rand Mix and "
+            "Average at 1, TIES at 0.55. The number is that of the method and training, whatever our row's scale."
+            if paper and model is not None
+            else "",
+            _seeds_missing(groups.values()),
+        ],
+        3,
+    )
+
+
+# What the places are
+
+
+def places(results: Results) -> Table | None:
+    """Every environment: its tasks, how many samples it has, and what lacks."""
+    if not results.environments:
+        return None
+    rows = []
+    for one in results.environments:
+        tasks = ", ".join(f"{part.taken} {part.task}" for part in one.parts)
+        lacks = ", ".join(f"{count} {task}" for task, count in one.shortfall.items())
+        numbers = [str(one.seed), str(len(one.meta_ids)), str(len(one.test_ids))]
+        rows.append([Cell(f"{one.name}, variant {one.variant}"), Cell(tasks), Cell(lacks), *map(Cell, numbers)])
+    return _made(
+        "places",
+        "The places: samples drawn from each task's test set",
+        ["Place", "Samples of", "Lacking", "Seed of the draw", "Meta", "Test"],
+        rows,
+        ["Lacking: samples that the task's test set does not have; no other task's were taken instead."],
+        3,
+    )

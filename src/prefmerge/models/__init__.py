@@ -1,0 +1,9 @@
+"""What embeds and what answers. Needs the extra `train`.
+
+encoders/       models that embed images or texts
+heads.py        frozen classifiers over embeddings
+head_file.py    the same in a file, read without torch
+features.py     embeddings of many samples, through a cache on disk
+evaluation.py   how often a model is right
+metrics.py      accuracy, forgetting and transfer of a sequence of checkpoints
+"""

@@ -1,0 +1,5 @@
+"""What a merge leaves behind: whole or not at all.
+
+write.py        an output file or folder, published at once, with its receipt
+companions.py   what belongs beside the weights
+"""

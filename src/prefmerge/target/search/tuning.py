@@ -1,0 +1,170 @@
+"""The search for the settings with the best accuracy on labelled samples of a place.
+
+    maximise over settings   mean over i in the search part of [model(settings) is right on i]
+
+Source: Tunable MAGMAX, section 3.3 (the preference as parameters of optuna's TPE, patience 10). Beyond it: it begins
+with the preference that the labels give and with MAGMAX; a part of the samples (30 %) ranks nothing and chooses among
+the best; several trials are merged in one reading of the checkpoints. Shapes: M samples. Cost: a merge and M answers a
+trial. Left out: where answers come from (`place`); a second choice on the held-out part would wear it out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from prefmerge.errors import DataError, UsageError
+from prefmerge.ground.draws import split
+from prefmerge.preference import Preference
+from prefmerge.target.search.found import Found, Trial, as_json, from_json
+from prefmerge.target.search.space import Params, Settings, Space, Start
+from prefmerge.target.search.study import Study
+
+LEAST = 10  # samples; with fewer one answer weighs more than what any setting changes
+Weights = dict[str, np.ndarray]
+Score = Callable[[Weights], np.ndarray]  # a model's weights -> (M,) bool: the samples that it names correctly
+Tried = Callable[[Trial, float, int, int], None]  # trial, best accuracy so far (search part), done, most
+
+
+class Merges(Protocol):
+    """What `prefmerge.merging.candidates.Candidates` is here."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    def models(self, settings: Sequence[Mapping[str, Any]]) -> list[Weights]: ...
+
+
+def tune(
+    candidates: Merges,
+    score: Score,
+    labels: Sequence[int] | np.ndarray,
+    *,
+    ids: Sequence[str] | None = None,
+    space: Space | None = None,
+    first: Preference | None = None,
+    held_out: float = 0.3,
+    patience: int = 10,
+    trials: int = 50,
+    batch: int = 4,
+    seed: int = 0,
+    study: Path | None = None,
+    about: Mapping[str, Any] | None = None,
+    progress: Tried | None = None,
+) -> Found:
+    """Search for the settings whose model is right most often. labels: of the M samples that `score` speaks of; ids:
+    their names, which decide who is held out (by default their positions).
+
+    first: the preference to begin with (equal shares by default). held_out: the fraction of the samples that ranks
+    nothing; 0: none. It ends after `trials`, or when `patience` trials after the best one none was better. batch:
+    trials that are chosen and merged together. study: a file that keeps the trials; the same call then goes on where it
+    was. about: what decides the answers beside the arguments; another one is refused there. Raises UsageError,
+    DataError, RunError (another search's file), MissingExtra, and what merging raises.
+    """
+    space = space or Space()
+    _check(trials, patience, batch, held_out)
+    if len(labels) < LEAST:
+        raise DataError(f"{len(labels)} samples with labels are too few to search with. Give at least {LEAST}.")
+    samples = [str(i) for i in range(len(labels))] if ids is None else list(ids)
+    searching = ~split(labels, samples, held_out, seed)
+    names = candidates.names
+    preference = Preference.uniform() if first is None else first
+    starts = space.starts(names, first)
+    identity = {
+        **(about or {}),
+        "tasks": list(names),
+        "space": space.to_json(),
+        "first": preference.to_json(),
+        "samples": _digest([samples, np.asarray(labels).tolist()]),
+        "held_out": held_out,
+        "batch": batch,
+        "seed": seed,
+    }
+    kept = Study(study, identity, space.dimensions(len(names)), seed)
+    done = [_read(number, told, len(searching)) for number, told in enumerate(kept.kept[:trials])]
+
+    def values() -> list[int]:
+        return [int(one.right[searching].sum()) for one in done]
+
+    def stale() -> bool:
+        """Whether `patience` trials in a row were no better, the ones to begin with left aside."""
+        return len(done) >= len(starts) and len(done) - max(len(starts), values().index(max(values())) + 1) >= patience
+
+    while len(done) < trials and not (len(done) % batch == 0 and stale()):
+        # A batch is asked for as a whole, as it was before an interruption; what is done of it is not done again.
+        begun = len(done) // batch * batch
+        asked = _batch(kept, space, starts, names, preference, begun, min(batch, trials - begun))
+        waiting = asked[len(done) - begun :]
+        known = {_key(one.settings): one.right for one in done}
+        new = {_key(settings): settings for _, settings, _ in waiting if _key(settings) not in known}
+        models = dict(zip(new, candidates.models(list(new.values())), strict=True))
+        for what, settings, params in waiting:
+            key = _key(settings)
+            if key not in known:
+                known[key] = _answers(score(models.pop(key)), len(searching))
+            trial = Trial(len(done), what, settings, known[key], len(done) < len(starts))
+            kept.keep(params, float(trial.right[searching].mean()), _written(trial))
+            done.append(trial)
+            if progress is not None:
+                progress(trial, max(values()) / int(searching.sum()), len(done), trials)
+    stopped = f"{patience} trials without improvement" if len(done) < trials else f"{trials} trials"
+    settings = {"seed": seed, "batch": batch, "patience": patience, "trials_at_most": trials, "held_out": held_out}
+    return Found(names, tuple(done), searching, space, stopped, {"settings": settings, "about": dict(about or {})})
+
+
+def _check(trials: int, patience: int, batch: int, held_out: float) -> None:
+    for what, value in (("trials", trials), ("patience", patience), ("batch", batch)):
+        if value < 1:
+            raise UsageError(f"{what} is {value}; expected a whole number of at least 1.")
+    if not 0 <= held_out <= 0.9:
+        raise UsageError(f"held-out is {held_out:g}; expected a fraction from 0 to 0.9, such as 0.3.")
+
+
+def _batch(
+    kept: Study,
+    space: Space,
+    starts: Sequence[Start],
+    names: Sequence[str],
+    preference: Preference,
+    begun: int,
+    count: int,
+) -> list[tuple[str, Settings, Params | None]]:
+    """What, settings and numbers of the trials `begun` .. `begun + count`."""
+    found: list[tuple[str, Settings, Params | None]] = [
+        (one.what, one.settings, one.params) for one in starts[begun : begun + count]
+    ]
+    numbers = range(begun + len(found), begun + count)
+    for number, params in zip(numbers, kept.ask(begun, numbers), strict=True):
+        found.append((f"trial {number + 1}", space.settings(params, names, preference), params))
+    return found
+
+
+def _answers(right: np.ndarray, count: int) -> np.ndarray:
+    found = np.asarray(right)
+    if found.shape != (count,) or found.dtype != bool:
+        raise ValueError(f"score gave {found.dtype} of shape {found.shape}; expected bool of shape ({count},)")
+    return found
+
+
+def _key(settings: Settings) -> str:
+    return json.dumps(as_json(settings), sort_keys=True)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.blake2b(json.dumps(value).encode(), digest_size=16).hexdigest()
+
+
+def _written(trial: Trial) -> dict[str, Any]:
+    """A trial as the study keeps it; the answers as a row of hexadecimal digits, the first sample first."""
+    answers = np.packbits(trial.right).tobytes().hex()
+    return {"what": trial.what, "settings": as_json(trial.settings), "start": trial.start, "right": answers}
+
+
+def _read(number: int, told: Mapping[str, Any], samples: int) -> Trial:
+    right = np.unpackbits(np.frombuffer(bytes.fromhex(told["right"]), np.uint8), count=samples).astype(bool)
+    return Trial(number, told["what"], from_json(told["settings"]), right, told["start"])

@@ -1,0 +1,126 @@
+"""Configurations: the papers' numbers, what is refused and how, and the files in examples/finetune."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from prefmerge.config import make_config
+from prefmerge.data.registry import REGISTRY
+from prefmerge.errors import ConfigError
+from prefmerge.training.config_file import read_config
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "finetune").glob("*.yaml"))
+LEAST = {"model": "a/b", "data": "cifar100"}
+
+
+def test_the_papers_recipe_is_the_default():
+    training = make_config(LEAST).training
+    assert (training.method, training.batch, training.learning_rate, training.weight_decay) == (
+        "sequential",
+        128,
+        1e-5,
+        0.1,
+    )
+    assert (training.clip_norm, training.precision, training.crop_scale) == (1.0, "no", (0.9, 1.0))
+    assert (training.lwf.coefficient, training.lwf.temperature) == (0.3, 2.0)
+    assert (training.ewc.coefficient, training.ewc.decay, training.ewc.fisher_samples) == (1e6, 0.5, None)
+
+
+def test_a_configuration_reads_back_as_itself():
+    whole = make_config({**LEAST, "training": {"warmup_fraction": 0.2, "ewc": {"decay": 0.1}}, "seed": 9})
+    assert make_config(yaml.safe_load(whole.to_yaml())) == whole
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"trainin": {}}, "unknown key 'trainin'. Did you mean 'training'?"),
+        ({"training": {"epoch": 3}}, "unknown key 'training.epoch'. Did you mean 'epochs'?"),
+        (
+            {"training": {"lwf": {"temperatur": 3}}},
+            "unknown key 'training.lwf.temperatur'. Did you mean 'temperature'?",
+        ),
+        ({"zzz": 1}, "unknown key 'zzz'. Known: model, data, scenario, head, training, held_out, seed."),
+        ({"model": ...}, "'model' is missing."),
+        ({"training": {"epochs": 0}}, "training.epochs: input should be greater than 0, found 0."),
+        ({"training": {"method": "magmax"}}, "training.method: input should be 'sequential', 'independent', 'joint'"),
+        (
+            {"training": {"warmup_steps": 5, "warmup_fraction": 0.1}},
+            "training: warmup_steps and warmup_fraction say the same thing twice; give one.",
+        ),
+        ({"training": {"crop_scale": [0.9, 0.1]}}, "crop_scale must be 0 < low <= high <= 1, found [0.9, 0.1]"),
+        (
+            {"data": {"name": "x", "templates": ["a photo"]}},
+            "data.0.templates: the template 'a photo' needs exactly one {}, where the class name goes",
+        ),
+        ({"data": []}, "data: tuple should have at least 1 item"),
+        ({"training": {"learning_rate": float("inf")}}, "training.learning_rate: input should be a finite number"),
+        ({"seed": 2**40}, "seed: input should be less than 4294967296"),
+        ({"seed": -1}, "seed: input should be greater than or equal to 0, found -1."),
+    ],
+)
+def test_what_is_refused(changes: dict[str, Any], said: str):
+    whole = {key: value for key, value in {**LEAST, **changes}.items() if value is not ...}
+    with pytest.raises(ConfigError) as raised:
+        make_config(whole, "run.yaml")
+    assert str(raised.value).startswith("run.yaml: ")
+    assert said in str(raised.value)
+
+
+def test_what_yaml_reads_otherwise(tmp_path: Path):
+    (tmp_path / "run.yaml").write_text("model: a/b\ndata: {name: mnist, classes: [0, 1]}\ntraining: {precision: no}\n")
+    found = read_config(tmp_path / "run.yaml")
+    assert found.training.precision == "no"
+    assert found.data[0].classes == ("0", "1")
+
+
+def test_a_registered_name_stays_a_name_whatever_lies_beside(tmp_path: Path):
+    for name in ("cifar100", "mnist", "test"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "run.yaml").write_text("model: a/b\ndata: [mnist, {name: cifar100, path: cifar100, test: test}]\n")
+    found = read_config(tmp_path / "run.yaml").data
+    assert [one.name for one in found] == ["mnist", "cifar100"]
+    assert (found[1].path, found[1].test) == (str(tmp_path / "cifar100"), "test")
+
+
+def test_paths_beside_the_file_are_meant(tmp_path: Path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "run.yaml").write_text("model: facebook/dinov2-small\ndata: [photos, {name: cifar100, path: photos}]\n")
+    found = read_config(tmp_path / "run.yaml")
+    assert found.model.id == "facebook/dinov2-small"
+    assert found.data[0].name == str(tmp_path / "photos")
+    assert (found.data[1].name, found.data[1].path) == ("cifar100", str(tmp_path / "photos"))
+
+
+@pytest.mark.parametrize(("content", "said"), [("a: [", "cannot be read as YAML"), ("- 1", "expected a mapping")])
+def test_a_file_that_is_none(content: str, said: str, tmp_path: Path):
+    (tmp_path / "run.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=said):
+        read_config(tmp_path / "run.yaml")
+
+
+def test_there_are_examples():
+    assert len(EXAMPLES) >= 5
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_is_read(example: Path):
+    found = read_config(example)
+    assert f"prefmerge finetune examples/finetune/{example.name} -o runs/" in example.read_text(encoding="utf-8")
+    for one in found.data:
+        assert one.name in REGISTRY or one.name in ("photos/", "tickets.csv")
+
+
+def test_samples_held_out_are_a_number_or_one_for_each_task():
+    assert make_config(LEAST).held_out is None
+    for asked, read in ((0, 0), (7, 7), ([3, 0], (3, 0)), (None, None)):
+        found = make_config({**LEAST, "held_out": asked})
+        assert found.held_out == read
+        assert make_config(yaml.safe_load(found.to_yaml())) == found
+    for wrong in (-1, 2.5, True, "auto", [], [1, -1], {"a": 1}):
+        with pytest.raises(ConfigError, match="held_out: expected a number of samples of each task"):
+            make_config({**LEAST, "held_out": wrong})
