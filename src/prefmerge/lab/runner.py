@@ -18,25 +18,15 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import os
 import platform
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    BrokenExecutor,
-    Future,
-    ProcessPoolExecutor,
-    ThreadPoolExecutor,
-    wait,
-)
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import active_children, get_context, parent_process
-from multiprocessing.connection import wait as wait_for
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -47,14 +37,10 @@ from prefmerge.ground.store import digest
 from prefmerge.lab import environments as targets
 from prefmerge.lab.cells import ALPHA_METHOD, Cell, Prepared, Work, plan_work, run_identity
 from prefmerge.lab.environments import Environment, Mix, Pool
+from prefmerge.lab.jobs import Executor, Processes, Serial
 from prefmerge.lab.recipe import DIVERSE, Experiment, training_config
 from prefmerge.lab.results import Results, Score, Shown, TaskScores
 from prefmerge.runs import read_run, require_finished
-
-if TYPE_CHECKING:
-    from multiprocessing.process import BaseProcess
-
-    from prefmerge.lab.work import Bench
 
 
 @dataclass(frozen=True)
@@ -321,151 +307,28 @@ def _train_one(file: Path, target: Path, log: Path | None) -> None:
 
 def do_cells(cells: Sequence[Cell], out: Path, *, jobs: int, progress: Progress | None = None) -> dict[str, str]:
     """Do the cells that are not done. Returns what went wrong, by key."""
+    from prefmerge.lab.work import Worker
+    from prefmerge.merging.api import available_cores
+
     todo = [cell for cell in cells if cell.load(out) is None]
     done = len(cells) - len(todo)
     if progress is not None:
         progress(done, len(cells), "")
     failed: dict[str, str] = {}
-    waiting = {cell.key: cell for cell in todo}
 
-    def able(cell: Cell) -> bool:
-        return cell.after not in waiting
-
-    def told(cell: Cell, error: BaseException | None) -> None:
+    def told(cell: Cell, error: PrefmergeError | None) -> None:
         nonlocal done
         done += 1
-        del waiting[cell.key]
         if error is not None:
-            if not isinstance(error, PrefmergeError):
-                raise error
             failed[cell.key] = str(error)
         if progress is not None:
             progress(done, len(cells), cell.title if error is None else f"{cell.title}: {error}")
 
-    if jobs == 1 or len(todo) < 2:
-        worker = _Worker(out, None)
-        try:
-            for cell in todo:  # those that wait for another stand behind it
-                told(cell, _needed(cell, failed) or _attempt(lambda cell=cell: worker.do(cell)))
-        finally:
-            worker.close()
-        return failed
-    from prefmerge.merging.api import available_cores
-
-    threads = max(1, available_cores() // jobs)
-    pool = ProcessPoolExecutor(
-        min(jobs, len(todo)), mp_context=get_context("spawn"), initializer=_begin, initargs=(str(out), threads)
-    )
-    try:
-        queue, running = list(todo), dict[Future[None], Cell]()
-        while queue or running:
-            for cell in [cell for cell in queue if able(cell)]:
-                if len(running) >= 2 * jobs:
-                    break
-                queue.remove(cell)
-                lacking = _needed(cell, failed)
-                if lacking is not None:
-                    told(cell, lacking)
-                    continue
-                running[_submitted(pool, cell)] = cell
-            if not running:
-                continue
-            finished, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
-                told(running.pop(future), future.exception())
-    except BrokenExecutor as error:
-        _end(active_children())  # one that has just been started may not know, and would be waited for
-        raise RunError(
-            "a process that was at work on the cells was killed, perhaps for its memory. The same command goes on; "
-            "with a smaller --jobs it needs less."
-        ) from error
-    except BaseException:
-        _end(active_children())
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    hire = partial(Worker, out)
+    alone = jobs == 1 or len(todo) < 2
+    executor: Executor = Serial(hire) if alone else Processes(hire, jobs, max(1, available_cores() // jobs))
+    executor.do(todo, told)
     return failed
-
-
-def _end(workers: Sequence[BaseProcess]) -> None:
-    """Stop them. Nothing is lost but what they are at: a finished cell is a file."""
-    for worker in workers:
-        worker.terminate()
-
-
-def _submitted(pool: ProcessPoolExecutor, cell: Cell) -> Future[None]:
-    """Hand a cell to the pool. Raises BrokenExecutor where a worker was killed while the next one was started: then the
-    pool's pipes are closed already, and it says no more than that.
-    """
-    try:
-        return pool.submit(_do, cell)
-    except OSError as error:
-        if error.errno is not None:  # the system's own refusal
-            raise
-        raise BrokenExecutor(str(error)) from error
-
-
-def _needed(cell: Cell, failed: Mapping[str, str]) -> PrefmergeError | None:
-    """Why a cell cannot be done: the one that it builds on could not."""
-    why = failed.get(cell.after or "")
-    return None if why is None else DataError(f"it needs what failed: {why}")
-
-
-def _attempt(job: Callable[[], None]) -> BaseException | None:
-    try:
-        job()
-    except PrefmergeError as error:
-        return error
-    return None
-
-
-class _Worker:
-    """Does cells one after another and keeps the last one's run open."""
-
-    def __init__(self, out: Path, threads: int | None) -> None:
-        self.out, self.threads = out, threads
-        self.bench: Bench | None = None
-
-    def do(self, cell: Cell) -> None:
-        from prefmerge.lab.work import Bench, do
-
-        if self.bench is None or self.bench.folder != cell.run:
-            self.close()
-            self.bench = Bench(cell.run, self.out, self.threads)
-        cell.keep(self.out, do(self.bench, cell))
-
-    def close(self) -> None:
-        if self.bench is not None:
-            self.bench.close()
-            self.bench = None
-
-
-_worker: _Worker | None = None  # of a process of the pool
-
-
-def _begin(out: str, threads: int) -> None:
-    global _worker
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):  # read when the libraries are loaded
-        os.environ[name] = str(threads)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    parent = parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    import torch
-
-    torch.set_num_threads(threads)
-    _worker = _Worker(Path(out), threads)
-
-
-def _end_with(sentinel: int) -> None:
-    """End this process when its parent has: a worker that outlives it would hold memory and write beside the next."""
-    wait_for([sentinel])
-    os._exit(1)
-
-
-def _do(cell: Cell) -> None:
-    assert _worker is not None
-    _worker.do(cell)
 
 
 # The results

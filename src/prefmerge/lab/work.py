@@ -189,6 +189,29 @@ class Union:
         return [self.row[task, i] for task, at in shown_positions(place, self.pools) for i in at]
 
 
+class Worker:
+    """Does cells one after another, keeps their results and the last one's run open."""
+
+    def __init__(self, out: Path, threads: int | None) -> None:
+        self.out, self.threads = out, threads
+        self.bench: Bench | None = None
+        if threads is not None:
+            import torch
+
+            torch.set_num_threads(threads)
+
+    def do(self, cell: Cell) -> None:
+        if self.bench is None or self.bench.folder != cell.run:
+            self.close()
+            self.bench = Bench(cell.run, self.out, self.threads)
+        cell.keep(self.out, do(self.bench, cell))
+
+    def close(self) -> None:
+        if self.bench is not None:
+            self.bench.close()
+            self.bench = None
+
+
 def do(bench: Bench, cell: Cell) -> dict[str, Any]:
     """The result of a cell, as JSON."""
     return _DOES[cell.kind](bench, cell)

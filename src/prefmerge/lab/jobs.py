@@ -1,0 +1,229 @@
+"""Doing the cells of an experiment: one after another in this process, or side by side in processes of their own.
+
+    executor.do(cells, told)        told(cell, error) for each cell as it ends; error is None where it is done
+
+An executor knows which cell comes after which and which run a cell is about, and nothing of what a cell computes: that
+is the `Worker`'s. A worker keeps its run open, so it gets cells of that run while there are any, and then of a run that
+no other worker has open. A cell is handed out when the cell that it comes after is done; where that one failed, it
+fails too.
+
+Every process has a pipe of its own and shares nothing with the others. So one that is killed cannot leave a lock behind
+and is seen at once, as the end of its pipe. A `ProcessPoolExecutor` promises neither: its manager thread walks tables
+that `submit` changes at the same time. Cost: a process takes as long to start as its imports. Not here: other machines.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
+from typing import TYPE_CHECKING, Protocol
+
+from prefmerge.errors import DataError, PrefmergeError, RunError
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+    from prefmerge.lab.cells import Cell
+
+Told = Callable[["Cell", PrefmergeError | None], None]
+
+
+class Worker(Protocol):
+    """Does cells, one after another."""
+
+    def do(self, cell: Cell, /) -> None:
+        """Do a cell and keep its result. Raises PrefmergeError where it cannot be done."""
+        ...
+
+    def close(self) -> None: ...
+
+
+Hire = Callable[[int | None], Worker]  # makes a worker that uses so many threads (None: as many as it likes)
+
+
+class Executor(Protocol):
+    """Does cells. What a cell raises that is no PrefmergeError ends everything, and is raised."""
+
+    def do(self, cells: Sequence[Cell], told: Told, /) -> None: ...
+
+
+@dataclass(frozen=True)
+class Serial:
+    """One cell after another, in this process."""
+
+    hire: Hire
+
+    def do(self, cells: Sequence[Cell], told: Told) -> None:
+        queue, worker, run = _Queue(cells, told), self.hire(None), None
+        try:
+            while (cell := queue.take(run, ())) is not None:
+                run = cell.run
+                error = None
+                try:
+                    worker.do(cell)
+                except PrefmergeError as refused:
+                    error = refused
+                queue.finish(cell, error)
+        finally:
+            worker.close()
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Side by side in `count` processes with so many threads each. `hire` is sent to them, so it must be importable.
+
+    Raises RunError where a process is killed. Whatever is raised, no process outlives the call; one whose parent is
+    killed ends too.
+    """
+
+    hire: Hire
+    count: int
+    threads: int
+
+    def do(self, cells: Sequence[Cell], told: Told) -> None:
+        queue, workers = _Queue(cells, told), list[_Process]()
+        try:
+            for _ in range(min(self.count, len(cells))):
+                workers.append(_Process(self.hire, self.threads))
+            while queue.unfinished:
+                for worker in workers:
+                    if worker.cell is None:
+                        worker.hand(queue.take(worker.run, {one.run for one in workers if one is not worker}))
+                spoken = wait([worker.pipe for worker in workers])
+                for worker in workers:
+                    if worker.pipe in spoken:
+                        queue.finish(*worker.answer())
+        except BaseException:
+            for worker in workers:
+                worker.process.kill()  # nothing is lost but what it is at: a finished cell is a file
+            raise
+        finally:
+            for worker in workers:
+                worker.pipe.close()  # what tells an idle process to end
+            for worker in workers:
+                worker.process.join()
+
+
+class _Queue:
+    """The cells that are not finished, and who is told when one is."""
+
+    def __init__(self, cells: Sequence[Cell], told: Told) -> None:
+        self.told = told
+        self.waiting = list(cells)
+        self.unfinished = {cell.key for cell in cells}
+
+    def take(self, run: str | None, elsewhere: Collection[str | None]) -> Cell | None:
+        """The next cell for a worker that has `run` open, while others have `elsewhere` open. None where there is no
+        cell left, or each waits for one that is not finished.
+        """
+        able = [cell for cell in self.waiting if cell.after not in self.unfinished]
+        if not able:
+            return None
+        chosen = min(able, key=lambda cell: (cell.run != run, cell.run in elsewhere))  # of equals the first
+        self.waiting.remove(chosen)
+        return chosen
+
+    def finish(self, cell: Cell, error: PrefmergeError | None) -> None:
+        """Say that a cell is done, or why not; then the cells that come after it cannot be done either."""
+        self.unfinished.discard(cell.key)
+        self.told(cell, error)
+        if error is None:
+            return
+        for other in [other for other in self.waiting if other.after == cell.key]:
+            self.waiting.remove(other)
+            self.finish(other, DataError(f"it needs what failed: {error}"))
+
+
+class _Process:
+    """One process and our end of its pipe. `cell` is what it is at, `run` what it has open."""
+
+    def __init__(self, hire: Hire, threads: int) -> None:
+        context = get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs, threads))
+        self.cell: Cell | None = None
+        self.run: str | None = None
+        self.process.start()
+        theirs.close()  # theirs is the only one now, so the pipe ends with the process
+        self._send(hire)
+
+    def hand(self, cell: Cell | None) -> None:
+        if cell is not None:
+            self._send(cell)
+            self.cell, self.run = cell, cell.run
+
+    def answer(self) -> tuple[Cell, PrefmergeError | None]:
+        """The cell that it was at and why that could not be done, if so. Raises RunError where the process is gone."""
+        try:
+            error = self.pipe.recv()
+        except (EOFError, OSError) as gone:
+            raise _killed() from gone
+        assert self.cell is not None
+        cell, self.cell = self.cell, None
+        if error is not None and not isinstance(error, PrefmergeError):
+            raise error
+        return cell, error
+
+    def _send(self, what: Hire | Cell) -> None:
+        try:
+            self.pipe.send(what)
+        except OSError as gone:
+            raise _killed() from gone
+
+
+def _killed() -> RunError:
+    return RunError(
+        "a process that was at work on the cells was killed, perhaps for its memory. Run the same command again: it "
+        "keeps what is finished. With a smaller --jobs it needs less memory."
+    )
+
+
+def _work(pipe: Connection, threads: int) -> None:
+    """What a process does until its pipe ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends this process
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):  # read when the libraries are loaded,
+        os.environ[name] = str(threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    hire: Hire = pipe.recv()  # which is here
+    worker = hire(threads)
+    try:
+        while True:
+            try:
+                cell = pipe.recv()
+            except (EOFError, OSError):
+                return
+            pipe.send(_error_of(worker, cell))
+    finally:
+        worker.close()
+
+
+def _error_of(worker: Worker, cell: Cell) -> Exception | None:
+    """What doing the cell raises, in a form that can be sent; None where it is done."""
+    try:
+        worker.do(cell)
+    except PrefmergeError as error:
+        return error
+    except Exception as error:
+        error.add_note(f"In a process that did {cell.title}:\n{traceback.format_exc()}")
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:
+            return RuntimeError(f"{cell.title}:\n{traceback.format_exc()}")
+        return error
+    return None
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has: it would hold memory and write beside the next one."""
+    parent = parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
