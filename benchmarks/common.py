@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -144,7 +144,7 @@ def drop_from_cache(paths: Sequence[Path]) -> None:
 
 
 def write_result(path: Path, data: dict[str, Any]) -> None:
-    """One row on one line: a list or an object is broken over lines only where it is wider than WIDTH."""
+    """One row on one line: a list of numbers is never broken, all else where it is wider than WIDTH."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(as_text(data) + "\n", encoding="utf-8")
 
@@ -152,7 +152,8 @@ def write_result(path: Path, data: dict[str, Any]) -> None:
 def as_text(value: Any, depth: int = 0) -> str:
     """JSON that `json.loads` reads as the same value."""
     flat = json.dumps(value)
-    if not value or not isinstance(value, dict | list) or depth + len(flat) <= WIDTH:
+    numbers = isinstance(value, list) and not any(isinstance(part, dict | list | str) for part in value)
+    if not value or not isinstance(value, dict | list) or numbers or depth + len(flat) <= WIDTH:
         return flat
     opening, closing = "{}" if isinstance(value, dict) else "[]"
     keys = [f"{json.dumps(key)}: " for key in value] if isinstance(value, dict) else [""] * len(value)
@@ -168,7 +169,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows)) + "\n"
 
 
-def origin(data: dict[str, Any]) -> str:
+def origin(data: Mapping[str, Any]) -> str:
     """One sentence under a generated table: where its numbers come from."""
     versions = ", ".join(f"{name} {number}" for name, number in data["versions"].items())
     hardware = data["hardware"]

@@ -114,7 +114,8 @@ def test_a_result_has_one_row_on_one_line(tmp_path: Path) -> None:
     text = (tmp_path / "r.json").read_text()
     assert json.loads(text) == data
     assert text.splitlines()[3:5] == [f"  {json.dumps(row)},"] * 2
-    assert text.count("\n") == 2 + 1 + 5 + 202
+    assert text.splitlines()[-2] == f' "wide": {json.dumps(data["wide"])}'
+    assert text.count("\n") == 2 + 1 + 5 + 1
     for recorded in common.RESULTS.glob("*.json"):
         assert recorded.read_text() == common.as_text(json.loads(recorded.read_text())) + "\n"
 
