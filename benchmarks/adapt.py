@@ -1,14 +1,14 @@
 """Does `prefmerge adapt` give a better model for a target than what is there, and does it say truly how good it is?
 
-all-MiniLM-L6-v2 learns WordNet's classes in T tasks (as `benchmarks.real_model`), training seed 4, a class order of its
-own, 100 samples of each task held out of training. 25 targets of the papers' five mixes (e1 to e5) of 500 test samples,
-50 of them shown; the other 450 judge. Entries: what is there, the papers' methods, the log prior, a fitted bias, adapt
+all-MiniLM-L6-v2 learns WordNet's classes in T tasks, training seed 4, a class order of its own, 100 samples of each
+task held out of training. 25 targets of the papers' five mixes (e1 to e5) of 500 test samples, 50 of them shown; the
+other 450 judge. Entries: what is there, the papers' methods, the log prior, a fitted bias, adapt
 from 50 labels, without the prior, and for three targets of each mix from 50 inputs. Also, for one target of each mix:
 estimates against the truth at 20, 50 and 100 held-out samples a task (the truth: 60 test samples of each class),
 training samples in place of held-out ones, and what is lost where the mix is wrong; for some of these: seconds with
 nothing kept, and fine-tuning of the last checkpoint instead. Nothing is chosen on test samples. Resumable: a target
 that is done is kept. An hour or two on two cores, 1 GB of disk. With --tasks 17 only seconds and forward passes are
-measured. Writes `results/adapt.json` (or `adapt_17.json`) and, with --docs, the tables of docs/adapt.md.
+measured. Writes `results/adapt.json` (or `adapt_17.json`); `benchmarks.adapt_tables` makes docs/adapt.md from it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ import csv
 import json
 import random
 import shutil
-import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +27,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from benchmarks import common, real_model
+from benchmarks import common, wordnet
+from benchmarks.adapt_summary import costs, summary
 from prefmerge.data.examples import Examples, concatenated
 from prefmerge.ground import atomic
 from prefmerge.ground.draws import per_class
@@ -43,7 +42,6 @@ from prefmerge.target.pool import Candidate, baselines
 from prefmerge.target.prior import Prior, make_prior
 
 WORK = Path(__file__).parent / "scratch" / "adapt"
-TEST = 125  # definitions of a class
 SEED = 4
 HELD_OUT = {5: 100, 17: 60}
 TRAIN = {5: 300, 17: 150}  # definitions of a class
@@ -60,43 +58,27 @@ FINE_TUNED = ("e1", "e2", "e3")  # mixes at whose first target the last checkpoi
 STEPS, FINE_BATCH, RATE = 60, 16, 2e-5  # of that fine-tuning; the rate is the run's, nothing was tuned
 TARGETS = 25
 MANY = 17  # tasks of which only the cost is measured
-MARK = "<!-- made by benchmarks/adapt.py -->"
 
 
-def config(model: Path, data: Path, tasks: int, epochs: int = 2) -> dict[str, Any]:
-    """The configuration of one run."""
-    order = list(real_model.CLASSES.values())
+def config(model: Path, work: Path, tasks: int, epochs: int = 2) -> dict[str, Any]:
+    """The configuration of one run: that of examples/bench/wordnet.yaml with another order of classes."""
+    made = wordnet.recipe(wordnet.RECIPE, work, model)["finetune"]
+    order = list(wordnet.CLASSES.values())
     random.Random(SEED).shuffle(order)
-    return {
-        "model": {"id": str(model), "kind": "sentence", "logit_scale": real_model.LOGIT_SCALE},
-        "data": {
-            "name": str(data / "train.csv"),
-            "test": str(data / "test.csv"),
-            "classes": list(real_model.CLASSES.values()),
-            "train_per_class": TRAIN[tasks],
-        },
-        "scenario": {"kind": "class-incremental", "tasks": tasks, "class_order": order},
-        "training": {
-            "method": "sequential",
-            "epochs": epochs,
-            "batch": 32,
-            "learning_rate": 2e-5,
-            "warmup_fraction": 0.1,
-            "threads": 1,
-            "device": "cpu",
-        },
-        "held_out": HELD_OUT[tasks],
-        "seed": SEED,
-    }
+    made["data"]["train_per_class"] = TRAIN[tasks]
+    made["scenario"] |= {"tasks": tasks, "class_order": order}
+    del made["training"]["ewc"]
+    made["training"] |= {"method": "sequential", "epochs": epochs}
+    return {**made, "held_out": HELD_OUT[tasks], "seed": SEED}
 
 
-def train(work_folder: Path, wordnet: Path, model: Path, tasks: int, epochs: int) -> Path:
+def train(work_folder: Path, definitions: Path, model: Path, tasks: int, epochs: int) -> Path:
     """The run, finished; one that was interrupted is resumed."""
     work_folder.mkdir(parents=True, exist_ok=True)
     if not (work_folder / "data" / "test.csv").exists():
-        real_model.write_data(wordnet, work_folder / "data", real_model.TRAIN, TEST)
+        wordnet.write_data(definitions, work_folder / "data", wordnet.TRAIN, wordnet.TEST)
     file, out = work_folder / f"run-{tasks}.yaml", work_folder / f"run-{tasks}"
-    file.write_text(yaml.safe_dump(config(model, work_folder / "data", tasks, epochs), sort_keys=False))
+    file.write_text(yaml.safe_dump(config(model, work_folder, tasks, epochs), sort_keys=False))
     done = subprocess.run(
         [*common.PREFMERGE, "finetune", str(file), "-o", str(out)], capture_output=True, text=True, check=False
     )
@@ -416,138 +398,12 @@ def without_held_out(run: Path, out: Path) -> Path:
     return out
 
 
-def interval(values: Sequence[float]) -> dict[str, float]:
-    """Mean and 95 % interval (Student's) over targets, in points."""
-    from scipy import stats
-
-    mean = statistics.fmean(values)
-    half = 0.0
-    if len(values) > 1:
-        half = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
-    return {"mean": round(100 * mean, 2), "low": round(100 * (mean - half), 2), "high": round(100 * (mean + half), 2)}
-
-
-def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means over targets; differences of adapt, paired."""
-    names = [name for name in rows[0]["accuracy"] if all(name in row["accuracy"] for row in rows)]
-    ours = "adapt, labels"
-    last_by_mix = {}
-    for mix in dict.fromkeys(row["mix"] for row in rows):
-        own = [row["accuracy"] for row in rows if row["mix"] == mix]
-        last_by_mix[mix] = {name: round(100 * statistics.fmean(one[name] for one in own), 2) for name in names}
-    errors = {}
-    for n in rows[0]["estimates"]:
-        told = [row["estimates"][n] for row in rows if n in row["estimates"]]
-        inside = [one["low"] <= one["truth"] <= one["high"] for one in told]
-        errors[n] = {
-            "targets": len(told),
-            "signed_error": interval([one["estimate"] - one["truth"] for one in told]),
-            "coverage": round(sum(inside) / len(inside), 3),
-            "coverage_interval": _binomial(sum(inside), len(inside)),
-            "width": round(100 * statistics.fmean(one["high"] - one["low"] for one in told), 2),
-            "truth": round(100 * statistics.fmean(one["truth"] for one in told), 2),
-        }
-    judged = [row["wrong"] for row in rows if row["wrong"] is not None]
-    wrong = {}
-    for mix in dict.fromkeys(mix for one in judged for mix in one):
-        own = [one[mix] for one in judged if mix in one]
-        means = {name: round(100 * statistics.fmean(each[name] for each in own), 2) for name in own[0]}
-        wrong[mix] = {"targets": len(own), **means}
-    return {
-        "targets": len(rows),
-        "accuracy": {name: interval([row["accuracy"][name] for row in rows]) for name in names},
-        "adapt_ahead_of": {
-            name: interval([row["accuracy"][ours] - row["accuracy"][name] for row in rows])
-            for name in names
-            if name != ours
-        },
-        "encoder_only_ahead_of_last": interval(
-            [row["accuracy"]["adapt, labels, encoder only"] - row["accuracy"]["last"] for row in rows]
-        ),
-        "training_samples": _training_samples(rows),
-        "by_mix": last_by_mix,
-        "variation": {
-            "labels": round(statistics.fmean(row["adapt"]["labels"]["variation"] for row in rows), 4),
-            "inputs": round(statistics.fmean(_variation_of_inputs(row) for row in rows), 4),
-        },
-        "inputs": _inputs(rows),
-        "forwards": _forwards(rows),
-        "cost": _costs(rows),
-        "alternatives": _alternatives(rows),
-        "estimates": errors,
-        "wrong": wrong,
-    }
-
-
-def _variation_of_inputs(row: Mapping[str, Any]) -> float:
-    made = row["adapt"].get("inputs")
-    return row["variation_of_inputs"] if made is None else made["variation"]
-
-
-def _inputs(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Adapt from inputs beside adapt from labels, over the targets that have both."""
-    own = [row["accuracy"] for row in rows if "adapt, inputs" in row["accuracy"]]
-    inputs, labels = ([one[f"adapt, {name}"] for one in own] for name in ("inputs", "labels"))
-    return {
-        "targets": len(own),
-        "inputs": interval(inputs),
-        "labels": interval(labels),
-        "behind": interval([b - a for a, b in zip(inputs, labels, strict=True)]),
-    }
-
-
-def _training_samples(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What training samples in place of held-out ones choose, over the targets where they were tried."""
-    name = "adapt, labels, training samples"
-    own = [row["accuracy"] for row in rows if name in row["accuracy"]]
-    entries = {
-        "held-out samples": "adapt, labels",
-        "training samples": name,
-        "last + prior": "last + prior",
-        "last": "last",
-    }
-    means = {told: round(100 * statistics.fmean(one[entry] for one in own), 2) for told, entry in entries.items()}
-    return {"targets": len(own), **means}
-
-
-def _forwards(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Most forward passes of a call, by how many tasks it thinks are present."""
-    most: dict[int, int] = {}
-    for row in rows:
-        for name in {"labels", "inputs"} & set(row["adapt"]):
-            one = row["adapt"][name]
-            most[one["present"]] = max(most.get(one["present"], 0), one["forwards"])
-    return {str(present): most[present] for present in sorted(most)}
-
-
-def _alternatives(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    told = [row for row in rows if row["alternatives"] is not None]
-    every = [{"last checkpoint": row["accuracy"]["last"], **row["alternatives"]} for row in told]
-    return {"targets": len(told), **{n: round(100 * statistics.fmean(one[n] for one in every), 2) for n in every[0]}}
-
-
-def _costs(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
-    """Means of the targets that were timed, by how many tasks are present."""
-    timed = [row["cost"] for row in rows if row["cost"] is not None]
-    by_present = [[one for one in timed if one["present"] == n] for n in sorted({one["present"] for one in timed})]
-    return [
-        {"targets": len(own), **{name: round(statistics.fmean(one[name] for one in own), 1) for name in own[0]}}
-        for own in by_present
-    ]
-
-
-def _binomial(right: int, count: int) -> list[float]:
-    from prefmerge.ground.stats import wilson
-
-    return [round(end, 3) for end in wilson(right, count)]
-
-
 def run(
-    folder: Path, wordnet: Path, model: Path, *, tasks: int, most: int | None, epochs: int, backwards: bool = False
+    folder: Path, definitions: Path, model: Path, *, tasks: int, most: int | None, epochs: int, backwards: bool = False
 ) -> dict[str, Any]:
     """All targets of one run, done ones taken from the folder."""
     began = common.provenance()
-    bench = Bench(train(folder, wordnet, model, tasks, epochs), folder / f"targets-{tasks}")
+    bench = Bench(train(folder, definitions, model, tasks, epochs), folder / f"targets-{tasks}")
     places = targets.environments(bench.pools(), targets.PAPERS, size=SIZE)
     places = sorted(places, key=lambda place: place.variant)  # so that the first few are of every mix
     kept = [bench.folder / f"{place.name}-{place.variant}.json" for place in places[:most]]
@@ -559,127 +415,23 @@ def run(
     return {"question": common.question(__doc__), **began, "summary": summary(rows), "rows": rows}
 
 
-def run_costs(folder: Path, wordnet: Path, model: Path, *, tasks: int, epochs: int) -> dict[str, Any]:
+def run_costs(folder: Path, definitions: Path, model: Path, *, tasks: int, epochs: int) -> dict[str, Any]:
     """What a call costs at one target of each of TIMED, of a run of which nothing else is asked."""
     began = common.provenance()
-    bench = Bench(train(folder, wordnet, model, tasks, epochs), folder / f"targets-{tasks}")
+    bench = Bench(train(folder, definitions, model, tasks, epochs), folder / f"targets-{tasks}")
     places = targets.environments(bench.pools(), targets.PAPERS, size=SIZE)
     rows = [
         {"target": place.title, "cost": bench.cost(place)}
         for place in places
         if place.variant == 0 and place.name in TIMED
     ]
-    return {"question": common.question(__doc__), **began, "summary": {"cost": _costs(rows)}, "rows": rows}
-
-
-NAMES = {
-    "last": "last checkpoint, as it is",
-    "last + prior": "last checkpoint, with the log prior",
-    "last + fitted bias": "last checkpoint, with a fitted bias",
-    "adapt, labels": "**adapt, from 50 labels**",
-    "adapt, labels, encoder only": "adapt with `--no-prior`: the encoder alone",
-}
-WRONGS = {
-    "0.0": "as shown",
-    **{str(q): f"{100 * q:.0f} % from all tasks, evenly" for q in DRIFT},
-    "skewed": "classes skewed inside the tasks, unknown",
-    "skewed, as the labels show": "classes skewed inside the tasks, as the labels show",
-    "swapped": "shares swapped: the largest for the smallest",
-}
-
-
-def _signed(one: Mapping[str, float]) -> str:
-    return f"{one['mean']:+.1f} [{one['low']:.1f}, {one['high']:.1f}]"
-
-
-def document(data: Mapping[str, Any], many: Mapping[str, Any] | None = None) -> str:
-    """The tables of docs/adapt.md. `many`: the costs with more tasks."""
-    first = data["summary"]
-    costs = {"T = 5": first["cost"], **({} if many is None else {f"T = {MANY}": many["summary"]["cost"]})}
-    rows = []
-    for name, one in sorted(first["accuracy"].items(), key=lambda pair: -pair[1]["mean"]):
-        ahead = first["adapt_ahead_of"].get(name)
-        worst = min(mix[name] for mix in first["by_mix"].values())
-        rows.append(
-            [NAMES.get(name, name), f"{one['mean']:.1f}", f"{worst:.1f}", "" if ahead is None else _signed(ahead)]
-        )
-    text = [
-        f"Accuracy over all classes, T = 5, mean of {first['targets']} targets, with 95 % intervals:\n",
-        common.table(["entry", "accuracy", "in its worst kind of mix", "adapt from labels is ahead by"], rows),
-        f"From 50 unlabelled inputs in place of labels ({first['inputs']['targets']} of the targets): "
-        f"{first['inputs']['inputs']['mean']:.1f}, from labels {first['inputs']['labels']['mean']:.1f} there; the "
-        f"difference is {_signed(first['inputs']['behind'])}. Total variation of the shares to the true ones: "
-        f"{first['variation']['labels']:.2f} from labels, {first['variation']['inputs']:.2f} from inputs.\n",
-        "How true the estimates are. The error is the estimate less the accuracy:\n",
-        common.table(
-            ["held-out samples a task", "targets", "accuracy", "error", "90 % intervals that hold it", "their width"],
-            [
-                [
-                    n,
-                    str(one["targets"]),
-                    f"{one['truth']:.1f}",
-                    _signed(one["signed_error"]),
-                    f"{100 * one['coverage']:.0f} % [{100 * one['coverage_interval'][0]:.0f}, "
-                    f"{100 * one['coverage_interval'][1]:.0f}]",
-                    f"{one['width']:.1f}",
-                ]
-                for n, one in sorted(first["estimates"].items(), key=lambda pair: int(pair[0]))
-            ],
-        ),
-        f"With training samples in place of held-out ones ({first['training_samples']['targets']} targets):\n",
-        common.table(
-            ["entry", "accuracy"],
-            [[name, f"{value:.1f}"] for name, value in first["training_samples"].items() if name != "targets"],
-        ),
-        'Where the mix is not the one that was shown. "No guard": without the 5 % kept for all tasks:\n',
-        common.table(
-            ["the target", "targets", *(name for name in first["wrong"]["0.0"] if name != "targets")],
-            [
-                [
-                    WRONGS[mix],
-                    str(first["wrong"][mix]["targets"]),
-                    *(
-                        f"{first['wrong'][mix][name]:.1f}" if name in first["wrong"][mix] else ""
-                        for name in first["wrong"]["0.0"]
-                        if name != "targets"
-                    ),
-                ]
-                for mix in WRONGS
-                if mix in first["wrong"]
-            ],
-        ),
-        f"Fine-tuning the last checkpoint instead ({STEPS} steps, learning rate {RATE:g}, not tuned), mean of "
-        f"{first['alternatives']['targets']} targets, T = 5:\n",
-        common.table(
-            ["entry", "accuracy"],
-            [[name, f"{value:.1f}"] for name, value in first["alternatives"].items() if name != "targets"],
-        ),
-        "What one call costs that finds nothing done already, on one thread of forward passes:\n",
-        common.table(
-            ["", "present tasks", "targets", "merges", "forward passes", "seconds", "processor seconds"],
-            [
-                [
-                    of,
-                    f"{one['present']:.0f}",
-                    f"{one['targets']:.0f}",
-                    f"{one['merges']:.0f}",
-                    f"{one['forwards']:,.0f}",
-                    f"{one['seconds']:.0f}",
-                    f"{one['processor_seconds']:.0f}",
-                ]
-                for of, timed in costs.items()
-                for one in timed
-            ],
-        ),
-        common.origin(dict(data)),
-    ]
-    return "\n".join(text)
+    return {"question": common.question(__doc__), **began, "summary": {"cost": costs(rows)}, "rows": rows}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=WORK, help="where all is kept; what is done is not done again")
-    parser.add_argument("--wordnet", type=Path, default=real_model.WORDNET, help="folder with data.noun and data.verb")
+    parser.add_argument("--wordnet", type=Path, default=wordnet.FOLDER, help="folder with data.noun and data.verb")
     parser.add_argument("--model", type=Path, help="folder of the encoder; default: the package's")
     parser.add_argument("--tasks", type=int, choices=sorted(TRAIN), default=5)
     parser.add_argument("--targets", type=int, default=TARGETS, help="so many targets only")
@@ -687,37 +439,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--backwards", action="store_true", help="from the last variant on, beside a call that does not"
     )
-    parser.add_argument("--docs", type=Path, help="also put the tables into this file, after its mark")
     asked = parser.parse_args(arguments)
-    if not (asked.wordnet / "data.noun").is_file():
-        sys.exit(f"{asked.wordnet}: no data.noun there. Install Debian's wordnet-base, or give --wordnet.")
-    model = asked.model or real_model.encoder_folder()
+    wordnet.require(asked.wordnet)
+    model = asked.model or wordnet.encoder_folder()
     how: dict[str, Any] = {"tasks": asked.tasks, "epochs": asked.epochs}
     if asked.tasks == MANY:
         data = run_costs(asked.work, asked.wordnet, model, **how)
     else:
         data = run(asked.work, asked.wordnet, model, **how, most=asked.targets, backwards=asked.backwards)
-    common.write_result(common.RESULTS / _result(asked.tasks), data)
-    if asked.docs:
-        write_document(asked.docs)
-
-
-def _result(tasks: int) -> str:
-    return "adapt.json" if tasks == 5 else f"adapt_{tasks}.json"
-
-
-def write_document(file: Path) -> None:
-    """Put the tables of the results that are there between the marks of a document."""
-    results = [common.RESULTS / _result(tasks) for tasks in TRAIN]
-    data = [json.loads(one.read_text(encoding="utf-8")) for one in results if one.exists()]
-    between_marks(file, MARK, document(*data))
-
-
-def between_marks(file: Path, mark: str, text: str) -> None:
-    """Replace what stands between two marks of a document."""
-    before, _, rest = file.read_text(encoding="utf-8").partition(mark)
-    _, _, after = rest.partition(mark)
-    file.write_text(f"{before}{mark}\n\n{text}\n{mark}{after}", encoding="utf-8")
+    common.write_result(common.RESULTS / ("adapt.json" if asked.tasks == 5 else f"adapt_{asked.tasks}.json"), data)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Time is wall time in seconds; memory is the largest value seen in /proc (Linux), in bytes: anonymous (RssAnon, what
 --max-memory bounds) and resident (VmHWM, with the mapped pages of the inputs). Polled every 4 ms, so a peak shorter
-than that can be missed. Left out: anything of prefmerge.
+than that can be missed. Not here: anything of prefmerge.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,6 +26,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 POLL = 0.004  # seconds between looks at a running process
+WIDTH = 160  # characters of a line of a result
 
 # The command line in this interpreter, whether or not the script is on the PATH.
 PREFMERGE = [sys.executable, "-m", "prefmerge"]
@@ -143,8 +144,23 @@ def drop_from_cache(paths: Sequence[Path]) -> None:
 
 
 def write_result(path: Path, data: dict[str, Any]) -> None:
+    """One row on one line: a list of numbers is never broken, all else where it is wider than WIDTH."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    path.write_text(as_text(data) + "\n", encoding="utf-8")
+
+
+def as_text(value: Any, depth: int = 0) -> str:
+    """JSON that `json.loads` reads as the same value."""
+    flat = json.dumps(value)
+    numbers = isinstance(value, list) and not any(isinstance(part, dict | list | str) for part in value)
+    if not value or not isinstance(value, dict | list) or numbers or depth + len(flat) <= WIDTH:
+        return flat
+    opening, closing = "{}" if isinstance(value, dict) else "[]"
+    keys = [f"{json.dumps(key)}: " for key in value] if isinstance(value, dict) else [""] * len(value)
+    parts = value.values() if isinstance(value, dict) else value
+    inner = " " * (depth + 1)
+    lines = [f"{inner}{key}{as_text(part, depth + 1)}" for key, part in zip(keys, parts, strict=True)]
+    return f"{opening}\n" + ",\n".join(lines) + f"\n{' ' * depth}{closing}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -153,7 +169,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows)) + "\n"
 
 
-def origin(data: dict[str, Any]) -> str:
+def origin(data: Mapping[str, Any]) -> str:
     """One sentence under a generated table: where its numbers come from."""
     versions = ", ".join(f"{name} {number}" for name, number in data["versions"].items())
     hardware = data["hardware"]

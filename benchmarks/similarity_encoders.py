@@ -153,7 +153,7 @@ def report(data: Mapping[str, Any]) -> str:
         f"all by the base.\n\n{common.table(header, shown)}\n"
         f"With the paper's embedding, no nearer to the truth than equal shares are: {', '.join(worse) or 'none'}. "
         f"Nearer with one encoder for all tasks than with each task's own: {', '.join(better) or 'none'}.\n\n"
-        f"{common.origin(dict(data))}\n"
+        f"{common.origin(data)}\n"
     )
 
 

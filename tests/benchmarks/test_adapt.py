@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import adapt, adapt_digits, common
+from benchmarks import adapt, adapt_summary, adapt_tables, common
 from prefmerge.cli import app
 from tests.models.tiny import tiny_bert
 
@@ -28,7 +28,6 @@ def test_two_targets_to_the_end_and_again(wordnet: Path, tmp_path: Path, monkeyp
     monkeypatch.setenv("PREFMERGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(adapt.subprocess, "run", finished)
     for name, value in {
-        "TEST": 4,
         "TRAIN": {5: 8},
         "HELD_OUT": {5: 12},
         "SIZE": 20,
@@ -38,15 +37,16 @@ def test_two_targets_to_the_end_and_again(wordnet: Path, tmp_path: Path, monkeyp
         "STEPS": 2,
     }.items():
         monkeypatch.setattr(adapt, name, value)
-    monkeypatch.setattr(adapt.real_model, "TRAIN", 8)
+    monkeypatch.setattr(adapt.wordnet, "TRAIN", 8)
+    monkeypatch.setattr(adapt.wordnet, "TEST", 4)
     work = tmp_path / "work"
     data = adapt.run(work, wordnet, tiny_bert(tmp_path / "tiny"), tasks=5, most=2, epochs=1)
-    told, rows = data["summary"], data["rows"]
-    assert told["targets"] == 2
-    assert {"last", "last + prior", "last + fitted bias", "MAGMAX", "adapt, labels"} <= set(told["accuracy"])
-    assert told["training_samples"]["targets"] == told["inputs"]["targets"] == 2
+    summary, rows = data["summary"], data["rows"]
+    assert summary["targets"] == 2
+    assert {"last", "last + prior", "last + fitted bias", "MAGMAX", "adapt, labels"} <= set(summary["accuracy"])
+    assert summary["training_samples"]["targets"] == summary["inputs"]["targets"] == 2
     assert all(0 <= value <= 1 for row in rows for value in row["accuracy"].values())
-    assert set(told["estimates"]) == {"6", "100"}
+    assert set(summary["estimates"]) == {"6", "100"}
     first = rows[0]["wrong"]
     assert set(first["0.0"]) == {
         *("last", "last + prior", "last + prior, no guard", "last + fitted bias", "last + fitted bias, no guard"),
@@ -56,33 +56,33 @@ def test_two_targets_to_the_end_and_again(wordnet: Path, tmp_path: Path, monkeyp
     # A part q of drift mixes the two ends.
     for name, none in first["0.0"].items():
         assert first["0.4"][name] == pytest.approx(0.6 * none + 0.4 * first["1.0"][name])
-    assert told["alternatives"]["targets"] == 2
-    assert told["cost"][0]["merges"] > 5
-    text = adapt.document(data, {"summary": {"cost": adapt._costs(rows)}})
+    assert summary["alternatives"]["targets"] == 2
+    assert summary["cost"][0]["merges"] > 5
+    text = adapt_tables.document(data, {"summary": {"cost": adapt_summary.costs(rows)}})
     assert "| T = 17 | 2 |" in text
     assert "| **adapt, from 50 labels** |" in text
-    assert math.isfinite(told["adapt_ahead_of"]["last"]["mean"])
-    # A second call finds everything done, and the document keeps what stands around its tables.
+    assert math.isfinite(summary["adapt_ahead_of"]["last"]["mean"])
+    # A second call finds everything done.
     monkeypatch.setattr(adapt.Bench, "judge", None)
     again = adapt.run(work, wordnet, tmp_path / "tiny", tasks=5, most=2, epochs=1)
     assert json.dumps(again["rows"]) == json.dumps(rows)
-    monkeypatch.setattr(common, "RESULTS", tmp_path)
-    (tmp_path / "adapt.json").write_text(json.dumps(data))
-    (tmp_path / "page.md").write_text(f"before\n{adapt.MARK}\nstale words\n{adapt.MARK}\nafter\n")
-    adapt.write_document(tmp_path / "page.md")
-    page = (tmp_path / "page.md").read_text()
-    assert page.startswith("before\n")
-    assert page.endswith("\nafter\n")
-    assert "stale words" not in page
+
+
+def test_tables_stand_between_their_marks():
+    page = "before\n<!-- m -->\nstale words\n<!-- m -->\nafter\n"
+    assert adapt_tables.between_marks(page, "<!-- m -->", "new") == "before\n<!-- m -->\n\nnew\n<!-- m -->\nafter\n"
+
+
+@pytest.mark.parametrize("name", adapt_summary.SUMMARIES)
+def test_a_summary_is_what_the_rows_say(name: str):
+    data = json.loads((common.RESULTS / f"{name}.json").read_text())
+    assert json.dumps(adapt_summary.SUMMARIES[name](data["rows"])) == json.dumps(data["summary"])
 
 
 def test_the_documents_say_what_was_measured():
-    data = json.loads((common.RESULTS / "adapt.json").read_text())
-    digits = json.loads((common.RESULTS / "adapt_digits.json").read_text())
     page = (common.ROOT / "docs" / "adapt.md").read_text()
-    many = common.RESULTS / "adapt_17.json"
-    assert adapt.document(data, json.loads(many.read_text()) if many.exists() else None) in page
-    assert adapt_digits.document(digits) in page
+    assert adapt_tables.written(page) == page
+    data = json.loads((common.RESULTS / "adapt.json").read_text())
     readme = " ".join((common.ROOT / "README.md").read_text().split())
     last, magmax, ours = (data["summary"]["accuracy"][name]["mean"] for name in ("last", "MAGMAX", "adapt, labels"))
     assert f"the last checkpoint names {last:.1f} % of the samples correctly, MAGMAX {magmax:.1f} %" in readme
@@ -102,13 +102,13 @@ def test_the_digits_table_is_what_the_rows_say():
             *((0, "b", 0.9, 0.94, 0.91, 0.05), (1, "b", 0.9, 0.92, 0.89, -0.01)),
         )
     ]
-    told = adapt_digits.summary(rows)
-    assert told["ahead_of_last"]["mean"] == pytest.approx(7.5)
-    assert told["least_ahead_of_last_at_a_place"] == pytest.approx(0)
-    assert told["signed_error_of_estimates"]["mean"] == pytest.approx(1)
-    assert told["coverage"] == 0.75
-    assert told["places_where_the_prior_alone_is_better"] == told["of_these_by_more_than_a_point"] == 1
-    assert told["most_behind_the_prior_alone"] == pytest.approx(3)
-    text = adapt_digits.document({**common.provenance(), "summary": told, "rows": rows})
+    summary = adapt_summary.summary_of_digits(rows)
+    assert summary["ahead_of_last"]["mean"] == pytest.approx(7.5)
+    assert summary["least_ahead_of_last_at_a_place"] == pytest.approx(0)
+    assert summary["signed_error_of_estimates"]["mean"] == pytest.approx(1)
+    assert summary["coverage"] == 0.75
+    assert summary["places_where_the_prior_alone_is_better"] == summary["of_these_by_more_than_a_point"] == 1
+    assert summary["most_behind_the_prior_alone"] == pytest.approx(3)
+    text = adapt_tables.of_digits({**common.provenance(), "summary": summary, "rows": rows})
     assert "| adapt | 90.0 | 90.0 |\n| last | 82.5 | 75.0 |" in text
-    assert "2 places of two tasks, 2 training seeds" in text
+    assert "2 targets of two tasks, 2 training seeds" in text

@@ -107,6 +107,19 @@ def test_optimal_gap_at_toy_size(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "a place of two tasks" in capsys.readouterr().out
 
 
+def test_a_result_has_one_row_on_one_line(tmp_path: Path) -> None:
+    row = {"name": "a" * 60, "numbers": [1.5, None, True], "none": [], "empty": {}}
+    data = {"question": "é\n", "rows": [row, row, row], "wide": list(range(200))}
+    common.write_result(tmp_path / "r.json", data)
+    text = (tmp_path / "r.json").read_text()
+    assert json.loads(text) == data
+    assert text.splitlines()[3:5] == [f"  {json.dumps(row)},"] * 2
+    assert text.splitlines()[-2] == f' "wide": {json.dumps(data["wide"])}'
+    assert text.count("\n") == 2 + 1 + 5 + 1
+    for recorded in common.RESULTS.glob("*.json"):
+        assert recorded.read_text() == common.as_text(json.loads(recorded.read_text())) + "\n"
+
+
 def test_docs_are_generated_from_the_results() -> None:
     recorded = json.loads((common.RESULTS / "merge_speed.json").read_text())
     assert (common.ROOT / "docs" / "speed.md").read_text() == merge_speed.render(recorded)

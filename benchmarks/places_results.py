@@ -1,0 +1,103 @@
+"""The results of `prefmerge bench` in a form that fits into a repository, and back.
+
+Right answers are a list over the environments, one list for each (study, method, scale, seed); similarities are rounded
+to DIGITS. Dropped: the ids of samples, the preference of each score, and what methods chose, which no table needs.
+`expanded(compact(results))` gives the same tables and figures as `results`; the ids of its samples are empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from fractions import Fraction
+from typing import Any
+
+from prefmerge.lab.environments import Environment, Part
+from prefmerge.lab.results import Results, Score, Shown, TaskScores
+
+DIGITS = 6  # of a share that a similarity gives
+
+
+def compact(results: Results) -> dict[str, Any]:
+    """A JSON object for `expanded`."""
+    names = [(one.name, one.variant) for one in results.environments]
+    right: dict[tuple[str, str, str, int], dict[tuple[str, int], int]] = {}
+    for score in results.scores:
+        key = (score.study, score.method, score.scale, score.seed)
+        right.setdefault(key, {})[score.environment, score.variant] = score.right
+    shown: dict[tuple[int, str], dict[tuple[str, int], list[float]]] = {}
+    for one in results.similarities:
+        shares = [round(share, DIGITS) for share in one.shares]
+        shown.setdefault((one.seed, one.kind), {})[one.environment, one.variant] = shares
+    return {
+        "title": results.title,
+        "tasks": list(results.tasks),
+        "seeds": list(results.seeds),
+        "scales": list(results.scales),
+        "environments": [_environment(one) for one in results.environments],
+        "scores": [
+            {"study": study, "method": method, "scale": scale, "seed": seed, "right": [own.get(at) for at in names]}
+            for (study, method, scale, seed), own in right.items()
+        ],
+        "task_scores": [asdict(one) for one in results.task_scores],
+        "similarities": [
+            {"seed": seed, "kind": kind, "shares": [own.get(at) for at in names]} for (seed, kind), own in shown.items()
+        ],
+        "missing": list(results.missing),
+        "about": dict(results.about),
+    }
+
+
+def _environment(one: Environment) -> dict[str, Any]:
+    parts = [
+        [part.task, str(ratio), part.asked, len(part.meta), len(part.test)]
+        for ratio, part in zip(one.ratios, one.parts, strict=True)
+    ]
+    return {"name": one.name, "variant": one.variant, "seed": one.seed, "size": one.size, "parts": parts}
+
+
+def expanded(data: Mapping[str, Any]) -> Results:
+    """The results, with samples that have no ids."""
+    environments = [_of(one) for one in data["environments"]]
+    scores = [
+        Score(row["study"], row["method"], row["scale"], row["seed"], one.name, one.variant, right, _judged(one), "")
+        for row in data["scores"]
+        for one, right in zip(environments, row["right"], strict=True)
+        if right is not None
+    ]
+    similarities = [
+        Shown(row["seed"], one.name, one.variant, row["kind"], tuple(shares), one.truth(data["tasks"]))
+        for row in data["similarities"]
+        for one, shares in zip(environments, row["shares"], strict=True)
+        if shares is not None
+    ]
+    return Results(
+        data["title"],
+        tuple(data["tasks"]),
+        tuple(data["seeds"]),
+        tuple(data["scales"]),
+        tuple(environments),
+        tuple(scores),
+        tuple(_task_scores(row) for row in data["task_scores"]),
+        tuple(similarities),
+        missing=tuple(data["missing"]),
+        about=data["about"],
+    )
+
+
+def _of(one: Mapping[str, Any]) -> Environment:
+    ratios = tuple(Fraction(ratio) for _, ratio, *_ in one["parts"])
+    parts = tuple(Part(task, asked, _ids(shown), _ids(judged)) for task, _, asked, shown, judged in one["parts"])
+    return Environment(one["name"], one["variant"], one["seed"], ratios, one["size"], parts, "")
+
+
+def _ids(count: int) -> tuple[str, ...]:
+    return ("",) * count
+
+
+def _judged(one: Environment) -> int:
+    return sum(len(part.test) for part in one.parts)
+
+
+def _task_scores(row: Mapping[str, Any]) -> TaskScores:
+    return TaskScores(**{**row, "right": tuple(row["right"]), "n": tuple(row["n"])})
