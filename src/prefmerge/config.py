@@ -3,7 +3,7 @@
 Read from YAML, checked, resolved (defaults spelled out) and kept in the run folder as `config.yaml`; a resolved
 configuration reads back as itself. Source of the values: both papers, section 4.1 of Tunable MAGMAX, and the authors'
 released code where the papers are silent. Refusals name file, key, what was found and the nearest known key. Cost: one
-small file. Leaves out: whether models and data exist.
+small file. Not here: whether models and data exist.
 """
 
 from __future__ import annotations
@@ -185,9 +185,9 @@ class FinetuneConfig(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
 
 
-def make_config(found: Mapping[str, Any], where: str = "configuration") -> FinetuneConfig:
+def make_config(mapping: Mapping[str, Any], where: str = "configuration") -> FinetuneConfig:
     """The configuration that a mapping holds. Raises ConfigError; `where` is what its message begins with."""
     try:
-        return FinetuneConfig.model_validate(dict(found))
+        return FinetuneConfig.model_validate(dict(mapping))
     except ValidationError as error:
         raise ConfigError("\n".join(f"{where}: {line}" for line in complaints(error, FinetuneConfig))) from error

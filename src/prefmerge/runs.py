@@ -11,7 +11,7 @@
       log.jsonl             one line per event
 
 `prefmerge merge --run`, importance `step` (which refuses independent training) and everything that evaluates start
-here. Cost: one small file. Leaves out: the making of a run, which is `continual`'s.
+here. Cost: one small file. Not here: the making of a run (`training`).
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def read_run(folder: str | Path) -> Run:
     folder = Path(folder)
     file = folder / FILE
     try:
-        found = jsons.read(file)
+        manifest = jsons.read(file)
     except FileNotFoundError:
         what = "no such folder" if not folder.is_dir() else f"there is no {FILE} in it"
         raise RunError(
@@ -122,12 +122,12 @@ def read_run(folder: str | Path) -> Run:
         ) from None
     except (OSError, ValueError) as error:
         raise RunError(f"{file}: cannot be read as a run's manifest: {error}.") from error
-    return _parsed(folder, file, found)
+    return _parsed(folder, file, manifest)
 
 
-def _parsed(folder: Path, file: Path, found: Any) -> Run:
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        form = found.get("format") if isinstance(found, dict) else type(found).__name__
+def _parsed(folder: Path, file: Path, manifest: Any) -> Run:
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        form = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
         raise RunError(f"{file}: its format is {form!r}; this prefmerge reads {FORMAT!r}.")
     known = ("format", "training", "base", "head", "tasks")
     try:
@@ -139,15 +139,15 @@ def _parsed(folder: Path, file: Path, found: Any) -> Run:
                 label_counts={str(c): int(n) for c, n in task.get("label_counts", {}).items()},
                 done=bool(task.get("done", True)),
             )
-            for task in found["tasks"]
+            for task in manifest["tasks"]
         )
         run = Run(
             folder,
-            str(found["training"]),
-            _inside(file, found["base"]),
+            str(manifest["training"]),
+            _inside(file, manifest["base"]),
             tasks,
-            None if found.get("head") is None else _inside(file, found["head"]),
-            {key: value for key, value in found.items() if key not in known},
+            None if manifest.get("head") is None else _inside(file, manifest["head"]),
+            {key: value for key, value in manifest.items() if key not in known},
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise RunError(f"{file}: the manifest lacks or garbles {error}. Was it edited by hand?") from error

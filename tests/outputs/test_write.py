@@ -405,7 +405,7 @@ def test_a_stale_temporary_goes_and_a_living_one_stays(tmp_path: Path, kind: Kin
     }
     for other in others:
         other.mkdir()
-    living = atomic.make_workspace(tmp_path / "out")
+    living = atomic.make_work_folder(tmp_path / "out")
     save(tmp_path / "out", MODEL, kind=kind)
     left = {path for path in tmp_path.iterdir() if path.name.startswith(".")}
     assert left == others | {living.path}

@@ -20,7 +20,15 @@ from prefmerge.data.scenarios import Scenario
 from prefmerge.errors import DataError
 from prefmerge.models.encoders.protocol import Augmentation, Batch, Encoder
 from prefmerge.training.regularisers import Ewc, Lwf, Regulariser
-from prefmerge.training.steps import Step, crop_seed, fine_tune, learning_rate_at, order_of, targets_of, warm_steps
+from prefmerge.training.steps import (
+    StepReport,
+    crop_seed,
+    fine_tune,
+    learning_rate_at,
+    order_of,
+    targets_of,
+    warm_steps,
+)
 from tests.models.stubs import ToyEncoder, toy_head, toy_scenario
 
 RECIPE = TrainingConfig(batch=5, learning_rate=0.01, warmup_steps=3, device="cpu", threads=1, workers=0)
@@ -146,7 +154,7 @@ def test_going_on_from_an_epoch_gives_the_same_bits(stop: int, tmp_path: Path):
     class Killed(Exception):
         pass
 
-    def on_step(step: Step) -> None:
+    def on_step(step: StepReport) -> None:
         if step.epoch == stop:
             raise Killed
 
@@ -160,7 +168,7 @@ def test_going_on_from_an_epoch_gives_the_same_bits(stop: int, tmp_path: Path):
 
 
 def test_what_is_reported():
-    seen: list[Step] = []
+    seen: list[StepReport] = []
     trained(on_step=seen.append)
     assert [(one.epoch, one.step, one.steps) for one in seen] == [(0, 4, 12), (1, 8, 12), (2, 10, 12), (2, 12, 12)]
     assert all(0 <= one.accuracy <= 1 and one.loss > 0 and one.seconds_left >= 0 for one in seen)

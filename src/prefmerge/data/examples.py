@@ -3,7 +3,7 @@
 An `Examples` is a split: N inputs (RGB images as PIL images, or strings), a label each into the names of the classes,
 an id each that is stable from run to run, and, where the data set has them, a domain (a style) each. A `Corpus` is a
 data set: classes, prompt templates, a training and a test split. Nothing is decoded before `read` is called. Cost: the
-ids and labels are in memory (about 100 bytes a sample), the inputs are not. Leaves out: several labels for one input.
+ids and labels are in memory (about 100 bytes a sample), the inputs are not. Not here: several labels for one input.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import xxhash
 
-Kind = Literal["image", "text"]
+InputKind = Literal["image", "text"]
 
 
 @dataclass(frozen=True)
@@ -110,13 +110,13 @@ class _Joined:
     starts: np.ndarray
 
     def __call__(self, at: Sequence[int]) -> list[Any]:
-        found: list[Any] = [None] * len(at)
+        inputs: list[Any] = [None] * len(at)
         where = _placed(self.starts, at)
         for part in {w for w, _ in where}:
             slots = [k for k, (w, _) in enumerate(where) if w == part]
             for k, item in zip(slots, self.parts[part]([where[k][1] for k in slots]), strict=True):
-                found[k] = item
-        return found
+                inputs[k] = item
+        return inputs
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Corpus:
     """A data set. `templates` hold one `{}` each, where a class name goes; labels of both splits index `classes`."""
 
     name: str
-    kind: Kind
+    kind: InputKind
     classes: tuple[str, ...]
     templates: tuple[str, ...]
     train: Examples

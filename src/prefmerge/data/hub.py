@@ -3,7 +3,7 @@
 All become tables of the `datasets` library, memory-mapped where it can; images stay encoded until they are read. A
 folder of images holds a folder per class (with any folders in it), or train/ and test/ with those inside. Cost: labels
 and file names in memory; the first opening of a parquet copy writes the library's cache, never the user's folder.
-Leaves out: streaming, columns that hold several labels, data sets that need a script.
+Not here: streaming, columns that hold several labels, data sets that need a script.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefmerge.data.examples import Kind
+from prefmerge.data.examples import InputKind
 from prefmerge.data.images import SUFFIXES, content_of
 from prefmerge.data.rows import (
     IMAGE_COLUMNS,
     LABEL_COLUMNS,
     TEXT_COLUMNS,
+    ContentHash,
     Decoded,
     Encoded,
-    Fingerprint,
     Rows,
     column,
 )
@@ -36,7 +36,7 @@ TEST_FOLDERS = ("test", "testing", "val", "valid", "validation")
 
 
 @dataclass(frozen=True)
-class Source:
+class OpenedDataSet:
     """An opened data set: its splits, by the names it gives them."""
 
     where: str
@@ -50,7 +50,7 @@ class Source:
         input: str | None = None,
         label: str | None = None,
         domain: str | None = None,
-        kind: Kind | None = None,
+        kind: InputKind | None = None,
     ) -> Rows:
         """One split. Columns that are not said are recognised by their names.
 
@@ -76,36 +76,36 @@ class Source:
         else:
             ids = tuple(f"{split}/{i:05d}" for i in range(len(data)))
 
-        contents = _Images(where, input, ids, inputs) if image else None
-        texts = _Column(input, inputs)
+        contents = _ImageColumn(where, input, ids, inputs) if image else None
+        texts = _TextColumn(input, inputs)
         return Rows(
             where=where,
             kind="image" if image else "text",
             ids=ids,
             labels=labels,
             read=texts if contents is None else Decoded(contents, contents.name),
-            fingerprint=Fingerprint(Encoded(texts) if contents is None else contents),
+            fingerprint=ContentHash(Encoded(texts) if contents is None else contents),
             names=names,
             domains=None if domain is None else tuple(str(value) for value in _words(data, domain, where)[0]),
             files=None if files is None else tuple(None if file is None else os.path.basename(file) for file in files),
         )
 
 
-def open_hub(name: str, config: str | None, revision: str | None) -> Source:
+def open_hub(name: str, config: str | None, revision: str | None) -> OpenedDataSet:
     """A data set of the hub, downloaded or from the library's cache. Raises DataError when it cannot be had."""
     library = _library()
     try:
-        found = library.load_dataset(name, config, revision=revision)
+        loaded = library.load_dataset(name, config, revision=revision)
     except Exception as error:  # whatever keeps the data away: no network, no such id, a licence to accept, a script
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(
             f"data set {name!r}: no such folder here, and it cannot be had from the hub ({reason}). Give `path:` with "
             "a local copy in the hub's layout, or go online."
         ) from error
-    return Source(f"data set {name!r}", _splits(found))
+    return OpenedDataSet(f"data set {name!r}", _splits(loaded))
 
 
-def open_folder(folder: Path, config: str | None = None) -> Source:
+def open_folder(folder: Path, config: str | None = None) -> OpenedDataSet:
     """A local folder: parquet files in the layout of the hub, what `save_to_disk` wrote, or a folder of images.
 
     Raises DataError where it is none of them.
@@ -118,9 +118,9 @@ def open_folder(folder: Path, config: str | None = None) -> Source:
     where = str(folder)
     try:
         if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
-            return Source(where, _splits(library.load_from_disk(where)))
+            return OpenedDataSet(where, _splits(library.load_from_disk(where)))
         if any(name.endswith(".parquet") for _, _, names in os.walk(folder) for name in names):
-            return Source(where, _splits(_parquet(library, folder, config)))
+            return OpenedDataSet(where, _splits(_parquet(library, folder, config)))
     except (OSError, ValueError, library.exceptions.DatasetsError) as error:
         raise DataError(f"{where}: cannot be read as a data set: {str(error).strip().splitlines()[0]}") from error
     return _image_folder(library, folder)
@@ -150,7 +150,7 @@ def _parquet(library: Any, folder: Path, config: str | None) -> Any:
         return library.load_dataset(str(folder))  # one configuration alone was copied
 
 
-def _image_folder(library: Any, folder: Path) -> Source:
+def _image_folder(library: Any, folder: Path) -> OpenedDataSet:
     parts = {
         split: next((folder / name for name in names if _holds_folders(folder / name)), None)
         for split, names in (("train", TRAIN_FOLDERS), ("test", TEST_FOLDERS))
@@ -159,8 +159,8 @@ def _image_folder(library: Any, folder: Path) -> Source:
     if "train" not in chosen:  # class folders, of which one may be called train
         chosen = {"train": folder}
     files = {split: _images(part) for split, part in chosen.items()}
-    for split, found in files.items():
-        if not found:
+    for split, listed in files.items():
+        if not listed:
             raise DataError(
                 f"{chosen[split]}: no images ({', '.join(SUFFIXES)}) in folders named after their classes. Expected "
                 "CLASS/IMAGE, or train/CLASS/IMAGE and test/CLASS/IMAGE."
@@ -174,7 +174,7 @@ def _image_folder(library: Any, folder: Path) -> Source:
         )
         for split, several in files.items()
     }
-    return Source(str(folder), splits, folder)
+    return OpenedDataSet(str(folder), splits, folder)
 
 
 def _holds_folders(folder: Path) -> bool:
@@ -188,7 +188,7 @@ def _images(folder: Path) -> list[tuple[str, str]]:
     where it leads to what holds it: each folder is read once, under its own name if it has one here.
     """
     root = Path(os.path.realpath(folder))
-    found: list[tuple[str, str]] = []
+    images: list[tuple[str, str]] = []
     seen: set[str] = set()
     places = [str(folder)]
     while places:
@@ -209,20 +209,22 @@ def _images(folder: Path) -> list[tuple[str, str]]:
                         links.append(link)
                 inside = Path(place).relative_to(folder).parts
                 if inside:
-                    found += [
+                    images += [
                         (os.path.join(place, name), inside[0])
                         for name in names
                         if name.lower().endswith(SUFFIXES) and not name.startswith(".")
                     ]
         places = sorted(links)  # after all real folders, so that those keep their own class
-    return sorted(found)
+    return sorted(images)
 
 
-def _splits(found: Any) -> dict[str, Dataset]:
-    return dict(found) if hasattr(found, "items") else {str(found.split or "train"): found}
+def _splits(loaded: Any) -> dict[str, Dataset]:
+    return dict(loaded) if hasattr(loaded, "items") else {str(loaded.split or "train"): loaded}
 
 
-def _inputs(data: Dataset, input: str, where: str, kind: Kind | None) -> tuple[Dataset, Sequence[str | None] | None]:
+def _inputs(
+    data: Dataset, input: str, where: str, kind: InputKind | None
+) -> tuple[Dataset, Sequence[str | None] | None]:
     """The column of inputs alone; and, for images, the file that each came from (None for texts)."""
     import datasets
 
@@ -269,7 +271,7 @@ def _words(data: Dataset, name: str, where: str) -> tuple[Any, tuple[str, ...] |
 
 
 @dataclass(frozen=True)
-class _Column:
+class _TextColumn:
     """A column of texts."""
 
     input: str
@@ -280,7 +282,7 @@ class _Column:
 
 
 @dataclass(frozen=True)
-class _Images:
+class _ImageColumn:
     """A column of images, as their bytes or as the paths of their files."""
 
     where: str
@@ -292,14 +294,14 @@ class _Images:
         return f"{self.where}: sample {self.ids[i]!r}, column {self.input!r}"
 
     def __call__(self, at: Sequence[int]) -> list[bytes]:
-        found = self.data[list(at)][self.input] if len(at) else []
-        return [self._content(one, self.name(i)) for i, one in zip(at, found, strict=True)]
+        cells = self.data[list(at)][self.input] if len(at) else []
+        return [self._content(one, self.name(i)) for i, one in zip(at, cells, strict=True)]
 
-    def _content(self, found: Any, what: str) -> bytes:
-        if isinstance(found, bytes):
-            return found
-        if found is None or (found["bytes"] is None and found["path"] is None):
+    def _content(self, cell: Any, what: str) -> bytes:
+        if isinstance(cell, bytes):
+            return cell
+        if cell is None or (cell["bytes"] is None and cell["path"] is None):
             raise DataError(f"{what}: holds no image.")
-        if found["bytes"] is not None:
-            return found["bytes"]
-        return content_of(Path(found["path"]), f"{what} ({found['path']})")
+        if cell["bytes"] is not None:
+            return cell["bytes"]
+        return content_of(Path(cell["path"]), f"{what} ({cell['path']})")

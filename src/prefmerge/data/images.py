@@ -2,7 +2,7 @@
 
 `decode(bytes) = Pillow.open(bytes).convert("RGB")`, which is what torchvision's ImageFolder gives: palettes, grey,
 CMYK and alpha become RGB, orientation tags are not followed. 16-bit grey, which Pillow would clip to white, is scaled:
-round(v / 257). Images are (height, width, 3) uint8 as PIL images. Cost: one decoding per read. Leaves out: resizing and
+round(v / 257). Images are (height, width, 3) uint8 as PIL images. Cost: one decoding per read. Not here: resizing and
 normalising (the encoder's), animation (the first frame is taken), images of floats or of more than 16 bits (refused).
 """
 

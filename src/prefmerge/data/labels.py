@@ -3,7 +3,7 @@
 A label's name is looked up in the list of classes: first as written, then folded (letters and digits only, no case:
 `sweet_pepper` is `Sweet pepper`), then among the aliases of a registered data set (a WordNet id, `AnnualCrop`).
 Integers without names are positions, and only where somebody said of what (`classes`, the registry). Labels out are
-(N,) int64. Cost: one look-up per distinct label. Leaves out: guessing (a name that is near a class is an error).
+(N,) int64. Cost: one look-up per distinct label. Not here: guessing (a name that is near a class is an error).
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ def classes_of(rows: Sequence[Rows]) -> tuple[str, ...]:
     declared = next((part.names for part in rows if part.names is not None), None)
     if declared is not None:
         return declared
-    found = sorted({str(label) for part in rows for label in part.labels})
-    if all(_is_number(name) for name in found):
+    names = sorted({str(label) for part in rows for label in part.labels})
+    if all(_is_number(name) for name in names):
         raise DataError(
-            f"{rows[0].where}: the labels are numbers ({listed(sorted(found, key=int), _SHOWN)}) and nothing names "
+            f"{rows[0].where}: the labels are numbers ({listed(sorted(names, key=int), _SHOWN)}) and nothing names "
             "them. Give `classes: [name of 0, name of 1, …]`, or the numbers themselves, quoted, where they are the "
             "names."
         )
-    return tuple(found)
+    return tuple(names)
 
 
 def mapped(
@@ -88,7 +88,7 @@ class _Finder:
 
     def __init__(self, classes: Sequence[str], aliases: Mapping[str, str]) -> None:
         self._exact = {name: i for i, name in enumerate(classes)}
-        # Names that fold alike (C, C++) are told apart only as written.
+        # Names that fold alike (C, C++) are only found as written.
         once = Counter(folded(name) for name in classes)
         self._folded = {folded(name): i for i, name in enumerate(classes) if once[folded(name)] == 1 and folded(name)}
         self._aliases = {folded(alias): self._exact[name] for alias, name in aliases.items() if name in self._exact}
@@ -102,10 +102,10 @@ class _Finder:
 def _check_declared(rows: Rows, classes: Sequence[str], find: _Finder) -> None:
     """The names that a source declares and the classes expected are the same set."""
     names = rows.names or ()
-    found = [find(name) for name in names]
-    unknown = [name for name, at in zip(names, found, strict=True) if at is None]
-    missing = [name for i, name in enumerate(classes) if i not in found]
-    twice = next((classes[at] for at, n in Counter(at for at in found if at is not None).items() if n > 1), None)
+    positions = [find(name) for name in names]
+    unknown = [name for name, at in zip(names, positions, strict=True) if at is None]
+    missing = [name for i, name in enumerate(classes) if i not in positions]
+    twice = next((classes[at] for at, n in Counter(at for at in positions if at is not None).items() if n > 1), None)
     if unknown or missing:
         parts = [f"lacks {quoted(missing, _SHOWN)}"] if missing else []
         parts += [f"has {quoted(unknown, _SHOWN)}, which is none of them"] if unknown else []

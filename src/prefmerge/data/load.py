@@ -2,8 +2,8 @@
 
 Sources: a registered name, a hub id, a local copy of either, a folder of images, a CSV. Labels are (N,) int64 into the
 classes. Where there is no test set a stratified fifth is held out, by a keyed hash of the ids and the seed; for
-ImageNet-R by a frozen rule, the same for every seed. Cost: ids and labels of all samples; no input is decoded. Leaves
-out: what tasks are made of the samples (`scenarios`).
+ImageNet-R by a frozen rule, the same for every seed. Cost: ids and labels of all samples; no input is decoded. Not
+here: what tasks are made of the samples (`scenarios`).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prefmerge.data.examples import Corpus, Examples, Kind
-from prefmerge.data.hub import TEST_FOLDERS, Source, open_folder, open_hub
+from prefmerge.data.examples import Corpus, Examples, InputKind
+from prefmerge.data.hub import TEST_FOLDERS, OpenedDataSet, open_folder, open_hub
 from prefmerge.data.labels import classes_of, mapped
-from prefmerge.data.registry import REGISTRY, Entry, registered
+from prefmerge.data.registry import REGISTRY, DataSet, registered
 from prefmerge.data.rows import Rows, shown
 from prefmerge.data.tables import TABLES, read_table
 from prefmerge.errors import DataError
@@ -29,7 +29,7 @@ from prefmerge.ground.words import did_you_mean
 if TYPE_CHECKING:
     from prefmerge.config import DataConfig
 
-DEFAULT_TEMPLATES: dict[Kind, tuple[str, ...]] = {"image": ("a photo of a {}.",), "text": ("{}",)}
+DEFAULT_TEMPLATES: dict[InputKind, tuple[str, ...]] = {"image": ("a photo of a {}.",), "text": ("{}",)}
 
 
 def load_corpus(config: DataConfig, seed: int) -> Corpus:
@@ -37,12 +37,12 @@ def load_corpus(config: DataConfig, seed: int) -> Corpus:
 
     Raises DataError naming file or data set, what was found, what was expected and what to do.
     """
-    entry = registered(config.name)
-    train, test = _found(config, entry)
+    known = registered(config.name)
+    train, test = _rows(config, known)
     if test is not None and test.kind != train.kind:
         raise DataError(f"{test.where}: holds {test.kind}s, and the training samples are {train.kind}s.")
-    classes = _classes(config, entry, [train] if test is None else [train, test])
-    train_examples, test_examples = _split(config, entry, train, test, classes, seed)
+    classes = _classes(config, known, [train] if test is None else [train, test])
+    train_examples, test_examples = _split(config, known, train, test, classes, seed)
     if config.train_per_class is not None:
         chosen = per_class(train_examples.ids, train_examples.labels, config.train_per_class, seed)
         train_examples = train_examples.take(chosen)
@@ -50,10 +50,10 @@ def load_corpus(config: DataConfig, seed: int) -> Corpus:
         chosen = per_class(test_examples.ids, test_examples.labels, config.test_per_class, seed)
         test_examples = test_examples.take(chosen)
     return Corpus(
-        name=entry.name if entry else _plain(config.name),
+        name=known.name if known else _plain(config.name),
         kind=train.kind,
         classes=classes,
-        templates=config.templates or (entry.templates if entry else DEFAULT_TEMPLATES[train.kind]),
+        templates=config.templates or (known.templates if known else DEFAULT_TEMPLATES[train.kind]),
         train=train_examples,
         test=test_examples,
     )
@@ -66,22 +66,22 @@ class _Columns:
     input: str | None = None
     label: str | None = None
     domain: str | None = None
-    kind: Kind | None = None
+    kind: InputKind | None = None
 
     def table(self, file: Path, prefix: str) -> Rows:
         return read_table(file, prefix, input=self.input, label=self.label, domain=self.domain, kind=self.kind)
 
-    def split(self, source: Source, split: str) -> Rows:
+    def split(self, source: OpenedDataSet, split: str) -> Rows:
         return source.rows(split, input=self.input, label=self.label, domain=self.domain, kind=self.kind)
 
 
-def _found(config: DataConfig, entry: Entry | None) -> tuple[Rows, Rows | None]:
+def _rows(config: DataConfig, known: DataSet | None) -> tuple[Rows, Rows | None]:
     """The training rows that the configuration means, wherever they are, and the test rows where there are any."""
     columns = _Columns(config.input, config.label, config.domain, None if config.kind == "auto" else config.kind)
-    place = config.path or (None if entry is not None else config.name)
+    place = config.path or (None if known is not None else config.name)
     if place is None:
-        assert entry is not None
-        return _of_source(open_hub(entry.hub, entry.config, config.revision), config, entry, columns)
+        assert known is not None
+        return _of_source(open_hub(known.hub, known.config, config.revision), config, known, columns)
     path = _path(place, "data set ")
     if path.suffix.lower() in TABLES:
         if config.test is None:
@@ -96,20 +96,22 @@ def _found(config: DataConfig, entry: Entry | None) -> tuple[Rows, Rows | None]:
         if re.fullmatch(r"[\w.-]+/[\w.-]+", place) is None or place.startswith("."):
             raise _unknown(place)
         return _of_source(open_hub(place, None, config.revision), config, None, columns)
-    return _of_source(open_folder(path, entry.config if entry else None), config, entry, columns)
+    return _of_source(open_folder(path, known.config if known else None), config, known, columns)
 
 
-def _of_source(source: Source, config: DataConfig, entry: Entry | None, columns: _Columns) -> tuple[Rows, Rows | None]:
+def _of_source(
+    source: OpenedDataSet, config: DataConfig, known: DataSet | None, columns: _Columns
+) -> tuple[Rows, Rows | None]:
     only = next(iter(source.splits)) if len(source.splits) == 1 else None
     train, test = only or "train", next((name for name in TEST_FOLDERS if name in source.splits and name != only), None)
-    if entry is not None and source.folder is None:  # a folder of images has columns and splits of its own
-        train, test = entry.splits.get("all") or entry.splits["train"], entry.splits.get("test")
+    if known is not None and source.folder is None:  # a folder of images has columns and splits of its own
+        train, test = known.splits.get("all") or known.splits["train"], known.splits.get("test")
         has = source.splits[train].column_names if train in source.splits else []
         columns = replace(
             columns,
-            input=columns.input or entry.columns["input"],
-            label=columns.label or entry.columns["label"],
-            domain=columns.domain or next((c for c in (entry.columns.get("domain"),) if c in has), None),
+            input=columns.input or known.columns["input"],
+            label=columns.label or known.columns["label"],
+            domain=columns.domain or next((c for c in (known.columns.get("domain"),) if c in has), None),
         )
     if config.test is not None and config.test not in source.splits:
         if not _path(config.test, "test: ").exists():
@@ -169,9 +171,9 @@ def _unknown(name: str) -> DataError:
     )
 
 
-def _classes(config: DataConfig, entry: Entry | None, rows: list[Rows]) -> tuple[str, ...]:
+def _classes(config: DataConfig, known: DataSet | None, rows: list[Rows]) -> tuple[str, ...]:
     if config.classes is None:
-        return entry.classes if entry else classes_of(rows)
+        return known.classes if known else classes_of(rows)
     twice = next((name for name in config.classes if config.classes.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"data set {config.name!r}: `classes` lists {twice!r} twice.")
@@ -179,48 +181,48 @@ def _classes(config: DataConfig, entry: Entry | None, rows: list[Rows]) -> tuple
 
 
 def _split(
-    config: DataConfig, entry: Entry | None, train: Rows, test: Rows | None, classes: tuple[str, ...], seed: int
+    config: DataConfig, known: DataSet | None, train: Rows, test: Rows | None, classes: tuple[str, ...], seed: int
 ) -> tuple[Examples, Examples]:
     """Mapped training and test samples; held out where there are no test samples."""
-    labels = _mapped(train, classes, config, entry)
-    train = _with_domains(train, entry)
+    labels = _mapped(train, classes, config, known)
+    train = _with_domains(train, known)
     if test is not None:
-        labels_of_test = _mapped(test, classes, config, entry)
-        return _examples(train, labels), _examples(_with_domains(test, entry), labels_of_test)
+        labels_of_test = _mapped(test, classes, config, known)
+        return _examples(train, labels), _examples(_with_domains(test, known), labels_of_test)
     both = _examples(train, labels)
-    if entry is not None and entry.held_out is not None:
-        at = held_out(_identities(entry, train, labels, classes), labels, entry.held_out.seed, entry.held_out.fraction)
+    if known is not None and known.held_out is not None:
+        at = held_out(_identities(known, train, labels, classes), labels, known.held_out.seed, known.held_out.fraction)
     else:
         at = held_out(train.ids, labels, seed)
     return both.take(np.setdiff1d(np.arange(len(both)), at)), both.take(at)
 
 
-def _mapped(rows: Rows, classes: tuple[str, ...], config: DataConfig, entry: Entry | None) -> np.ndarray:
-    if entry is None:
+def _mapped(rows: Rows, classes: tuple[str, ...], config: DataConfig, known: DataSet | None) -> np.ndarray:
+    if known is None:
         return mapped(rows, classes)
-    if entry.label_prefix is not None:
-        prefix = re.compile(entry.label_prefix)
+    if known.label_prefix is not None:
+        prefix = re.compile(known.label_prefix)
         plain = tuple(prefix.sub("", label) if isinstance(label, str) else label for label in rows.labels)
         names = None if rows.names is None else tuple(prefix.sub("", name) for name in rows.names)
         rows = replace(rows, labels=plain, names=names)
-    return mapped(rows, classes, entry.aliases, numbered=entry.numbered or config.classes is not None)
+    return mapped(rows, classes, known.aliases, numbered=known.numbered or config.classes is not None)
 
 
-def _with_domains(rows: Rows, entry: Entry | None) -> Rows:
+def _with_domains(rows: Rows, known: DataSet | None) -> Rows:
     """Domains out of the names of files, where a registered data set keeps them there."""
-    if rows.domains is not None or entry is None or entry.file_domain is None or rows.files is None:
+    if rows.domains is not None or known is None or known.file_domain is None or rows.files is None:
         return rows
-    found = [re.match(entry.file_domain, file or "") for file in rows.files]
-    if any(match is None for match in found):
+    matches = [re.match(known.file_domain, file or "") for file in rows.files]
+    if any(match is None for match in matches):
         return rows
-    return replace(rows, domains=tuple(match.group(1) for match in found if match is not None))
+    return replace(rows, domains=tuple(match.group(1) for match in matches if match is not None))
 
 
-def _identities(entry: Entry, rows: Rows, labels: np.ndarray, classes: tuple[str, ...]) -> list[str]:
+def _identities(known: DataSet, rows: Rows, labels: np.ndarray, classes: tuple[str, ...]) -> list[str]:
     """What the frozen split hashes: `WordNet id/file`, whatever the layout; contents where file names were not kept."""
     if rows.files is None or any(file is None for file in rows.files):
         return [rows.fingerprint([i]) for i in range(len(rows))]
-    wordnet = {name: alias for alias, name in entry.aliases.items()}
+    wordnet = {name: alias for alias, name in known.aliases.items()}
     return [
         f"{wordnet.get(classes[label], classes[label])}/{file}"
         for label, file in zip(labels.tolist(), rows.files, strict=True)

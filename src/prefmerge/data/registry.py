@@ -1,8 +1,8 @@
 """The papers' data sets: where they are, what their columns mean, what their classes are called.
 
-`REGISTRY[name]` is an `Entry` read from `registry.json`; `CLASS_ORDERS` are the papers' (`class_orders.json`). Classes
+`REGISTRY[name]` is a `DataSet` read from `registry.json`; `CLASS_ORDERS` are the papers' (`class_orders.json`). Classes
 stand in the label order that the papers index, in the wording of CLIP's prompts where CLIP has the data set; `verified`
-and `unverified` say what public pages confirmed, and which. Cost: two small files, read once. Leaves out: the data
+and `unverified` say what public pages confirmed, and which. Cost: two small files, read once. Not here: the data
 themselves, which come from the hub or from a local copy in the hub's layout.
 """
 
@@ -30,7 +30,7 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
-class Entry:
+class DataSet:
     """One registered data set."""
 
     name: str
@@ -65,40 +65,42 @@ class ClassOrder:
 
 
 def _file(name: str, kind: str) -> Any:
-    found = jsons.decoded(resources.files("prefmerge.data").joinpath(name).read_bytes())
-    assert found["format"] == kind, f"{name} is not {kind}"
-    return found
+    content = jsons.decoded(resources.files("prefmerge.data").joinpath(name).read_bytes())
+    assert content["format"] == kind, f"{name} is not {kind}"
+    return content
 
 
-def _registry() -> dict[str, Entry]:
-    found = _file("registry.json", "prefmerge-registry/1")
-    entries = {}
-    for name, fields in found["data"].items():
+def _registry() -> dict[str, DataSet]:
+    content = _file("registry.json", "prefmerge-registry/1")
+    data_sets = {}
+    for name, fields in content["data"].items():
         values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
         }
         if isinstance(values["templates"], str):
-            values["templates"] = tuple(found["templates"][values["templates"]])
+            values["templates"] = tuple(content["templates"][values["templates"]])
         if "held_out" in values:
             rule = values["held_out"]
             values["held_out"] = HeldOut(rule["scheme"], rule["seed"], Fraction(rule["fraction"]), rule["identity"])
-        entries[name] = Entry(name=name, config=values.pop("config", None), **values)
-    return entries
+        data_sets[name] = DataSet(name=name, config=values.pop("config", None), **values)
+    return data_sets
 
 
-REGISTRY: Mapping[str, Entry] = _registry()
+REGISTRY: Mapping[str, DataSet] = _registry()
 CLASS_ORDERS: Mapping[str, ClassOrder] = {
     name: ClassOrder(order["source"], order["what"], tuple(order["positions"]))
     for name, order in _file("class_orders.json", "prefmerge-class-orders/1")["orders"].items()
 }
 _NAMES = {
-    folded(spelling): entry for entry in REGISTRY.values() for spelling in (entry.name, entry.title, *entry.also)
-} | {entry.hub: entry for entry in REGISTRY.values()}
+    folded(spelling): data_set
+    for data_set in REGISTRY.values()
+    for spelling in (data_set.name, data_set.title, *data_set.also)
+} | {data_set.hub: data_set for data_set in REGISTRY.values()}
 
 
-def registered(name: str) -> Entry | None:
-    """The entry of a data set, by its name however spelt (`CIFAR-100`, `cifar100`) or by its hub id; None for a path or
-    any other name.
+def registered(name: str) -> DataSet | None:
+    """The data set of a name, however spelled (`CIFAR-100`, `cifar100`), or of a hub id; None for a path or any other
+    name.
     """
     if name in _NAMES:
         return _NAMES[name]

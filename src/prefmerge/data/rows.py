@@ -1,8 +1,8 @@
 """A split as it was found: inputs, ids and labels in the data set's own words, before they are mapped to classes.
 
 Every source (CSV, image folder, `datasets` library) ends in `Rows`; what follows is the same for all. Labels are names
-where the source has names, else integers. Cost: ids and labels in memory, inputs stay where they are. Leaves out: which
-classes the labels mean (`labels`), which samples are used (`choice`).
+where the source has names, else integers. Cost: ids and labels in memory, inputs stay where they are. Not here: which
+classes the labels mean (`labels`), which samples are used (`load`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import xxhash
 
-from prefmerge.data.examples import Kind
+from prefmerge.data.examples import InputKind
 from prefmerge.data.images import decode
 from prefmerge.errors import DataError
 
@@ -61,7 +61,7 @@ class Decoded:
 
 
 @dataclass(frozen=True)
-class Fingerprint:
+class ContentHash:
     """One hash of several contents, in order; lengths are part of it, so that ab+c is not a+bc."""
 
     contents: Contents
@@ -80,7 +80,7 @@ class Rows:
     """N samples of one split of one source."""
 
     where: str  # what messages call it: a file, or a data set and its split
-    kind: Kind
+    kind: InputKind
     ids: tuple[str, ...]
     labels: tuple[str, ...] | tuple[int, ...]
     read: Callable[[Sequence[int]], list[Any]]  # positions (n,) -> n inputs

@@ -2,9 +2,9 @@
 
 Class-incremental: with C classes in a given order, task i of T takes those at floor(C i / T) .. floor(C (i + 1) / T)
 (authors' code). Domain-incremental: a task is a domain, with all classes. A sequence: a task is a data set, with its
-own classes. Labels of all tasks index the one list of classes of the scenario, whose rows the head has.
-Cost: milliseconds; inputs are not read. Leaves out: training on one task of all classes ("joint"), which is made from a
-scenario by `joined`.
+own classes. Labels of all tasks index the one list of classes of the scenario, whose rows the head has. `joined` makes
+the one task of joint training. Cost: milliseconds; inputs are not read. Not here: the order of classes and domains
+(`orders`).
 """
 
 from __future__ import annotations
@@ -16,17 +16,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prefmerge.data.examples import Corpus, Examples, Kind, concatenated, no_examples
-from prefmerge.data.labels import folded
-from prefmerge.data.registry import CLASS_ORDERS, REGISTRY, registered
+from prefmerge.data.examples import Corpus, Examples, InputKind, concatenated, no_examples
+from prefmerge.data.orders import order_of_classes, order_of_domains
+from prefmerge.data.registry import registered
 from prefmerge.errors import ConfigError, DataError
-from prefmerge.ground.draws import in_proportion, keyed
+from prefmerge.ground.draws import in_proportion
 from prefmerge.ground.words import quoted
 
 if TYPE_CHECKING:
     from prefmerge.config import FinetuneConfig
 
-HELD_OUT = 100  # samples of a task, by default, where that is no more than a tenth of it
 DEFAULT_TASKS = 5  # both papers' smallest T
 HELD_OUT = 100  # samples of a task that are held out by default, or a tenth of it where that is less
 
@@ -57,7 +56,7 @@ class Scenario:
     """Tasks in the order of training, over one list of classes."""
 
     kind: str
-    inputs: Kind
+    inputs: InputKind
     classes: tuple[ClassInfo, ...]
     tasks: tuple[Task, ...]
 
@@ -153,7 +152,7 @@ def _class_incremental(config: FinetuneConfig, corpus: Corpus) -> Scenario:
             f"scenario.tasks: {several} tasks out of the {count} classes of {corpus.name!r}; each task needs a class. "
             f"Ask for at most {count}."
         )
-    order = _class_order(config, corpus)
+    order = order_of_classes(config, corpus)
     digits = max(2, len(str(several)))
     everything = tuple(range(count))
     tasks = []
@@ -178,7 +177,7 @@ def _domain_incremental(config: FinetuneConfig, corpus: Corpus) -> Scenario:
             f"data set {corpus.name!r} names no domains, which a domain-incremental scenario needs. Say which column "
             "holds them: `data: {name: …, domain: COLUMN}`."
         )
-    domains = _domain_order(config, corpus)
+    domains = order_of_domains(config, corpus)
     everything = tuple(range(len(corpus.classes)))
     tasks = tuple(
         Task(
@@ -246,7 +245,7 @@ def _of_classes(examples: Examples, classes: Sequence[int]) -> Examples:
 
 
 def _of_domain(examples: Examples, domain: str) -> Examples:
-    return examples.take([i for i, found in enumerate(examples.domains or ()) if found == domain])
+    return examples.take([i for i, own in enumerate(examples.domains or ()) if own == domain])
 
 
 def _moved(examples: Examples, start: int) -> Examples:
@@ -254,64 +253,9 @@ def _moved(examples: Examples, start: int) -> Examples:
 
 
 def _epochs(config: FinetuneConfig, index: int, kind: str) -> int | None:
-    """What was said of the data set, else of all, else the papers'."""
+    """The epochs of the data set's own, or the papers'; None where `training.epochs` decides."""
     data = config.data[index]
     if data.epochs is not None or config.training.epochs is not None:
         return data.epochs
-    entry = registered(data.name)
-    return None if entry is None else entry.epochs.get(kind)
-
-
-def _class_order(config: FinetuneConfig, corpus: Corpus) -> list[int]:
-    """Positions of the classes in the order in which they are learned."""
-    asked, count = config.scenario.class_order, len(corpus.classes)
-    entry = registered(config.data[0].name)
-    if asked == "auto":
-        asked = entry.class_order if entry is not None and count == len(entry.classes) else "natural"
-    if asked == "natural":
-        return list(range(count))
-    if asked == "random":
-        return sorted(range(count), key=lambda c: keyed("class order", config.seed, corpus.classes[c]))
-    if not isinstance(asked, str):
-        return _permutation(asked, corpus.classes, "scenario.class_order", f"classes of {corpus.name!r}")
-    if asked not in CLASS_ORDERS:
-        raise ConfigError(
-            f"scenario.class_order: {asked!r} is not known. Use auto, natural, random, {', '.join(CLASS_ORDERS)}, or a "
-            "list of class names."
-        )
-    order = CLASS_ORDERS[asked]
-    if len(order.positions) != count:
-        raise ConfigError(
-            f"scenario.class_order: {asked!r} orders the {len(order.positions)} classes of {order.source}, and "
-            f"{corpus.name!r} has {count}. Use natural, random, or a list of class names."
-        )
-    # Of the data set that it was published for, by name; of another (CUB-200 takes ImageNet-R's), by position.
-    at = {folded(name): i for i, name in enumerate(corpus.classes)}
-    published = [folded(name) for name in REGISTRY[order.source].classes]
-    if at.keys() == set(published):
-        return [at[published[position]] for position in order.positions]
-    return list(order.positions)
-
-
-def _domain_order(config: FinetuneConfig, corpus: Corpus) -> list[str]:
-    found = list(dict.fromkeys([*(corpus.train.domains or ()), *(corpus.test.domains or ())]))
-    if config.scenario.domain_order is not None:
-        what = f"domains of {corpus.name!r}"
-        return [found[i] for i in _permutation(config.scenario.domain_order, found, "scenario.domain_order", what)]
-    entry = registered(config.data[0].name)
-    known = {folded(name): i for i, name in enumerate(entry.domain_order if entry else ())}
-    return sorted(found, key=lambda name: known.get(folded(name), len(known)))
-
-
-def _permutation(asked: Sequence[str], names: Sequence[str], key: str, what: str) -> list[int]:
-    """Positions in `names` of the names asked for: all of them, each once."""
-    at = {folded(name) or name: i for i, name in enumerate(names)} | {name: i for i, name in enumerate(names)}
-    found = [at.get(name, at.get(folded(name))) for name in asked]
-    unknown = [name for name, position in zip(asked, found, strict=True) if position is None]
-    missing = [name for i, name in enumerate(names) if i not in found]
-    if unknown or missing or len(found) != len(names):
-        parts = [f"{', '.join(repr(n) for n in unknown[:5])} not among the {what}"] if unknown else []
-        parts += [f"{', '.join(repr(n) for n in missing[:5])} missing"] if missing else []
-        parts = parts or ["a name occurs twice"]
-        raise ConfigError(f"{key}: {'; '.join(parts)}. List each of the {len(names)} {what} once.")
-    return [position for position in found if position is not None]
+    known = registered(data.name)
+    return None if known is None else known.epochs.get(kind)

@@ -2,7 +2,7 @@
 
 One line of configuration: `data: train.csv`. Columns are recognised by their names or said (`input`, `label`,
 `domain`); an `id` column gives the ids. UTF-8, a header line, quotes as spreadsheets write them. Paths are relative to
-the file. Cost: the file in memory; images stay on disk. Leaves out: types (every cell is text), several labels a row.
+the file. Cost: the file in memory; images stay on disk. Not here: types (every cell is text), several labels a row.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefmerge.data.examples import Kind
+from prefmerge.data.examples import InputKind
 from prefmerge.data.images import SUFFIXES, content_of
 from prefmerge.data.rows import (
     ID_COLUMNS,
     IMAGE_COLUMNS,
     LABEL_COLUMNS,
     TEXT_COLUMNS,
+    ContentHash,
     Decoded,
     Encoded,
-    Fingerprint,
     Rows,
     Texts,
     column,
@@ -42,7 +42,7 @@ def read_table(
     input: str | None = None,
     label: str | None = None,
     domain: str | None = None,
-    kind: Kind | None = None,
+    kind: InputKind | None = None,
 ) -> Rows:
     """The rows of a CSV or TSV file; ids are `prefix/00012` where nothing better is there.
 
@@ -57,8 +57,8 @@ def read_table(
     values = {
         name: [row[columns.index(name)].strip() for row in cells] for name in (*wanted, *([own_ids] if own_ids else []))
     }
-    for name, found in values.items():
-        for line, value in zip(lines, found, strict=True):
+    for name, in_column in values.items():
+        for line, value in zip(lines, in_column, strict=True):
             if not value:
                 raise DataError(
                     f"{where}: line {line} has nothing in column {name!r}. Fill the cell or remove the line."
@@ -84,7 +84,7 @@ def read_table(
         return Rows(
             ids=tuple(values[own_ids]) if own_ids else numbered,
             read=texts,
-            fingerprint=Fingerprint(Encoded(texts)),
+            fingerprint=ContentHash(Encoded(texts)),
             **shared,
         )
     paths = tuple(file.parent / value for value in values[input])
@@ -107,7 +107,7 @@ def read_table(
     return Rows(
         ids=tuple(values[own_ids]) if own_ids else distinct(values[input]),
         read=Decoded(files, files.name),
-        fingerprint=Fingerprint(files),
+        fingerprint=ContentHash(files),
         files=tuple(path.name for path in paths),
         **shared,
     )

@@ -5,7 +5,7 @@ Work happens in a folder `.NAME.prefmerge-RANDOM.tmp` beside the target, on the 
 moves it. Its maker holds a lock on it while alive; a folder without one was left by a killed process and is removed
 by the next. A full folder cannot be renamed over another, so the two are exchanged (renameat2 on Linux, renamex_np on
 macOS). Where the file system cannot, two renames leave a moment without either, from which `recover` brings the old
-one back. One writer at a time is the matter of `locks`. POSIX only. Left out: file systems without flock. There only
+one back. One writer at a time is the matter of `locks`. POSIX only. Not here: file systems without flock. There only
 `rename_new` keeps writers apart, and stale folders are never removed.
 """
 
@@ -67,7 +67,7 @@ def rename_new(source: Path, target: Path) -> None:
         except OSError:
             pass  # a file system without hard links: look, then rename
         else:
-            with contextlib.suppress(OSError):  # it is in a workspace, which goes as a whole
+            with contextlib.suppress(OSError):  # it is in a work folder, which goes as a whole
                 os.unlink(source)
             return
     if os.path.lexists(target):
@@ -90,7 +90,7 @@ def replace_folder(new: Path, target: Path) -> Path:
 
 
 @dataclass
-class Workspace:
+class WorkFolder:
     """A locked temporary folder beside a target. `path` is gone, or is the target's old folder, once its content was
     published."""
 
@@ -108,7 +108,7 @@ class Workspace:
             self._fd = -1
 
 
-def make_workspace(target: Path) -> Workspace:
+def make_work_folder(target: Path) -> WorkFolder:
     """A new, empty, locked folder beside `target`."""
     while True:
         path = target.with_name(f".{target.name}.prefmerge-{secrets.token_hex(6)}.tmp")
@@ -116,7 +116,7 @@ def make_workspace(target: Path) -> Workspace:
         fd = os.open(path, os.O_RDONLY)
         lock(fd, wait=True)  # a file system without locks: nobody will take the folder for a stale one either
         if names(path, fd):
-            return Workspace(path, fd)
+            return WorkFolder(path, fd)
         os.close(fd)  # another process found the folder before it was locked, and removed it as stale
 
 
@@ -146,7 +146,7 @@ def _locked_if_stale(path: Path) -> Iterator[bool]:
         os.close(fd)
 
 
-def workspaces(target: Path) -> list[Path]:
+def work_folders(target: Path) -> list[Path]:
     """The temporary folders beside `target`, of living makers and of dead ones."""
     return _left_behind(target, ".tmp")
 
@@ -162,7 +162,7 @@ def recover(target: Path, rescue: Callable[[Path], None] | None = None) -> None:
             sync_path(target.parent)
         else:
             remove(old)
-    for path in workspaces(target):
+    for path in work_folders(target):
         with _locked_if_stale(path) as stale:
             if stale:
                 if rescue is not None:
@@ -182,21 +182,21 @@ def whole_folder(target: Path) -> Iterator[Path]:
 
 def _filled(target: Path) -> Iterator[Path]:
     recover(target)
-    workspace = make_workspace(target)
+    work = make_work_folder(target)
     try:
-        yield workspace.path
-        for parent, _, files in os.walk(workspace.path):
+        yield work.path
+        for parent, _, files in os.walk(work.path):
             for name in files:
                 sync_path(Path(parent) / name)
             sync_path(Path(parent))
         if os.path.lexists(target):
-            remove(replace_folder(workspace.path, target))
+            remove(replace_folder(work.path, target))
         else:
-            rename_new(workspace.path, target)
+            rename_new(work.path, target)
         sync_path(target.parent)
-        workspace.release()
+        work.release()
     except BaseException:
-        workspace.discard()
+        work.discard()
         raise
 
 

@@ -7,7 +7,7 @@ A sample's place depends on its id, the seed and the purpose alone: neither on t
 are asked for, so a larger number keeps the samples of a smaller one. `held_out`: class c with n_c samples gives
 floor(f n_c) to the test set, and what lacks to round(f N) goes by largest remainder; a class of two or more gives at
 least one. `in_proportion` and `split` choose in the same spirit. Shapes: N ids, N labels. Cost: one hash a sample.
-Leaves out: contents (equal images may be parted); numbers for the elements of tensors, which are `methods.keyed`'s.
+Not here: contents (equal images may be parted); numbers for the elements of tensors, which are `methods.keyed`'s.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     read(path)            the value, or NotJson saying what is wrong with the text
 
 NaN and infinity are no JSON: they are refused both ways, unless `nan` allows Python's spelling of them. So is an object
-with one key twice, of which a reader would silently keep one. Cost: O(size), all of it in memory. Left out: files of
+with one key twice, of which a reader would silently keep one. Cost: O(size), all of it in memory. Not here: files of
 other programs (a model's config.json), which are read as those programs read them; a number beyond floats (1e999),
 which reads as infinity; JSON lines.
 """

@@ -3,7 +3,7 @@
     claim(target)      a target that may not be there yet: a lock file `.NAME.prefmerge.lock` beside it
     held(folder)       a folder that is there: a lock on the folder itself, which leaves no file behind
 
-A writer that dies lets go of what it locked. Source: flock(2). POSIX only. Left out: file systems without flock, where
+A writer that dies lets go of what it locked. Source: flock(2). POSIX only. Not here: file systems without flock, where
 everything is granted.
 """
 
@@ -150,10 +150,10 @@ def _take(path: Path, fd: int, writable: bool) -> Literal["ours", "taken", "gone
 
 def _holder(fd: int) -> str | None:
     """Who holds a lock file, in words; None while that is not written in it, or is a process that is no more."""
-    found = re.fullmatch(rb"([0-9]{1,9}) ([A-Za-z0-9._-]{1,255})", os.pread(fd, 300, 0))
-    if found is None:
+    written = re.fullmatch(rb"([0-9]{1,9}) ([A-Za-z0-9._-]{1,255})", os.pread(fd, 300, 0))
+    if written is None:
         return None
-    pid, host = int(found[1]), found[2].decode()
+    pid, host = int(written[1]), written[2].decode()
     if host != socket.gethostname():
         return f"(process {pid} on {host})"
     if pid == os.getpid():

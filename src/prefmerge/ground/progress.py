@@ -3,7 +3,7 @@
     progress(done, all)          `Counted`: samples or trials
     progress(done, all, what)    `Progress`: bytes or pieces of work, and what is being done or was done last
 
-A job calls at its own pace, from one thread at a time. Left out: how it is shown, which is `cli.progress`'s.
+A job calls at its own pace, from one thread at a time. Not here: how it is shown, which is `cli.progress`'s.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
 
 Source: Wilson 1927; Student 1908, his distribution by Abramowitz and Stegun 26.7.3 and 26.7.4; Efron 1979; McNemar
 1947. Cost: O(n); the bootstrap O(draws n). SciPy has these quantiles too, to 13 digits the same (a test asks it), but
-its import takes a thousand times as long as the bisection, and whether it is there may not decide a digit. Left out:
+its import takes a thousand times as long as the bisection, and whether it is there may not decide a digit. Not here:
 corrections for many comparisons, for which the caller multiplies p.
 """
 

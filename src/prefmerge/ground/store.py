@@ -4,7 +4,7 @@
 
 So a piece that was made with other inputs or parameters has another key and is never taken, a kill leaves all pieces
 that were done, and two processes that make one piece write the same. A sealed piece opens with 16 bytes, the xxh3_128
-of the rest; what does not fit its seal counts as absent. Cost: one file a piece, hashed once if sealed. Left out: who
+of the rest; what does not fit its seal counts as absent. Cost: one file a piece, hashed once if sealed. Not here: who
 may work in a folder, which its owner locks once (`locks.held`) where doing work twice would be a waste; the removal of
 pieces that nobody asks for any more, but by `clear`.
 """

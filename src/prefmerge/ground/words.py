@@ -9,7 +9,7 @@
     flag("toward_last")                  --toward-last
 
 Source of `nearest`: difflib (Ratcliff and Obershelp 1988), its cutoff 0.6. Cost: nothing but for `nearest`, which
-compares with every known name. Left out: nouns whose plural is not made with an s; other languages.
+compares with every known name. Not here: nouns whose plural is not made with an s; other languages.
 """
 
 from __future__ import annotations

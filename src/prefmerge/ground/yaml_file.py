@@ -1,6 +1,6 @@
 """What people write in YAML, read and checked: one mapping in a file, and pydantic's refusals in our words.
 
-Refusals name file, key, what was found and the nearest known key. Cost: one small file. Leaves out: recipes of a merge,
+Refusals name file, key, what was found and the nearest known key. Cost: one small file. Not here: recipes of a merge,
 whose messages have line numbers (`merging.recipe_file`).
 """
 
@@ -25,21 +25,21 @@ def read_mapping(file: Path, which: str, keys: str) -> dict[str, Any]:
     import yaml
 
     try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{file}: no such file. {which}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{file}: cannot be read as YAML: {error}") from error
-    if not isinstance(found, dict):
-        raise ConfigError(f"{file}: expected a mapping with at least {keys}, found {type(found).__name__}.")
-    return found
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file}: expected a mapping with at least {keys}, found {type(content).__name__}.")
+    return content
 
 
 def complaints(error: ValidationError, root: type[BaseModel]) -> Iterator[str]:
     """One line per refusal of a configuration of the kind `root`, with the nearest known key."""
-    found = error.errors(include_url=False)
-    for one in found:
-        if one["type"] == "too_short" and any(len(other["loc"]) > len(one["loc"]) for other in found):
+    refusals = error.errors(include_url=False)
+    for one in refusals:
+        if one["type"] == "too_short" and any(len(other["loc"]) > len(one["loc"]) for other in refusals):
             continue  # what is inside it was refused, and counts as absent
         at = ".".join(str(part) for part in one["loc"]) or "the top level"
         if one["type"] == "extra_forbidden":

@@ -5,7 +5,7 @@
 Task-agnostic: among all classes (of the task's own data set in a sequence of data sets); the papers' number.
 Task-aware: among the task's own classes. Source: both papers, section 4.1. `overall` weighs samples equally, `mean`
 weighs tasks equally. Shapes: embeddings (N, E), the head's rows (C, E). Cost: every test sample is encoded once per
-checkpoint, or read from the cache; all accuracies are then counts. Leaves out: printing, target environments.
+checkpoint, or read from the cache; all accuracies are then counts. Not here: printing, target environments.
 """
 
 from __future__ import annotations
@@ -261,7 +261,7 @@ def evaluate_matrix(
     require_finished(run)
     paths = [run.base_path, *(run.task_path(index) for index in range(len(run.tasks)))]
     samples = sum(len(task.test) for task in scenario.tasks)
-    found: list[Evaluation] = []
+    evaluations: list[Evaluation] = []
     for index, path in enumerate(paths):
 
         def counted(done: int, of: int, before: int = index * samples) -> None:
@@ -269,9 +269,9 @@ def evaluate_matrix(
                 progress(before + done, len(paths) * samples)
 
         encoder.load(path)
-        found.append(evaluate(encoder, head, scenario, batch=batch, device=device, cache=cache, progress=counted))
+        evaluations.append(evaluate(encoder, head, scenario, batch=batch, device=device, cache=cache, progress=counted))
     names = tuple(task.name for task in run.tasks)
-    return MatrixReport(run.training, names, found[0], tuple(found[1:]), about or {})
+    return MatrixReport(run.training, names, evaluations[0], tuple(evaluations[1:]), about or {})
 
 
 def summary_over_seeds(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -329,9 +329,9 @@ def put(encoder: Encoder, weights: Mapping[str, np.ndarray]) -> None:
     state = encoder.state()
     for name, values in weights.items():
         if name not in state or tuple(state[name].shape) != values.shape:
-            found = "no such tensor" if name not in state else f"shape {tuple(state[name].shape)}"
+            there = "no such tensor" if name not in state else f"shape {tuple(state[name].shape)}"
             raise CheckpointMismatch(
-                f"{encoder.name}: weights for {name!r} with shape {values.shape}, but the model has {found}. "
+                f"{encoder.name}: weights for {name!r} with shape {values.shape}, but the model has {there}. "
                 "Take checkpoints of this model."
             )
     with torch.no_grad():

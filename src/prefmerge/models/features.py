@@ -6,7 +6,7 @@ The cache is keyed by content: the weights' fingerprint, what encoder and prepro
 of the inputs, and what rounding depends on (size of the batches, kind of device, PyTorch's version and threads). So a
 hit is, bit for bit, what encoding again would give. Cost: one forward pass per sample, one batch prepared ahead; a hit
 costs one reading of the weights, for their hash. On disk 4 N E bytes a key, which nothing removes but `clear_cache`. A
-file that is damaged counts as absent. Leaves out: augmentation, several processes or accelerators.
+file that is damaged counts as absent. Not here: augmentation, several processes or accelerators.
 """
 
 from __future__ import annotations
@@ -65,13 +65,13 @@ def embed(
     if cache is None or not encoder.preprocessing:
         return _encoded(encoder, examples, batch, place, progress)
     store, key = _store(cache), _key(encoder, examples, batch, place)
-    found = _read(store, key, (len(examples), encoder.width))
-    if found is None:
-        found = _encoded(encoder, examples, batch, place, progress)
-        _write(store, key, found)
+    features = _read(store, key, (len(examples), encoder.width))
+    if features is None:
+        features = _encoded(encoder, examples, batch, place, progress)
+        _write(store, key, features)
     elif progress is not None:
         progress(len(examples), len(examples))
-    return found
+    return features
 
 
 def cache_folder() -> Path:
@@ -135,13 +135,13 @@ def _in_order(
         with torch.no_grad():
             start = 0
             for inputs, size in _batches(encoder, examples, batch):
-                found = tower(**{name: tensor.to(device) for name, tensor in inputs.items()})
-                if tuple(found.shape) != (size, encoder.width):
+                embeddings = tower(**{name: tensor.to(device) for name, tensor in inputs.items()})
+                if tuple(embeddings.shape) != (size, encoder.width):
                     raise EncoderError(
-                        f"{encoder.name}: the tower gives shape {tuple(found.shape)} for {size} inputs; "
+                        f"{encoder.name}: the tower gives shape {tuple(embeddings.shape)} for {size} inputs; "
                         f"expected {(size, encoder.width)}, one embedding each."
                     )
-                result[start : start + size] = found.float().cpu().numpy()
+                result[start : start + size] = embeddings.float().cpu().numpy()
                 bad = ~np.isfinite(result[start : start + size]).all(axis=1)
                 if bad.any():
                     raise EncoderError(

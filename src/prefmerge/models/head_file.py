@@ -4,7 +4,7 @@
 
 prefmerge-head/1: `head.weight` (C, E), rows of unit norm. prefmerge-head/2: rows of any norm, and `head.bias` (C): the
 log prior and the fitted bias of a target; `scale` has the temperature in it. A reader of /1 refuses /2, whose rows
-alone would answer differently. Cost: one small file. Leaves out: making a head (`heads`, `prefmerge.target`).
+alone would answer differently. Cost: one small file. Not here: making a head (`heads`, `prefmerge.target`).
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class FrozenHead:
 
     def logits(self, units: np.ndarray) -> np.ndarray:
         """(N, C) of embeddings of unit norm (N, E)."""
-        found = self.scale * (units @ self.rows.T.astype(np.float64))
-        return found if self.bias is None else found + self.bias
+        cosines = self.scale * (units @ self.rows.T.astype(np.float64))
+        return cosines if self.bias is None else cosines + self.bias
 
     def to_bytes(self) -> bytes:
         """The safetensors file: format 2 with a bias, else format 1."""
@@ -67,13 +67,13 @@ def read_head(file: Path) -> FrozenHead:
                 )
             rows = opened.get_tensor("head.weight")
             bias = opened.get_tensor("head.bias") if about["format"] == FORMATS[1] else None
-        found = FrozenHead(rows, float(about["scale"]), tuple(about["classes"]), str(about["kind"]), bias)
+        head = FrozenHead(rows, float(about["scale"]), tuple(about["classes"]), str(about["kind"]), bias)
     except FileNotFoundError:
         raise RunError(
             f"{file}: no such file, expected a run's head. `prefmerge finetune` writes it before the first task."
         ) from None
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{file}: cannot be read as a head: {error}. Take it from the run again.") from error
-    if rows.ndim != 2 or len(rows) != len(found.classes) or (bias is not None and bias.shape != (len(rows),)):
-        raise RunError(f"{file}: rows of shape {rows.shape} for {len(found.classes)} classes do not match.")
-    return found
+    if rows.ndim != 2 or len(rows) != len(head.classes) or (bias is not None and bias.shape != (len(rows),)):
+        raise RunError(f"{file}: rows of shape {rows.shape} for {len(head.classes)} classes do not match.")
+    return head

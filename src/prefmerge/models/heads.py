@@ -6,7 +6,7 @@
 
 Source: CLIP's zero-shot classifier, as both papers use it (experiment settings of Tunable MAGMAX, section 4.1);
 prototypes are class means under the base, for encoders without a text side. Shapes: rows (C, E) float32; embeddings
-(N, E). Cost: one pass over the phrases, or over the training samples. Leaves out: making biases (`prefmerge.target`),
+(N, E). Cost: one pass over the phrases, or over the training samples. Not here: making biases (`prefmerge.target`),
 and training a head.
 """
 
@@ -53,10 +53,10 @@ class Head:
 
         with torch.autocast(device_type=embeddings.device.type, enabled=False):
             rows = self.rows if classes is None else self.rows[list(classes)]
-            found = (self.scale if scale is None else scale) * (normalize(embeddings.float(), dim=-1) @ rows.T)
+            logits = (self.scale if scale is None else scale) * (normalize(embeddings.float(), dim=-1) @ rows.T)
             if self.bias is None:
-                return found
-            return found + (self.bias if classes is None else self.bias[list(classes)])
+                return logits
+            return logits + (self.bias if classes is None else self.bias[list(classes)])
 
     def to(self, device: torch.device | str) -> Head:
         """The same head on another device."""
@@ -73,10 +73,10 @@ class Head:
         """The head that `save` wrote, or that `prefmerge adapt` did. Raises RunError where there is none."""
         import torch
 
-        found = read_head(file)
-        bias = None if found.bias is None else torch.from_numpy(found.bias)
-        kind: Literal["text", "prototype"] = "text" if found.kind == "text" else "prototype"
-        return cls(torch.from_numpy(found.rows), found.scale, found.classes, kind, bias)
+        kept = read_head(file)
+        bias = None if kept.bias is None else torch.from_numpy(kept.bias)
+        kind: Literal["text", "prototype"] = "text" if kept.kind == "text" else "prototype"
+        return cls(torch.from_numpy(kept.rows), kept.scale, kept.classes, kind, bias)
 
 
 def text_head(encoder: Encoder, classes: Sequence[ClassInfo]) -> Head:
@@ -90,13 +90,13 @@ def text_head(encoder: Encoder, classes: Sequence[ClassInfo]) -> Head:
     empty = next((info.name for info in classes if not info.phrases), None)
     if empty is not None:
         raise DataError(f"class {empty!r} has no phrase, expected at least one for a text head. Give it a template.")
-    found = encoder.phrases([phrase for info in classes for phrase in info.phrases])
-    if found is None:
+    embedded = encoder.phrases([phrase for info in classes for phrase in info.phrases])
+    if embedded is None:
         raise EncoderError(
             f"model {encoder.name!r} has no text side, so a text head cannot be made. Set head to prototype, or "
             "choose a CLIP or a sentence encoder."
         )
-    units = normalize(found.detach().float(), dim=-1).split([len(info.phrases) for info in classes])
+    units = normalize(embedded.detach().float(), dim=-1).split([len(info.phrases) for info in classes])
     rows = normalize(torch.stack([unit.mean(dim=0) for unit in units]), dim=-1)
     return _head(rows, encoder, classes, "text")
 

@@ -4,7 +4,7 @@
 
 Source: Lopez-Paz and Ranzato 2017 (transfer), Chaudhry et al. 2018 (average accuracy, forgetting), Rebuffi et al. 2017
 (average incremental accuracy); the formula of each is at its function. Shapes: R (T, T), b (T,); fractions of 1. Every
-task counts the same, however many samples it has. Cost: nothing. Leaves out: where R comes from (`evaluation`).
+task counts the same, however many samples it has. Cost: nothing. Not here: where R comes from (`evaluation`).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def average_accuracies(matrix: Matrix) -> np.ndarray:
 
     Chaudhry et al. 2018, section 3. Raises ValueError unless `matrix` is (T, T) of finite numbers.
     """
-    found = _square(matrix)
-    return np.array([found[i, : i + 1].mean() for i in range(len(found))])
+    table = _square(matrix)
+    return np.array([table[i, : i + 1].mean() for i in range(len(table))])
 
 
 def last_accuracy(matrix: Matrix) -> float:
@@ -50,10 +50,10 @@ def forgetting(matrix: Matrix) -> float | None:
 
     Chaudhry et al. 2018, section 3. Negative where the last model is the best one that there was for the tasks before.
     """
-    found = _square(matrix)
-    if len(found) == 1:
+    table = _square(matrix)
+    if len(table) == 1:
         return None
-    return float((found[:-1, :-1].max(axis=0) - found[-1, :-1]).mean())
+    return float((table[:-1, :-1].max(axis=0) - table[-1, :-1]).mean())
 
 
 def backward_transfer(matrix: Matrix) -> float | None:
@@ -61,10 +61,10 @@ def backward_transfer(matrix: Matrix) -> float | None:
 
     BWT of Lopez-Paz and Ranzato 2017, eq. 3.
     """
-    found = _square(matrix)
-    if len(found) == 1:
+    table = _square(matrix)
+    if len(table) == 1:
         return None
-    return float((found[-1, :-1] - np.diagonal(found)[:-1]).mean())
+    return float((table[-1, :-1] - np.diagonal(table)[:-1]).mean())
 
 
 def forward_transfer(matrix: Matrix, baseline: np.ndarray | Sequence[float]) -> float | None:
@@ -73,12 +73,12 @@ def forward_transfer(matrix: Matrix, baseline: np.ndarray | Sequence[float]) -> 
     FWT of Lopez-Paz and Ranzato 2017, eq. 4, where b is a model with random weights; here it is theta_0, which a
     pre-trained run starts from. Raises ValueError unless `baseline` is (T,).
     """
-    found, start = _square(matrix), np.asarray(baseline, dtype=np.float64)
-    if start.shape != (len(found),) or not np.isfinite(start).all():
-        raise ValueError(f"expected {len(found)} finite accuracies of theta_0, one per task, found {start.tolist()}")
-    if len(found) == 1:
+    table, start = _square(matrix), np.asarray(baseline, dtype=np.float64)
+    if start.shape != (len(table),) or not np.isfinite(start).all():
+        raise ValueError(f"expected {len(table)} finite accuracies of theta_0, one per task, found {start.tolist()}")
+    if len(table) == 1:
         return None
-    return float((np.diagonal(found, offset=1) - start[1:]).mean())
+    return float((np.diagonal(table, offset=1) - start[1:]).mean())
 
 
 @dataclass(frozen=True)
@@ -122,16 +122,16 @@ def mean_std(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def _finite(matrix: Matrix) -> np.ndarray:
-    found = np.asarray(matrix, dtype=np.float64)
-    if found.ndim != 2 or found.size == 0 or not np.isfinite(found).all():
-        raise ValueError(f"expected a table of finite accuracies, found shape {found.shape}: {found.tolist()}")
-    return found
+    table = np.asarray(matrix, dtype=np.float64)
+    if table.ndim != 2 or table.size == 0 or not np.isfinite(table).all():
+        raise ValueError(f"expected a table of finite accuracies, found shape {table.shape}: {table.tolist()}")
+    return table
 
 
 def _square(matrix: Matrix) -> np.ndarray:
-    found = _finite(matrix)
-    if found.shape[0] != found.shape[1]:
+    table = _finite(matrix)
+    if table.shape[0] != table.shape[1]:
         raise ValueError(
-            f"expected one row per task, in the order of training, found {found.shape[0]} of {found.shape[1]} tasks"
+            f"expected one row per task, in the order of training, found {table.shape[0]} of {table.shape[1]} tasks"
         )
-    return found
+    return table

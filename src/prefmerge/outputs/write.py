@@ -237,7 +237,7 @@ class Output:
         self._claim = claim
         self._began = began
         self._stranded = False
-        self._workspace = atomic.make_workspace(target)
+        self._workspace = atomic.make_work_folder(target)
         try:
             for shard in shards:
                 self._fds.append(
@@ -435,7 +435,7 @@ def find_receipt(out: str | Path) -> Path | None:
         return out / RECEIPT if (out / RECEIPT).is_file() else None
     if not out.is_file():
         return None
-    for workspace in atomic.workspaces(out):
+    for workspace in atomic.work_folders(out):
         if _describes(_waiting(out, workspace), out):
             return _waiting(out, workspace)
     return receipt_beside(out) if receipt_beside(out).is_file() else None

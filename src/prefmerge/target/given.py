@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from prefmerge.data.examples import Examples, Kind
+from prefmerge.data.examples import Examples, InputKind
 from prefmerge.data.hub import open_folder
 from prefmerge.data.images import SUFFIXES, content_of
 from prefmerge.data.labels import folded, mapped
@@ -30,9 +30,9 @@ from prefmerge.data.rows import (
     IMAGE_COLUMNS,
     LABEL_COLUMNS,
     TEXT_COLUMNS,
+    ContentHash,
     Decoded,
     Encoded,
-    Fingerprint,
     Rows,
     Texts,
     distinct,
@@ -46,8 +46,8 @@ from prefmerge.ground.words import nearest, quoted
 
 EMBEDDED = (".npy", ".npz")
 _COUNT_COLUMNS = ("count", "counts", "n", "samples")
-_INPUT_COLUMNS: Mapping[Kind, tuple[str, ...]] = {"text": TEXT_COLUMNS, "image": IMAGE_COLUMNS}
-_FORMS: Mapping[Kind, str] = {
+_INPUT_COLUMNS: Mapping[InputKind, tuple[str, ...]] = {"text": TEXT_COLUMNS, "image": IMAGE_COLUMNS}
+_FORMS: Mapping[InputKind, str] = {
     "image": "a folder of images, a .txt with the path of an image a line, or a CSV with a column `image`",
     "text": "a folder of .txt files, a .txt with a text a line, or a CSV with a column `text`",
 }
@@ -154,7 +154,7 @@ def matched(labels: Mapping[str, int], classes: Iterable[str]) -> Matched:
     return Matched(known, unknown, meant)
 
 
-def read_features(path: Path, kind: Kind) -> Examples:
+def read_features(path: Path, kind: InputKind) -> Examples:
     """Inputs without labels (theirs are all -1) for a model that reads `kind`; at least one. Nothing is decoded yet.
 
     Raises DataError where there are none, or they are of the other kind; `read` raises it for an image that is none.
@@ -174,7 +174,7 @@ def read_features(path: Path, kind: Kind) -> Examples:
     return _examples(rows, np.full(len(rows), -1, np.int64))
 
 
-def read_pairs(path: Path, classes: Sequence[str], kind: Kind, hint: str = "") -> Examples:
+def read_pairs(path: Path, classes: Sequence[str], kind: InputKind, hint: str = "") -> Examples:
     """Inputs with their labels, which count into `classes`. Raises DataError naming labels that are none of them; then
     `hint` says where the names of the classes come from.
     """
@@ -404,7 +404,7 @@ def _labels_of_table(path: Path) -> Counter[str]:
     return counts
 
 
-def _input_column(path: Path, kind: Kind) -> str | None:
+def _input_column(path: Path, kind: InputKind) -> str | None:
     """The column that holds what the model reads; None where the table cannot be read, which `read_table` says."""
     columns, other = header(path), "image" if kind == "text" else "text"
     name = _column(columns, _INPUT_COLUMNS[kind])
@@ -421,9 +421,9 @@ def _input_column(path: Path, kind: Kind) -> str | None:
     )
 
 
-def _of_folder(folder: Path, kind: Kind) -> Rows:
-    suffixes: Mapping[Kind, tuple[str, ...]] = {"image": SUFFIXES, "text": (".txt",)}
-    other: Kind = "image" if kind == "text" else "text"
+def _of_folder(folder: Path, kind: InputKind) -> Rows:
+    suffixes: Mapping[InputKind, tuple[str, ...]] = {"image": SUFFIXES, "text": (".txt",)}
+    other: InputKind = "image" if kind == "text" else "text"
     files = _files(folder, suffixes[kind])
     if not files:
         theirs = len(_files(folder, suffixes[other]))
@@ -449,7 +449,7 @@ def _of_folder(folder: Path, kind: Kind) -> Rows:
     return _texts(str(folder), ids, texts)
 
 
-def _of_list(path: Path, kind: Kind) -> Rows:
+def _of_list(path: Path, kind: InputKind) -> Rows:
     lines = _lines(path)
     if not lines:
         raise DataError(
@@ -504,12 +504,12 @@ class _Contents:
 
 def _images(where: str, ids: tuple[str, ...], files: tuple[Path, ...], told: tuple[str, ...]) -> Rows:
     contents = _Contents(files, told)
-    return Rows(where, "image", ids, ("",) * len(ids), Decoded(contents, contents.name), Fingerprint(contents))
+    return Rows(where, "image", ids, ("",) * len(ids), Decoded(contents, contents.name), ContentHash(contents))
 
 
 def _texts(where: str, ids: tuple[str, ...], texts: Sequence[str]) -> Rows:
     read = Texts(tuple(texts))
-    return Rows(where, "text", ids, ("",) * len(ids), read, Fingerprint(Encoded(read)))
+    return Rows(where, "text", ids, ("",) * len(ids), read, ContentHash(Encoded(read)))
 
 
 def _examples(rows: Rows, labels: np.ndarray) -> Examples:

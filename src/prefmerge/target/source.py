@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prefmerge.data.examples import Examples, Kind, no_examples
+from prefmerge.data.examples import Examples, InputKind, no_examples
 from prefmerge.errors import DataError, RunError, UsageError
 from prefmerge.models.head_file import FrozenHead, read_head
 from prefmerge.runs import IN_SEQUENCE
@@ -47,7 +47,7 @@ class Source:
     checkpoints: tuple[Path, ...]
     head: FrozenHead | None
     ordered: bool
-    kind: Kind
+    kind: InputKind
     samples: tuple[Examples, ...] | None
     held_out: bool
     among: tuple[tuple[int, ...], ...]
@@ -100,7 +100,7 @@ def _of_run(asked: Parameters) -> Source:
     embedded: dict[str, Any] = {}
     if kept is not None and len(kept.embeddings):
         embedded = {"embeddings": kept.embeddings, "labels": kept.labels, "tasks": kept.tasks}
-    kind: Kind = "image" if run.about.get("encoder", {}).get("inputs") == "image" else "text"
+    kind: InputKind = "image" if run.about.get("encoder", {}).get("inputs") == "image" else "text"
 
     def opened() -> tuple[Encoder, Any]:
         from prefmerge.training.finetuning import require_train
@@ -258,7 +258,7 @@ def _without_samples(asked: Parameters, named: Named, head: FrozenHead | None, o
     )
 
 
-def _kind_of(sources: Sequence[Path]) -> Kind:
+def _kind_of(sources: Sequence[Path]) -> InputKind:
     """Folders hold images; a table is of images where it has a column for them."""
     from prefmerge.data.rows import IMAGE_COLUMNS
     from prefmerge.data.tables import TABLES

@@ -15,10 +15,10 @@ def read_config(file: str | Path) -> FinetuneConfig:
     Raises ConfigError naming file, key, what was found and the nearest known key.
     """
     file = Path(file)
-    found = read_mapping(
+    content = read_mapping(
         file, "Give the YAML file of the run; `prefmerge finetune -h` shows one.", "`model` and `data`"
     )
-    return anchored(make_config(found, str(file)), file.parent)
+    return anchored(make_config(content, str(file)), file.parent)
 
 
 def anchored(config: FinetuneConfig, home: Path) -> FinetuneConfig:

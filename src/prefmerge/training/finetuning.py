@@ -8,7 +8,7 @@ The folder's files are named in `prefmerge.runs`. A task counts as done when the
 thing written of it; the state inside a task is kept at the end of epochs. The same command on an unfinished run goes on
 with it, and ends with the checkpoints of an uninterrupted one (on one device: every random choice is a function of
 seed, task, epoch and sample). Cost: the training; disk: T + 1 checkpoints, and three more while a task is trained
-(model and optimizer). Leaves out: evaluation.
+(model and optimizer). Not here: evaluation.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from prefmerge.models.encoders.protocol import Encoder
     from prefmerge.models.heads import Head
     from prefmerge.training.regularisers import Regulariser
-    from prefmerge.training.steps import Step
+    from prefmerge.training.steps import StepReport
 
 FISHER_REPORTS = 100  # samples between two reports
 TASK_SEEDS = 1000  # task t of a run shuffles with seed * TASK_SEEDS + t: more tasks than any run has
@@ -55,7 +55,7 @@ class TrainingProgress:
     task: int  # from 0
     name: str
     tasks: int
-    step: Step | None = None
+    step: StepReport | None = None
     done: bool = False
     resumed: bool = False
     fisher: tuple[int, int] | None = None  # (done, of)
@@ -264,7 +264,7 @@ def _train(job: _Job, run: Run) -> Run:
         previous = index - 1 if config.method in IN_SEQUENCE else -1
         job.encoder.load(run.task_path(previous) if previous >= 0 else run.base_path)
 
-        def on_step(step: Step, index: int = index, task: Task = task) -> None:
+        def on_step(step: StepReport, index: int = index, task: Task = task) -> None:
             job.progress(TrainingProgress(index, task.name, len(tasks), step))
             job.log(
                 "step",

@@ -6,7 +6,7 @@
 
 With them a run needs neither its data nor the model that it began from. `run.json` has a hash of each file, so damage
 is told from samples. No torch is needed to read. Cost: writing: one task's samples in memory, one forward pass of the
-base for each embedded sample; reading: the files once, images when they are asked for. Leaves out: which samples are
+base for each embedded sample; reading: the files once, images when they are asked for. Not here: which samples are
 held out (`scenarios`).
 """
 
@@ -21,7 +21,7 @@ import numpy as np
 import xxhash
 
 from prefmerge.data.examples import Examples, concatenated
-from prefmerge.data.rows import Encoded, Fingerprint, Texts
+from prefmerge.data.rows import ContentHash, Encoded, Texts
 from prefmerge.errors import RunError
 from prefmerge.ground import atomic, jsons
 from prefmerge.ground.draws import per_class
@@ -181,13 +181,13 @@ def _examples(folder: Path, index: int, entry: dict[str, Any]) -> Examples:
         texts = Texts(tuple(map(str, entry["texts"])))
         if len(texts.texts) != len(ids):
             raise ValueError(f"task {entry['name']!r} has {len(texts.texts)} texts for {len(ids)} ids")
-        return Examples(ids, labels, texts, Fingerprint(Encoded(texts)))
-    images = _Images(folder / _file(index), tuple(map(str, entry["forms"])))
-    return Examples(ids, labels, images, Fingerprint(_Raw(images)))
+        return Examples(ids, labels, texts, ContentHash(Encoded(texts)))
+    images = _KeptImages(folder / _file(index), tuple(map(str, entry["forms"])))
+    return Examples(ids, labels, images, ContentHash(_Raw(images)))
 
 
 @dataclass(frozen=True)
-class _Images:
+class _KeptImages:
     """Reads kept images: `forms` (n) says in which form each is."""
 
     file: Path
@@ -214,7 +214,7 @@ class _Images:
 class _Raw:
     """The bytes of kept images, for their fingerprint."""
 
-    images: _Images
+    images: _KeptImages
 
     def __call__(self, at: Sequence[int]) -> list[bytes]:
         return [one.tobytes() for one in self.images.arrays(at)]

@@ -1,7 +1,7 @@
 """A finished run, opened again: its data or what it kept of them, its encoder, its head.
 
 Everything is checked against what the run says of itself, so that no number comes from other samples or classes than it
-was trained with. Cost: the data are opened, not read; one model is loaded. Leaves out: what is then counted
+was trained with. Cost: the data are opened, not read; one model is loaded. Not here: what is then counted
 (`models.evaluation`), and what is in the folder (`run_folder`).
 """
 
@@ -127,9 +127,9 @@ def open_encoder(run: Run, config: FinetuneConfig) -> Encoder:
     own: dict[str, Any] = {"id": str(run.base_path), "revision": None}
     if config.model.logit_scale is None and run.head_path is not None:
         own["logit_scale"] = read_head(run.head_path).scale
-    found = load_encoder(config.model.model_copy(update=own), tower_alone=True)
-    found.name = config.model.id
-    return found
+    encoder = load_encoder(config.model.model_copy(update=own), tower_alone=True)
+    encoder.name = config.model.id
+    return encoder
 
 
 def open_run(run_folder: str | Path, samples: Literal["any", "test", "none"] = "any") -> OpenedRun:

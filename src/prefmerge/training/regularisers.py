@@ -8,7 +8,7 @@ diagonal empirical Fisher; F <- decay F + (1 - decay) F_task over tasks, MAGMAX'
 samples: the square of a gradient that was summed over a batch, as in the authors' released code, is another number.
 Shapes: N samples, E numbers of an embedding; F and anchor as the parameters. Cost: LwF one forward pass of the old
 model a step; EWC a few passes over the parameters a step and, per task, one backward pass for every single sample;
-memory of one copy of the model (LwF) or two (EWC). Leaves out: the old tower's device, the mean over processes.
+memory of one copy of the model (LwF) or two (EWC). Not here: the old tower's device, the mean over processes.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class Lwf(Regulariser):
             before = self._head.logits(self._old(**batch), self._classes, self._scale)
         now = self._head.logits(embeddings, self._classes, self._scale)
         wanted = (before / self._config.temperature).softmax(dim=1)
-        found = (now / self._config.temperature).log_softmax(dim=1)
-        return -self._config.coefficient * (wanted * found).sum(dim=1)
+        got = (now / self._config.temperature).log_softmax(dim=1)
+        return -self._config.coefficient * (wanted * got).sum(dim=1)
 
 
 class Ewc(Regulariser):

@@ -2,7 +2,7 @@
 
 The files are named in `prefmerge.runs`. Everything is replaced whole, so that a kill leaves the old or the new. A
 folder that holds anything but a run is left alone, and a run of another configuration or of other samples is not gone
-on with: the messages say what differs. Cost: small files, but for checkpoints. Leaves out: the training (`finetuning`).
+on with: the messages say what differs. Cost: small files, but for checkpoints. Not here: the training (`finetuning`).
 """
 
 from __future__ import annotations

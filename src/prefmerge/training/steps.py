@@ -7,7 +7,7 @@ AdamW is made anew for each task, gradients are clipped by their common norm (se
 authors' code). Shapes: a batch of N samples, embeddings (N, E), the head's rows (C, E). Every random choice (order,
 crops, dropout) is a function of (seed, epoch, sample) alone, so that an epoch can be begun from its start in another
 process. Devices, mixed precision and several processes are accelerate's. Cost: that of the model; this loop adds less
-than a percent. Leaves out: what happens between tasks (`finetuning`).
+than a percent. Not here: what happens between tasks (`finetuning`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ REPORT_EVERY = 10  # steps between two reports of loss and accuracy: reading the
 
 
 @dataclass(frozen=True)
-class Step:
+class StepReport:
     """Where a task's training is. Loss and accuracy are means since the last report (cross-entropy alone)."""
 
     epoch: int  # from 0
@@ -189,7 +189,7 @@ def fine_tune(
     accelerator: Accelerator | None = None,
     regulariser: Regulariser | None = None,
     state: Path | None = None,
-    on_step: Callable[[Step], None] | None = None,
+    on_step: Callable[[StepReport], None] | None = None,
 ) -> None:
     """Train the encoder's tower, in place, on one task: `classes` are the head's rows that the loss is over.
 
@@ -225,7 +225,7 @@ def _fine_tune(
     accelerator: Accelerator,
     regulariser: Regulariser | None,
     state: Path | None,
-    on_step: Callable[[Step], None] | None,
+    on_step: Callable[[StepReport], None] | None,
 ) -> None:
     import torch
     from torch.nn import functional
@@ -355,12 +355,12 @@ class _Meter:
             right = (logits.detach().argmax(dim=1) == targets).sum()
             self._sums += torch.stack([losses.detach().sum(), right, torch.tensor(len(targets), device=right.device)])
 
-    def read(self, epoch: int, step: int, learning_rate: float) -> Step:
+    def read(self, epoch: int, step: int, learning_rate: float) -> StepReport:
         loss, right, samples = self._sums.tolist()
         self._sums.zero_()
         pace = (time.perf_counter() - self._began) / max(1, step - self._first)
         n = max(1.0, samples)
-        return Step(epoch, step, self._steps, loss / n, right / n, learning_rate, pace * (self._steps - step))
+        return StepReport(epoch, step, self._steps, loss / n, right / n, learning_rate, pace * (self._steps - step))
 
 
 def _save(accelerator: Accelerator, state: Path, epochs: int) -> None:

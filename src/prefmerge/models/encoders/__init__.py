@@ -76,16 +76,16 @@ def load_encoder(config: ModelConfig, *, tower_alone: bool = False) -> Encoder:
         from prefmerge.models.encoders.classifier import ClassifierEncoder
 
         return ClassifierEncoder(config, folder)
-    found = model_type(folder, config.id)
-    if found == DIGITS:
+    model_kind = model_type(folder, config.id)
+    if model_kind == DIGITS:
         from prefmerge.models.encoders.digits import DigitsEncoder
 
         return DigitsEncoder(folder)
-    if tower_alone and found == "clip_vision_model" and config.kind in ("auto", "clip"):
+    if tower_alone and model_kind == "clip_vision_model" and config.kind in ("auto", "clip"):
         from prefmerge.models.encoders.clip import ClipTowerEncoder
 
         return ClipTowerEncoder(config, folder)
-    kind = _kind(found, config.id) if config.kind == "auto" else config.kind
+    kind = _kind(model_kind, config.id) if config.kind == "auto" else config.kind
     if kind == "clip":
         from prefmerge.models.encoders.clip import ClipEncoder
 
@@ -99,21 +99,21 @@ def load_encoder(config: ModelConfig, *, tower_alone: bool = False) -> Encoder:
     return SentenceEncoder(config, folder)
 
 
-def _kind(found: str, name: str) -> str:
-    if found == "clip":
+def _kind(model_kind: str, name: str) -> str:
+    if model_kind == "clip":
         return "clip"
-    if found in SENTENCE:
+    if model_kind in SENTENCE:
         return "sentence"
-    if found in VISION:
+    if model_kind in VISION:
         return "vision"
-    if found == "clip_vision_model":
+    if model_kind == "clip_vision_model":
         raise EncoderError(
             f"model {name!r}: its config.json is of a CLIP image tower alone (model_type 'clip_vision_model'), "
             "expected a whole CLIP: the head comes from the text side. Give the model that it was trained from, and "
             "this folder as the checkpoint."
         )
     raise EncoderError(
-        f"model {name!r}: its config.json has model_type {found!r}, expected 'clip', a sentence encoder "
+        f"model {name!r}: its config.json has model_type {model_kind!r}, expected 'clip', a sentence encoder "
         f"({', '.join(SENTENCE)}) or an image backbone ({', '.join(VISION)}). If it is one of these in all but name, "
         "set model.kind to clip, sentence or vision."
     )

@@ -7,7 +7,7 @@ So the model answers by itself, and a head over its "embeddings" is the identity
 not by its name, which differs between models (`classifier.bias`, `classifier.out_proj.bias`); a text is cut where the
 model has no more positions. What the last layer takes is an embedding in the usual sense (`features`), which tells more
 of an input than a few logits. Cost: the model's own; when it is loaded, a forward pass for each parameter of C numbers
-until the bias is found. Leaves out: regression, several labels at once, two texts, teachers' second heads; training.
+until the bias is found. Not here: regression, several labels at once, two texts, teachers' second heads; training.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefmerge.config import ModelConfig
-from prefmerge.data.examples import Kind
+from prefmerge.data.examples import InputKind
 from prefmerge.errors import EncoderError
 from prefmerge.models.encoders.hugging_face import HuggingFaceEncoder, loaded, tokenizer_of
 from prefmerge.models.encoders.images import final_size, image_processor, kept, pixels
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 IMAGES, TEXTS = "ForImageClassification", "ForSequenceClassification"
-PIPELINES: Mapping[Kind, str] = {"image": "image-classification", "text": "text-classification"}  # of transformers
-_LOADED_BY: Mapping[Kind, str] = {"image": f"AutoModel{IMAGES}", "text": f"AutoModel{TEXTS}"}
+PIPELINES: Mapping[InputKind, str] = {"image": "image-classification", "text": "text-classification"}  # of transformers
+_LOADED_BY: Mapping[InputKind, str] = {"image": f"AutoModel{IMAGES}", "text": f"AutoModel{TEXTS}"}
 _SAME = 1e-3  # of the steps that are tried, which are as large as the logits: more than rounding moves one
 _MOST = 1 << 16  # tokens of a text, where the model names no end
 
@@ -43,7 +43,7 @@ _MOST = 1 << 16  # tokens of a text, where the model names no end
 class Classifier:
     """What config.json says of a classifier. `classes` (C): the names of id2label, in the order of its numbers."""
 
-    kind: Kind
+    kind: InputKind
     classes: tuple[str, ...]
 
     @property

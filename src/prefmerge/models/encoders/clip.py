@@ -4,7 +4,7 @@
 
 Source: Radford et al. 2021; both papers train this tower and no other part. A folder with a whole CLIP comes in, a
 folder that transformers' CLIPVisionModelWithProjection loads goes out. Cost: the text side stays in memory on the
-CPU. Leaves out: SigLIP and other models of two towers.
+CPU. Not here: SigLIP and other models of two towers.
 """
 
 from __future__ import annotations

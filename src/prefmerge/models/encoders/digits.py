@@ -1,7 +1,7 @@
 """The demo's encoder: a tiny vision transformer over images of digits.
 
 Shapes: images (1, 8, 8) in [0, 1], enlarged to IMAGE_SIZE; embeddings (N, EMBED_WIDTH). Cost: about 10 MFLOP an image.
-Leaves out: phrases, crops; the base and the head, which are the demo's.
+Not here: phrases, crops; the base and the head, which are the demo's.
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ class DigitsEncoder(Encoder):
         """A checkpoint's tensors, as `load` reads them; the tower stays as it is."""
         import torch
 
-        found = {name: torch.empty_like(tensor) for name, tensor in self.state().items()}
-        put(checkpoint, found)
-        return found
+        state = {name: torch.empty_like(tensor) for name, tensor in self.state().items()}
+        put(checkpoint, state)
+        return state
 
     def save(self, folder: Path) -> None:
         from safetensors.torch import save_file

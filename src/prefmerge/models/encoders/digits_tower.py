@@ -4,7 +4,7 @@
 
 Imports torch at the top, because a module must be a class: import this inside functions only. Shapes: images (N, 1,
 IMAGE_SIZE, IMAGE_SIZE) in [0, 1]; embeddings (N, EMBED_WIDTH), not normalised. Cost: about 10 MFLOP an image, 308,832
-parameters. Leaves out: dropout and stochastic depth, which a run this short does not need; other input channels.
+parameters. Not here: dropout and stochastic depth, which a run this short does not need; other input channels.
 """
 
 from __future__ import annotations

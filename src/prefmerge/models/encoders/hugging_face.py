@@ -3,7 +3,7 @@
 transformers renames tensors between a model and its files (from version 5 on, ViT's `layers.0.attention.k_proj` is
 `encoder.layer.0.attention.attention.key` in a folder). Merging sees files, so `state` has the files' names; they are
 found by saving a model's state with a number in place of each tensor. Cost: one forward pass and one small file when a
-model is loaded. Leaves out: models that come with their own code.
+model is loaded. Not here: models that come with their own code.
 """
 
 from __future__ import annotations
@@ -188,8 +188,8 @@ def _names_in_files(model: Any) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as scratch, quiet():
         try:
             model.save_pretrained(scratch, state_dict=numbered)
-            found = load_file(Path(scratch) / "model.safetensors")
-            stored = {names[int(value.item())]: name for name, value in found.items()}
+            saved = load_file(Path(scratch) / "model.safetensors")
+            stored = {names[int(value.item())]: name for name, value in saved.items()}
         except (ValueError, RuntimeError, OSError) as error:
             stored = {}
             why = str(error)

@@ -6,7 +6,7 @@
 
 Source: both papers augment by random resized crop, scale 0.9 to 1; a box that does not fit is drawn again, ten times at
 most, then the largest one in the middle is taken (torchvision's rule, which the authors' code relies on). Images are
-RGB, results (N, 3, H, W) float32. Cost: one decode and one resize an image. Leaves out: flips, colour, torchvision's
+RGB, results (N, 3, H, W) float32. Cost: one decode and one resize an image. Not here: flips, colour, torchvision's
 processors, whose pixels differ from Pillow's.
 """
 
@@ -85,9 +85,9 @@ def kept(processor: Any, images: Sequence[Any]) -> tuple[str, list[np.ndarray]]:
 
     rgb = [as_rgb(image) for image in images]
     still = {name: False for name in ("do_rescale", "do_normalize") if hasattr(processor, name)}
-    found = [np.asarray(one) for one in processor(images=rgb, return_tensors="np", **still)["pixel_values"]]
-    if all(one.dtype == np.uint8 and one.ndim == 3 and len(one) == 3 for one in found):
-        done = [np.ascontiguousarray(np.moveaxis(one, 0, -1)) for one in found]
+    prepared = [np.asarray(one) for one in processor(images=rgb, return_tensors="np", **still)["pixel_values"]]
+    if all(one.dtype == np.uint8 and one.ndim == 3 and len(one) == 3 for one in prepared):
+        done = [np.ascontiguousarray(np.moveaxis(one, 0, -1)) for one in prepared]
         if torch.equal(pixels(processor, [ReadyImage(one) for one in done]), pixels(processor, rgb)):
             return "ready", done
     return "rgb", [np.asarray(image) for image in rgb]
@@ -96,8 +96,8 @@ def kept(processor: Any, images: Sequence[Any]) -> tuple[str, list[np.ndarray]]:
 def one_each(seeds: Sequence[int] | None, images: Sequence[Any]) -> Sequence[int]:
     """The seeds of a batch. Raises ValueError where there is not one for each image."""
     if seeds is None or len(seeds) != len(images):
-        found = "none" if seeds is None else str(len(seeds))
-        raise ValueError(f"augmentation of {len(images)} images needs as many seeds, found {found}")
+        given = "none" if seeds is None else str(len(seeds))
+        raise ValueError(f"augmentation of {len(images)} images needs as many seeds, found {given}")
     return seeds
 
 
@@ -113,13 +113,13 @@ def as_rgb(image: Any) -> Image:
 def final_size(processor: Any) -> tuple[int, int]:
     """Height and width of what a processor makes of any image: its crop, else what it resizes to."""
     size = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
-    found = dict(size) if isinstance(size, dict) else {key: getattr(size, key, None) for key in _SIZE_KEYS}
-    height, width, edge = (found.get(key) for key in _SIZE_KEYS)
+    sizes = dict(size) if isinstance(size, dict) else {key: getattr(size, key, None) for key in _SIZE_KEYS}
+    height, width, edge = (sizes.get(key) for key in _SIZE_KEYS)
     if height and width:
         return int(height), int(width)
     if not edge:
         raise EncoderError(
-            f"{type(processor).__name__}: its size {found} is neither height and width nor a shortest edge. Set "
+            f"{type(processor).__name__}: its size {sizes} is neither height and width nor a shortest edge. Set "
             "crop_size in preprocessor_config.json to {'height': H, 'width': W}."
         )
     return int(edge), int(edge)

@@ -4,7 +4,7 @@
 
 Source: Ilharco et al., open_clip. A saved folder holds `model.visual`'s state dict: open_clip's functions load it as
 `pretrained_image_path=FOLDER/model.safetensors`, on top of the weights that it was trained from, and `open_clip_keys`
-turns it into Hugging Face's layout. Cost: the text side stays in memory on the CPU. Leaves out: architectures without
+turns it into Hugging Face's layout. Cost: the text side stays in memory on the CPU. Not here: architectures without
 weights.
 """
 

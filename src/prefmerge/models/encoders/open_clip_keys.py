@@ -4,7 +4,7 @@
 
 All other tensors have the same values under other names. Both layouts are for models whose activation is the one that
 the configuration says: OpenAI's weights and those named "quickgelu" need `hidden_act: quick_gelu`, the others `gelu`;
-no tensor tells. Cost: one copy of what is split, joined or transposed. Leaves out: ResNets, attention pooling, timm
+no tensor tells. Cost: one copy of what is split, joined or transposed. Not here: ResNets, attention pooling, timm
 towers.
 """
 
@@ -48,16 +48,16 @@ def to_hugging_face(state: Mapping[str, Tensor], prefix: str = "visual.") -> dic
     `prefix` begins the names that are the image tower's; others (a text tower's) are left out. Raises EncoderError
     naming a tensor that the other layout has no place for.
     """
-    found: dict[str, Tensor] = {}
+    renamed: dict[str, Tensor] = {}
     for full, tensor in state.items():
         if not full.startswith(prefix):
             continue
         name = full.removeprefix(prefix)
         block = _BLOCK.fullmatch(name)
         if name == _PROJECTION[0]:
-            found[_PROJECTION[1]] = tensor.T.contiguous()
+            renamed[_PROJECTION[1]] = tensor.T.contiguous()
         elif name in _OUTSIDE:
-            found[_OUTSIDE[name]] = tensor
+            renamed[_OUTSIDE[name]] = tensor
         elif block is None:
             raise _no_place(full, "Hugging Face's")
         else:
@@ -65,17 +65,17 @@ def to_hugging_face(state: Mapping[str, Tensor], prefix: str = "visual.") -> dic
             part, _, kind = block[2].rpartition(".")
             if block[2] in ("attn.in_proj_weight", "attn.in_proj_bias"):
                 for third, values in zip(_THIRDS, tensor.chunk(3), strict=True):
-                    found[f"{layer}self_attn.{third}.{block[2].removeprefix('attn.in_proj_')}"] = values.clone()
+                    renamed[f"{layer}self_attn.{third}.{block[2].removeprefix('attn.in_proj_')}"] = values.clone()
             elif part in _INSIDE and kind in ("weight", "bias"):
-                found[f"{layer}{_INSIDE[part]}.{kind}"] = tensor
+                renamed[f"{layer}{_INSIDE[part]}.{kind}"] = tensor
             else:
                 raise _no_place(full, "Hugging Face's")
-    if not found:
+    if not renamed:
         raise EncoderError(
             f"no tensor's name begins with {prefix!r}, expected an open_clip image tower. Give the prefix of its "
             "names: 'visual.' in a whole model, '' in a tower alone."
         )
-    return found
+    return renamed
 
 
 def to_open_clip(state: Mapping[str, Tensor], prefix: str = "visual.") -> dict[str, Tensor]:
@@ -88,14 +88,14 @@ def to_open_clip(state: Mapping[str, Tensor], prefix: str = "visual.") -> dict[s
 
     outside = {theirs: ours for ours, theirs in _OUTSIDE.items()}
     inside = {theirs: ours for ours, theirs in _INSIDE.items()}
-    found: dict[str, Tensor] = {}
+    renamed: dict[str, Tensor] = {}
     thirds: dict[str, dict[str, Tensor]] = {}
     for name, tensor in state.items():
         layer = _LAYER.fullmatch(name)
         if name == _PROJECTION[1]:
-            found[prefix + _PROJECTION[0]] = tensor.T.contiguous()
+            renamed[prefix + _PROJECTION[0]] = tensor.T.contiguous()
         elif name in outside:
-            found[prefix + outside[name]] = tensor
+            renamed[prefix + outside[name]] = tensor
         elif layer is None:
             raise _no_place(name, "open_clip's")
         else:
@@ -105,15 +105,15 @@ def to_open_clip(state: Mapping[str, Tensor], prefix: str = "visual.") -> dict[s
             if third in _THIRDS and kind in ("weight", "bias"):
                 thirds.setdefault(f"{block}attn.in_proj_{kind}", {})[third] = tensor
             elif part in inside and kind in ("weight", "bias"):
-                found[f"{block}{inside[part]}.{kind}"] = tensor
+                renamed[f"{block}{inside[part]}.{kind}"] = tensor
             else:
                 raise _no_place(name, "open_clip's")
     for name, parts in thirds.items():
         lacking = [third for third in _THIRDS if third not in parts]
         if lacking:
             raise EncoderError(f"{name!r} is made of q_proj, k_proj and v_proj, of which {lacking[0]} is missing.")
-        found[name] = torch.cat([parts[third] for third in _THIRDS])
-    return found
+        renamed[name] = torch.cat([parts[third] for third in _THIRDS])
+    return renamed
 
 
 def _no_place(name: str, layout: str) -> EncoderError:

@@ -4,7 +4,7 @@ An encoder has one tower that is trained (an image encoder, a sentence encoder) 
 preprocessing, phrases to embeddings for the head, and the files of a checkpoint. Shapes: embeddings are (N, E),
 float32, not normalised. Only the tower's parameters are trained, saved and merged; what makes the head stays frozen,
 and so do parameters of the tower that no embedding depends on (`requires_grad` is False).
-Leaves out: losses, heads, devices (accelerate moves the tower and the batches).
+Not here: losses, heads, devices (accelerate moves the tower and the batches).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prefmerge.data.examples import Kind
+from prefmerge.data.examples import InputKind
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -43,7 +43,7 @@ class ReadyImage:
 class Encoder(abc.ABC):
     """A trained tower and what belongs to it."""
 
-    kind: Kind
+    kind: InputKind
     name: str  # the hub id or folder that it was loaded from
     tower: nn.Module  # tower(**batch) -> embeddings (N, E), float32, not normalised
     width: int  # E

@@ -4,7 +4,7 @@
 
 Takes any folder that transformers' AutoModel reads, those of sentence-transformers included, whose pooling is then the
 default. Phrases are embedded by a frozen copy of the base, made when the model is loaded: one more copy of the
-weights in memory. Leaves out: dense layers after the pooling, prompts that some models put before a text.
+weights in memory. Not here: dense layers after the pooling, prompts that some models put before a text.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ class SentenceEncoder(HuggingFaceEncoder):
         self, inputs: Sequence[Any], augmentation: Augmentation | None = None, seeds: Sequence[int] | None = None
     ) -> dict[str, Tensor]:
         """Tokens (N, L) int64, padded to the longest text of the batch. `augmentation` and `seeds` are not used."""
-        found = self._tokenizer(
+        tokens = self._tokenizer(
             [str(text) for text in inputs],
             padding=True,
             truncation=True,
             max_length=self._max_length,
             return_tensors="pt",
         )
-        return {name: found[name] for name in self._taken}
+        return {name: tokens[name] for name in self._taken}
 
     def phrases(self, phrases: Sequence[str]) -> Tensor:
         """By the copy of the base, on the tower's device."""
@@ -81,9 +81,9 @@ class SentenceEncoder(HuggingFaceEncoder):
         """The source's, with this encoder's pooling: another would be another model to sentence-transformers."""
         files = dict(self._files)
         if _POOLING_FILE in files:
-            found = json.loads(files[_POOLING_FILE])
-            if _stated(found) != self._pooling and self._pooling in _FLAGS:
-                kept = {key: value for key, value in found.items() if not key.startswith("pooling_mode")}
+            pooling = json.loads(files[_POOLING_FILE])
+            if _stated(pooling) != self._pooling and self._pooling in _FLAGS:
+                kept = {key: value for key, value in pooling.items() if not key.startswith("pooling_mode")}
                 files[_POOLING_FILE] = as_json(
                     {**kept, **{flag: kind == self._pooling for kind, flag in _FLAGS.items()}}
                 )
@@ -103,21 +103,22 @@ def _pooling(folder: Path, name: str) -> str:
         )
     if not (folder / _POOLING_FILE).is_file():
         return "mean"
-    found = read_json(folder, _POOLING_FILE, name)
-    stated = _stated(found)
+    pooling = read_json(folder, _POOLING_FILE, name)
+    stated = _stated(pooling)
     if stated is None:
+        asked = sorted(key for key, value in pooling.items() if value is True)
         raise EncoderError(
-            f"model {name!r}: {_POOLING_FILE} asks for {sorted(key for key, value in found.items() if value is True)}, "
+            f"model {name!r}: {_POOLING_FILE} asks for {asked}, "
             "expected mean or cls alone. Set model.pooling to mean, cls or pooler."
         )
     return stated
 
 
-def _stated(found: dict[str, Any]) -> str | None:
+def _stated(pooling: dict[str, Any]) -> str | None:
     """The one pooling that a 1_Pooling/config.json asks for, in either of its spellings; None for any other."""
-    if "pooling_mode" in found:
-        return found["pooling_mode"] if found["pooling_mode"] in _FLAGS else None
-    asked = [key for key, value in found.items() if key.startswith("pooling_mode_") and value is True]
+    if "pooling_mode" in pooling:
+        return pooling["pooling_mode"] if pooling["pooling_mode"] in _FLAGS else None
+    asked = [key for key, value in pooling.items() if key.startswith("pooling_mode_") and value is True]
     return next((kind for kind, flag in _FLAGS.items() if asked == [flag]), None)
 
 

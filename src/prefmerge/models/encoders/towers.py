@@ -4,7 +4,7 @@
     a classifier: its logits
 
 Imports torch at the top, because a module must be a class: import this inside functions only. Cost: the model's own.
-Leaves out: preprocessing, names of tensors, files.
+Not here: preprocessing, names of tensors, files.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class SentenceTower(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **others: Tensor) -> Tensor:
         """Tokens (N, L) and their mask (N, L), 1 where there is a token."""
-        found = self.model(input_ids=input_ids, attention_mask=attention_mask, **others)
+        result = self.model(input_ids=input_ids, attention_mask=attention_mask, **others)
         if self.pooling == "pooler":
-            if found.get("pooler_output") is None:
+            if result.get("pooler_output") is None:
                 raise ValueError(f"{type(self.model).__name__} has no pooled output")
-            return found.pooler_output.float()
-        hidden_NLE = found.last_hidden_state.float()
+            return result.pooler_output.float()
+        hidden_NLE = result.last_hidden_state.float()
         if self.pooling == "cls":
             return hidden_NLE[:, 0]
         mask_NL1 = attention_mask.unsqueeze(-1).to(hidden_NLE.dtype)
@@ -76,12 +76,12 @@ class VisionTower(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Images (N, 3, H, W), normalised."""
-        found = self.model(pixel_values=pixel_values)
+        result = self.model(pixel_values=pixel_values)
         if self.pooling == "pooler":
-            if found.get("pooler_output") is None:
+            if result.get("pooler_output") is None:
                 raise ValueError(f"{type(self.model).__name__} has no pooled output")
-            return found.pooler_output.float().flatten(1)
-        hidden = found.last_hidden_state.float()
+            return result.pooler_output.float().flatten(1)
+        hidden = result.last_hidden_state.float()
         if hidden.dim() == 4:  # convolutional: (N, E, H, W)
             return hidden.mean(dim=(2, 3))
         return hidden[:, 0] if self.pooling == "cls" else hidden[:, self.prefix :].mean(dim=1)
@@ -130,8 +130,8 @@ class OpenClipTower(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Images (N, 3, H, W), normalised."""
-        found = self.visual(pixel_values)
-        return (found[0] if isinstance(found, tuple) else found).float()
+        result = self.visual(pixel_values)
+        return (result[0] if isinstance(result, tuple) else result).float()
 
 
 def parameters_behind(output: Tensor) -> set[int]:
@@ -139,7 +139,7 @@ def parameters_behind(output: Tensor) -> set[int]:
 
     No gradient is computed: the cost is that of the walk.
     """
-    found: set[int] = set()
+    result: set[int] = set()
     seen: set[Any] = set()
     open_nodes: list[Any] = [output.grad_fn]
     while open_nodes:
@@ -148,9 +148,9 @@ def parameters_behind(output: Tensor) -> set[int]:
             continue
         seen.add(node)
         if hasattr(node, "variable"):
-            found.add(id(node.variable))
+            result.add(id(node.variable))
         open_nodes.extend(following for following, _ in node.next_functions)
-    return found
+    return result
 
 
 def settle_unused(tower: nn.Module, example: dict[str, Tensor], missing: set[str]) -> tuple[Tensor, list[str]]:

@@ -3,7 +3,7 @@
     embedding = the class token ("cls"), the mean over patches ("mean"), or the model's own pooled output ("pooler")
 
 The default is cls where there is a class token, else the pooler. There are no phrases, so the head is made of
-prototypes. Cost: the model's own. Leaves out: models that hide patches at random, and models of video.
+prototypes. Cost: the model's own. Not here: models that hide patches at random, and models of video.
 """
 
 from __future__ import annotations

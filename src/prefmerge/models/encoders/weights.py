@@ -1,7 +1,7 @@
 """Models on disk: a hub id to a local folder, a checkpoint's tensors into a tower, the small files beside the weights.
 
 From the hub only configuration, tokenizer, preprocessing and one set of weights are fetched, so that a hub id and a
-local folder run the same code. Cost: one copy of a tensor at a time when loading. Leaves out: other caches than
+local folder run the same code. Cost: one copy of a tensor at a time when loading. Not here: other caches than
 huggingface_hub's, and code that comes with a model (it is never run).
 """
 
@@ -72,9 +72,9 @@ def local_folder(name: str, revision: str | None = None) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
 
     try:
-        found = fetched((*_FETCHED, *_SAFETENSORS))
-        if not any(found.glob("model*.safetensors")):
-            found = fetched((*_FETCHED, *_PICKLED))
+        downloaded = fetched((*_FETCHED, *_SAFETENSORS))
+        if not any(downloaded.glob("model*.safetensors")):
+            downloaded = fetched((*_FETCHED, *_PICKLED))
     except (OSError, HfHubHTTPError, HFValidationError) as error:
         offline = (
             " HF_HUB_OFFLINE is set, so only the local cache was searched: unset it to download the model,"
@@ -86,7 +86,7 @@ def local_folder(name: str, revision: str | None = None) -> Path:
             f"{'' if revision is None else f' at revision {revision!r}'} ({_short(error)}).{offline} or give a local "
             "folder with config.json and weights."
         ) from error
-    return found
+    return downloaded
 
 
 def model_type(folder: Path, name: str) -> str:
@@ -140,15 +140,15 @@ def _require_fit(source: Checkpoint, path: Path, into: Mapping[str, Tensor], ign
             f"{path}: holds a task vector, expected a model. Merge it into its base first: "
             f"prefmerge merge BASE {path} …"
         )
-    found = {
+    tensors = {
         name: info for name, info in source.tensors.items() if name in into or not name.endswith(ignored or ("\0",))
     }
-    missing = [name for name in into if name not in found]
-    extra = [name for name in found if name not in into]
+    missing = [name for name in into if name not in tensors]
+    extra = [name for name in tensors if name not in into]
     other = [
-        f"{name!r} has shape {found[name].shape}, the model's has {tuple(tensor.shape)}"
+        f"{name!r} has shape {tensors[name].shape}, the model's has {tuple(tensor.shape)}"
         for name, tensor in into.items()
-        if name in found and found[name].shape != tuple(tensor.shape)
+        if name in tensors and tensors[name].shape != tuple(tensor.shape)
     ]
     if not (missing or extra or other):
         return
