@@ -285,14 +285,14 @@ def _checked_names(names: Sequence[str] | None, count: int) -> tuple[str, ...] |
     return tuple(names)
 
 
-def budgets(shares: Sequence[Fraction], elements: int) -> tuple[int, ...]:
+def budgets(shares: Sequence[Fraction], elements: int, *, also_zero: bool = False) -> tuple[int, ...]:
     """Elements per task, summing to `elements` (paper eq. 5, 6). The remainder goes one each to the first tasks with a
-    positive share.
+    positive share; with `also_zero` to the first tasks, whatever their share, as in the authors' released code.
     """
     floors = [int(share * elements) for share in shares]
     rest = elements - sum(floors)
     for i, share in enumerate(shares):
-        if rest and share > 0:
+        if rest and (also_zero or share > 0):
             floors[i] += 1
             rest -= 1
     return tuple(floors)

@@ -36,3 +36,30 @@ def gaussian(tasks: int, size: int, seed: int = 0) -> tuple[dict[str, np.ndarray
     walk = np.cumsum(rng.standard_normal((tasks, size)).astype(np.float32) * np.float32(1e-2), axis=0, dtype=np.float32)
     base = rng.standard_normal(size).astype(np.float32)
     return {"w": base}, [{"w": base + tau} for tau in walk]
+
+
+class Arrays:
+    """Deltas at hand, shape (T, P)."""
+
+    changed = True
+
+    def __init__(self, tau_TP: np.ndarray, name: str = "w") -> None:
+        self.name = name
+        self.tau_TP = tau_TP
+        self.size = tau_TP.shape[1]
+        self.shape = (self.size,)
+        self.readings = 0  # elements handed out, over all tasks
+
+    def read(self, task: int, start: int, stop: int, out: np.ndarray) -> bool:
+        out[:] = self.tau_TP[task, start:stop]
+        self.readings += stop - start
+        return bool(out.any())
+
+    def gather(self, task: int, indices: np.ndarray, out: np.ndarray) -> None:
+        out[:] = self.tau_TP[task, indices]
+
+    def base(self, start: int, stop: int) -> np.ndarray:
+        return np.zeros(stop - start, np.float32)
+
+    def model(self, task: int | None, start: int, stop: int) -> np.ndarray:
+        return self.base(start, stop) if task is None else self.tau_TP[task, start:stop]

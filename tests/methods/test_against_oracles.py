@@ -22,13 +22,15 @@ from prefmerge.merging.receipt import Receipt
 from prefmerge.methods import METHODS
 from prefmerge.methods.protocol import Settings
 from prefmerge.vectors.workspace import Workspace
+from tests.methods.problems import Arrays
 from tests.oracles import methods, selection, shares
 from tests.oracles.problems import Problem, State, problems
 
 SCALES = st.sampled_from([0.5, 1.0, 0.3])
 SCOPES = st.sampled_from(["tensor", "model"])
 BLOCKS = st.sampled_from([1, 7, 4096])
-SELECTIONS = st.sampled_from(["paper", "optimal", "printed"])
+SELECTIONS = st.sampled_from(["paper", "optimal", "printed", "released"])
+LAWS = st.sampled_from(["paper", "printed", "released"])
 
 thorough = settings(deadline=None, max_examples=60)  # the first example compiles the kernels
 
@@ -85,9 +87,9 @@ def by_pass(entry: dict[str, Any], passes: int, tasks: int) -> list[list[int]]:
     return [*entry["passes"], *([0] * tasks for _ in range(missing))]
 
 
-def in_competition(problem: Problem, printed: bool) -> Problem:
+def in_competition(problem: Problem, law: str) -> Problem:
     """The problem without tasks that nobody asked anything of: budgets count the tensors that the others changed."""
-    if printed:
+    if law in ("printed", "released"):
         return problem
     asked = [t for t, share in enumerate(problem.shares) if share > 0]
     return Problem(problem.base, [problem.tasks[t] for t in asked], [problem.shares[t] for t in asked])
@@ -102,11 +104,11 @@ def test_budgets_are_met_and_every_element_is_one_tasks(
         problem, selection=kind, scope=scope, scale=scale, block=block, importance=importance, seed=seed
     )
     assert merged.keys() == problem.base.keys()
-    tasks, judged = len(problem.tasks), in_competition(problem, kind == "printed")
+    tasks, judged = len(problem.tasks), in_competition(problem, kind)
     total = [0] * tasks
     for tensors in judged.groups(scope):
         allowed = np.concatenate([possible_owners(problem, name, merged[name], scale) for name in tensors], axis=1)
-        expected = shares.budgets(problem.shares, allowed.shape[1])
+        expected = shares.budgets(problem.shares, allowed.shape[1], kind)
         assert np.all(allowed.sum(axis=0) >= 1), "an element is no task's"
         assert selection.can_own(allowed, expected)
         entry = entries(receipt, tensors, scope)
@@ -126,20 +128,19 @@ def test_budgets_are_met_and_every_element_is_one_tasks(
 
 
 @thorough
-@given(problems(kinds=["real"]), SCOPES, BLOCKS, st.integers(1, 4), st.integers(0, 5), st.booleans())
+@given(problems(kinds=["real"]), SCOPES, BLOCKS, st.integers(1, 4), st.integers(0, 5), LAWS)
 def test_the_assignment_is_one_that_the_algorithm_makes(
-    problem: Problem, scope: str, block: int, passes: int, seed: int, printed: bool
+    problem: Problem, scope: str, block: int, passes: int, seed: int, law: str
 ) -> None:
-    kind = "printed" if printed else "paper"
-    merged, receipt = merge(problem, selection=kind, scope=scope, scale=1.0, block=block, passes=passes, seed=seed)
+    merged, receipt = merge(problem, selection=law, scope=scope, scale=1.0, block=block, passes=passes, seed=seed)
     for tensors in problem.groups(scope):
         owners = owners_by_value(problem, tensors, merged, 1.0)
-        table, budget = importance_of(problem, tensors, "magnitude"), shares.budgets(problem.shares, len(owners))
-        truth = selection.replay(table, budget, owners, passes=passes, printed=printed)
+        table, budget = importance_of(problem, tensors, "magnitude"), shares.budgets(problem.shares, len(owners), law)
+        truth = selection.replay(table, budget, owners, passes=passes, law=law)
         entry = entries(receipt, tensors, scope)
         assert by_pass(entry, passes, len(problem.tasks)) == truth.passes
         assert entry["random"] == truth.random
-        if printed:
+        if law == "printed":
             assert not np.any(truth.passes[1:]), "the lemma: the printed second pass assigns nothing"
 
 
@@ -157,53 +158,31 @@ def test_the_algorithm_ranks_by_steps_where_asked(problem: Problem, scope: str, 
         assert entry["random"] == truth.random
 
 
-class _Deltas:
-    """Task vectors in memory, for a method's `prepare`."""
-
-    def __init__(self, name: str, deltas_TP: np.ndarray) -> None:
-        self.name, self.deltas_TP, self.size, self.changed = name, deltas_TP, deltas_TP.shape[1], False
-        self.shape = (self.size,)
-
-    def read(self, task: int, start: int, stop: int, out: np.ndarray) -> bool:
-        out[:] = self.deltas_TP[task, start:stop]
-        self.changed = self.changed or bool(np.any(out))
-        return bool(np.any(out))
-
-    def gather(self, task: int, indices: np.ndarray, out: np.ndarray) -> None:
-        out[:] = self.deltas_TP[task, indices]
-
-    def base(self, start: int, stop: int) -> np.ndarray:
-        return np.zeros(stop - start, np.float32)
-
-    def model(self, task: int | None, start: int, stop: int) -> np.ndarray:
-        return self.base(start, stop) if task is None else self.deltas_TP[task, start:stop]
-
-
 @thorough
 @given(
     problems(kinds=["grid"], most_tasks=20),
     BLOCKS,
     st.integers(1, 3),
     st.integers(0, 5),
-    st.sampled_from(["paper", "printed"]),
+    LAWS,
 )
 def test_equal_magnitudes_are_all_records(problem: Problem, block: int, passes: int, seed: int, kind: Any) -> None:
     work = Workspace(threads=1, block=block)
-    for name in in_competition(problem, kind == "printed").changed():
+    for name in in_competition(problem, kind).changed():
         deltas = problem.deltas(name)
         chosen = Settings(
             tasks=len(problem.tasks),
             shares=tuple(problem.shares),
             values={"seed": seed, "selection": kind, "passes": passes},
         )
-        rule = METHODS["tunable_magmax"].prepare([_Deltas(name, deltas)], chosen, work)
+        rule = METHODS["tunable_magmax"].prepare([Arrays(deltas, name)], chosen, work)
         owners = [int(task) for task in rule.owners[0]]  # type: ignore[attr-defined]  # only owner rules have them
         truth = selection.replay(
             np.abs(deltas),
-            shares.budgets(problem.shares, len(owners)),
+            shares.budgets(problem.shares, len(owners), kind),
             owners,
             passes=passes,
-            printed=kind == "printed",
+            law=kind,
         )
         entry = rule.report.entries()
         assert by_pass(entry, passes, len(problem.tasks)) == truth.passes
@@ -342,7 +321,7 @@ def test_ties(
 @given(problems(most_tasks=20), SCOPES, st.sampled_from(["magnitude", "step"]), st.integers(0, 5))
 def test_optimal_retains_what_scipys_solver_retains(problem: Problem, scope: str, importance: str, seed: int) -> None:
     merged, receipt = merge(problem, selection="optimal", scope=scope, scale=1.0, importance=importance, seed=seed)
-    for tensors in in_competition(problem, printed=False).groups(scope):
+    for tensors in in_competition(problem, "paper").groups(scope):
         table = importance_of(problem, tensors, importance)
         best = selection.best_retained(table, shares.budgets(problem.shares, table.shape[1]))
         entry = entries(receipt, tensors, scope)
@@ -384,7 +363,7 @@ def test_strength_and_carry_change_the_budgets_as_written(
     carried = shares.carry(problem.shares, Fraction(carry))
     assert [Fraction(s) for s in receipt.data["shares"]] == carried
     speaking = Problem(problem.base, problem.tasks, carried)
-    judged = problem if Fraction(strength) < 1 else in_competition(speaking, printed=False)
+    judged = problem if Fraction(strength) < 1 else in_competition(speaking, "paper")
     for tensors in judged.groups(scope):
         owned = selection.magmax_owners(np.abs(problem.joined_deltas(tensors)))
         own = [owned.count(t) for t in range(len(problem.tasks))]
@@ -408,6 +387,6 @@ def test_no_strength_with_optimal_selection_is_magmax(problem: Problem, scope: s
 def test_geometric_shares_become_budgets(problem: Problem, alpha: str, scope: str) -> None:
     _, receipt = merge(problem, preference=Preference.geometric(alpha), scope=scope)
     wanted = shares.geometric(Fraction(alpha), len(problem.tasks))
-    for tensors in in_competition(Problem(problem.base, problem.tasks, wanted), printed=False).groups(scope):
+    for tensors in in_competition(Problem(problem.base, problem.tasks, wanted), "paper").groups(scope):
         elements = problem.joined_deltas(tensors).shape[1]
         assert entries(receipt, tensors, scope)["owned"] == shares.budgets(wanted, elements)

@@ -19,6 +19,7 @@ OPTIONS = {
         {"selection": "optimal"},
         {"selection": "optimal", "scope": "model", "importance": "step"},
         {"selection": "printed", "passes": 3},
+        {"selection": "released", "preference": "0,0.7,0,0.3"},
         {"strength": "0.5", "carry": "0.5", "importance": "step"},
         {"toward_last": "0.5", "selection": "optimal"},
     ],

@@ -14,34 +14,7 @@ from prefmerge.methods.importance import Magnitude
 from prefmerge.methods.optimal import ROWS, relative_gap
 from prefmerge.methods.tunable import TunableMagmax
 from prefmerge.vectors.workspace import Workspace
-from tests.methods.problems import gaussian, state_dicts
-
-
-class Arrays:
-    """Deltas at hand, shape (T, P)."""
-
-    name = "w"
-    changed = True
-
-    def __init__(self, tau_TP: np.ndarray) -> None:
-        self.tau_TP = tau_TP
-        self.size = tau_TP.shape[1]
-        self.shape = (self.size,)
-        self.readings = 0  # elements handed out, over all tasks
-
-    def read(self, task: int, start: int, stop: int, out: np.ndarray) -> bool:
-        out[:] = self.tau_TP[task, start:stop]
-        self.readings += stop - start
-        return bool(out.any())
-
-    def gather(self, task: int, indices: np.ndarray, out: np.ndarray) -> None:
-        out[:] = self.tau_TP[task, indices]
-
-    def base(self, start: int, stop: int) -> np.ndarray:
-        return np.zeros(stop - start, np.float32)
-
-    def model(self, task: int | None, start: int, stop: int) -> np.ndarray:
-        return self.base(start, stop) if task is None else self.tau_TP[task, start:stop]
+from tests.methods.problems import Arrays, gaussian, state_dicts
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -65,23 +65,30 @@ def run_printed(
 
 
 def replay(
-    importance_TP: Table, budgets: Sequence[int], owners: Sequence[int], *, passes: int = 2, printed: bool = False
+    importance_TP: Table, budgets: Sequence[int], owners: Sequence[int], *, passes: int = 2, law: str = "paper"
 ) -> Replay:
     """What each pass must have assigned for `owners` to come out. AssertionError when the algorithm cannot have
     produced them.
 
-    printed: every task takes part in every pass (Algorithm 1). Otherwise tasks with a positive budget in pass 1, and
-    in each later pass those that still had budget at its start, with records among themselves.
+    `law` "printed": every task takes part in every pass (Algorithm 1). Otherwise tasks with a positive budget in pass
+    1. In each later pass, "paper": those that still had budget at its start, with records among themselves; "released":
+    the largest of all with a positive budget but task 1.
     """
     tasks = len(budgets)
     free = set(range(len(owners)))
     owned = [0] * tasks
     by_pass = []
     for k in range(passes):
-        taking_part = [t for t in range(tasks) if printed or owned[t] < budgets[t]]
+        if law == "released":
+            taking_part = [t for t in range(tasks) if budgets[t] and (k == 0 or t > 0)]
+        else:
+            taking_part = [t for t in range(tasks) if law == "printed" or owned[t] < budgets[t]]
         counts = [0] * tasks
         for t in reversed(taking_part):
             candidates = {p for p in free if is_record(importance_TP, t, p, taking_part)}
+            if law == "released" and k > 0:
+                later = [other for other in taking_part if other > t]
+                candidates = {p for p in candidates if all(importance_TP[t][p] > importance_TP[o][p] for o in later)}
             room = budgets[t] - owned[t]
             taken = {p for p in candidates if owners[p] == t}
             if len(candidates) <= room:

@@ -52,10 +52,10 @@ def blend(shares: Sequence[Fraction], strength: Fraction, magmax_owned: Sequence
     return [strength * s + (1 - strength) * Fraction(n, elements) for s, n in zip(shares, magmax_owned, strict=True)]
 
 
-def budgets(shares: Sequence[Fraction], elements: int) -> list[int]:
+def budgets(shares: Sequence[Fraction], elements: int, law: str = "paper") -> list[int]:
     """Elements per task; they sum to `elements` when the shares sum to 1."""
     counts = [floor(share * elements) for share in shares]
-    positive = [t for t, share in enumerate(shares) if share > 0]
+    positive = [t for t, share in enumerate(shares) if share > 0 or law == "released"]
     remaining = elements - sum(counts)
     for t in positive[:remaining]:
         counts[t] += 1

@@ -58,7 +58,7 @@ def test_replay_reads_back_what_the_printed_algorithm_did(
 ) -> None:
     table, budgets = problem
     owners, truth = selection.run_printed(table, budgets, passes, random.Random(seed))
-    assert selection.replay(table, budgets, owners, passes=passes, printed=True) == truth
+    assert selection.replay(table, budgets, owners, passes=passes, law="printed") == truth
 
 
 @given(assignments(), st.integers(0, 99))
@@ -83,14 +83,14 @@ def test_fresh_records_give_the_second_pass_something_to_do() -> None:
     assert selection.replay(FALLING, [1, 1, 1], [0, 1, 2], passes=3) == selection.Replay(
         [[1, 0, 0], [0, 1, 0], [0, 0, 1]], [0, 0, 0]
     )
-    assert selection.replay(FALLING, [1, 1, 1], [0, 1, 2], printed=True) == selection.Replay(
+    assert selection.replay(FALLING, [1, 1, 1], [0, 1, 2], law="printed") == selection.Replay(
         [[1, 0, 0], [0, 0, 0]], [0, 1, 1]
     )
 
 
 def test_only_tasks_with_a_budget_compete_unless_printed() -> None:
     assert selection.replay(FALLING, [0, 3, 0], [1, 1, 1]) == selection.Replay([[0, 3, 0], [0, 0, 0]], [0, 0, 0])
-    assert selection.replay(FALLING, [0, 3, 0], [1, 1, 1], printed=True) == selection.Replay(
+    assert selection.replay(FALLING, [0, 3, 0], [1, 1, 1], law="printed") == selection.Replay(
         [[0, 0, 0], [0, 0, 0]], [0, 3, 0]
     )
 

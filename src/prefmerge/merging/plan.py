@@ -37,7 +37,7 @@ from prefmerge.merging.recipe import Recipe
 from prefmerge.merging.sameness import Sameness, equal_everywhere, equal_tasks, equal_to_the_base
 from prefmerge.methods import METHODS, Method, Settings
 from prefmerge.methods.parameters import CARRY, PREFERENCE, SCALE, SCOPE, STRENGTH
-from prefmerge.preference import Preference, as_text, budgets, carried
+from prefmerge.preference import Preference, as_text, carried
 from prefmerge.runs import run_of
 from prefmerge.vectors.reading import Input
 
@@ -114,12 +114,11 @@ class Plan:
             return None
         if self.settings.counts is not None:
             return self.settings.counts
-        assert self.settings.shares is not None
         sizes = [entry.info.size for entry in self.of_role("merge")]
         if self.settings[SCOPE] == "model":
-            return budgets(self.settings.shares, sum(sizes))
+            return self.method.budgets(self.settings, sum(sizes))
         total = (
-            np.sum([budgets(self.settings.shares, size) for size in sizes], axis=0)
+            np.sum([self.method.budgets(self.settings, size) for size in sizes], axis=0)
             if sizes
             else np.zeros(len(self.names), np.int64)
         )

@@ -17,6 +17,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from prefmerge.methods.parameters import Parameter
+from prefmerge.preference import budgets
 
 if TYPE_CHECKING:
     import numpy as np
@@ -178,6 +179,11 @@ class Method(abc.ABC):
     def check(self, settings: Settings) -> Sequence[NeedsOrder]:
         """What it asks of the tasks. Raises MethodError for what it cannot merge, whatever the values are."""
         return ()
+
+    def budgets(self, settings: Settings, elements: int) -> tuple[int, ...]:
+        """Elements per task, out of so many that share a budget (paper eq. 5, 6). For methods with a preference."""
+        assert settings.shares is not None, "the caller resolves the preference"
+        return budgets(settings.shares, elements)
 
     def scratch(self, settings: Settings) -> int:
         """Bytes for each element of a scope that it keeps, on the disk where memory is short."""

@@ -8,7 +8,8 @@ of p and t alone, so one running maximum over the tasks writes a bit mask per el
 from the highest bit to the lowest without reading a delta again. A stage with more candidates than budget takes those
 with the smallest keyed numbers: a uniformly random subset that no block size or thread changes. Passes 2..K: only tasks
 with budget left compete and their records are new ones (docs/algorithm.md proves that the printed second pass assigns
-nothing). Rest: the free elements go to the tasks with budget left, uniformly at random. Cost: one reading of the
+nothing). In the authors' released code a later pass gives a free element to the largest of tasks 2..T, if that one has
+budget left. Rest: the free elements go to the tasks with budget left, uniformly at random. Cost: one reading of the
 competing tasks per pass; 1, 2, 4 or 8 bytes of mask and one of owner per element; two walks over the masks per stage.
 """
 
@@ -59,12 +60,12 @@ def select_by_records(
     importance: Importance,
     settings: Settings,
     rounds: int,
-    renewed: bool,
+    law: str,
     work: Workspace,
 ) -> tuple[np.ndarray, Report]:
     """The owner of every element of `tensors`, one after the other, uint8, and the counts. `asked` sums to the number
-    of elements. `rounds`: passes. `renewed`: each pass makes the records of its own tasks; else those of the first one
-    hold.
+    of elements. `rounds`: passes. `law`: what makes a candidate after the first pass. "paper": it is a record among the
+    tasks with budget left. "printed": it was a record in the first pass. "released": it is the largest of tasks 2..T.
     """
     dtype = mask_dtype(len(competing))
     elements = sum(deltas.size for deltas in tensors)
@@ -84,10 +85,16 @@ def select_by_records(
             if sum(left) == 0:
                 passes.append((0,) * settings.tasks)
                 continue
-            if renewed:
+            if law == "paper":
                 hungry = [task for task in competing if left[task]]
-        if number == 1 or renewed:
-            work.map(lambda part, hungry=hungry: _mark(tensors, part, hungry, importance, dtype, work), parts)
+            elif law == "released":
+                hungry = [task for task in competing if task]
+        if number == 1 or law != "printed":
+            largest = number > 1 and law == "released"
+            work.map(
+                lambda part, hungry=hungry, alone=largest: _mark(tensors, part, hungry, importance, dtype, alone, work),
+                parts,
+            )
         taken = [0] * settings.tasks
         for bit in reversed(range(len(hungry))):
             task = hungry[bit]
@@ -106,9 +113,12 @@ def _mark(
     tasks: Sequence[int],
     importance: Importance,
     dtype: np.dtype,
+    alone: bool,
     work: Workspace,
 ) -> None:
-    """Write the masks of the part's free elements: one bit for each of `tasks` that is a record there."""
+    """Write the masks of the part's free elements: one bit for each of `tasks` that is a record there; `alone`: for the
+    last record only, which is the largest of them all.
+    """
     deltas = tensors[part.tensor]
     for low, high in spans(part.mask.size, work.block):
         mask, owner = part.mask[low:high], part.owner[low:high]
@@ -119,6 +129,8 @@ def _mark(
         running[:] = -1  # below every magnitude: the first task is always a record
         for bit, task in enumerate(tasks):
             importance.read(deltas, part.tensor, task, part.start + low, part.start + high, values, work)
+            if alone:
+                mask[np.abs(values) >= running] = 0
             kernels.mark_records(values, running, mask, dtype.type(1 << bit))
         kernels.keep_free(mask, owner)
 

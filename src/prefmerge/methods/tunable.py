@@ -6,6 +6,7 @@ Algorithm 1).
 
 `paper` assigns by records (`records`), `optimal` maximises the retained importance (`optimal`); both fill one byte of
 owner per element. Only tasks with a positive budget compete, except in `printed`, which is Algorithm 1 to the letter.
+`released` is the law of the authors' code, for comparison with their numbers; docs/algorithm.md has the differences.
 Tensors that no competing task changed are the base's and consume no budget. Cost: per element one byte of owner and,
 for `paper`, a mask of one bit per competing task; one reading of the competing tasks per pass and one for the merge;
 strength below 1 and importance `step` read once more. Left out: where the preference comes from.
@@ -44,9 +45,10 @@ if TYPE_CHECKING:
 
 SELECTION = Parameter(
     "selection",
-    choice("paper", "optimal", "printed"),
+    choice("paper", "optimal", "printed", "released"),
     "paper",
-    "who gets which element: Algorithm 1 (paper), the best for the budgets (optimal), or the printed letter (printed)",
+    "who gets which element: Algorithm 1 (paper), the best for the budgets (optimal), the printed letter (printed), or "
+    "the authors' code (released)",
     search=Choices(("paper", "optimal")),  # not unless asked for: `optimal` takes much longer to merge
     group=Group.RULE,
 )
@@ -142,6 +144,10 @@ class TunableMagmax(Method):
             needs.append(NeedsOrder(TOWARD_LAST.name, "Leave it out."))
         return needs
 
+    def budgets(self, settings: Settings, elements: int) -> tuple[int, ...]:
+        """In the authors' code the remainder goes to the first tasks, whatever their share."""
+        return _of_shares(_speaks_for(settings), elements, settings)
+
     def scratch(self, settings: Settings) -> int:
         """One byte of owner; where records are kept, their masks too."""
         return 1 if settings[SELECTION] == "optimal" else 1 + -(-min(64, max(8, settings.tasks)) // 8)
@@ -182,7 +188,7 @@ class TunableMagmax(Method):
             flat, report = select_optimal(kept, asked, competing, importance, settings, work)
         else:
             flat, report = select_by_records(
-                kept, asked, competing, importance, settings, settings[PASSES], settings[SELECTION] == "paper", work
+                kept, asked, competing, importance, settings, settings[PASSES], settings[SELECTION], work
             )
         owners: list[np.ndarray | None] = [None] * len(tensors)
         start = 0
@@ -205,8 +211,8 @@ def _speaks_for(settings: Settings) -> Sequence[Fraction | int]:
 
 
 def _all_take_part(settings: Settings) -> bool:
-    """MAGMAX's own shares and the printed algorithm look at every task, whatever was asked for it."""
-    return settings[SELECTION] == "printed" or settings[STRENGTH] < 1
+    """MAGMAX's own shares, `printed` and `released` look at every task, whatever was asked for it."""
+    return settings[SELECTION] in ("printed", "released") or settings[STRENGTH] < 1
 
 
 def _is_changed(deltas: Deltas, tasks: Sequence[int], work: Workspace) -> bool:
@@ -233,11 +239,18 @@ def _budgets(tensors: Sequence[Deltas], settings: Settings, work: Workspace) -> 
                 f"Give counts that sum to {elements}, or shares."
             )
         return settings.counts
-    total = sum(_speaks_for(settings))
-    shares = tuple(Fraction(n) / total for n in _speaks_for(settings))
+    shares = _speaks_for(settings)
     if settings[STRENGTH] < 1:
-        shares = blended(shares, settings[STRENGTH], magmax_counts(tensors, settings.tasks, work))
-    return budgets(shares, elements)
+        total = sum(shares)
+        shares = blended(
+            [Fraction(n) / total for n in shares], settings[STRENGTH], magmax_counts(tensors, settings.tasks, work)
+        )
+    return _of_shares(shares, elements, settings)
+
+
+def _of_shares(shares: Sequence[Fraction | int], elements: int, settings: Settings) -> tuple[int, ...]:
+    total = sum(shares)
+    return budgets([Fraction(n) / total for n in shares], elements, also_zero=settings[SELECTION] == "released")
 
 
 def magmax_counts(tensors: Sequence[Deltas], tasks: int, work: Workspace) -> tuple[int, ...]:
