@@ -248,8 +248,8 @@ def evaluated(candidate: Candidate, runs: Mapping[str, Run], opened: OpenedRun, 
             preference=f"alpha:{candidate.alpha}" if candidate.alpha else None,
             scale=candidate.scale,
             force=True,
-        ).data
-        owned = receipt["totals"]["owned"]
+        )
+        owned = receipt.owned
         row["owned_percent"] = [round(100 * n / sum(owned), 2) for n in owned] if owned else None
     opened.encoder.load(checkpoint)
     found = evaluate(opened.encoder, opened.head, opened.scenario, cache=cache_folder())

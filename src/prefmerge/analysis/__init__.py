@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from prefmerge.analysis import figures, findings
 from prefmerge.analysis.layer_types import LAYER_TYPES, layer_type
 from prefmerge.analysis.measured import Measured, Part, Signs, Spread
-from prefmerge.analysis.ownership import By, Inventory, Ownership, Row, draw, layers, look, ownership
+from prefmerge.analysis.ownership import By, Inventory, OwnedRow, Ownership, draw, layers, look, ownership
 
 if TYPE_CHECKING:
     from prefmerge.analysis.task_vectors import measure
@@ -28,7 +28,7 @@ __all__ = [
     "Measured",
     "Ownership",
     "Part",
-    "Row",
+    "OwnedRow",
     "Signs",
     "Spread",
     "draw",

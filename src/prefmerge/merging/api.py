@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import datetime
 import os
-import platform
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,29 +19,24 @@ from typing import Any
 import numpy as np
 
 from prefmerge.checkpoints import (
-    Fingerprint,
     base_fingerprint,
     content_fingerprint,
-    file_entries,
     from_state_dict,
-    header_fingerprint,
     is_torch_tensor,
-    sha256_files,
     task_vector_metadata,
 )
 from prefmerge.errors import OutputIsInput, UsageError
 from prefmerge.ground.progress import Progress
-from prefmerge.merging.added import Added, Adding, entries, note
+from prefmerge.merging.added import Added, Adding, note
 from prefmerge.merging.card import model_card, updated_config
-from prefmerge.merging.engine import HashedSink, MemorySink, Outcome, merge_into
+from prefmerge.merging.engine import HashedSink, MemorySink, merge_into
 from prefmerge.merging.parameters import per_task
 from prefmerge.merging.plan import Plan, make_plan, plan_over
-from prefmerge.merging.receipt import FORMAT, Receipt
+from prefmerge.merging.receipt import Receipt, ReceiptFile, ReceiptOutput, ReceiptRun
 from prefmerge.merging.recipe import Recipe, TaskEntry
+from prefmerge.merging.recording import inputs_of, record, versions
 from prefmerge.outputs.companions import Companions, find_companions, weights_name
-from prefmerge.outputs.write import create_output
-from prefmerge.preference import Preference, as_text
-from prefmerge.vectors.reading import Source
+from prefmerge.outputs.write import Output, create_output
 from prefmerge.vectors.workspace import BLOCK, Workspace
 
 UNITS = {
@@ -169,34 +164,37 @@ def run(
                 hashed = HashedSink(output, planned.layout)
                 sink = Adding(hashed, planned.layout, added) if added else hashed
                 outcome = merge_into(planned, sink, work, progress)
-                data = _receipt(planned, outcome, sha256)
-            if added:
-                data["added"] = entries(added)
-                data["notes"].append(note(added))
+                inputs = inputs_of(outcome.reading, sha256=sha256)
             hashed.hash_rest(work)
-            data["run"] = {
-                "started": started.isoformat(timespec="seconds"),
-                "seconds": round(time.perf_counter() - clock, 3),
-                "host": socket.gethostname(),
-                "threads": threads,
-                "max_memory": str(max_memory),
-                "scratch_bytes": work.spilled,
-                "versions": _versions(),
-            }
-            digest = hashed.fingerprint.hexdigest()
-            data["output"] = {"path": str(out), "kind": kind, "files": [], "fingerprint": digest}
-            _add_digests(data, hashed.fingerprint)
+            receipt = record(
+                planned,
+                outcome,
+                inputs=inputs,
+                output=ReceiptOutput(path=str(out), kind=kind, files=(), fingerprint=hashed.fingerprint.hexdigest()),
+                digests=hashed.fingerprint.tensor_digests(),
+                run=ReceiptRun(
+                    started=started.isoformat(timespec="seconds"),
+                    seconds=round(time.perf_counter() - clock, 3),
+                    host=socket.gethostname(),
+                    threads=threads,
+                    max_memory=str(max_memory),
+                    scratch_bytes=work.spilled,
+                    versions=versions(),
+                ),
+                notes=[*([note(added)] if added else []), *companions.notes()],
+                added=added,
+            )
             if kind == "folder":
-                _add_companions(output, planned, companions, data, beside or {})
-            written: list[Receipt] = []
+                _add_companions(output, planned, companions, receipt, beside or {})
+            written = [receipt]
 
-            def receipt(files: list[dict[str, Any]]) -> bytes:
-                data["output"]["files"] = files
-                written.append(Receipt(data))
-                return written[0].to_bytes()
+            def content(files: list[dict[str, Any]]) -> bytes:
+                listed = tuple(ReceiptFile(**file) for file in files)
+                written.append(replace(receipt, output=replace(receipt.output, files=listed)))
+                return written[-1].to_bytes()
 
-            output.publish(receipt)
-    return written[0]
+            output.publish(content)
+    return written[-1]
 
 
 def merge_state_dicts(
@@ -229,21 +227,21 @@ def merge_state_dicts(
         sink = HashedSink(memory, planned.layout)
         outcome = merge_into(planned, sink, work)
         sink.hash_rest(work)
-        data = _receipt(planned, outcome, sha256=False)
-        data["output"] = {"path": None, "kind": "memory", "files": [], "fingerprint": sink.fingerprint.hexdigest()}
-        _add_digests(data, sink.fingerprint)
-        data["run"] = {
-            "seconds": round(time.perf_counter() - clock, 3),
-            "threads": work.threads,
-            "versions": _versions(),
-        }
+        receipt = record(
+            planned,
+            outcome,
+            inputs=inputs_of(outcome.reading),
+            output=ReceiptOutput(path=None, kind="memory", files=(), fingerprint=sink.fingerprint.hexdigest()),
+            digests=sink.fingerprint.tensor_digests(),
+            run=ReceiptRun(seconds=round(time.perf_counter() - clock, 3), threads=work.threads, versions=versions()),
+        )
         merged = {info.name: _as_kind_of(base[info.name], memory.raw(info.name), info) for info in planned.layout}
     aliases = opened[0].aliases
     for entry in planned.of_role("tied"):
         first = entry.tied_to
         if first in merged and aliases.get(entry.name, entry.name) == aliases.get(first, first):
             merged[entry.name] = merged[first]
-    return {name: merged[name] for name in base if name in merged}, Receipt(data)
+    return {name: merged[name] for name in base if name in merged}, receipt
 
 
 def _as_kind_of(like: Any, stored: np.ndarray, info: Any) -> Any:
@@ -306,113 +304,11 @@ def _base_content(planned: Plan) -> str:
 
 
 def _add_companions(
-    output: Any, planned: Plan, companions: Companions, data: dict[str, Any], beside: Mapping[str, bytes]
+    output: Output, planned: Plan, companions: Companions, receipt: Receipt, beside: Mapping[str, bytes]
 ) -> None:
-    data["notes"] += companions.notes()
     for name, content in beside.items():
         output.add_file(name, content)
     for name, path in companions.files.items():
-        if name in beside:
-            continue
-        output.add_file(name, updated_config(path, planned.recipe) if name == "config.json" else path)
-    output.add_file("README.md", model_card(data).encode())
-
-
-def _add_digests(data: dict[str, Any], fingerprint: Fingerprint) -> None:
-    for name, digest in fingerprint.tensor_digests().items():
-        data["tensors"][name]["xxh3"] = digest
-
-
-def _versions() -> dict[str, str]:
-    import numba
-
-    from prefmerge.version import __version__
-
-    return {
-        "prefmerge": __version__,
-        "numpy": np.__version__,
-        "numba": numba.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def _receipt(planned: Plan, outcome: Outcome, sha256: bool) -> dict[str, Any]:
-    """Everything but `output` and `run`."""
-    tasks = len(planned.names)
-    tensors: dict[str, dict[str, Any]] = {}
-    elements: dict[str, int] = dict.fromkeys(("total", "merged", "unchanged", "excluded", "copied", "tied"), 0)
-    roles = {"copy": "copied", "exclude": "excluded", "tied": "tied"}
-    for entry in planned.entries:
-        role = roles.get(entry.role) or ("merged" if outcome.changed.get(entry.name, False) else "unchanged")
-        row: dict[str, Any] = {"shape": list(entry.info.shape), "dtype": entry.dtype.name, "role": role}
-        if role == "tied":
-            row["tied_to"] = entry.tied_to
-        if role == "merged":
-            if entry.name in outcome.reports:
-                row |= outcome.reports[entry.name].entries()
-            if entry.name in outcome.owned:
-                row["owned"] = outcome.owned[entry.name].tolist()
-        tensors[entry.name] = row
-        elements["total"] += entry.info.size
-        elements[role] += entry.info.size
-    merged = [row for row in tensors.values() if row["role"] == "merged"]
-    shares = planned.settings.shares
-    return {
-        "format": FORMAT,
-        "recipe": planned.recipe.settings(planned.names),
-        "inputs": {
-            "base": _input(outcome.reading.base, sha256),
-            "tasks": [_input(source, sha256) for source in outcome.reading.tasks],
-        },
-        "output": {},
-        "tasks": list(planned.names),
-        "shares": None if shares is None else [as_text(share) for share in shares],
-        "preference": planned.recipe.preference.describe()
-        if planned.recipe.preference
-        else None
-        if shares is None
-        else Preference.uniform().describe(),
-        "elements": elements,
-        "totals": _totals(merged, outcome, tasks),
-        "tensors": tensors,
-        "notes": [*planned.notes, *outcome.notes],
-    }
-
-
-def _totals(merged: Sequence[Mapping[str, Any]], outcome: Outcome, tasks: int) -> dict[str, Any]:
-    def added(key: str) -> list[int] | None:
-        rows = [row[key] for row in merged if key in row]
-        return [sum(column) for column in zip(*rows, strict=True)] if rows and len(rows) == len(merged) else None
-
-    totals: dict[str, Any] = {
-        "asked": added("asked"),
-        "owned": added("owned"),
-        "passes": None,
-        "random": added("random"),
-        "gap": None,
-    }
-    lists = [row["passes"] for row in merged if "passes" in row]
-    if lists and len(lists) == len(merged):
-        totals["passes"] = [
-            np.sum([rows[k] for rows in lists], axis=0, dtype=np.int64).tolist() for k in range(max(map(len, lists)))
-        ]
-    gaps = [row["gap"] for row in merged if "gap" in row]
-    if gaps:
-        totals["gap"] = max(gaps)
-    if outcome.report is not None:
-        totals |= outcome.report.entries()
-    return totals
-
-
-def _input(source: Source, sha256: bool) -> dict[str, Any]:
-    checkpoint = source.checkpoint
-    content = source.content()
-    return {
-        "name": checkpoint.name,
-        "path": None if checkpoint.path is None else os.path.abspath(checkpoint.path),
-        "files": file_entries(checkpoint),
-        "fingerprint": content or header_fingerprint(checkpoint),
-        "covers": "content" if content else "header",
-        "task_vector": source.vector,
-        "sha256": sha256_files(checkpoint) if sha256 else None,
-    }
+        if name not in beside:
+            output.add_file(name, updated_config(path, planned.recipe) if name == "config.json" else path)
+    output.add_file("README.md", model_card(receipt).encode())
