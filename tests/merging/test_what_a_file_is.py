@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -285,7 +285,7 @@ def owned(receipt: Receipt) -> list[int]:
 
 
 @pytest.mark.parametrize("scope", ["tensor", "model"])
-def test_embeddings_stored_twice_are_merged_once(tmp_path: Path, scope: str):
+def test_embeddings_stored_twice_are_merged_once(tmp_path: Path, scope: Literal["tensor", "model"]):
     base, tasks = llamas(tmp_path)
     receipt = merge(base, tasks, tmp_path / "out.safetensors", scope=scope)
     out = load_file(tmp_path / "out.safetensors")

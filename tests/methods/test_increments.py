@@ -140,7 +140,7 @@ def test_rounding_from_float64_agrees_with_float32_where_that_is_exact():
         ({"toward_last": "0.5"}, "toward_last looks at what each task changed after the one before it"),
     ],
 )
-def test_refuses_checkpoints_that_were_trained_independently(how: dict[str, str], told: str, tmp_path: Path):
+def test_refuses_checkpoints_that_were_trained_independently(how: dict[str, Any], told: str, tmp_path: Path):
     base, tasks = gaussian(2, 50)
     (tmp_path / "tasks").mkdir()
     for name, state in zip(("base", "tasks/a", "tasks/b"), (base, *tasks), strict=True):

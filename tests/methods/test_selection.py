@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from prefmerge import Preference, merge_state_dicts
 from prefmerge.errors import MethodError, PreferenceError
 from prefmerge.methods import Settings
-from prefmerge.methods.importance import Magnitude
+from prefmerge.methods.importance import MagnitudeImportance
 from prefmerge.methods.optimal import ROWS, relative_gap
 from prefmerge.methods.tunable import TunableMagmax
 from prefmerge.vectors.workspace import Workspace
@@ -120,11 +120,13 @@ def test_carry_gives_later_tasks_part_of_an_earlier_ones_share():
 
 @pytest.mark.parametrize("importance", ["magnitude", "step"])
 @pytest.mark.parametrize("scope", ["tensor", "model"])
-def test_optimal_retains_at_least_what_paper_does(importance: str, scope: str):
+def test_optimal_retains_at_least_what_paper_does(
+    importance: Literal["magnitude", "step"], scope: Literal["tensor", "model"]
+):
     base, tasks = state_dicts(6, 1)
     taus = [{k: t[k] - base[k] for k in base} for t in tasks]
 
-    def retained(selection: str) -> float:
+    def retained(selection: Literal["paper", "optimal"]) -> float:
         merged, _ = merge_state_dicts(
             base, tasks, preference="alpha:0.7", selection=selection, importance=importance, scope=scope, scale=1
         )
@@ -171,7 +173,7 @@ def test_the_certificate_of_a_scope_too_large_for_memory_holds_when_read_again(p
         assert rule.report.prices is not None
         assert np.bincount(owners, minlength=tasks).tolist() == list(rule.report.asked)
         prices = np.array([np.nan if p is None else p for p in rule.report.prices])
-        found = relative_gap([deltas], owners, prices, Magnitude(), settings, work)
+        found = relative_gap([deltas], owners, prices, MagnitudeImportance(), settings, work)
     assert rule.report.gap is not None
     # Each sum adds 1.6e6 float64 terms one by one, whose rounding stays below 1.6e6 * 1.1e-16 < 2e-10 of it.
     assert -2e-10 < found < 1e-6

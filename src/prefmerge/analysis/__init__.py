@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefmerge.analysis import figures, findings
 from prefmerge.analysis.layer_types import LAYER_TYPES, layer_type
-from prefmerge.analysis.measured import Measured, Part, Signs, Spread
+from prefmerge.analysis.measured import Measured, MeasuredPart, Signs, Spread
 from prefmerge.analysis.ownership import By, Inventory, OwnedRow, Ownership, draw, layers, look, ownership
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ __all__ = [
     "Inventory",
     "Measured",
     "Ownership",
-    "Part",
+    "MeasuredPart",
     "OwnedRow",
     "Signs",
     "Spread",

@@ -90,7 +90,7 @@ def replace_folder(new: Path, target: Path) -> Path:
 
 
 @dataclass
-class Workspace:
+class DraftFolder:
     """A locked temporary folder beside a target. `path` is gone, or is the target's old folder, once its content was
     published."""
 
@@ -108,7 +108,7 @@ class Workspace:
             self._fd = -1
 
 
-def make_workspace(target: Path) -> Workspace:
+def make_workspace(target: Path) -> DraftFolder:
     """A new, empty, locked folder beside `target`."""
     while True:
         path = target.with_name(f".{target.name}.prefmerge-{secrets.token_hex(6)}.tmp")
@@ -116,7 +116,7 @@ def make_workspace(target: Path) -> Workspace:
         fd = os.open(path, os.O_RDONLY)
         lock(fd, wait=True)  # a file system without locks: nobody will take the folder for a stale one either
         if names(path, fd):
-            return Workspace(path, fd)
+            return DraftFolder(path, fd)
         os.close(fd)  # another process found the folder before it was locked, and removed it as stale
 
 

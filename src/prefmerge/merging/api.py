@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from prefmerge.checkpoints import (
 from prefmerge.errors import OutputIsInput, UsageError
 from prefmerge.ground.progress import Progress
 from prefmerge.merging.added import Added, Adding, note
+from prefmerge.merging.arguments import RecipeArguments, stated, with_declared
 from prefmerge.merging.card import model_card, updated_config
 from prefmerge.merging.engine import HashedSink, MemorySink, merge_into
 from prefmerge.merging.parameters import per_task
@@ -71,30 +72,75 @@ def parse_bytes(text: str | int) -> int:
     return value
 
 
-def merge(base: str | Path, tasks: Sequence[str | Path], out: str | Path, **options: Any) -> Receipt:
+@with_declared
+def merge(
+    base: str | Path,
+    tasks: Sequence[str | Path],
+    out: str | Path,
+    *,
+    names: Sequence[str] | None = None,
+    parameters: Mapping[str, object] | None = None,
+    threads: int | None = None,
+    max_memory: str | int = "256MiB",
+    force: bool = False,
+    sha256: bool = False,
+    progress: Progress | None = None,
+    **given: Unpack[RecipeArguments],
+) -> Receipt:
     """Merge the task checkpoints at `tasks` into the model at `base` and write the result, with its receipt, to `out`.
 
-    base, tasks, out: a safetensors file, a Hugging Face folder, or (base and tasks) a .pt/.bin state dict. The tasks
-    come in the order in which they were trained. options: method, the parameters that it declares (preference, a
-    Preference or a spec such as "0.8,0.2"; scale; what else `prefmerge merge --help` lists; weights), dtype, exclude,
-    as_task_vector, names: what decides the values (see `Recipe`); threads, max_memory, force, sha256, progress: how it
-    is done. Raises PrefmergeError with one message when it cannot be done; then nothing has appeared at `out`.
+        receipt = prefmerge.merge("base", ["cars", "birds"], "out", preference="cars=0.8,birds=0.2")
+        receipt.owned   # how many elements each task owns
+
+    Each of base and tasks is a safetensors file, a Hugging Face folder or a .pt/.bin state dict, the tasks in the order
+    in which they were trained. `out` is a .safetensors file or a folder. `names`: what the tasks are called, by default
+    after their files.
+
+    What decides the values: `method`, and the parameters that it declares, each with its default; a parameter that the
+    method has no use for is an error. `parameters` holds more of them by name, such as those of a method that you
+    registered. `docs/parameters.md` says what each is.
+
+    How it is done: `threads` (one per core), `max_memory` (a bound on working memory), `force` (replace an output),
+    `sha256` (put the SHA-256 of every file into the receipt), `progress` (called with what is done and how much there
+    is). No value depends on these.
+
+    Raises PrefmergeError with one message when it cannot be done; then nothing has appeared at `out`. Raises TypeError
+    for a keyword argument that there is not.
     """
-    how = {
-        name: options.pop(name) for name in ("threads", "max_memory", "force", "sha256", "progress") if name in options
-    }
-    return run(recipe_of(base, tasks, **options), Path(out), **how)
+    return run(
+        recipe_of(base, tasks, names=names, **stated(merge, given, parameters)),
+        Path(out),
+        threads=threads,
+        max_memory=max_memory,
+        force=force,
+        sha256=sha256,
+        progress=progress,
+    )
 
 
-def plan(base: str | Path, tasks: Sequence[str | Path], **options: Any) -> Plan:
-    """What `merge` with the same options would do, from headers and a few values."""
-    return make_plan(recipe_of(base, tasks, **options))
+@with_declared
+def plan(
+    base: str | Path,
+    tasks: Sequence[str | Path],
+    *,
+    names: Sequence[str] | None = None,
+    parameters: Mapping[str, object] | None = None,
+    **given: Unpack[RecipeArguments],
+) -> Plan:
+    """What `merge` with the same arguments would do, from headers and a few values.
+
+        with prefmerge.plan("base", ["cars", "birds"], preference="0.8,0.2") as planned:
+            planned.most_budgets()   # at most so many elements for each task
+
+    A plan holds its inputs open: use `with`, or close it. Raises what `merge` raises before it reads values.
+    """
+    return make_plan(recipe_of(base, tasks, names=names, **stated(plan, given, parameters)))
 
 
 def recipe_of(
     base: str | Path | None, tasks: Sequence[str | Path], *, names: Sequence[str] | None = None, **given: Any
 ) -> Recipe:
-    """The recipe that Python arguments describe. Raises UsageError for an unknown or ignored option."""
+    """The recipe that Python arguments describe. Raises UsageError for a parameter that is unknown or of no use."""
     count = len(tasks)
     if names is not None and len(names) != count:
         raise UsageError(f"names has {len(names)} entries for {count} tasks; give one per task.")
@@ -102,11 +148,14 @@ def recipe_of(
     listed: list[str] = []
     for one in per_task():
         values = given.get(one.name)
-        if values is None or (one.flag and isinstance(values, (int, float, str, Fraction))):
+        single = isinstance(values, (int, float, str, Fraction))
+        if values is None or (one.flag and single):
             continue
         del given[one.name]
+        how = "give one number, or one per task" if one.flag else "give one per task"
+        if single:
+            raise UsageError(f"{one.name} is one number, {values}; {how}.")
         if len(values) != count:
-            how = "give one number, or one per task" if one.flag else "give one per task"
             raise UsageError(f"{one.name} has {len(values)} entries for {count} tasks; {how}.")
         for entry, value in zip(own, values, strict=True):
             if value is not None:
@@ -197,23 +246,27 @@ def run(
     return written[-1]
 
 
+@with_declared
 def merge_state_dicts(
     base: Mapping[str, Any],
     tasks: Sequence[Mapping[str, Any]],
     *,
     names: Sequence[str] | None = None,
+    parameters: Mapping[str, object] | None = None,
     threads: int | None = None,
     block: int = BLOCK,
-    **options: Any,
+    **given: Unpack[RecipeArguments],
 ) -> tuple[dict[str, Any], Receipt]:
-    """Merge state dicts in memory: NumPy arrays or torch tensors (on the CPU afterwards). Returns one of the base's
-    kind, and the receipt.
+    """Merge state dicts in memory: NumPy arrays or torch tensors. Returns a state dict of the base's kind, on the CPU,
+    and the receipt.
 
-    tasks: one state dict per task, in the order of training, called `names` (task-1 ... by default). options: as for
-    `merge`, without those of files.
+        merged, receipt = prefmerge.merge_state_dicts(base.state_dict(), [cars.state_dict(), birds.state_dict()])
+
+    tasks: one state dict per task, in the order of training, called `names` (task-1, task-2 ... by default). The other
+    arguments are those of `merge`; `block` (elements read at a time) changes no value. Raises what `merge` raises.
     """
     called = list(names) if names is not None else [f"task-{i + 1}" for i in range(len(tasks))]
-    recipe = recipe_of("base", called, names=called, **options)
+    recipe = recipe_of("base", called, names=called, **stated(merge_state_dicts, given, parameters))
     clock = time.perf_counter()
     opened = [
         from_state_dict(base, name="base"),

@@ -33,7 +33,7 @@ from prefmerge.merging.receipt import (
     ReceiptTotals,
 )
 from prefmerge.preference import Preference, as_text
-from prefmerge.vectors.reading import Reading, Source
+from prefmerge.vectors.reading import Reading, ReadInput
 
 _ROLES = {"copy": "copied", "exclude": "excluded", "tied": "tied"}  # of a plan's entry -> of a receipt's tensor
 
@@ -113,7 +113,7 @@ def inputs_of(reading: Reading, *, sha256: bool = False) -> ReceiptInputs:
     )
 
 
-def _input(source: Source, sha256: bool) -> ReceiptInput:
+def _input(source: ReadInput, sha256: bool) -> ReceiptInput:
     checkpoint, content = source.checkpoint, source.content()
     return ReceiptInput(
         name=checkpoint.name,
