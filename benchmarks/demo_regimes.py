@@ -90,7 +90,7 @@ def scaled(base: State, delta: State, scale: float) -> dict[str, Tensor]:
 def merged_delta(base: State, states: Sequence[State], options: Mapping[str, Any]) -> tuple[State, float]:
     """The merged task vector, before the scale (one merge serves all scales), and the method's default scale."""
     delta, receipt = prefmerge.merge_state_dicts(base, states, names=NAMES, as_task_vector=True, **options)
-    return delta, float(receipt.data["recipe"]["scale"])
+    return delta, float(receipt.recipe["scale"])
 
 
 def trained(digits: Digits, regime: TrainingConfig, seed: int) -> list[State]:

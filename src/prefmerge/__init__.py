@@ -1,7 +1,13 @@
-"""Merge sequentially fine-tuned checkpoints into one model for the place where it will run (Tunable MAGMAX).
+"""Merge sequentially fine-tuned checkpoints into one model for the target where it will run (Tunable MAGMAX).
 
     from prefmerge import merge
     receipt = merge("base", ["cars", "birds"], "out", preference="cars=0.8,birds=0.2")
+
+merge, merge_state_dicts, plan, verify    from checkpoints to a model with a receipt
+adapt, prefer, search                     from what is known of the target to a model or a preference for it
+finetune, evaluate                        the checkpoints, and how good a model is
+inspect                                   who owns what, and what is in the task vectors
+open_checkpoint, read_recipe, read_config what is in a file
 
 Importing this is cheap: NumPy, Numba and the rest come with the first name that needs them.
 """
@@ -13,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from prefmerge.version import __version__
 
 if TYPE_CHECKING:
+    from prefmerge.analysis.inspecting import inspect
     from prefmerge.checkpoints import Checkpoint, open_checkpoint
     from prefmerge.errors import PrefmergeError
     from prefmerge.merging.api import merge, merge_state_dicts, plan
@@ -23,6 +30,11 @@ if TYPE_CHECKING:
     from prefmerge.merging.verify import verify
     from prefmerge.preference import Preference
     from prefmerge.target.api import adapt
+    from prefmerge.target.preferring import prefer
+    from prefmerge.target.search import search
+    from prefmerge.training.config_file import read_config
+    from prefmerge.training.finetuning import finetune
+    from prefmerge.training.opened import evaluate_checkpoint as evaluate
 
 _HOMES = {
     "Checkpoint": "prefmerge.checkpoints",
@@ -32,13 +44,20 @@ _HOMES = {
     "Receipt": "prefmerge.merging.receipt",
     "Recipe": "prefmerge.merging.recipe",
     "adapt": "prefmerge.target.api",
+    "evaluate": "prefmerge.training.opened",
+    "finetune": "prefmerge.training.finetuning",
+    "inspect": "prefmerge.analysis.inspecting",
     "merge": "prefmerge.merging.api",
     "merge_state_dicts": "prefmerge.merging.api",
     "open_checkpoint": "prefmerge.checkpoints",
     "plan": "prefmerge.merging.api",
+    "prefer": "prefmerge.target.preferring",
+    "read_config": "prefmerge.training.config_file",
     "read_recipe": "prefmerge.merging.recipe_file",
+    "search": "prefmerge.target.search",
     "verify": "prefmerge.merging.verify",
 }
+_THERE = {"evaluate": "evaluate_checkpoint"}  # what it is called in its own module
 
 __all__ = [
     "Checkpoint",
@@ -49,11 +68,17 @@ __all__ = [
     "Recipe",
     "__version__",
     "adapt",
+    "evaluate",
+    "finetune",
+    "inspect",
     "merge",
     "merge_state_dicts",
     "open_checkpoint",
     "plan",
+    "prefer",
+    "read_config",
     "read_recipe",
+    "search",
     "verify",
 ]
 
@@ -63,4 +88,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'prefmerge' has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_HOMES[name]), _THERE.get(name, name))
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

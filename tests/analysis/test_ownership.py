@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +15,8 @@ from safetensors.numpy import save_file
 import prefmerge
 from prefmerge.analysis import Inventory, Ownership, draw, layers, look, ownership
 from prefmerge.errors import CheckpointNotFound, MissingExtra, OutputError
+from prefmerge.merging.receipt import Receipt, ReceiptTensor, ReceiptTotals
+from tests.merging.receipts import GOLDEN
 
 
 @pytest.mark.parametrize(
@@ -65,23 +67,24 @@ def test_different_stacks_never_share_a_label(names: list[str]) -> None:
                 assert (labels[name] == labels[other]) == (block(name) == block(other))
 
 
-def receipt(tasks: int, owned: dict[str, list[int] | None], method: str = "tunable_magmax") -> dict[str, Any]:
+def receipt(tasks: int, owned: dict[str, list[int] | None], method: str = "tunable_magmax") -> Receipt:
     tensors = {
-        name: {
-            "shape": [sum(counts or [4])],
-            "dtype": "float32",
-            "role": "merged" if counts else "unchanged",
-            **({"owned": counts} if counts else {}),
-        }
+        name: ReceiptTensor(
+            shape=(sum(counts or [4]),),
+            dtype="float32",
+            role="merged" if counts else "unchanged",
+            owned=tuple(counts) if counts else None,
+        )
         for name, counts in owned.items()
     }
-    columns = [sum(column) for column in zip(*(c for c in owned.values() if c), strict=True)]
-    return {
-        "recipe": {"method": method},
-        "tasks": [f"task-{t}" for t in range(tasks)],
-        "tensors": tensors,
-        "totals": {"asked": columns or None, "owned": columns or None, "random": None},
-    }
+    columns = tuple(sum(column) for column in zip(*(c for c in owned.values() if c), strict=True)) or None
+    return replace(
+        Receipt.load(GOLDEN / "magmax.json"),
+        recipe={"method": method},
+        tasks=tuple(f"task-{t}" for t in range(tasks)),
+        tensors=tensors,
+        totals=ReceiptTotals(asked=columns, owned=columns, passes=None, random=None, gap=None),
+    )
 
 
 def test_ownership_adds_up_per_layer() -> None:

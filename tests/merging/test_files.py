@@ -44,8 +44,8 @@ def test_files_and_state_dicts_give_the_same_values(files: tuple[Path, list[Path
     assert all(merged[k].tobytes() == expected[k].tobytes() for k in merged)
     assert receipt.owned == other.owned
     assert receipt.fingerprint == other.fingerprint
-    assert Receipt.load(tmp_path / "out.safetensors.receipt.json").data == receipt.data
-    assert "the preference does not mention digits, signs: share 0." in receipt.data["notes"]
+    assert Receipt.load(tmp_path / "out.safetensors.receipt.json") == receipt
+    assert "the preference does not mention digits, signs: share 0." in receipt.to_json()["notes"]
 
 
 def test_equal_recipes_give_equal_files_whatever_the_threads_blocks_memory_names_and_places(
@@ -62,7 +62,7 @@ def test_equal_recipes_give_equal_files_whatever_the_threads_blocks_memory_names
         receipt = run(recipe, out, threads=threads, block=block, max_memory=memory)
         contents.add(out.read_bytes())
         if memory == "1kB":
-            assert receipt.data["run"]["scratch_bytes"] > 0
+            assert receipt.to_json()["run"]["scratch_bytes"] > 0
     assert len(contents) == 1
 
 
@@ -164,9 +164,9 @@ def test_torch_state_dicts_keep_their_kind_and_ties():
     assert torch.equal(merged["embed.weight"], merged["head.weight"])
     assert merged["embed.weight"].data_ptr() == merged["head.weight"].data_ptr()
     assert merged["steps"].item() == 3
-    assert receipt.data["elements"]["tied"] == 36
-    assert receipt.owned == [18, 18]
-    assert any("'steps' holds int64 and differs in task-1, task-2" in note for note in receipt.data["notes"])
+    assert receipt.to_json()["elements"]["tied"] == 36
+    assert receipt.owned == (18, 18)
+    assert any("'steps' holds int64 and differs in task-1, task-2" in note for note in receipt.to_json()["notes"])
 
 
 def test_ties_dropped_by_saving_are_found_again(tmp_path: Path):
@@ -191,7 +191,7 @@ def test_exclude_copies_from_the_base_and_ignores_a_tasks_own_head(files: tuple[
     merged = load_file(tmp_path / "out.safetensors")
     assert "head.weight" not in merged
     assert merged["deep.bias"].tobytes() == load_file(base)["deep.bias"].tobytes()
-    assert receipt.data["tensors"]["deep.bias"]["role"] == "excluded"
+    assert receipt.to_json()["tensors"]["deep.bias"]["role"] == "excluded"
 
 
 def test_a_narrower_format_that_cannot_hold_a_value_is_an_error(tmp_path: Path):
@@ -213,13 +213,13 @@ def test_a_narrower_format_that_cannot_hold_a_value_is_an_error(tmp_path: Path):
 def test_fingerprints_say_what_was_read(files: tuple[Path, list[Path]], tmp_path: Path):
     base, tasks = files
     receipt = merge(base, tasks, tmp_path / "out.safetensors", preference="0.5,0,0.5,0")
-    covers = [row["covers"] for row in receipt.data["inputs"]["tasks"]]
+    covers = [row["covers"] for row in receipt.to_json()["inputs"]["tasks"]]
     assert covers == ["content", "header", "content", "header"]
-    assert receipt.data["inputs"]["base"]["fingerprint"] == prefmerge.checkpoints.content_fingerprint(
+    assert receipt.to_json()["inputs"]["base"]["fingerprint"] == prefmerge.checkpoints.content_fingerprint(
         open_checkpoint(base)
     )
     strong = merge(base, tasks, tmp_path / "two.safetensors", sha256=True)
-    assert all(len(digest) == 64 for digest in strong.data["inputs"]["tasks"][0]["sha256"].values())
+    assert all(len(digest) == 64 for digest in strong.to_json()["inputs"]["tasks"][0]["sha256"].values())
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F16"])

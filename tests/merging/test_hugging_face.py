@@ -106,7 +106,7 @@ def test_a_tokenizer_and_its_sub_folder_come_along_and_what_does_not_is_noted(tm
     loaded = transformers.AutoTokenizer.from_pretrained(tmp_path / "out", local_files_only=True)
     assert loaded.get_vocab() == tokenizer().get_vocab()
     assert loaded.chat_template == tokenizer().chat_template
-    assert receipt.data["notes"][-1] == (
+    assert receipt.to_json()["notes"][-1] == (
         "not copied from the base's folder: key.json (links out of the folder, or to nothing); "
         "pytorch_model.bin (weights)."
     )
@@ -140,8 +140,8 @@ def test_a_base_that_was_pickled_loads_when_merged(tmp_path: Path):
         (tmp_path / name / "model.safetensors").unlink()
         torch.save(model.state_dict(), tmp_path / name / "pytorch_model.bin")
     receipt = merge(tmp_path / "base", [tmp_path / "cars"], tmp_path / "out")
-    assert receipt.data["output"]["files"][0]["name"] == "model.safetensors"
-    assert not any("not copied" in note for note in receipt.data["notes"])  # the base's own weights are no news
+    assert receipt.to_json()["output"]["files"][0]["name"] == "model.safetensors"
+    assert not any("not copied" in note for note in receipt.to_json()["notes"])  # the base's own weights are no news
     transformers.AutoModel.from_pretrained(tmp_path / "out", local_files_only=True)
 
 

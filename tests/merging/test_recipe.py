@@ -555,7 +555,7 @@ def test_values_that_make_no_sense() -> None:
         with pytest.raises(MethodError) as caught:
             Recipe().with_overrides(**flags)
         assert str(caught.value) == message
-    with pytest.raises(UsageError, match=r"'stength' is not a setting of a recipe\. Did you mean 'strength'\?"):
+    with pytest.raises(UsageError, match=r"'stength' is not a parameter of a recipe\. Did you mean 'strength'\?"):
         Recipe().with_overrides(stength=1)
 
 

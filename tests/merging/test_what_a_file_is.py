@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -281,11 +281,11 @@ def llamas(folder: Path, **options: Any) -> tuple[Path, list[Path]]:
 
 def owned(receipt: Receipt) -> list[int]:
     assert receipt.owned is not None
-    return receipt.owned
+    return list(receipt.owned)
 
 
 @pytest.mark.parametrize("scope", ["tensor", "model"])
-def test_embeddings_stored_twice_are_merged_once(tmp_path: Path, scope: str):
+def test_embeddings_stored_twice_are_merged_once(tmp_path: Path, scope: Literal["tensor", "model"]):
     base, tasks = llamas(tmp_path)
     receipt = merge(base, tasks, tmp_path / "out.safetensors", scope=scope)
     out = load_file(tmp_path / "out.safetensors")
@@ -297,16 +297,16 @@ def test_embeddings_stored_twice_are_merged_once(tmp_path: Path, scope: str):
     expected, other = merge_state_dicts(shared[0], shared[1:], scope=scope)
     assert expected[HEAD] is expected[EMBED]
     assert {name: value.tobytes() for name, value in expected.items()} == {n: v.tobytes() for n, v in out.items()}
-    row = receipt.data["tensors"][EMBED]
+    row = receipt.to_json()["tensors"][EMBED]
     assert (row["role"], row["tied_to"]) == ("tied", HEAD)
-    assert other.data["tensors"][EMBED] == row
-    assert receipt.data["elements"]["tied"] == 512
-    assert sum(owned(receipt)) == receipt.data["elements"]["merged"] == 512 + 8 + 512
-    assert receipt.data["notes"] == [
+    assert other.to_json()["tensors"][EMBED] == row
+    assert receipt.to_json()["elements"]["tied"] == 512
+    assert sum(owned(receipt)) == receipt.to_json()["elements"]["merged"] == 512 + 8 + 512
+    assert receipt.to_json()["notes"] == [
         "'model.embed_tokens.weight' equals 'lm_head.weight' in the base and in every task: they are one tensor, "
         "merged once and written under each name."
     ]
-    assert other.data["notes"] == []
+    assert other.to_json()["notes"] == []
     verify(tmp_path / "out.safetensors", inputs=True, rerun=True)
     with Candidates(base, tasks) as candidates:
         model = candidates.model(scope=scope)
@@ -327,8 +327,8 @@ def test_three_names_in_half_precision_and_a_task_vector_are_one_tensor_too(tmp_
     receipt = merge(base, [tmp_path / "vector.safetensors", tasks[1]], tmp_path / "out.safetensors")
     out = load_file(tmp_path / "out.safetensors")
     assert len({out[name].tobytes() for name in names}) == 1
-    assert receipt.data["elements"]["tied"] == 2 * 512
-    assert receipt.data["notes"] == [
+    assert receipt.to_json()["elements"]["tied"] == 2 * 512
+    assert receipt.to_json()["notes"] == [
         "'encoder.embed.weight' equals 'decoder.embed.weight', 'shared.weight' equals 'decoder.embed.weight' in the "
         "base and in every task: they are one tensor, merged once and written under each name."
     ]
@@ -339,9 +339,9 @@ def test_copies_that_differ_in_one_element_somewhere_are_two_tensors(where: str)
     """The element lies between the slices that are compared first."""
     base, *tasks = [{"a": floats(i, 5000), "b": floats(i, 5000), "c": floats(i + 9, 5000)} for i in range(3)]
     (base if where == "base" else tasks[1])["b"][700] += 1
-    assert merge_state_dicts(base, tasks)[1].data["notes"] == []
+    assert merge_state_dicts(base, tasks)[1].to_json()["notes"] == []
     (base if where == "base" else tasks[1])["b"][700] = (base if where == "base" else tasks[1])["a"][700]
-    notes = merge_state_dicts(base, tasks)[1].data["notes"]
+    notes = merge_state_dicts(base, tasks)[1].to_json()["notes"]
     assert [note.partition(" in the base")[0] for note in notes] == ["'b' equals 'a'"]
 
 
@@ -350,12 +350,12 @@ def test_copies_that_no_task_changes_are_copied_without_a_word():
     for task in tasks:
         task |= {name: base[name].copy() for name in (EMBED, HEAD)}
     merged, receipt = merge_state_dicts(base, tasks)
-    assert receipt.data["notes"] == []
-    assert receipt.data["tensors"][EMBED]["role"] == receipt.data["tensors"][HEAD]["role"] == "unchanged"
+    assert receipt.to_json()["notes"] == []
+    assert receipt.to_json()["tensors"][EMBED]["role"] == receipt.to_json()["tensors"][HEAD]["role"] == "unchanged"
     assert merged[EMBED].tobytes() == base[EMBED].tobytes()
     # Lone elements and fresh norms are equal by chance.
     states = [{"a": np.full(1, i, np.float32), "b": np.full(1, i, np.float32), "w": floats(i, 4)} for i in range(3)]
-    assert merge_state_dicts(states[0], states[1:])[1].data["elements"]["tied"] == 0
+    assert merge_state_dicts(states[0], states[1:])[1].to_json()["elements"]["tied"] == 0
 
 
 @pytest.mark.parametrize("aliased", [False, True])
@@ -365,13 +365,15 @@ def test_a_tied_base_takes_tasks_that_store_a_copy(aliased: bool):
         base[HEAD] = base[EMBED]
         merged, receipt = merge_state_dicts(base, tasks, names=["cars", "birds"])
         assert merged[HEAD] is merged[EMBED]
-        assert receipt.data["tensors"][EMBED]["role"] == "tied"
-        assert receipt.data["notes"][0].startswith("'model.embed_tokens.weight' equals 'lm_head.weight' in the base")
+        assert receipt.to_json()["tensors"][EMBED]["role"] == "tied"
+        assert receipt.to_json()["notes"][0].startswith(
+            "'model.embed_tokens.weight' equals 'lm_head.weight' in the base"
+        )
         return
     del base[HEAD]
     merged, receipt = merge_state_dicts(base, tasks, names=["cars", "birds"])
     assert HEAD not in merged
-    assert receipt.data["notes"] == [
+    assert receipt.to_json()["notes"] == [
         "'lm_head.weight', which the base does not name, is a copy of 'model.embed_tokens.weight' in task 'cars', "
         "task 'birds': they are taken for one tensor."
     ]
@@ -387,8 +389,8 @@ def test_a_task_may_store_one_name_of_what_the_base_stores_twice():
         kept = EMBED if dropped == HEAD else HEAD
         merged, receipt = merge_state_dicts(base, [first, some], names=["cars", "birds"])
         assert {name: value.tobytes() for name, value in merged.items()} == {n: v.tobytes() for n, v in whole.items()}
-        assert receipt.data["tensors"][EMBED]["role"] == "tied"
-        assert receipt.data["notes"][0] == (
+        assert receipt.to_json()["tensors"][EMBED]["role"] == "tied"
+        assert receipt.to_json()["notes"][0] == (
             f"{dropped!r}, a copy of {kept!r} in the base, is lacking in task 'birds': they are taken for one tensor."
         )
 
@@ -449,20 +451,20 @@ def test_a_task_that_is_the_base_gets_no_budget(tmp_path: Path, how: str):
     note = "task 'same' does not differ from the base: it gets no share unless you ask for one by name."
     for given, shares in ((None, ["1/2", "0", "1/2"]), ("alpha:2", ["2/3", "0", "1/3"])):
         receipt = merge(base, [cars, same, birds], tmp_path / f"{given}.safetensors", preference=given)
-        assert receipt.data["notes"] == [note]
-        assert [Fraction(share) for share in receipt.data["shares"]] == [Fraction(share) for share in shares]
+        assert receipt.to_json()["notes"] == [note]
+        assert [Fraction(share) for share in receipt.to_json()["shares"]] == [Fraction(share) for share in shares]
         assert owned(receipt)[1] == 0
         verify(tmp_path / f"{given}.safetensors", inputs=True, rerun=True)
     carried = merge(base, [cars, same], tmp_path / "carried.safetensors", preference="alpha:2", carry="0.5")
     assert owned(carried)[1] == 0
     for asked in ("same=0.5,cars=0.25,birds=0.25", "0.25,0.5,0.25"):
         asked_for = merge(base, [cars, same, birds], tmp_path / f"{asked}.safetensors", preference=asked)
-        assert asked_for.data["notes"] == [
+        assert asked_for.to_json()["notes"] == [
             "task 'same' does not differ from the base: the elements of its share (0.5) stay the base's."
         ]
         assert owned(asked_for)[1] > 0
     average = merge(base, [cars, same, birds], tmp_path / "average.safetensors", method="average")
-    assert average.data["notes"] == ["task 'same' does not differ from the base."]
+    assert average.to_json()["notes"] == ["task 'same' does not differ from the base."]
 
 
 def test_a_task_vector_of_zeros_is_the_base_too(tmp_path: Path):
@@ -471,7 +473,7 @@ def test_a_task_vector_of_zeros_is_the_base_too(tmp_path: Path):
     merge(base, [same], tmp_path / "nothing.safetensors", method="last", as_task_vector=True)
     receipt = merge(base, [cars, tmp_path / "nothing.safetensors"], tmp_path / "out.safetensors")
     assert owned(receipt)[1] == 0
-    assert receipt.data["notes"][0].startswith("task 'nothing' does not differ from the base: it gets no share")
+    assert receipt.to_json()["notes"][0].startswith("task 'nothing' does not differ from the base: it gets no share")
 
 
 def test_a_task_that_changes_one_element_is_no_copy_of_the_base(tmp_path: Path):
@@ -479,15 +481,15 @@ def test_a_task_that_changes_one_element_is_no_copy_of_the_base(tmp_path: Path):
     base, one = {"w": floats(0, 5000)}, {"w": floats(0, 5000)}
     one["w"][700] += 1
     _, receipt = merge_state_dicts(base, [one, {"w": floats(1, 5000)}])
-    assert receipt.data["notes"] == []
-    assert [Fraction(share) for share in receipt.data["shares"]] == [Fraction(1, 2)] * 2
+    assert receipt.to_json()["notes"] == []
+    assert [Fraction(share) for share in receipt.to_json()["shares"]] == [Fraction(1, 2)] * 2
 
 
 def test_tasks_that_are_all_the_base_are_named_and_change_nothing():
     base = {"w": floats(0, 40)}
     merged, receipt = merge_state_dicts(base, [{"w": base["w"].copy()} for _ in range(2)], names=["cars", "birds"])
     assert merged["w"].tobytes() == base["w"].tobytes()
-    assert [note.partition(":")[0] for note in receipt.data["notes"]] == [
+    assert [note.partition(":")[0] for note in receipt.to_json()["notes"]] == [
         "task 'cars' does not differ from the base",
         "task 'birds' does not differ from the base",
     ]
@@ -497,8 +499,8 @@ def test_two_equal_tasks_are_noted_and_keep_their_shares(tmp_path: Path):
     base, (cars, birds) = three(tmp_path)
     twice = Path(shutil.copy(cars, tmp_path / "twice.safetensors"))
     receipt = merge(base, [cars, birds, twice], tmp_path / "out.safetensors")
-    assert receipt.data["notes"] == ["task 'cars' does not differ from task 'twice'."]
-    assert [Fraction(share) for share in receipt.data["shares"]] == [Fraction(1, 3)] * 3
+    assert receipt.to_json()["notes"] == ["task 'cars' does not differ from task 'twice'."]
+    assert [Fraction(share) for share in receipt.to_json()["shares"]] == [Fraction(1, 3)] * 3
 
 
 @pytest.mark.parametrize("link", [os.link, os.symlink])

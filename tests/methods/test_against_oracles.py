@@ -78,7 +78,7 @@ def has_near_ties(table_TP: np.ndarray) -> bool:
 
 def entries(receipt: Receipt, tensors: Sequence[str], scope: str) -> dict[str, Any]:
     """Where the receipt keeps the counts of this budget: with the tensor, or in the totals."""
-    return receipt.data["tensors"][tensors[0]] if scope == "tensor" else receipt.data["totals"]
+    return receipt.to_json()["tensors"][tensors[0]] if scope == "tensor" else receipt.to_json()["totals"]
 
 
 def by_pass(entry: dict[str, Any], passes: int, tasks: int) -> list[list[int]]:
@@ -118,8 +118,8 @@ def test_budgets_are_met_and_every_element_is_one_tasks(
         if kind != "optimal":
             columns = zip(*by_pass(entry, 2, tasks), entry["random"], strict=True)
             assert [sum(column) for column in columns] == expected
-    assert (receipt.data["totals"]["owned"] or [0] * tasks) == total  # none where nothing was merged
-    assert receipt.data["elements"]["merged"] == sum(total)
+    assert (receipt.to_json()["totals"]["owned"] or [0] * tasks) == total  # none where nothing was merged
+    assert receipt.to_json()["elements"]["merged"] == sum(total)
     for name, array in problem.base.items():
         assert merged[name].shape == array.shape
         assert merged[name].dtype == array.dtype
@@ -217,7 +217,7 @@ def test_magmax_is_the_argmax(problem: Problem, method: str, scale: float, block
         owners = selection.magmax_owners(np.abs(deltas))
         expected = methods.taken(problem.base[name], deltas[owners, range(len(owners))], scale)
         assert np.array_equal(bits(merged[name]), bits(expected))
-        assert receipt.data["tensors"][name]["owned"] == [owners.count(t) for t in range(len(problem.tasks))]
+        assert receipt.to_json()["tensors"][name]["owned"] == [owners.count(t) for t in range(len(problem.tasks))]
 
 
 @thorough
@@ -235,7 +235,7 @@ def test_last_is_the_last_task(problem: Problem, scale: float, block: int) -> No
 def test_random_mix_takes_each_element_from_a_task(problem: Problem, scale: float, block: int, seed: int) -> None:
     merged, receipt = merge(problem, method="random_mix", scale=scale, block=block, seed=seed)
     for name in problem.changed():
-        allowed, entry = possible_owners(problem, name, merged[name], scale), receipt.data["tensors"][name]
+        allowed, entry = possible_owners(problem, name, merged[name], scale), receipt.to_json()["tensors"][name]
         if entry["role"] == "unchanged":  # every task that was drawn left it alone
             assert merged[name].tobytes() == problem.base[name].tobytes()
             assert np.all(allowed.sum(axis=0) >= 1)
@@ -361,7 +361,7 @@ def test_strength_and_carry_change_the_budgets_as_written(
 ) -> None:
     _, receipt = merge(problem, selection=kind, scope=scope, strength=float(strength), carry=float(carry))
     carried = shares.carry(problem.shares, Fraction(carry))
-    assert [Fraction(s) for s in receipt.data["shares"]] == carried
+    assert [Fraction(s) for s in receipt.to_json()["shares"]] == carried
     speaking = Problem(problem.base, problem.tasks, carried)
     judged = problem if Fraction(strength) < 1 else in_competition(speaking, "paper")
     for tensors in judged.groups(scope):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def test_the_same_bytes_for_every_block_size_and_thread_count(method: str, optio
     expected, receipt = merge_state_dicts(base, tasks, method=method, threads=1, **options)
     found, other = merge_state_dicts(base, tasks, method=method, threads=threads, block=block, **options)
     assert same(expected, found)
-    assert {k: v for k, v in receipt.data.items() if k != "run"} == {k: v for k, v in other.data.items() if k != "run"}
+    assert replace(receipt, run=other.run) == other
 
 
 @named
@@ -58,7 +59,7 @@ def test_keeps_names_order_shapes_dtypes_and_what_no_task_changed(method: str, o
     if options.get("normalize", True) or method != "linear":  # a sum of models moves what no task changed, too
         assert merged["untouched"].tobytes() == base["untouched"].tobytes()
     assert merged["position_ids"].tobytes() == base["position_ids"].tobytes()
-    assert receipt.data["elements"]["total"] == sum(v.size for v in base.values())
+    assert receipt.elements.total == sum(v.size for v in base.values())
 
 
 @named
@@ -99,7 +100,7 @@ def test_every_element_is_one_tasks_value_bit_for_bit(method: str):
     candidates = np.stack([base["w"] + np.float32(0.3) * (t["w"] - base["w"]) for t in tasks])
     owners = candidates.view(np.uint32) == merged["w"].view(np.uint32)
     assert owners.any(axis=0).all()
-    assert owners.sum(axis=1).tolist() == receipt.owned
+    assert tuple(owners.sum(axis=1).tolist()) == receipt.owned
 
 
 def test_seed_changes_draws_and_nothing_else():
@@ -109,7 +110,7 @@ def test_seed_changes_draws_and_nothing_else():
     other, receipt = merge_state_dicts(base, tasks, seed=2)
     assert same(first, again)
     assert not same(first, other)
-    assert receipt.owned == [500] * 4
+    assert receipt.owned == (500,) * 4
 
 
 def test_tensor_order_in_the_dict_changes_nothing():
@@ -128,5 +129,5 @@ def test_relabelling_tasks_of_equal_magnitude_relabels_owners():
     shares = ["0.5", "0.3", "0.2"]
     _, receipt = merge_state_dicts(base, tasks, preference=",".join(shares))
     _, relabelled = merge_state_dicts(base, tasks[::-1], preference=",".join(shares[::-1]))
-    assert receipt.owned == [200, 120, 80]
-    assert relabelled.owned == [80, 120, 200]
+    assert receipt.owned == (200, 120, 80)
+    assert relabelled.owned == (80, 120, 200)

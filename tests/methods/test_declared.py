@@ -57,6 +57,11 @@ from prefmerge.merging.recipe import Recipe
 receipt = json.loads(Path("out/receipt.json").read_text())
 again = Recipe.from_settings(receipt["recipe"], base="b", tasks=["c", "d"])
 told["again"] = again.settings() == receipt["recipe"]
+import prefmerge
+states = ["base.safetensors", ["cars.safetensors", "birds.safetensors"]]
+given = {"tilt": "1/2", "first_task": 2}
+prefmerge.merge(*states, "named.safetensors", method="slope", parameters=given)
+prefmerge.merge(*states, "by-keyword.safetensors", method="slope", **given)
 print(json.dumps(told))
 """
 
@@ -106,6 +111,12 @@ def test_its_parameters_decide_the_merge_and_are_in_the_receipt(folder: Path, to
     card = (folder / "out" / "README.md").read_text(encoding="utf-8")
     assert "- tilt: 0.5\n- first_task: 2\n" in card
     assert told["again"] is True
+
+
+def test_its_parameters_are_given_in_python_by_name_or_by_keyword(folder: Path, told: dict[str, Any]) -> None:
+    assert told["merged"][0] == 0
+    for name in ("named", "by-keyword"):
+        assert (load_file(folder / f"{name}.safetensors")["w"] == 1 + 0.25 * 0.5 * 4).all()
 
 
 def test_its_parameters_are_keys_of_a_recipe_file(told: dict[str, Any]) -> None:

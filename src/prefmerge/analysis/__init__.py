@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from prefmerge.analysis import figures, findings
 from prefmerge.analysis.layer_types import LAYER_TYPES, layer_type
-from prefmerge.analysis.measured import Measured, Part, Signs, Spread
-from prefmerge.analysis.ownership import By, Inventory, Ownership, Row, draw, layers, look, ownership
+from prefmerge.analysis.measured import Measured, MeasuredPart, Signs, Spread
+from prefmerge.analysis.ownership import By, Inventory, OwnedRow, Ownership, draw, layers, look, ownership
 
 if TYPE_CHECKING:
     from prefmerge.analysis.task_vectors import measure
@@ -27,8 +27,8 @@ __all__ = [
     "Inventory",
     "Measured",
     "Ownership",
-    "Part",
-    "Row",
+    "MeasuredPart",
+    "OwnedRow",
     "Signs",
     "Spread",
     "draw",

@@ -34,7 +34,7 @@ Grouping = Literal["layer", "type", "block", "tensor"]
 
 
 @dataclass(frozen=True)
-class Part:
+class MeasuredPart:
     """A tensor, or several of one layer, type or block. Per density: elements that several tasks keep, those in
     conflict. Per task: sum of |tau_t|, of |tau_MAGMAX_t|; elements owned in the MAGMAX merge; elements contributed to
     it: those of which the task alone holds the largest magnitude.
@@ -145,13 +145,13 @@ class Measured:
     contributed: tuple[Spread, ...]  # of what it contributes to the MAGMAX merge
     sums: tuple[float, ...]  # of tau_t
     products: tuple[tuple[float, ...], ...]  # <tau_s, tau_t>
-    parts: tuple[Part, ...]  # tensors, in the order of the network as far as names tell
+    parts: tuple[MeasuredPart, ...]  # tensors, in the order of the network as far as names tell
 
-    def by(self, grouping: Grouping) -> tuple[Part, ...]:
+    def by(self, grouping: Grouping) -> tuple[MeasuredPart, ...]:
         """The tensors, summed by layer, layer type or block. Types and blocks leave biases out, as the paper does."""
         if grouping == "tensor":
             return self.parts
-        members: dict[str, list[Part]] = {}
+        members: dict[str, list[MeasuredPart]] = {}
         if grouping == "type":
             members = {kind: [] for kind in LAYER_TYPES}
         for part in self.parts:
@@ -273,7 +273,7 @@ class Measured:
         for key in ("values", "contributed"):
             fields[key] = tuple(Spread(**_each(spread)) for spread in data[key])
         parts = ({**_each(part)} for part in data["parts"])
-        fields["parts"] = tuple(Part(kind=part.pop("type"), **part) for part in parts)
+        fields["parts"] = tuple(MeasuredPart(kind=part.pop("type"), **part) for part in parts)
         return cls(**fields)
 
 
@@ -299,13 +299,13 @@ def _is_block(layer: str) -> bool:
     return " block " in f" {layer}"
 
 
-def _summed(name: str, parts: Sequence[Part]) -> Part:
+def _summed(name: str, parts: Sequence[MeasuredPart]) -> MeasuredPart:
     def column(key: str) -> tuple[Any, ...]:
         rows = [getattr(part, key) for part in parts]
         return tuple((math.fsum if isinstance(values[0], float) else sum)(values) for values in zip(*rows, strict=True))
 
     kinds, layers = ({getattr(part, key) for part in parts} for key in ("kind", "layer"))
-    return Part(
+    return MeasuredPart(
         name=name,
         layer=layers.pop() if len(layers) == 1 else "",
         kind=kinds.pop() if len(kinds) == 1 else "",

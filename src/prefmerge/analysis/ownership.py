@@ -8,6 +8,7 @@ and magnitudes, which need the weights (task_vectors.py).
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,11 +22,13 @@ from prefmerge.errors import CheckpointNotFound, OutputError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from prefmerge.merging.receipt import Receipt
+
 By = Literal["layer", "tensor"]
 
 
 @dataclass(frozen=True)
-class Row:
+class OwnedRow:
     """One layer or tensor: its tensors, its elements, and the merged ones of each task (None: they have no owner)."""
 
     name: str
@@ -49,8 +52,8 @@ class Ownership:
     tasks: tuple[str, ...]
     asked: tuple[int, ...] | None
     random: tuple[int, ...] | None
-    total: Row
-    rows: tuple[Row, ...]
+    total: OwnedRow
+    rows: tuple[OwnedRow, ...]
     by: By
 
     def to_json(self) -> dict[str, Any]:
@@ -73,7 +76,7 @@ class Inventory:
 
     source: str
     dtypes: Mapping[str, tuple[int, int, int]]
-    rows: tuple[Row, ...]
+    rows: tuple[OwnedRow, ...]
     by: By
 
     def to_json(self) -> dict[str, Any]:
@@ -87,7 +90,7 @@ class Inventory:
         }
 
 
-def _row_json(row: Row) -> dict[str, Any]:
+def _row_json(row: OwnedRow) -> dict[str, Any]:
     data: dict[str, Any] = {"name": row.name, "tensors": row.tensors, "elements": row.elements}
     return data if row.owned is None else {**data, "owned": list(row.owned)}
 
@@ -108,7 +111,7 @@ def look(path: str | Path, by: By = "layer") -> Ownership | Inventory:
     is_receipt = path.is_file() and path.suffix == ".json" and not path.name.endswith(".index.json")
     receipt = path if is_receipt else find_receipt(path)
     if receipt is not None:
-        return ownership(Receipt.load(receipt).data, source=str(path), by=by)
+        return ownership(Receipt.load(receipt), source=str(path), by=by)
     checkpoint = open_checkpoint(path)
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     for info in checkpoint.tensors.values():
@@ -120,36 +123,24 @@ def look(path: str | Path, by: By = "layer") -> Ownership | Inventory:
     return Inventory(str(path), dtypes, _rows(sizes, {}, by), by)
 
 
-def ownership(receipt: Mapping[str, Any], *, source: str = "", by: By = "layer") -> Ownership:
-    """The ownership that a receipt (its JSON object) tells."""
-    tensors, totals = receipt["tensors"], receipt["totals"]
-    sizes = {name: _size(entry["shape"]) for name, entry in tensors.items()}
-    owned = {name: tuple(entry["owned"]) for name, entry in tensors.items() if entry.get("owned")}
-
-    def counts(key: str) -> tuple[int, ...] | None:
-        return tuple(totals[key]) if totals.get(key) is not None else None
-
-    total = Row("all", len(tensors), sum(sizes.values()), counts("owned"))
+def ownership(receipt: Receipt, *, source: str = "", by: By = "layer") -> Ownership:
+    """Who owns what, as a receipt says."""
+    sizes = {name: math.prod(tensor.shape) for name, tensor in receipt.tensors.items()}
+    owned = {name: tensor.owned for name, tensor in receipt.tensors.items() if tensor.owned}
+    totals = receipt.totals
     return Ownership(
-        source,
-        receipt["recipe"]["method"],
-        tuple(receipt["tasks"]),
-        counts("asked"),
-        counts("random"),
-        total,
-        _rows(sizes, owned, by),
-        by,
+        source=source,
+        method=receipt.recipe["method"],
+        tasks=receipt.tasks,
+        asked=totals.asked,
+        random=totals.random,
+        total=OwnedRow("all", len(sizes), sum(sizes.values()), totals.owned),
+        rows=_rows(sizes, owned, by),
+        by=by,
     )
 
 
-def _size(shape: Iterable[int]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
-
-
-def _rows(sizes: Mapping[str, int], owned: Mapping[str, Sequence[int]], by: By) -> tuple[Row, ...]:
+def _rows(sizes: Mapping[str, int], owned: Mapping[str, Sequence[int]], by: By) -> tuple[OwnedRow, ...]:
     names = sorted(sizes, key=natural)
     group = layers(names) if by == "layer" else {name: name for name in names}
     members: dict[str, list[str]] = defaultdict(list)
@@ -159,7 +150,7 @@ def _rows(sizes: Mapping[str, int], owned: Mapping[str, Sequence[int]], by: By) 
     for layer, inside in members.items():
         counts = [owned[name] for name in inside if name in owned]
         summed = tuple(sum(column) for column in zip(*counts, strict=True)) if counts else None
-        rows.append(Row(layer, len(inside), sum(sizes[name] for name in inside), summed))
+        rows.append(OwnedRow(layer, len(inside), sum(sizes[name] for name in inside), summed))
     return tuple(rows)
 
 
@@ -242,7 +233,7 @@ def draw(found: Ownership, path: str | Path) -> None:
     plotting.save(figure, path)
 
 
-def _bars(axes: Axes, rows: Sequence[Row], tasks: Sequence[str]) -> None:
+def _bars(axes: Axes, rows: Sequence[OwnedRow], tasks: Sequence[str]) -> None:
     colours, numbered = plotting.task_colours(len(tasks)), len(tasks) > len(plotting.FEW)
     left = [0.0] * len(rows)
     for task, (name, colour) in enumerate(zip(tasks, colours, strict=True)):

@@ -26,7 +26,7 @@ import numpy as np
 
 from prefmerge.analysis import kernels
 from prefmerge.analysis.layer_types import layer_type
-from prefmerge.analysis.measured import BIAS, DENSITIES, Measured, Part, Signs, Spread
+from prefmerge.analysis.measured import BIAS, DENSITIES, Measured, MeasuredPart, Signs, Spread
 from prefmerge.analysis.ownership import layers, natural
 from prefmerge.merging.api import available_cores, recipe_of
 from prefmerge.merging.engine import Progress
@@ -34,7 +34,7 @@ from prefmerge.merging.plan import Plan, make_plan, training_of
 from prefmerge.methods import kernels as counting
 from prefmerge.methods.ties import HIGH, LOW
 from prefmerge.vectors.reader import TaskVectors
-from prefmerge.vectors.reading import Reading, Source
+from prefmerge.vectors.reading import Reading, ReadInput
 from prefmerge.vectors.workspace import Workspace, spans
 
 BLOCK = 1 << 14  # elements held for all T tasks at once
@@ -139,9 +139,9 @@ class _Measuring:
         self.plan, self.work, self.job, self.progress = plan, work, job, progress
         self.tasks = len(plan.names)
         self.entries = sorted(plan.of_role("merge"), key=lambda entry: natural(entry.name))
-        self.base = Source(plan.base, hashed=True)
+        self.base = ReadInput(plan.base, hashed=True)
         self.base.touched = True
-        reading = Reading(self.base, [Source(task, hashed=False) for task in plan.tasks])
+        reading = Reading(self.base, [ReadInput(task, hashed=False) for task in plan.tasks])
         self.deltas = [TaskVectors.of(reading, entry.info, entry.stored_as) for entry in self.entries]
         self.nbytes = [entry.info.dtype.itemsize * (self.tasks + 1) for entry in self.entries]  # of an element
         self.everything = sum(deltas.size * each for deltas, each in zip(self.deltas, self.nbytes, strict=True))
@@ -274,7 +274,7 @@ class _Measuring:
             # A tensor that no task changed is copied by a merge and has no owner.
             owners_2T = found.owners_2T if found.sums_3T[1].any() else np.zeros_like(found.owners_2T)
             parts.append(
-                Part(
+                MeasuredPart(
                     name=entry.name,
                     layer=layer[entry.name],
                     kind=layer_type(entry.name, entry.info.shape) or BIAS,

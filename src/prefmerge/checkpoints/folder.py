@@ -77,6 +77,9 @@ class Folder:
 def open_checkpoint(path: str | Path, *, name: str | None = None) -> Checkpoint:
     """Open the checkpoint at `path`: a safetensors or torch file, a Hugging Face folder, or an index of shards.
 
+        checkpoint = prefmerge.open_checkpoint("base.safetensors")
+        checkpoint.tensors["visual.proj"].shape
+
     `name` is what messages and receipts call it: the file's stem, or the folder's name, when not given. Only headers
     are read. Raises CheckpointNotFound, CheckpointCorrupt, UnsupportedDtype, UnsafePickle, MissingExtra.
     """

@@ -11,7 +11,7 @@ from typing import Any
 from prefmerge.cli.derived import help_of, typed
 from prefmerge.merging.parameters import OF_EVERY_MERGE, per_task, searchable
 from prefmerge.methods import DEFAULT, METHODS, declared
-from prefmerge.methods.parameters import Choices, Parameter, Range, Shares
+from prefmerge.methods.parameters import Choices, Parameter, Range, TaskShares
 
 HEAD = """# Methods and their parameters
 
@@ -66,7 +66,7 @@ def _search(one: Parameter[Any]) -> str:
     over = searchable().get(one.name)
     if isinstance(over, Range):
         return f"{over.low:g} to {over.high:g}"
-    if isinstance(over, Shares):
+    if isinstance(over, TaskShares):
         return "a share for each task"
     return ", ".join(typed(value) for value in over.values) if isinstance(over, Choices) else "-"
 

@@ -63,9 +63,9 @@ def merge(
             recipe, out, threads=threads, max_memory=max_memory, force=force, sha256=sha256, progress=report
         )
     if json:
-        show.as_json(receipt.data)
+        show.as_json(receipt.to_json())
     else:
-        show.merged(receipt.data, recipe, out)
+        show.merged(receipt, recipe, out)
         if run is not None or given.get(PREFERENCE.name) is not None:
             show.say_adapt("BASE TASK..." if run is None else f"--run {quote(str(run))}")
 

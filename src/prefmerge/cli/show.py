@@ -20,8 +20,9 @@ from prefmerge.ground.words import listed
 from prefmerge.methods.parameters import PREFERENCE
 
 if TYPE_CHECKING:
-    from prefmerge.analysis import Inventory, Ownership, Row
+    from prefmerge.analysis import Inventory, OwnedRow, Ownership
     from prefmerge.merging.plan import Plan
+    from prefmerge.merging.receipt import Receipt
     from prefmerge.merging.recipe import Recipe
     from prefmerge.merging.verify import VerifyReport
     from prefmerge.models.evaluation import Evaluation, MatrixReport
@@ -129,25 +130,24 @@ def matrix(found: MatrixReport) -> None:
         console.print(f"{', '.join(told)}.")
 
 
-def merged(receipt: Mapping[str, Any], recipe: Recipe, out: Path) -> None:
+def merged(receipt: Receipt, recipe: Recipe, out: Path) -> None:
     """What a merge did, from its receipt."""
     from prefmerge.outputs.write import find_receipt
 
     console = _console()
-    totals, elements = receipt["totals"], receipt["elements"]
-    if totals["owned"] is not None:
-        console.print(_owners(receipt["tasks"], receipt["shares"], totals, elements["merged"]))
+    elements, gap = receipt.elements, receipt.totals.gap
+    if receipt.owned is not None:
+        console.print(_owners(receipt, receipt.owned))
         console.print()
-    parts = [f"{elements['merged']:,} elements merged"]
-    parts += [f"{elements[key]:,} {key}" for key in ("unchanged", "excluded", "copied", "tied") if elements.get(key)]
+    counts = {role: getattr(elements, role) for role in ("unchanged", "excluded", "copied", "tied")}
+    parts = [f"{elements.merged:,} elements merged", *(f"{count:,} {role}" for role, count in counts.items() if count)]
     console.print(", ".join(parts) + ".")
-    if totals.get("gap") is not None:
-        console.print(f"The retained importance is at most {totals['gap']:.1e} of it below the best for these budgets.")
-    _say_how(console, receipt["recipe"], recipe)
-    _say_notes(console, receipt["notes"])
+    if gap is not None:
+        console.print(f"The retained importance is at most {gap:.1e} of it below the best for these budgets.")
+    _say_how(console, receipt.recipe, recipe)
+    _say_notes(console, receipt.notes)
     console.print(
-        f"Output:  {out} ({_bytes(sum(file['bytes'] for file in receipt['output']['files']))}, "
-        f"{receipt['run']['seconds']:.1f} s)",
+        f"Output:  {out} ({_bytes(sum(file.bytes for file in receipt.output.files))}, {receipt.run.seconds:.1f} s)",
         soft_wrap=True,
     )
     console.print(f"Receipt: {find_receipt(out)}", soft_wrap=True)
@@ -250,23 +250,23 @@ def _inventory(console: Console, found: Inventory) -> None:
     console.print(_sizes(found.rows, found.by))
 
 
-def _sizes(rows: Sequence[Row], by: str) -> Table:
+def _sizes(rows: Sequence[OwnedRow], by: str) -> Table:
     return _table([by, "tensors", "elements"], [[row.name, str(row.tensors), f"{row.elements:,}"] for row in rows])
 
 
-def _owners(tasks: Sequence[str], shares: Sequence[str] | None, totals: Mapping[str, Any], elements: int) -> Table:
+def _owners(receipt: Receipt, owned: Sequence[int]) -> Table:
     """One row per task: share asked, elements owned, and what part of these each pass and chance brought."""
-    owned = totals["owned"]
+    tasks, totals = receipt.tasks, receipt.totals
 
     def parts(counts: Sequence[int], wholes: Sequence[int]) -> list[str]:
         return [_percent(n / whole) if whole else "-" for n, whole in zip(counts, wholes, strict=True)]
 
     columns: dict[str, list[str]] = {}
-    if shares is not None:
-        columns["share asked"] = [_share(share) for share in shares]
+    if receipt.shares is not None:
+        columns["share asked"] = [_share(share) for share in receipt.shares]
     columns["elements owned"] = [f"{n:,}" for n in owned]
-    columns["share owned"] = parts(owned, [elements] * len(tasks))
-    passes = totals["passes"] or []
+    columns["share owned"] = parts(owned, [receipt.elements.merged] * len(tasks))
+    passes = totals.passes or ()
     shown = len(passes) if len(passes) <= MOST_PASSES else MOST_PASSES - 1
     for i, counts in enumerate(passes[:shown]):
         columns[f"by pass {i + 1}"] = parts(counts, owned)
@@ -274,8 +274,8 @@ def _owners(tasks: Sequence[str], shares: Sequence[str] | None, totals: Mapping[
         columns[f"by passes {shown + 1} to {len(passes)}"] = parts(
             [sum(column) for column in zip(*passes[shown:], strict=True)], owned
         )
-    if totals["random"] is not None:
-        columns["at random"] = parts(totals["random"], owned)
+    if totals.random is not None:
+        columns["at random"] = parts(totals.random, owned)
     return _table(["task", *columns], [list(row) for row in zip(tasks, *columns.values(), strict=True)])
 
 

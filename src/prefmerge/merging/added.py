@@ -9,7 +9,6 @@ element of the tensor. Cost: that of these tensors. Leaves out: what to add.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -53,11 +52,6 @@ class Adding:
 def entries(added: Added) -> dict[str, list[float]]:
     """For the receipt: each float32 as the number that reads back as itself."""
     return {name: np.asarray(values, np.float32).reshape(-1).tolist() for name, values in added.items()}
-
-
-def read_added(receipt: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """What a receipt says was added; nothing, mostly."""
-    return {name: np.array(values, np.float32) for name, values in receipt.get("added", {}).items()}
 
 
 def note(added: Added) -> str:

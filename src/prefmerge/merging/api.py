@@ -8,40 +8,36 @@ from __future__ import annotations
 
 import datetime
 import os
-import platform
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from prefmerge.checkpoints import (
-    Fingerprint,
     base_fingerprint,
     content_fingerprint,
-    file_entries,
     from_state_dict,
-    header_fingerprint,
     is_torch_tensor,
-    sha256_files,
     task_vector_metadata,
 )
 from prefmerge.errors import OutputIsInput, UsageError
 from prefmerge.ground.progress import Progress
-from prefmerge.merging.added import Added, Adding, entries, note
+from prefmerge.merging.added import Added, Adding, note
+from prefmerge.merging.arguments import RecipeArguments, stated, with_declared
 from prefmerge.merging.card import model_card, updated_config
-from prefmerge.merging.engine import HashedSink, MemorySink, Outcome, merge_into
+from prefmerge.merging.engine import HashedSink, MemorySink, merge_into
 from prefmerge.merging.parameters import per_task
 from prefmerge.merging.plan import Plan, make_plan, plan_over
-from prefmerge.merging.receipt import FORMAT, Receipt
+from prefmerge.merging.receipt import Receipt, ReceiptFile, ReceiptOutput, ReceiptRun
 from prefmerge.merging.recipe import Recipe, TaskEntry
+from prefmerge.merging.recording import inputs_of, record, versions
 from prefmerge.outputs.companions import Companions, find_companions, weights_name
-from prefmerge.outputs.write import create_output
-from prefmerge.preference import Preference, as_text
-from prefmerge.vectors.reading import Source
+from prefmerge.outputs.write import Output, create_output
 from prefmerge.vectors.workspace import BLOCK, Workspace
 
 UNITS = {
@@ -76,30 +72,75 @@ def parse_bytes(text: str | int) -> int:
     return value
 
 
-def merge(base: str | Path, tasks: Sequence[str | Path], out: str | Path, **options: Any) -> Receipt:
+@with_declared
+def merge(
+    base: str | Path,
+    tasks: Sequence[str | Path],
+    out: str | Path,
+    *,
+    names: Sequence[str] | None = None,
+    parameters: Mapping[str, object] | None = None,
+    threads: int | None = None,
+    max_memory: str | int = "256MiB",
+    force: bool = False,
+    sha256: bool = False,
+    progress: Progress | None = None,
+    **given: Unpack[RecipeArguments],
+) -> Receipt:
     """Merge the task checkpoints at `tasks` into the model at `base` and write the result, with its receipt, to `out`.
 
-    base, tasks, out: a safetensors file, a Hugging Face folder, or (base and tasks) a .pt/.bin state dict. The tasks
-    come in the order in which they were trained. options: method, the parameters that it declares (preference, a
-    Preference or a spec such as "0.8,0.2"; scale; what else `prefmerge merge --help` lists; weights), dtype, exclude,
-    as_task_vector, names: what decides the values (see `Recipe`); threads, max_memory, force, sha256, progress: how it
-    is done. Raises PrefmergeError with one message when it cannot be done; then nothing has appeared at `out`.
+        receipt = prefmerge.merge("base", ["cars", "birds"], "out", preference="cars=0.8,birds=0.2")
+        receipt.owned   # how many elements each task owns
+
+    Each of base and tasks is a safetensors file, a Hugging Face folder or a .pt/.bin state dict, the tasks in the order
+    in which they were trained. `out` is a .safetensors file or a folder. `names`: what the tasks are called, by default
+    after their files.
+
+    What decides the values: `method`, and the parameters that it declares, each with its default; a parameter that the
+    method has no use for is an error. `parameters` holds more of them by name, such as those of a method that you
+    registered. `docs/parameters.md` says what each is.
+
+    How it is done: `threads` (one per core), `max_memory` (a bound on working memory), `force` (replace an output),
+    `sha256` (put the SHA-256 of every file into the receipt), `progress` (called with what is done and how much there
+    is). No value depends on these.
+
+    Raises PrefmergeError with one message when it cannot be done; then nothing has appeared at `out`. Raises TypeError
+    for a keyword argument that there is not.
     """
-    how = {
-        name: options.pop(name) for name in ("threads", "max_memory", "force", "sha256", "progress") if name in options
-    }
-    return run(recipe_of(base, tasks, **options), Path(out), **how)
+    return run(
+        recipe_of(base, tasks, names=names, **stated(merge, given, parameters)),
+        Path(out),
+        threads=threads,
+        max_memory=max_memory,
+        force=force,
+        sha256=sha256,
+        progress=progress,
+    )
 
 
-def plan(base: str | Path, tasks: Sequence[str | Path], **options: Any) -> Plan:
-    """What `merge` with the same options would do, from headers and a few values."""
-    return make_plan(recipe_of(base, tasks, **options))
+@with_declared
+def plan(
+    base: str | Path,
+    tasks: Sequence[str | Path],
+    *,
+    names: Sequence[str] | None = None,
+    parameters: Mapping[str, object] | None = None,
+    **given: Unpack[RecipeArguments],
+) -> Plan:
+    """What `merge` with the same arguments would do, from headers and a few values.
+
+        with prefmerge.plan("base", ["cars", "birds"], preference="0.8,0.2") as planned:
+            planned.most_budgets()   # at most so many elements for each task
+
+    A plan holds its inputs open: use `with`, or close it. Raises what `merge` raises before it reads values.
+    """
+    return make_plan(recipe_of(base, tasks, names=names, **stated(plan, given, parameters)))
 
 
 def recipe_of(
     base: str | Path | None, tasks: Sequence[str | Path], *, names: Sequence[str] | None = None, **given: Any
 ) -> Recipe:
-    """The recipe that Python arguments describe. Raises UsageError for an unknown or ignored option."""
+    """The recipe that Python arguments describe. Raises UsageError for a parameter that is unknown or of no use."""
     count = len(tasks)
     if names is not None and len(names) != count:
         raise UsageError(f"names has {len(names)} entries for {count} tasks; give one per task.")
@@ -107,11 +148,14 @@ def recipe_of(
     listed: list[str] = []
     for one in per_task():
         values = given.get(one.name)
-        if values is None or (one.flag and isinstance(values, (int, float, str, Fraction))):
+        single = isinstance(values, (int, float, str, Fraction))
+        if values is None or (one.flag and single):
             continue
         del given[one.name]
+        how = "give one number, or one per task" if one.flag else "give one per task"
+        if single:
+            raise UsageError(f"{one.name} is one number, {values}; {how}.")
         if len(values) != count:
-            how = "give one number, or one per task" if one.flag else "give one per task"
             raise UsageError(f"{one.name} has {len(values)} entries for {count} tasks; {how}.")
         for entry, value in zip(own, values, strict=True):
             if value is not None:
@@ -169,53 +213,60 @@ def run(
                 hashed = HashedSink(output, planned.layout)
                 sink = Adding(hashed, planned.layout, added) if added else hashed
                 outcome = merge_into(planned, sink, work, progress)
-                data = _receipt(planned, outcome, sha256)
-            if added:
-                data["added"] = entries(added)
-                data["notes"].append(note(added))
+                inputs = inputs_of(outcome.reading, sha256=sha256)
             hashed.hash_rest(work)
-            data["run"] = {
-                "started": started.isoformat(timespec="seconds"),
-                "seconds": round(time.perf_counter() - clock, 3),
-                "host": socket.gethostname(),
-                "threads": threads,
-                "max_memory": str(max_memory),
-                "scratch_bytes": work.spilled,
-                "versions": _versions(),
-            }
-            digest = hashed.fingerprint.hexdigest()
-            data["output"] = {"path": str(out), "kind": kind, "files": [], "fingerprint": digest}
-            _add_digests(data, hashed.fingerprint)
+            receipt = record(
+                planned,
+                outcome,
+                inputs=inputs,
+                output=ReceiptOutput(path=str(out), kind=kind, files=(), fingerprint=hashed.fingerprint.hexdigest()),
+                digests=hashed.fingerprint.tensor_digests(),
+                run=ReceiptRun(
+                    started=started.isoformat(timespec="seconds"),
+                    seconds=round(time.perf_counter() - clock, 3),
+                    host=socket.gethostname(),
+                    threads=threads,
+                    max_memory=str(max_memory),
+                    scratch_bytes=work.spilled,
+                    versions=versions(),
+                ),
+                notes=[*([note(added)] if added else []), *companions.notes()],
+                added=added,
+            )
             if kind == "folder":
-                _add_companions(output, planned, companions, data, beside or {})
-            written: list[Receipt] = []
+                _add_companions(output, planned, companions, receipt, beside or {})
+            written = [receipt]
 
-            def receipt(files: list[dict[str, Any]]) -> bytes:
-                data["output"]["files"] = files
-                written.append(Receipt(data))
-                return written[0].to_bytes()
+            def content(files: list[dict[str, Any]]) -> bytes:
+                listed = tuple(ReceiptFile(**file) for file in files)
+                written.append(replace(receipt, output=replace(receipt.output, files=listed)))
+                return written[-1].to_bytes()
 
-            output.publish(receipt)
-    return written[0]
+            output.publish(content)
+    return written[-1]
 
 
+@with_declared
 def merge_state_dicts(
     base: Mapping[str, Any],
     tasks: Sequence[Mapping[str, Any]],
     *,
     names: Sequence[str] | None = None,
+    parameters: Mapping[str, object] | None = None,
     threads: int | None = None,
     block: int = BLOCK,
-    **options: Any,
+    **given: Unpack[RecipeArguments],
 ) -> tuple[dict[str, Any], Receipt]:
-    """Merge state dicts in memory: NumPy arrays or torch tensors (on the CPU afterwards). Returns one of the base's
-    kind, and the receipt.
+    """Merge state dicts in memory: NumPy arrays or torch tensors. Returns a state dict of the base's kind, on the CPU,
+    and the receipt.
 
-    tasks: one state dict per task, in the order of training, called `names` (task-1 ... by default). options: as for
-    `merge`, without those of files.
+        merged, receipt = prefmerge.merge_state_dicts(base.state_dict(), [cars.state_dict(), birds.state_dict()])
+
+    tasks: one state dict per task, in the order of training, called `names` (task-1, task-2 ... by default). The other
+    arguments are those of `merge`; `block` (elements read at a time) changes no value. Raises what `merge` raises.
     """
     called = list(names) if names is not None else [f"task-{i + 1}" for i in range(len(tasks))]
-    recipe = recipe_of("base", called, names=called, **options)
+    recipe = recipe_of("base", called, names=called, **stated(merge_state_dicts, given, parameters))
     clock = time.perf_counter()
     opened = [
         from_state_dict(base, name="base"),
@@ -229,21 +280,21 @@ def merge_state_dicts(
         sink = HashedSink(memory, planned.layout)
         outcome = merge_into(planned, sink, work)
         sink.hash_rest(work)
-        data = _receipt(planned, outcome, sha256=False)
-        data["output"] = {"path": None, "kind": "memory", "files": [], "fingerprint": sink.fingerprint.hexdigest()}
-        _add_digests(data, sink.fingerprint)
-        data["run"] = {
-            "seconds": round(time.perf_counter() - clock, 3),
-            "threads": work.threads,
-            "versions": _versions(),
-        }
+        receipt = record(
+            planned,
+            outcome,
+            inputs=inputs_of(outcome.reading),
+            output=ReceiptOutput(path=None, kind="memory", files=(), fingerprint=sink.fingerprint.hexdigest()),
+            digests=sink.fingerprint.tensor_digests(),
+            run=ReceiptRun(seconds=round(time.perf_counter() - clock, 3), threads=work.threads, versions=versions()),
+        )
         merged = {info.name: _as_kind_of(base[info.name], memory.raw(info.name), info) for info in planned.layout}
     aliases = opened[0].aliases
     for entry in planned.of_role("tied"):
         first = entry.tied_to
         if first in merged and aliases.get(entry.name, entry.name) == aliases.get(first, first):
             merged[entry.name] = merged[first]
-    return {name: merged[name] for name in base if name in merged}, Receipt(data)
+    return {name: merged[name] for name in base if name in merged}, receipt
 
 
 def _as_kind_of(like: Any, stored: np.ndarray, info: Any) -> Any:
@@ -306,113 +357,11 @@ def _base_content(planned: Plan) -> str:
 
 
 def _add_companions(
-    output: Any, planned: Plan, companions: Companions, data: dict[str, Any], beside: Mapping[str, bytes]
+    output: Output, planned: Plan, companions: Companions, receipt: Receipt, beside: Mapping[str, bytes]
 ) -> None:
-    data["notes"] += companions.notes()
     for name, content in beside.items():
         output.add_file(name, content)
     for name, path in companions.files.items():
-        if name in beside:
-            continue
-        output.add_file(name, updated_config(path, planned.recipe) if name == "config.json" else path)
-    output.add_file("README.md", model_card(data).encode())
-
-
-def _add_digests(data: dict[str, Any], fingerprint: Fingerprint) -> None:
-    for name, digest in fingerprint.tensor_digests().items():
-        data["tensors"][name]["xxh3"] = digest
-
-
-def _versions() -> dict[str, str]:
-    import numba
-
-    from prefmerge.version import __version__
-
-    return {
-        "prefmerge": __version__,
-        "numpy": np.__version__,
-        "numba": numba.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def _receipt(planned: Plan, outcome: Outcome, sha256: bool) -> dict[str, Any]:
-    """Everything but `output` and `run`."""
-    tasks = len(planned.names)
-    tensors: dict[str, dict[str, Any]] = {}
-    elements: dict[str, int] = dict.fromkeys(("total", "merged", "unchanged", "excluded", "copied", "tied"), 0)
-    roles = {"copy": "copied", "exclude": "excluded", "tied": "tied"}
-    for entry in planned.entries:
-        role = roles.get(entry.role) or ("merged" if outcome.changed.get(entry.name, False) else "unchanged")
-        row: dict[str, Any] = {"shape": list(entry.info.shape), "dtype": entry.dtype.name, "role": role}
-        if role == "tied":
-            row["tied_to"] = entry.tied_to
-        if role == "merged":
-            if entry.name in outcome.reports:
-                row |= outcome.reports[entry.name].entries()
-            if entry.name in outcome.owned:
-                row["owned"] = outcome.owned[entry.name].tolist()
-        tensors[entry.name] = row
-        elements["total"] += entry.info.size
-        elements[role] += entry.info.size
-    merged = [row for row in tensors.values() if row["role"] == "merged"]
-    shares = planned.settings.shares
-    return {
-        "format": FORMAT,
-        "recipe": planned.recipe.settings(planned.names),
-        "inputs": {
-            "base": _input(outcome.reading.base, sha256),
-            "tasks": [_input(source, sha256) for source in outcome.reading.tasks],
-        },
-        "output": {},
-        "tasks": list(planned.names),
-        "shares": None if shares is None else [as_text(share) for share in shares],
-        "preference": planned.recipe.preference.describe()
-        if planned.recipe.preference
-        else None
-        if shares is None
-        else Preference.uniform().describe(),
-        "elements": elements,
-        "totals": _totals(merged, outcome, tasks),
-        "tensors": tensors,
-        "notes": [*planned.notes, *outcome.notes],
-    }
-
-
-def _totals(merged: Sequence[Mapping[str, Any]], outcome: Outcome, tasks: int) -> dict[str, Any]:
-    def added(key: str) -> list[int] | None:
-        rows = [row[key] for row in merged if key in row]
-        return [sum(column) for column in zip(*rows, strict=True)] if rows and len(rows) == len(merged) else None
-
-    totals: dict[str, Any] = {
-        "asked": added("asked"),
-        "owned": added("owned"),
-        "passes": None,
-        "random": added("random"),
-        "gap": None,
-    }
-    lists = [row["passes"] for row in merged if "passes" in row]
-    if lists and len(lists) == len(merged):
-        totals["passes"] = [
-            np.sum([rows[k] for rows in lists], axis=0, dtype=np.int64).tolist() for k in range(max(map(len, lists)))
-        ]
-    gaps = [row["gap"] for row in merged if "gap" in row]
-    if gaps:
-        totals["gap"] = max(gaps)
-    if outcome.report is not None:
-        totals |= outcome.report.entries()
-    return totals
-
-
-def _input(source: Source, sha256: bool) -> dict[str, Any]:
-    checkpoint = source.checkpoint
-    content = source.content()
-    return {
-        "name": checkpoint.name,
-        "path": None if checkpoint.path is None else os.path.abspath(checkpoint.path),
-        "files": file_entries(checkpoint),
-        "fingerprint": content or header_fingerprint(checkpoint),
-        "covers": "content" if content else "header",
-        "task_vector": source.vector,
-        "sha256": sha256_files(checkpoint) if sha256 else None,
-    }
+        if name not in beside:
+            output.add_file(name, updated_config(path, planned.recipe) if name == "config.json" else path)
+    output.add_file("README.md", model_card(receipt).encode())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prefmerge.ground import jsons
+from prefmerge.merging.receipt import Receipt
 from prefmerge.merging.recipe import Recipe
 
 
@@ -38,23 +39,22 @@ def _replace(config: dict[str, Any], dtype: str) -> None:
             _replace(value, dtype)
 
 
-def model_card(receipt: dict[str, Any]) -> str:
+def model_card(receipt: Receipt) -> str:
     """A model card that says how the weights were made. It names no path: a folder may be published as it is."""
-    recipe, totals = receipt["recipe"], receipt["totals"]
-    owned = totals.get("owned")
-    sum_owned = sum(owned) if owned else 0
+    recipe, owned = receipt.recipe, receipt.owned
+    sum_owned = sum(owned or ())
     rows = []
-    for i, name in enumerate(receipt["tasks"]):
-        share = receipt["shares"][i] if receipt["shares"] else "-"
+    for i, name in enumerate(receipt.tasks):
+        share = receipt.shares[i] if receipt.shares else "-"
         part = f"{owned[i]:,} ({owned[i] / sum_owned:.1%})" if owned and sum_owned else "-"
         rows.append(f"| {i + 1} | {_plain(name)} | {share} | {part} |")
     what = "a task vector (not a model by itself)" if recipe["as_task_vector"] else "a merged model"
-    settings = "\n".join(
+    parameters = "\n".join(
         f"- {key}: {value}" for key, value in recipe.items() if value is not None and key != "preference"
     )
     added = "".join(
         f"\nTo the merged values of `{name}`, {len(values)} numbers were added; the receipt has them.\n"
-        for name, values in receipt.get("added", {}).items()
+        for name, values in (receipt.added or {}).items()
     )
     return f"""---
 tags:
@@ -64,9 +64,9 @@ tags:
 
 # {what[0].upper()}{what[1:]}
 
-Made by prefmerge with method `{recipe["method"]}` from the base `{receipt["inputs"]["base"]["name"]}`
-and {len(receipt["tasks"])} task checkpoints.
-Preference: {receipt["preference"] or "the method has none"}.
+Made by prefmerge with method `{recipe["method"]}` from the base `{receipt.inputs.base.name}`
+and {len(receipt.tasks)} task checkpoints.
+Preference: {receipt.preference or "the method has none"}.
 
 | | task | share asked | elements owned |
 | --- | --- | --- | --- |
@@ -74,7 +74,7 @@ Preference: {receipt["preference"] or "the method has none"}.
 
 Settings:
 
-{settings}
+{parameters}
 {added}
 `receipt.json` holds every setting, the fingerprints of the inputs and of these weights, and the budgets of each tensor.
 `prefmerge verify` checks this folder against it.

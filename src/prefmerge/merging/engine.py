@@ -25,7 +25,7 @@ from prefmerge.checkpoints.dtypes import from_float32, from_float64, to_float32
 from prefmerge.errors import DtypeOverflow
 from prefmerge.ground.progress import Progress
 from prefmerge.merging.parameters import AS_TASK_VECTOR
-from prefmerge.merging.plan import Entry, Plan
+from prefmerge.merging.plan import Plan, PlannedTensor
 from prefmerge.methods import Report, Rule
 from prefmerge.vectors import kernels
 from prefmerge.vectors.reader import TaskVectors
@@ -93,7 +93,7 @@ Shared = tuple[TensorInfo, tuple[str, ...]]  # a tensor of the base, and what ea
 
 def _tensor_by_tensor(merges: Sequence[_Merge], reading: Reading, work: Workspace) -> None:
     """Every tensor once, the largest first, for all merges that want it."""
-    wanted: dict[Shared, list[tuple[_Merge, Entry]]] = {}
+    wanted: dict[Shared, list[tuple[_Merge, PlannedTensor]]] = {}
     for merge in merges:
         for entry in merge.plan.of_role("merge"):
             wanted.setdefault((entry.info, entry.stored_as), []).append((merge, entry))
@@ -129,7 +129,7 @@ class _Merge:
         self.scale = np.float32(plan.settings.scale)
         self.vector = plan.recipe[AS_TASK_VECTOR]  # asked for every block
         self.by_tensor = plan.method.by_tensor(plan.settings)
-        self.twins: dict[str, list[Entry]] = {}
+        self.twins: dict[str, list[PlannedTensor]] = {}
         for entry in plan.of_role("tied"):
             assert entry.tied_to is not None
             self.twins.setdefault(entry.tied_to, []).append(entry)
@@ -148,13 +148,13 @@ class _Merge:
         for i, (entry, vectors) in enumerate(zip(entries, tensors, strict=True)):
             self.fill(entry, vectors, rule, i)
 
-    def tensor(self, entry: Entry, vectors: TaskVectors) -> None:
+    def tensor(self, entry: PlannedTensor, vectors: TaskVectors) -> None:
         """Merge one tensor, as a scope of its own."""
         rule = self.plan.method.prepare([vectors], self.plan.settings, self.work)
         self.fill(entry, vectors, rule, 0)
         self.outcome.reports[entry.name] = rule.report
 
-    def fill(self, entry: Entry, vectors: TaskVectors, rule: Rule, index: int) -> None:
+    def fill(self, entry: PlannedTensor, vectors: TaskVectors, rule: Rule, index: int) -> None:
         """Write one merged tensor and those tied to it."""
         if rule.unchanged(index):
             self.outcome.changed[entry.name] = False
@@ -185,7 +185,7 @@ class _Merge:
                 owned += count
             self.outcome.owned[entry.name] = owned
 
-    def put(self, entry: Entry, start: int, tau: np.ndarray, vectors: TaskVectors) -> None:
+    def put(self, entry: PlannedTensor, start: int, tau: np.ndarray, vectors: TaskVectors) -> None:
         """Finish one block: scale, add the base, convert, write."""
         if self.vector:
             vectors.origin.operand(start, start + tau.size)  # is hashed by that: its receipt names the base too
@@ -195,14 +195,14 @@ class _Merge:
         finite = vectors.finish(start, tau, self.scale, values)
         self.store(entry, start, values, finite=finite)
 
-    def put_model(self, entry: Entry, start: int, model: np.ndarray, vectors: TaskVectors) -> None:
+    def put_model(self, entry: PlannedTensor, start: int, model: np.ndarray, vectors: TaskVectors) -> None:
         """Finish one block of a method that gives the model itself, in float64: convert, write."""
         values = model
         if self.vector:
             values = model - vectors.model(None, start, start + model.size)
         self.store(entry, start, values)
 
-    def store(self, entry: Entry, start: int, values: np.ndarray, *, finite: bool | None = None) -> None:
+    def store(self, entry: PlannedTensor, start: int, values: np.ndarray, *, finite: bool | None = None) -> None:
         """Write `values` from element `start` on, in the output's format. `finite`: whether they are, where that is
         known.
         """
@@ -211,7 +211,7 @@ class _Merge:
             self.sink.write(target.name, start, stored)
             self.told(f"merging {entry.name}", stored.nbytes)
 
-    def copy(self, entry: Entry) -> None:
+    def copy(self, entry: PlannedTensor) -> None:
         """Copy a tensor from the base, bit for bit unless another number format was asked for; zeros in a task
         vector.
         """
@@ -233,7 +233,7 @@ class _Merge:
             else:
                 self.store(entry, start, to_float32(stored, info.dtype))
 
-    def note_differences(self, entry: Entry) -> None:
+    def note_differences(self, entry: PlannedTensor) -> None:
         base, differing = self.plan.base.checkpoint, []
         for name, source in zip(self.plan.names, self.plan.tasks, strict=True):
             # A look at a buffer does not make a task's file one that was read: its weights may be no part of it.

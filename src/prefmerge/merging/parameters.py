@@ -10,7 +10,7 @@ from typing import Any
 
 from prefmerge.errors import MethodError, UnsupportedDtype
 from prefmerge.methods import DEFAULT, METHODS, declared, method_named
-from prefmerge.methods.parameters import YES_OR_NO, Choices, Group, Kind, Parameter, Range, Shares
+from prefmerge.methods.parameters import YES_OR_NO, Choices, Group, Kind, Parameter, Range, TaskShares
 
 
 def _method(value: Any) -> str:
@@ -82,7 +82,7 @@ def per_task() -> list[Parameter[Any]]:
     return [one for one in every().values() if one.per_task]
 
 
-def searchable() -> dict[str, Range | Choices | Shares]:
+def searchable() -> dict[str, Range | Choices | TaskShares]:
     """What a search may vary, and over what: first what it varies unless it is asked for something else."""
     known = {one.name: one.search for one in every().values() if one.search is not None}
     methods = sorted((one for one in METHODS.values() if one.searched), key=lambda one: one.searched)

@@ -47,7 +47,7 @@ SIGNS_SHOWN = 3
 
 
 @dataclass(frozen=True)
-class Entry:
+class PlannedTensor:
     """One tensor of the base and what becomes of it."""
 
     info: TensorInfo
@@ -71,7 +71,7 @@ class Plan:
     base: Input
     tasks: tuple[Input, ...]
     names: tuple[str, ...]
-    entries: tuple[Entry, ...]
+    entries: tuple[PlannedTensor, ...]
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -93,7 +93,7 @@ class Plan:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def of_role(self, role: Role) -> list[Entry]:
+    def of_role(self, role: Role) -> list[PlannedTensor]:
         return [entry for entry in self.entries if entry.role == role]
 
     @property
@@ -273,7 +273,7 @@ def _entries(
     names: Sequence[str],
     notes: list[str],
     sameness: Sameness,
-) -> list[Entry]:
+) -> list[PlannedTensor]:
     excluded = {name for name in base.tensors if any(fnmatchcase(name, pattern) for pattern in recipe.exclude)}
     everywhere = {*base.tensors, *(name for task in tasks for name in task.tensors)}
     for pattern in recipe.exclude:
@@ -299,20 +299,20 @@ def _entries(
     ]
     tied = _tied(base, tasks, stored, notes, sameness)
     out = None if recipe.dtype is None else by_name(recipe.dtype)
-    entries: list[Entry] = []
+    entries: list[PlannedTensor] = []
     for name, info in base.tensors.items():
         dtype = out if out is not None and info.dtype.family == "float" else info.dtype
         if recipe.as_task_vector and info.dtype.family == "float":
             dtype = DTYPES["F32"]
         if name in excluded:
-            entries.append(Entry(info, "exclude", dtype))
+            entries.append(PlannedTensor(info, "exclude", dtype))
         elif name in tied:
-            entries.append(Entry(info, "tied", dtype, tied_to=tied[name]))
+            entries.append(PlannedTensor(info, "tied", dtype, tied_to=tied[name]))
         elif name in merged:
-            entries.append(Entry(info, "merge", dtype, tuple(n for n in stored[name] if n is not None)))
+            entries.append(PlannedTensor(info, "merge", dtype, tuple(n for n in stored[name] if n is not None)))
         else:
             require_mergeable(info.dtype, file=base.file_of(name), tensor=name)
-            entries.append(Entry(info, "copy", dtype))
+            entries.append(PlannedTensor(info, "copy", dtype))
     return entries
 
 
@@ -442,7 +442,7 @@ def _idle(
     base: Checkpoint,
     tasks: Sequence[Checkpoint],
     names: Sequence[str],
-    entries: Sequence[Entry],
+    entries: Sequence[PlannedTensor],
     notes: list[str],
     sameness: Sameness,
 ) -> list[str]:

@@ -1,62 +1,233 @@
 """What a merge did, as one JSON object beside the weights.
 
-Recipe with every default spelled out, inputs with fingerprints, budgets asked and elements owned per task and tensor,
-and apart from them, under `run`, what varies from run to run (time, host, threads, versions). Nothing of it is in the
-weights file, so equal recipes give equal bytes. Left out: the values themselves.
+    receipt = Receipt.load("merged/receipt.json")
+    receipt.recipe["method"], receipt.totals.owned, receipt.tensors["visual.proj"].role
+
+It holds the recipe with every default spelled out, the inputs with their fingerprints, budgets asked and elements owned
+per task and tensor, and apart from them, under `run`, what varies from run to run (time, host, threads, versions).
+Nothing of it is in the weights file, so equal recipes give equal bytes. Counts are elements, and a tuple of them has
+one entry per task. A field with a default is left out of the JSON where it is None; the others are always written.
+
+Cost: that of the JSON; nothing heavy is imported before a receipt is read. Not here: how it is made (`recording`), and
+whether it is true (`verify`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prefmerge.errors import CheckpointCorrupt
 from prefmerge.ground import jsons
 
 FORMAT = "prefmerge-receipt/1"
+AGAIN = "Merge again to have one."
+
+Counts = tuple[int, ...]  # elements, one number for each task
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class ReceiptFile:
+    """A weights file and its size."""
+
+    name: str
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReceiptInput:
+    """A checkpoint that was read. `fingerprint` is that of its elements, or of its header where `covers` says so."""
+
+    name: str
+    path: str | None  # None for a state dict in memory
+    files: tuple[ReceiptFile, ...]
+    fingerprint: str
+    covers: Literal["content", "header"]
+    task_vector: bool
+    sha256: Mapping[str, str] | None  # by the file's name
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReceiptInputs:
+    """Everything that was read, the tasks in the order of training."""
+
+    base: ReceiptInput
+    tasks: tuple[ReceiptInput, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReceiptOutput:
+    """What was written."""
+
+    path: str | None  # None for a state dict in memory
+    kind: Literal["file", "folder", "memory"]
+    files: tuple[ReceiptFile, ...]
+    fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReceiptElements:
+    """How many elements the model has, and what became of them."""
+
+    total: int
+    merged: int
+    unchanged: int
+    excluded: int
+    copied: int
+    tied: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReceiptTotals:
+    """The sums over all merged tensors; None where the method has no such number."""
+
+    asked: Counts | None
+    owned: Counts | None
+    passes: tuple[Counts, ...] | None
+    random: Counts | None
+    gap: float | None  # of `optimal`: how far the retained importance may be from the best
+    prices: tuple[float | None, ...] | None = None  # of `optimal` over the whole model
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReceiptTensor:
+    """One tensor of the output and what became of it. `xxh3` is the digest of its elements."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    role: Literal["merged", "unchanged", "excluded", "copied", "tied"]
+    tied_to: str | None = None
+    asked: Counts | None = None
+    passes: tuple[Counts, ...] | None = None
+    random: Counts | None = None
+    gap: float | None = None
+    prices: tuple[float | None, ...] | None = None
+    owned: Counts | None = None
+    xxh3: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReceiptRun:
+    """What varies from run to run. A merge in memory has no start, host, memory limit or scratch file."""
+
+    started: str | None = None
+    seconds: float
+    host: str | None = None
+    threads: int
+    max_memory: str | None = None
+    scratch_bytes: int | None = None
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """A receipt. `data` is the JSON object; the properties are what one mostly wants of it."""
+    """How an output was made. `recipe` has every parameter by its name; the order is that of the JSON."""
 
-    data: dict[str, Any]
+    format: str = FORMAT
+    recipe: Mapping[str, Any]
+    inputs: ReceiptInputs
+    output: ReceiptOutput
+    tasks: tuple[str, ...]  # their names
+    shares: tuple[str, ...] | None  # exact numbers as text; None for a method without a preference
+    preference: str | None
+    elements: ReceiptElements
+    totals: ReceiptTotals
+    tensors: Mapping[str, ReceiptTensor]
+    notes: tuple[str, ...]
+    added: Mapping[str, tuple[float, ...]] | None = None  # tensor -> what was added to its merged values
+    run: ReceiptRun
 
     @property
-    def tasks(self) -> list[str]:
-        """The tasks' names, in order."""
-        return self.data["tasks"]
-
-    @property
-    def owned(self) -> list[int] | None:
+    def owned(self) -> Counts | None:
         """Elements per task over the model; None for methods in which an element has no owner."""
-        return self.data["totals"]["owned"]
+        return self.totals.owned
 
     @property
-    def fingerprint(self) -> str | None:
+    def fingerprint(self) -> str:
         """The content fingerprint of the output."""
-        return self.data["output"]["fingerprint"]
+        return self.output.fingerprint
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What `to_json` gives, by its older name."""
+        return self.to_json()
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object; `from_json` takes it back."""
+        return _plain(self)
 
     def to_bytes(self) -> bytes:
         """The receipt as it is written."""
         # A path that is no valid UTF-8 holds surrogates; written as \\udc.. they are valid JSON and read back the same.
-        return jsons.encoded(self.data, ascii=False, nan=True)
+        return jsons.encoded(self.to_json(), ascii=False, nan=True)
 
     def save(self, path: str | Path) -> None:
         """Write it to a file."""
         Path(path).write_bytes(self.to_bytes())
 
     @classmethod
+    def from_json(cls, data: Any, *, source: str | Path = "receipt") -> Receipt:
+        """The receipt that a JSON object holds. Raises CheckpointCorrupt naming `source` and the key that is wrong."""
+        given = data.get("format") if isinstance(data, dict) else type(data).__name__
+        if given != FORMAT:
+            raise CheckpointCorrupt(
+                f"{source}: not a receipt that this version reads: expected format {FORMAT!r}, found {given!r}."
+            )
+        from pydantic import ValidationError
+
+        try:
+            receipt: Receipt = _reader().validate_python(data)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+            raise _damaged(source, ".".join(map(str, first["loc"])), first["msg"]) from None
+        for key, problem in receipt._problems():
+            raise _damaged(source, key, problem)
+        return receipt
+
+    @classmethod
     def load(cls, path: str | Path) -> Receipt:
-        """Read a receipt. Raises CheckpointCorrupt naming the file where it is none."""
+        """Read a receipt. Raises CheckpointCorrupt naming the file, and the key where one is wrong."""
         try:
             data = jsons.read(Path(path), nan=True)
         except (OSError, jsons.NotJson) as error:
-            raise CheckpointCorrupt(f"{path}: not a readable receipt: {error}. Merge again to have one.") from error
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            found = data.get("format") if isinstance(data, dict) else type(data).__name__
-            raise CheckpointCorrupt(
-                f"{path}: not a receipt that this version reads: expected format {FORMAT!r}, found {found!r}."
-            )
-        return cls(data)
+            raise CheckpointCorrupt(f"{path}: not a readable receipt: {error}. {AGAIN}") from error
+        return cls.from_json(data, source=path)
+
+    def _problems(self) -> Iterator[tuple[str, str]]:
+        """Key and problem of what the types do not say: parameters that every recipe has, and one count per task."""
+        for key in ("method", "as_task_vector"):
+            if key not in self.recipe:
+                yield f"recipe.{key}", "Field required"
+        rows: dict[str, ReceiptTotals | ReceiptTensor] = {"totals": self.totals}
+        rows |= {f"tensors.{name}": tensor for name, tensor in self.tensors.items()}
+        lists = {"inputs.tasks": self.inputs.tasks, "shares": self.shares}
+        for where, row in rows.items():
+            lists |= {f"{where}.{key}": getattr(row, key) for key in ("asked", "owned", "random", "prices")}
+            lists |= {f"{where}.passes.{i}": counts for i, counts in enumerate(row.passes or ())}
+        for key, values in lists.items():
+            if values is not None and len(values) != len(self.tasks):
+                yield key, f"{len(values)} entries for {len(self.tasks)} tasks"
+
+
+@cache
+def _reader() -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Receipt)
+
+
+def _damaged(source: str | Path, key: str, problem: str) -> CheckpointCorrupt:
+    return CheckpointCorrupt(f"{source}: the receipt is damaged: {key}: {problem}. {AGAIN}")
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON has it."""
+    if is_dataclass(value):
+        pairs = ((field, getattr(value, field.name)) for field in fields(value))
+        return {field.name: _plain(own) for field, own in pairs if own is not None or field.default is not None}
+    if isinstance(value, Mapping):
+        return {key: _plain(own) for key, own in value.items()}
+    return [_plain(own) for own in value] if isinstance(value, (tuple, list)) else value

@@ -178,7 +178,7 @@ class Recipe(BaseModel):
         known = {METHOD.name: METHOD, **{one.name: one for one in every().values() if one.flag or not one.per_task}}
         for name, value in flags.items():
             if value is not None and name not in known:
-                raise UsageError(f"{name!r} is not a setting of a recipe.{did_you_mean(name, known)}")
+                raise UsageError(f"{name!r} is not a parameter of a recipe.{did_you_mean(name, known)}")
         given = {name: read(known[name], value) for name, value in flags.items() if value is not None}
         stated = [name for name in given if strict or _says_more(known[name], given[name])]
         method = given.pop(METHOD.name, self.method)

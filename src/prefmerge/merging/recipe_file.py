@@ -78,7 +78,13 @@ _UNSUPPORTED = {  # mergekit's keys that prefmerge does not have -> what to do
 
 
 def read_recipe(path: str | Path) -> Recipe:
-    """The recipe in a YAML file. Raises RecipeError, PreferenceError, CheckpointNotFound naming file, line and key."""
+    """The recipe in a YAML file.
+
+        recipe = prefmerge.read_recipe("recipe.yaml")
+        recipe.method, recipe.scale
+
+    Raises RecipeError, PreferenceError, CheckpointNotFound naming file, line and key.
+    """
     return _RecipeFile(Path(path)).read()
 
 

@@ -20,7 +20,7 @@ from prefmerge.methods.protocol import Deltas
 from prefmerge.vectors.workspace import BLOCK, Workspace, spans
 
 
-class Magnitude:
+class MagnitudeImportance:
     """I_t = |tau_t|. `read` may leave the sign on: rankings take the magnitude themselves."""
 
     def read(
@@ -34,14 +34,14 @@ class Magnitude:
         deltas.gather(task, indices, out)
 
 
-class Step:
+class StepImportance:
     """I_t = |tau_t - tau_{t-1}| / rms_t. `rms_ST` has one row per tensor, one entry per task."""
 
     def __init__(self, rms_ST: np.ndarray) -> None:
         self.rms_ST = rms_ST
 
     @classmethod
-    def measured(cls, tensors: Sequence[Deltas], tasks: Sequence[int], count: int, work: Workspace) -> Step:
+    def measured(cls, tensors: Sequence[Deltas], tasks: Sequence[int], count: int, work: Workspace) -> StepImportance:
         """Read the steps of `tasks` once for their root mean squares. `count`: T."""
         stretches = [
             (i, task, start, stop)
@@ -80,7 +80,7 @@ class Step:
         kernels.step_importance(tau, before, self.rms_ST[tensor, task], out)
 
 
-Importance = Magnitude | Step
+Importance = MagnitudeImportance | StepImportance
 
 
 def _steps(deltas: Deltas, task: int, start: int, stop: int, work: Workspace) -> tuple[np.ndarray, np.ndarray]:
@@ -97,4 +97,4 @@ def importance_of(
     kind: str, tensors: Sequence[Deltas], competing: Sequence[int], tasks: int, work: Workspace
 ) -> Importance:
     """The importance called `kind`, measured where it must be."""
-    return Step.measured(tensors, competing, tasks, work) if kind == "step" else Magnitude()
+    return StepImportance.measured(tensors, competing, tasks, work) if kind == "step" else MagnitudeImportance()

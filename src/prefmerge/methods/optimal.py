@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from prefmerge.methods import kernels
-from prefmerge.methods.importance import Importance, Magnitude
+from prefmerge.methods.importance import Importance, MagnitudeImportance
 from prefmerge.methods.keyed import GOLDEN, key, keyed
 from prefmerge.methods.parameters import SEED, STRENGTH
 from prefmerge.methods.protocol import Deltas, Report, Settings
@@ -263,7 +263,7 @@ def select_optimal(
     """
     problem = _Problem(tensors, asked, competing, importance, settings, work)
     owners, report = problem.owners, Report(tuple(asked))
-    if settings[STRENGTH] == 0 and isinstance(importance, Magnitude):
+    if settings[STRENGTH] == 0 and isinstance(importance, MagnitudeImportance):
         # The budgets are MAGMAX's own counts. Its assignment is then the only optimal one: task T's budget is every
         # element where T is among the largest, so T must take them all; then T - 1 of what is left, and so on.
         work.map(lambda part: _magmax(problem, part), problem.parts)

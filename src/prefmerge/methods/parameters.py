@@ -69,7 +69,7 @@ class Choices:
 
 
 @dataclass(frozen=True)
-class Shares:
+class TaskShares:
     """A search may try a number from 0 to 1 for each task."""
 
     usual: bool = True
@@ -100,7 +100,7 @@ class Parameter(Generic[T]):
     top: bool = False  # the key belongs to the top level, not among the parameters
     mergekit: tuple[str, ...] = ()  # mergekit's keys for it; those that are not `key` are read too
     mergekit_default: T | None = None  # in a recipe file, where it is not `default`
-    search: Range | Choices | Shares | None = None
+    search: Range | Choices | TaskShares | None = None
     unless: Unless | None = None
     several: bool = False  # the value is a list, and the flag may be repeated
     group: Group = Group.OTHER
@@ -227,7 +227,7 @@ PREFERENCE: Parameter[Preference | None] = Parameter(
     "how much each task matters: uniform (default), alpha:2, 0.8,0.2,0, cars=0.8,birds=0.2 or @preference.json",
     flag_name="--prefer",
     key="prefer",
-    search=Shares(),
+    search=TaskShares(),
     group=Group.TARGET,
 )
 SCALE = Parameter(

@@ -113,19 +113,10 @@ class Report:
     )
 
     def entries(self) -> dict[str, Any]:
-        """The parts that apply, ready for the receipt."""
-        data: dict[str, Any] = {}
-        if self.asked is not None:
-            data["asked"] = list(self.asked)
-        if self.passes is not None:
-            data["passes"] = [list(p) for p in self.passes]
-        if self.random is not None:
-            data["random"] = list(self.random)
-        if self.gap is not None:
-            data["gap"] = self.gap
-        if self.prices is not None:
-            data["prices"] = list(self.prices)
-        return data
+        """The parts that apply, by name: what a receipt has of them."""
+        passes = None if self.passes is None else tuple(map(tuple, self.passes))
+        parts = {**vars(self), "passes": passes}
+        return {name: part for name, part in parts.items() if part is not None}
 
 
 @dataclass

@@ -23,6 +23,9 @@ from prefmerge.target.result import Adapted
 def adapt(*, progress: Told | None = None, **parameters: Any) -> Adapted:
     """Make the best model for a target, and say how good it will be there.
 
+        made = prefmerge.adapt(run="my-run", labels="seen.csv", out="for-my-target")
+        made.estimates.chosen.accuracy   # value, low and high
+
     `parameters`: those of `prefmerge adapt`, with _ for -; paths as text or `Path`. Give `run`, or `checkpoints`, the
     base first; and what you have of the target: `labels`, `inputs`, `pairs` or `prefer`. `out` is the folder to write;
     without it nothing is written. `progress` is called with what is being done, how much of it is done, and how much

@@ -12,6 +12,8 @@ from prefmerge.ground.yaml_file import read_mapping
 def read_config(file: str | Path) -> FinetuneConfig:
     """The configuration in a YAML file. Relative paths in it that exist beside the file mean those.
 
+        config = prefmerge.read_config("cifar100.yaml")
+
     Raises ConfigError naming file, key, what was found and the nearest known key.
     """
     file = Path(file)

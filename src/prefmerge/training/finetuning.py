@@ -73,7 +73,10 @@ def finetune(
     force: bool = False,
     progress: Callable[[TrainingProgress], None] | None = None,
 ) -> Run:
-    """Fine-tune one checkpoint per task into the folder `out`, or go on with the run that is there.
+    """Fine-tune one checkpoint per task into the folder `out`, or resume the run that is there.
+
+        run = prefmerge.finetune(prefmerge.read_config("cifar100.yaml"), "my-run")
+        run.base_path, run.task_path(0)   # the checkpoints
 
     Raises ConfigError, DataError, EncoderError; RunError when `out` holds another run, OutputExists when it holds
     something else; with `force` a run that is there is begun anew.

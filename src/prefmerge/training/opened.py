@@ -185,6 +185,8 @@ def evaluate_checkpoint(
     """`evaluate` any checkpoint, merged ones too, on the test samples of a run, with its head. Where the data cannot be
     read: on the samples that the run held out, which `about` then says.
 
+        prefmerge.evaluate("merged", "my-run").accuracies()
+
     `device`: None: `best_device`. Raises what `open_run`, `Encoder.load` and `evaluate` raise.
     """
     opened, checkpoint = open_run(run_folder), Path(checkpoint)

@@ -24,7 +24,7 @@ from prefmerge.checkpoints.dtypes import to_float, to_float32
 from prefmerge.errors import NonFiniteValue
 from prefmerge.vectors import kernels
 from prefmerge.vectors.kernels import operand
-from prefmerge.vectors.reading import Reading, Source
+from prefmerge.vectors.reading import Reading, ReadInput
 
 
 class BaseReader(Protocol):
@@ -318,7 +318,7 @@ def _narrow(values: np.ndarray) -> np.ndarray:
         return values.astype(np.float32, copy=False)
 
 
-def _complain(source: Source, stored_as: str, name: str, values: np.ndarray, indices: np.ndarray) -> None:
+def _complain(source: ReadInput, stored_as: str, name: str, values: np.ndarray, indices: np.ndarray) -> None:
     wrong = np.flatnonzero(~np.isfinite(values))
     if wrong.size:
         raise NonFiniteValue(

@@ -36,7 +36,7 @@ class Input:
         return f"{self.role} ({self.checkpoint.file_of(tensor)})"
 
 
-class Space(threading.local):
+class ThreadBuffers(threading.local):
     """One thread's buffers, and what it read of the base, which the next task needs as well."""
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class Space(threading.local):
         return self.buffers[name]
 
 
-class Source:
+class ReadInput:
     """One input while it is read. `hashed`: its content is hashed on the way. `touched`: anything of it was used."""
 
     def __init__(self, given: Input, *, hashed: bool) -> None:
@@ -66,7 +66,7 @@ class Source:
         """The name under which this checkpoint stores what shares `tensor`'s elements."""
         return self.checkpoint.aliases.get(tensor, tensor)
 
-    def read(self, tensor: str, start: int, stop: int, space: Space, buffer: str) -> np.ndarray:
+    def read(self, tensor: str, start: int, stop: int, space: ThreadBuffers, buffer: str) -> np.ndarray:
         """The stored elements [start, stop) of `tensor`, in that buffer of `space`; of an input that counts as used
         (`touched`) their chunks are hashed then.
         """
@@ -79,7 +79,7 @@ class Source:
             fingerprint.add(name, stored, start)
         return stored[: stop - start]
 
-    def gather(self, tensor: str, indices: np.ndarray, space: Space) -> np.ndarray:
+    def gather(self, tensor: str, indices: np.ndarray, space: ThreadBuffers) -> np.ndarray:
         """The stored elements at `indices`, ascending: read in stretches, for a call costs as much as a few thousand
         elements.
         """
@@ -110,14 +110,14 @@ class Source:
 class Reading:
     """A base and its tasks while one run reads them."""
 
-    def __init__(self, base: Source, tasks: Sequence[Source]) -> None:
+    def __init__(self, base: ReadInput, tasks: Sequence[ReadInput]) -> None:
         self.base, self.tasks = base, tuple(tasks)
-        self.space = Space()
+        self.space = ThreadBuffers()
 
     @classmethod
     def of(cls, base: Input, tasks: Sequence[Input], *, hashed: bool) -> Reading:
         """`hashed`: a receipt will name the content of all."""
-        return cls(Source(base, hashed=hashed), [Source(task, hashed=hashed) for task in tasks])
+        return cls(ReadInput(base, hashed=hashed), [ReadInput(task, hashed=hashed) for task in tasks])
 
     def hash_rest(self) -> None:
         """Hash what was not read of each input of which anything was used."""

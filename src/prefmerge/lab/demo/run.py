@@ -170,8 +170,8 @@ def run(
     for method, model in MERGES.items():
         file = out / "merged" / f"{method}.safetensors"
         chosen = preference if method == "tunable_magmax" else None
-        receipt = prefmerge.merge(made.base_path, files, file, method=method, preference=chosen, force=True).data
-        add(model, method, file, out / PRIOR_HEAD, float(receipt["recipe"]["scale"]))
+        receipt = prefmerge.merge(made.base_path, files, file, method=method, preference=chosen, force=True)
+        add(model, method, file, out / PRIOR_HEAD, float(receipt.recipe["scale"]))
     for what, (name, adapted) in made_from.items():
         folder = out / f"from-{what}"
         estimate = None if adapted.estimates is None else adapted.estimates.chosen.accuracy.to_json()

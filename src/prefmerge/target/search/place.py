@@ -70,8 +70,11 @@ def search(
     """Search over the tasks of a run on `pairs` (a CSV with inputs and labels, or a folder of images per class) and
     leave the result at `out` (see `Output`; None: nowhere).
 
-    It begins with the label preference (eq. 7). The same call goes on with a search that was interrupted; `force`
-    begins it anew. Raises RunError, DataError, UsageError, OutputError, MissingExtra, and what encoding and merging
+        best = prefmerge.search("my-run", "seen.csv", "found")
+        best.preference, best.settings, best.verdict
+
+    It begins with the label preference (eq. 7). The same call resumes a search that was interrupted; `force`
+    starts again. Raises RunError, DataError, UsageError, OutputError, MissingExtra, and what encoding and merging
     raise.
     """
     from prefmerge.merging.candidates import Candidates

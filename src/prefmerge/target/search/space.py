@@ -20,7 +20,7 @@ from prefmerge.ground.words import did_you_mean
 from prefmerge.merging.parameters import METHOD, OF_EVERY_MERGE, every, parameter, searchable
 from prefmerge.methods import DEFAULT as FIRST_METHOD
 from prefmerge.methods import METHODS
-from prefmerge.methods.parameters import PREFERENCE, SCALE, YES_OR_NO, Choices, Parameter, Range, Shares
+from prefmerge.methods.parameters import PREFERENCE, SCALE, YES_OR_NO, Choices, Parameter, Range, TaskShares
 from prefmerge.preference import Preference, as_text
 
 Params = Mapping[str, float | str]  # what optuna knows of a trial
@@ -114,7 +114,7 @@ class Space:
             return frozenset().union(*(one.options for one in METHODS.values() if one.searched))
         return METHODS[METHOD.read(self.fixed.get(METHOD.name, FIRST_METHOD.name))].options
 
-    def _over(self) -> dict[str, Range | Choices | Shares]:
+    def _over(self) -> dict[str, Range | Choices | TaskShares]:
         """What is searched, in order, and over what."""
         return {name: over for name, over in searchable().items() if name in self.searched}
 
@@ -131,7 +131,7 @@ class Space:
         """The range or the choices of every number that stands for a parameter."""
         ranges: dict[str, Dimension] = {}
         for name, over in self._over().items():
-            if isinstance(over, Shares):
+            if isinstance(over, TaskShares):
                 ranges.update((_share(t), (0.0, 1.0)) for t in range(tasks))
             else:
                 ranges[name] = over.values if isinstance(over, Choices) else (over.low, over.high)
@@ -142,7 +142,7 @@ class Space:
         chosen: Settings = {METHOD.name: FIRST_METHOD.name, PREFERENCE.name: first}
         chosen |= {**self._needed(len(names)), **self.fixed}
         for name, over in self._over().items():
-            if isinstance(over, Shares):
+            if isinstance(over, TaskShares):
                 chosen[name] = rounded([float(params[_share(t)]) for t in range(len(names))], names)
             elif isinstance(over, Choices):
                 chosen[name] = str(params[name])
@@ -180,7 +180,7 @@ class Space:
         """The numbers that stand for settings inside the space."""
         numbers: dict[str, float | str] = {}
         for name, over in self._over().items():
-            if isinstance(over, Shares):
+            if isinstance(over, TaskShares):
                 shares = preference.shares(names)
                 numbers.update((_share(t), float(share / max(shares))) for t, share in enumerate(shares))
             elif isinstance(over, Choices):
