@@ -36,6 +36,8 @@ from prefmerge.lab import environments as targets
 from prefmerge.target import adapt as work
 from prefmerge.target.choice import Judge
 from prefmerge.target.evidence import read_evidence
+from prefmerge.target.forwards import Forwards
+from prefmerge.target.judging import stand_ins
 from prefmerge.target.merges import Merges
 from prefmerge.target.parameters import Parameters
 from prefmerge.target.pool import Candidate, baselines
@@ -150,7 +152,7 @@ class Bench:
 
     def units(self, candidates: Sequence[Candidate], examples: Sequence[Examples]) -> list[list[np.ndarray]]:
         """[candidate][part]: unit embeddings."""
-        forwards = work._Work(self.source, Parameters.of(run=self.run, prefer="uniform"), lambda *_: None, self.merges)
+        forwards = Forwards(self.source, Parameters.of(run=self.run, prefer="uniform"), lambda *_: None, self.merges)
         return forwards.units(candidates, examples, "judging")
 
     def judge(self, place: targets.Environment) -> dict[str, Any]:
@@ -233,7 +235,7 @@ class Bench:
         pairs, found = self.shown(place), self.adapted(place, "pairs")
         ((units,),) = self.units([found.chosen], [judged])
         assert found.head is not None
-        held, proxy = work._proxy(made.source, made.evidence, made.prior, made.evidence.shares.present, made.parameters)
+        held, proxy = stand_ins(made.source, made.evidence, made.prior, made.evidence.shares.present, made.parameters)
         weights, prior = proxy.weights(made.prior.joint, proxy.everything), made.prior.logits
         even = np.full(len(pairs), 1 / len(pairs))
         return {
@@ -275,7 +277,7 @@ class Bench:
     def _variation(self, place: targets.Environment, truth: np.ndarray) -> float:
         """Total variation of the shares from 50 inputs to the truth; no candidate is tried."""
         asked = Parameters.of(run=self.run, inputs=self._file(place, "inputs"))
-        forwards = work._Work(self.source, asked, lambda *_: None, self.merges)
+        forwards = Forwards(self.source, asked, lambda *_: None, self.merges)
         shares = read_evidence(asked, self.source, forwards.embeddings_of_base).shares.shares
         return float(np.abs(shares - truth).sum() / 2)
 
@@ -309,7 +311,7 @@ class Bench:
     ) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
         """For each prior, what turns unit embeddings of a model into logits, bias and rows fitted as by `adapt`."""
         shares = made.evidence.shares
-        examples, proxy = work._proxy(made.source, made.evidence, made.prior, shares.present, made.parameters)
+        examples, proxy = stand_ins(made.source, made.evidence, made.prior, shares.present, made.parameters)
         ((units,),) = self.units([model], [examples])
         rows, scale = self.head.rows.astype(np.float64), self.head.scale
 

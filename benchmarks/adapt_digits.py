@@ -24,6 +24,7 @@ from prefmerge.lab.demo.digits import NAMES, PLACES, Digits, Place, load_digits
 from prefmerge.lab.demo.model import load_base
 from prefmerge.lab.demo.train import fine_tune_in_sequence
 from prefmerge.target import adapt as work
+from prefmerge.target.forwards import Forwards
 from prefmerge.target.merges import Merges
 from prefmerge.target.parameters import Parameters
 from prefmerge.target.pool import Candidate, baselines
@@ -43,7 +44,7 @@ def judge(run: Path, digits: Digits, place: Place, file: Path) -> dict[str, Any]
     assert made.estimates is not None
     source, shares = made.source, made.evidence.shares.shares
     there = [Candidate("last", task=len(NAMES) - 1), *baselines(shares, True), made.chosen]
-    forwards = work._Work(source, made.parameters, lambda *_: None, Merges(source.base, source.checkpoints, NAMES))
+    forwards = Forwards(source, made.parameters, lambda *_: None, Merges(source.base, source.checkpoints, NAMES))
     examples = digits.examples(place.test)
     accuracy: dict[str, float] = {}
     for one, (units,) in zip(there, forwards.units(there, [examples], "judging"), strict=True):

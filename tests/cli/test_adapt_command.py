@@ -26,7 +26,7 @@ from prefmerge.cli.options import EXAMPLES
 from prefmerge.errors import MissingExtra, UsageError
 from prefmerge.ground.words import flag
 from prefmerge.models.head_file import read_head
-from prefmerge.target.parameters import declarations
+from prefmerge.target.parameters import Parameters, declarations
 from tests.cli.conftest import Result
 
 pytest.importorskip("transformers", reason="adapt needs the extra places")
@@ -120,7 +120,7 @@ def test_the_examples_work(place: Path, call: Callable[[str], Result], line: str
 
 def test_every_declared_parameter_is_a_flag(call: Callable[[str], Result]) -> None:
     shown = call("adapt --help").stdout
-    for name, (_, declared) in declarations().items():
+    for name, (_, declared) in declarations(Parameters).items():
         assert declared.argument or f"{flag(name)}" in shown, name
 
 
@@ -344,7 +344,9 @@ def test_a_run_that_kept_nothing_and_lost_its_data_is_taken_at_the_shares_word(
 def test_from_python(place: Path, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     told: list[str] = []
-    made = prefmerge.adapt(run="my-run", labels="seen.csv", out="python", progress=lambda what, *_: told.append(what))
+    made = prefmerge.adapt(
+        run="my-run", labels="seen.csv", out="python", progress=lambda done, of, what: told.append(what)
+    )
     assert made.estimates is not None
     assert made.drift is not None
     assert "choosing" in told
@@ -356,7 +358,7 @@ def test_from_python(place: Path, site: Path, monkeypatch: pytest.MonkeyPatch) -
     prefmerge.verify(place / "python")
     with pytest.raises(UsageError, match="Did you mean 'labels'"):
         prefmerge.adapt(run="my-run", label="seen.csv")
-    assert set(inspect.signature(prefmerge.adapt).parameters) == {*declarations(), "progress"}
+    assert set(inspect.signature(prefmerge.adapt).parameters) == {*declarations(Parameters), "progress"}
 
 
 def test_a_library_that_is_absent_is_named(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ COUNTS = {"cars": {"sedan": 30, "van": 10}, "birds": {"owl": 20, "tit": 30}}
 
 @pytest.fixture
 def place(folder: Path) -> Path:
-    """The tiny checkpoints as a run, what their tasks had, and labels of a place."""
+    """The tiny checkpoints as a run, what their tasks had, and labels of the target."""
     (folder / "counts.json").write_text(json.dumps(COUNTS))
     (folder / "seen.csv").write_text("label\n" + "owl\n" * 30 + "van\n" * 19 + "zebra\n")
     tasks = tuple(RunTask(f"task {i}", name, label_counts=COUNTS[name]) for i, name in enumerate(("cars", "birds"), 1))
@@ -47,7 +47,7 @@ def test_labels_to_a_merged_model(place: Path, call: Callable[[str], Result]) ->
     assert lines[3].split()[2:5] == ["71.6", "%", "█" * 24]
     assert lines[2].split()[6:8][0] == "to"
     assert lines[5].startswith("49 samples: with 90 % confidence task 2 has ")
-    assert lines[6] == "Note: 1 of 50 labels are of no task's class and were ignored: 'zebra' (1)."
+    assert lines[6] == "Note: 1 of the target's 50 labels is no class of any task and not counted: 'zebra'."
     assert lines[7] == "Output: preference.json"
     assert lines[8] == "Next: prefmerge merge --run my-run -o merged/ --prefer @preference.json"
     assert Preference.load("preference.json").names == ("task 1", "task 2")
@@ -76,12 +76,12 @@ def test_any_checkpoints_with_counts(place: Path, call: Callable[[str], Result])
     assert "confidence" not in without
 
 
-def test_nothing_known_of_the_place(place: Path, call: Callable[[str], Result]) -> None:
+def test_nothing_known_of_the_target(place: Path, call: Callable[[str], Result]) -> None:
     done = call("prefer --run my-run -o preference.json")
     assert done.code == 0
     assert done.stdout.count("50.0 %") == 2
     assert (
-        "Nothing is known of the place, so every task gets the same. With something from there, better:" in done.stdout
+        "Nothing is known of the target, so every task gets the same. With something from there, better:" in done.stdout
     )
     assert "--labels FILE" in done.stdout
     assert Preference.load("preference.json") == Preference.uniform()
@@ -108,23 +108,23 @@ def test_bars(part: float, shown: str) -> None:
     ("line", "code", "said"),
     [
         ("prefer", 2, "nothing to go by. Say what the tasks are (--run RUN, or BASE TASK...) and what you have of the"),
-        ("prefer --run my-run --labels seen.csv --features x", 2, "--labels and --features: give one of them. With la"),
+        ("prefer --run my-run --labels seen.csv --inputs x", 2, "--labels and --inputs: give one of them. With label"),
         ("prefer base cars --run my-run", 2, "--run my-run already says which checkpoints to take; base is one too ma"),
         ("prefer base", 2, "base is the base, and no task follows it: give BASE TASK... in the order of training."),
         ("prefer base lost --labels seen.csv", 1, "lost: no such file or folder. Give BASE TASK... in the order of tr"),
-        ("prefer --run my-run --labels seen.csv --gamma 3", 2, "--gamma is of no use with --labels."),
+        ("prefer --run my-run --labels seen.csv --gamma 3", 2, "--gamma has no use with --labels."),
         (
-            "prefer --run my-run --features x --task-labels counts.json",
+            "prefer --run my-run --inputs x --task-labels counts.json",
             2,
-            "--task-labels is of no use with --features.",
+            "--task-labels has no use with --inputs.",
         ),
         (
-            "prefer --run my-run --features x --similarity mmd --solver exact",
+            "prefer --run my-run --inputs x --similarity mmd --solver exact",
             2,
-            "--solver is of no use with --similarit",
+            "--solver has no use with --similarity mmd.",
         ),
-        ("prefer --run my-run --draws 20", 2, "--draws is of no use without --labels, --features or --pairs."),
-        ("prefer --run my-run --features x --similarity dot", 2, "--similarity dot: expected ot, cosine or mmd."),
+        ("prefer --run my-run --draws 20", 2, "--draws has no use without --labels, --inputs or --pairs."),
+        ("prefer --run my-run --inputs x --similarity dot", 2, "--similarity dot: expected ot, cosine or mmd."),
         (
             "prefer --run my-run --labels seen.csv --level 90",
             2,
@@ -178,7 +178,7 @@ def test_labels_need_neither_torch_nor_pot(place: Path) -> None:
     assert (running.returncode, said) == (0, "")
     assert "71.6 % | ########################" in out
     assert out.isascii()
-    asked = program("prefer --run my-run --features seen.csv --similarity mmd", absent)
+    asked = program("prefer --run my-run --inputs seen.csv --similarity mmd", absent)
     assert asked.communicate(timeout=60)[1] == (
         "error: encoding samples needs an optional dependency. Install it with: pip install 'prefmerge[train]'\n"
     )
@@ -190,7 +190,7 @@ def test_embeddings_of_the_users_own_need_no_torch(place: Path) -> None:
     np.savez("tasks.npz", cars=arrays["cars"], birds=arrays["birds"])
     np.save("place.npy", arrays["birds"][:5])
     absent = "for name in ('torch', 'ot', 'transformers'): sys.modules[name] = None"
-    running = program("prefer --features place.npy --task-samples tasks.npz --similarity mmd --json", absent)
+    running = program("prefer --inputs place.npy --task-samples tasks.npz --similarity mmd --json", absent)
     out, said = running.communicate(timeout=60)
     assert (running.returncode, said) == (0, "")
     told = json.loads(out)
@@ -211,7 +211,7 @@ seed: 1
 
 @pytest.fixture
 def trained(folder: Path, call: Callable[[str], Result], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run of three tasks over words; a place that has those of the second."""
+    """A run of three tasks over words; a target that has those of the second."""
     pytest.importorskip("transformers", reason="inputs are encoded by the extra places")
     pytest.importorskip("ot", reason="inputs are compared by the extra places")
     from tests.models.tiny import tiny_bert
@@ -234,10 +234,10 @@ def trained(folder: Path, call: Callable[[str], Result], monkeypatch: pytest.Mon
 
 
 def test_inputs_to_a_preference_through_a_kill(trained: Path, call: Callable[[str], Result]) -> None:
-    line = "prefer --run my-run --features photos --json"
+    line = "prefer --run my-run --inputs photos --json"
     # Killed by the system while the second checkpoint encodes, which is when the cache holds the first's two files.
     kill = (
-        "import os, signal\nfrom prefmerge.training import features\nwhole = features._write\n"
+        "import os, signal\nfrom prefmerge.models import features\nwhole = features._write\n"
         "def last(store, key, found):\n"
         "    whole(store, key, found)\n"
         "    if len(list(store.folder.iterdir())) == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -265,7 +265,7 @@ def test_inputs_to_a_preference_through_a_kill(trained: Path, call: Callable[[st
     for name, letters in (("task-01", "abcd"), ("task-02", "efgh"), ("task-03", "ijkl")):
         (trained / "own" / f"{name}.txt").write_text("".join(f"{letters}{letters[i % 4]}\n" for i in range(9)))
     inputs = " ".join(f"my-run/{one}" for one in ("base", "tasks/task-01", "tasks/task-02", "tasks/task-03"))
-    own = call(f"prefer {inputs} --features photos --task-samples own -o preference.json")
+    own = call(f"prefer {inputs} --inputs photos --task-samples own -o preference.json")
     assert (own.code, own.exception) == (0, None), own.stderr
     assert Preference.load("preference.json").names == ("task-01", "task-02", "task-03")
     assert call("merge --run my-run -o out --prefer @preference.json").code == 0

@@ -1,4 +1,4 @@
-"""`prefmerge search` as typed: a tiny BERT over words, three tasks, labelled words of a place."""
+"""`prefmerge search` as typed: a tiny BERT over words, three tasks, labelled words of the target."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_from_labelled_samples_to_a_merged_model(place: Path, call: Callable[[st
     assert (merged.code, merged.stderr) == (0, "")
 
     from prefmerge.merging.candidates import Candidates
-    from prefmerge.target.search.found import from_json
+    from prefmerge.target.search.trial import from_json
 
     tasks = [place / "my-run" / "tasks" / name for name in kept["tasks"]]
     with Candidates(place / "my-run" / "base", tasks) as candidates:
@@ -113,8 +113,8 @@ def test_a_preference_file_as_output(place: Path, call: Callable[[str], Result])
     other = call(f"{line} --seed 1")
     assert other.code == 1
     assert other.stderr == (
-        "error: mine.search: holds another search: seed was 0, is 1. Give another -o OUT, or --force to begin it "
-        "anew.\n"
+        "error: mine.search: holds another search: seed was 0, is 1. Give another -o OUT, or --force to start "
+        "it again from nothing.\n"
     )
     assert call(f"{line} --seed 1 --force").code == 0
     assert json.loads((place / "mine.search" / "search.json").read_text())["settings"]["seed"] == 1
@@ -132,17 +132,21 @@ def test_the_example_of_the_help_text_works(place: Path, call: Callable[[str], R
     ("line", "code", "message"),
     [
         ("search", 2, "--run RUN is missing: the run whose tasks are to be merged."),
-        ("search --run my-run", 2, "--pairs PATH is missing: inputs of the place with their labels."),
+        ("search --run my-run", 2, "--pairs PATH is missing: inputs of the target with their labels."),
         ("search --run my-run --pairs seen.csv", 2, "--out OUT is missing: where to keep the search."),
         ("search --run my-run --pairs no.csv -o x", 1, "no.csv"),
         ("search --run my-run --pairs empty.csv -o x", 1, "empty.csv"),
         ("search --run my-run --pairs few.csv -o x", 1, "few.csv: 9 samples are too few to search with. Give at least"),
-        ("search --run my-run --pairs odd.csv -o x", 1, "the label 'zz' (first at sample"),
+        (
+            "search --run my-run --pairs odd.csv -o x",
+            1,
+            "odd.csv: 5 of the target's 9 labels are no class of any task: 'zz' (first at sample",
+        ),
         ("search --run my-run --pairs images -o x", 1, "images: is a folder; texts with labels are a CSV"),
         ("search --run base --pairs seen.csv -o x", 1, "base: not a run of prefmerge"),
         ("search --run my-run --pairs seen.csv -o x --space speed", 2, "'speed' cannot be searched; what can is "),
-        ("search --run my-run --pairs seen.csv -o x --held-out 1.5", 2, "held-out is 1.5; expected a fraction from 0"),
-        ("search --run my-run --pairs seen.csv -o x --trials 0", 2, "trials is 0; expected a whole number of at least"),
+        ("search --run my-run --pairs seen.csv -o x --held-out 1.5", 2, "--held-out 1.5: expected at most 0.9."),
+        ("search --run my-run --pairs seen.csv -o x --trials 0", 2, "--trials 0: expected at least 1."),
         ("search --run my-run --pairs seen.csv -o base", 1, "base: holds something that is not a search. Give a new"),
     ],
 )
@@ -151,7 +155,7 @@ def test_one_message_for_what_cannot_be(
 ) -> None:
     (place / "empty.csv").write_text("text,label\n")
     write_words(place / "few.csv", {"ab": 9}, 0)
-    write_words(place / "odd.csv", {"ab": 9, "zz": 2}, 0)
+    write_words(place / "odd.csv", {"ab": 4, "zz": 5}, 0)
     (place / "images").mkdir()
     done = call(line)
     assert (done.code, done.exception) == (code, None)

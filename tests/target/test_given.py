@@ -1,4 +1,4 @@
-"""What a user has of a place: every form that is read gives the same, and every wrong one gets one message."""
+"""What a user has of the target: every form that is read gives the same, and every wrong one gets one message."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytest.importorskip("datasets", reason="folders of classes are read with dataset
 
 from prefmerge.data.examples import Examples
 from prefmerge.errors import DataError
-from prefmerge.target import given as places
+from prefmerge.target import given
 from tests.data.datasets import class_in, image_folder, png, text_csv, write_csv
 
 LABELS = ["owl", "cat", "owl", "dog", "owl", "cat"]
@@ -46,24 +46,24 @@ LABEL_FILES: dict[str, Callable[[Path], Path]] = {
 
 @pytest.mark.parametrize("form", LABEL_FILES)
 def test_labels_are_counted_in_every_form(form: str, tmp_path: Path):
-    assert dict(places.read_labels(LABEL_FILES[form](tmp_path))) == dict(COUNTS)
+    assert dict(given.read_labels(LABEL_FILES[form](tmp_path))) == dict(COUNTS)
 
 
 def test_a_list_of_one_label_without_header(tmp_path: Path):
-    assert places.read_labels(lines(tmp_path / "m.csv", '"owl, barn"')) == Counter({"owl, barn": 1})
+    assert given.read_labels(lines(tmp_path / "m.csv", '"owl, barn"')) == Counter({"owl, barn": 1})
 
 
 def test_label_counts_of_tasks(tmp_path: Path):
     expected = {"cars": {"sedan": 3, "van": 1}, "birds": {"owl": 2}}
     rows = [("cars", "sedan", 2), ("birds", "owl", 2), ("cars", "van", 1), ("cars", "sedan", 1)]
     table = write_csv(tmp_path / "c.csv", ("task", "label", "count"), rows)
-    assert places.read_task_labels(table) == expected
-    assert list(places.read_task_labels(table)) == ["cars", "birds"]
-    assert places.read_task_labels(saved(tmp_path / "c.json", expected)) == expected
+    assert given.read_task_labels(table) == expected
+    assert list(given.read_task_labels(table)) == ["cars", "birds"]
+    assert given.read_task_labels(saved(tmp_path / "c.json", expected)) == expected
 
 
 def test_labels_match_classes_by_name_and_never_by_position():
-    found = places.matched(
+    found = given.matched(
         {"Sweet_pepper": 2, "sweet pepper": 1, "C": 4, "c++": 8, "0": 16, "owI": 32},
         ["sweet pepper", "C", "C++", "owl"],
     )
@@ -74,7 +74,7 @@ def test_labels_match_classes_by_name_and_never_by_position():
 
 
 def images_by_list(folder: Path) -> Path:
-    return lines(folder / "place.txt", "b/owl/0.png", "a/cat/0.png")
+    return lines(folder / "target.txt", "b/owl/0.png", "a/cat/0.png")
 
 
 IMAGES: dict[str, Callable[[Path], Path]] = {
@@ -93,9 +93,9 @@ def two_images(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("form", IMAGES)
-def test_images_of_a_place(form: str, tmp_path: Path):
+def test_images_of_a_target(form: str, tmp_path: Path):
     two_images(tmp_path)
-    found = places.read_features(IMAGES[form](tmp_path), "image")
+    found = given.read_inputs(IMAGES[form](tmp_path), "image")
     read = dict(zip(found.ids, map(class_in, found.read(range(len(found)))), strict=True))
     assert read == {"a/cat/0.png": 0, "b/owl/0.png": 1}
     assert found.labels.tolist() == [-1, -1]
@@ -121,74 +121,92 @@ TEXTS: dict[str, tuple[Callable[[Path], Path], list[str], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("form", TEXTS)
-def test_texts_of_a_place(form: str, tmp_path: Path):
+def test_texts_of_a_target(form: str, tmp_path: Path):
     make, texts, ids = TEXTS[form]
-    found = places.read_features(make(tmp_path), "text")
+    found = given.read_inputs(make(tmp_path), "text")
     assert (found.read(range(len(found))), found.ids) == (texts, ids)
 
 
 def test_pairs_of_texts(tmp_path: Path):
     file = write_csv(tmp_path / "p.csv", ("text", "label"), [("hoo", "OWL"), ("miau", "cat"), ("hoot", "owl")])
-    found = places.read_pairs(file, ("dog", "owl", "cat"), "text")
+    found = given.read_labelled(file, ("dog", "owl", "cat"), "text")
     assert found.labels.tolist() == [1, 2, 1]
     assert found.read([2]) == ["hoot"]
 
 
+def test_pairs_whose_labels_are_no_class_are_left_aside_up_to_half(tmp_path: Path):
+    rows = [("hoo", "owl"), ("x", "yak"), ("miau", "cat"), ("y", "emu")]
+    file = write_csv(tmp_path / "p.csv", ("text", "label"), rows)
+    examples, notes = given.read_pairs(file, ("yam", "owl", "cat"), "text")
+    assert examples.ids == ("p/00000", "p/00002")
+    assert examples.labels.tolist() == [1, 2]
+    assert examples.read([0, 1]) == ["hoo", "miau"]
+    assert notes == (
+        "2 of the target's 4 labels are no class of any task and not counted: 'emu' (first at sample 'p/00003'), "
+        "'yak' (first at sample 'p/00001'). Did you mean 'yam' by 'yak'?",
+    )
+    assert given.read_pairs(file, ("yak", "emu", "owl", "cat"), "text")[1] == ()
+
+
 def test_pairs_of_images_in_folders_of_some_of_the_classes(tmp_path: Path):
-    image_folder(tmp_path / "place", ("Owl", "cat"), per_class=2)
-    found = places.read_pairs(tmp_path / "place", ("dog", "owl", "cat"), "image")
+    image_folder(tmp_path / "target", ("Owl", "cat"), per_class=2)
+    found = given.read_labelled(tmp_path / "target", ("dog", "owl", "cat"), "image")
     assert [("dog", "owl", "cat")[label] for label in found.labels] == ["owl", "owl", "cat", "cat"]
     assert [class_in(image) for image in found.read(range(4))] == [0, 0, 1, 1]
 
 
 def test_the_samples_chosen_depend_on_ids_alone_and_grow(tmp_path: Path):
-    whole = places.read_features(lines(tmp_path / "p.txt", *(f"text {i}" for i in range(60))), "text")
-    few, more = places.chosen(whole, 10, 3), places.chosen(whole, 25, 3)
-    assert (len(few), len(more), places.chosen(whole, 60, 3).ids) == (10, 25, whole.ids)
+    whole = given.read_inputs(lines(tmp_path / "p.txt", *(f"text {i}" for i in range(60))), "text")
+    few, more = given.chosen(whole, 10, 3), given.chosen(whole, 25, 3)
+    assert (len(few), len(more), given.chosen(whole, 60, 3).ids) == (10, 25, whole.ids)
     assert set(few.ids) < set(more.ids)
-    assert set(places.chosen(whole.take(range(59, -1, -1)), 10, 3).ids) == set(few.ids)
-    assert places.chosen(whole, 10, 4).ids != few.ids
+    assert set(given.chosen(whole.take(range(59, -1, -1)), 10, 3).ids) == set(few.ids)
+    assert given.chosen(whole, 10, 4).ids != few.ids
 
 
-def test_samples_of_tasks_lie_in_one_place_or_in_one_each(tmp_path: Path):
+def test_samples_of_tasks_lie_in_one_folder_or_in_one_each(tmp_path: Path):
     for name in ("cars", "birds"):
         (tmp_path / name).mkdir()
     lines(tmp_path / "digits.txt", "one")
     names = ("birds", "digits", "cars")
     expected = [tmp_path / "birds", tmp_path / "digits.txt", tmp_path / "cars"]
-    assert places.task_sources([tmp_path], names) == expected
-    assert places.task_sources(expected, ("x", "y", "z")) == expected
-    assert places.task_sources([tmp_path], ("other",)) == [tmp_path]
-    assert places.task_sources([tmp_path], ("cars",)) == [tmp_path / "cars"]
+    assert given.task_sources([tmp_path], names) == expected
+    assert given.task_sources(expected, ("x", "y", "z")) == expected
+    assert given.task_sources([tmp_path], ("other",)) == [tmp_path]
+    assert given.task_sources([tmp_path], ("cars",)) == [tmp_path / "cars"]
 
 
 def test_embeddings_by_task_or_one_for_all(tmp_path: Path):
     a, b = np.arange(6.0).reshape(2, 3), np.ones((4, 3), np.float32)
     np.savez(tmp_path / "tasks.npz", x=b, cars=a, birds=b)
-    assert [f.tolist() for f in places.read_embeddings(tmp_path / "tasks.npz", ("cars", "birds"), "x")] == [
+    assert [f.tolist() for f in given.read_embeddings(tmp_path / "tasks.npz", ("cars", "birds"), "x")] == [
         a.tolist(),
         b.tolist(),
     ]
-    np.save(tmp_path / "place.npy", a)
-    np.savez(tmp_path / "place.npz", place=a)
-    for name in ("place.npy", "place.npz"):
-        assert [f.tolist() for f in places.read_embeddings(tmp_path / name, ("cars", "birds"), "x")] == [a.tolist()] * 2
+    np.save(tmp_path / "target.npy", a)
+    np.savez(tmp_path / "target.npz", target=a)
+    for name in ("target.npy", "target.npz"):
+        assert [f.tolist() for f in given.read_embeddings(tmp_path / name, ("cars", "birds"), "x")] == [a.tolist()] * 2
 
 
 def pairs(path: Path) -> Examples:
-    return places.read_pairs(path, ("cat", "dog", "owl"), "text")
+    return given.read_labelled(path, ("cat", "dog", "owl"), "text")
+
+
+def pairs_of_the_target(path: Path) -> Examples:
+    return given.read_pairs(path, ("cat", "dog", "owl"), "text")[0]
 
 
 def embeddings(path: Path) -> list[np.ndarray]:
-    return places.read_embeddings(path, ("cars", "birds"), "embeddings of the place")
+    return given.read_embeddings(path, ("cars", "birds"), "embeddings of the target")
 
 
 def images(path: Path) -> Examples:
-    return places.read_features(path, "image")
+    return given.read_inputs(path, "image")
 
 
 def texts(path: Path) -> Examples:
-    return places.read_features(path, "text")
+    return given.read_inputs(path, "text")
 
 
 def made(folder: Path) -> None:
@@ -226,20 +244,24 @@ def made(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("read", "name", "said"),
     [
-        (places.read_labels, "absent.csv", "absent.csv: no such file or folder; expected labels."),
-        (places.read_labels, "none", "none: is a folder; labels are a CSV with a column `label`, a .txt with"),
-        (places.read_labels, "empty.txt", "empty.txt: holds no labels. Give a label for each sample of the place."),
-        (places.read_labels, "odd.csv", "odd.csv: no column looks like the label (label, class, category, labels, …);"),
-        (places.read_labels, "hole.csv", "hole.csv: line 3 has nothing in column 'label'."),
-        (places.read_labels, "minus.csv", "minus.csv: row 1: count is '-1'; expected a number of samples."),
-        (places.read_labels, "broken.json", "broken.json: cannot be read as JSON: "),
-        (places.read_labels, "nested.json", "nested.json: count of 'cat' is {'n': 1}; expected a number of samples."),
-        (places.read_labels, "latin.txt", "latin.txt: byte 3 is not UTF-8. Save the file as UTF-8."),
-        (places.read_labels, "nan.npy", "nan.npy: its name ends in '.npy'; labels are read from .csv, .tsv, .txt or"),
-        (places.read_task_labels, "flat.json", "flat.json: expected an object of objects, {task: {class: number of"),
-        (places.read_task_labels, "zero.json", "zero.json: task 'cars' has no samples. Every task needs the number"),
-        (places.read_task_labels, "notask.csv", "notask.csv: there is no column 'task'; the columns are: task_name,"),
-        (places.read_task_labels, "list.txt", "list.txt: label counts of the tasks are a .json, {task: {class: n}},"),
+        (given.read_labels, "absent.csv", "absent.csv: no such file or folder; expected labels."),
+        (given.read_labels, "none", "none: is a folder; labels are a CSV with a column `label`, a .txt with"),
+        (given.read_labels, "empty.txt", "empty.txt: holds no labels. Give a label for each sample of the target."),
+        (given.read_labels, "odd.csv", "odd.csv: no column looks like the label (label, class, category, labels, …);"),
+        (given.read_labels, "hole.csv", "hole.csv: line 3 has nothing in column 'label'."),
+        (given.read_labels, "minus.csv", "minus.csv: row 1: count is '-1'; expected a number of samples."),
+        (given.read_labels, "broken.json", "broken.json: cannot be read as JSON: "),
+        (given.read_labels, "nested.json", "nested.json: 'cat': expected a number of samples, found {'n': 1}."),
+        (given.read_labels, "latin.txt", "latin.txt: byte 3 is not UTF-8. Save the file as UTF-8."),
+        (given.read_labels, "nan.npy", "nan.npy: its name ends in '.npy'; labels are read from .csv, .tsv, .txt or"),
+        (
+            given.read_task_labels,
+            "flat.json",
+            "flat.json: 'cat': expected an object {class: number of samples}, found 1.",
+        ),
+        (given.read_task_labels, "zero.json", "zero.json: task 'cars' has no samples. Every task needs the number"),
+        (given.read_task_labels, "notask.csv", "notask.csv: there is no column 'task'; the columns are: task_name,"),
+        (given.read_task_labels, "list.txt", "list.txt: label counts of the tasks are a .json, {task: {class: n}},"),
         (images, "none", "none: holds no image files (.bmp, .gif, .jpeg, .jpg, .png"),
         (texts, "none", "none: holds no text files (.txt), nor do the folders in it."),
         (
@@ -265,12 +287,23 @@ def made(folder: Path) -> None:
         (texts, "empty.txt", "empty.txt: holds nothing. Expected a text a line."),
         (texts, "nan.npy", "nan.npy: holds embeddings, and those of the tasks are not. Expected a folder of .txt"),
         (texts, "flat.json", "flat.json: is none of texts. Expected a folder of .txt files"),
-        (pairs, "unknown.csv", "2 labels 'dgo', 'ant' (first at sample 'unknown/00001') are not among the 3 classes"),
+        (
+            pairs,
+            "unknown.csv",
+            "2 labels 'dgo' (first at sample 'unknown/00001'), 'ant' (first at sample 'unknown/00002') are not among",
+        ),
+        (
+            pairs_of_the_target,
+            "unknown.csv",
+            "unknown.csv: 3 of the target's 4 labels are no class of any task: 'dgo' (first at sample "
+            "'unknown/00001'), 'ant' (first at sample 'unknown/00002'). The 3 classes are 'cat', 'dog', "
+            "'owl'. Did you mean 'dog' by 'dgo'? Write the labels as the tasks' class names.",
+        ),
         (pairs, "unknown.csv", "'cat', 'dog', 'owl'. Did you mean 'dog'?"),
         (
             pairs,
             "numbers.csv",
-            "(first at sample 'numbers/00000') are not among the 3 classes 'cat', 'dog', 'owl'. Wri",
+            "(first at sample 'numbers/00001') are not among the 3 classes 'cat', 'dog', 'owl'. Wri",
         ),
         (pairs, "texts.csv", "no column looks like the label (label, class, category, labels, …); the columns are: te"),
         (pairs, "images.csv", "images.csv: has a column 'image' of images, and the model reads texts."),
@@ -305,25 +338,25 @@ def test_what_a_user_gets_wrong(
 
 def test_an_image_that_is_none(tmp_path: Path):
     (tmp_path / "a.jpg").write_bytes(b"no image")
-    found = places.read_features(tmp_path, "image")
+    found = given.read_inputs(tmp_path, "image")
     with pytest.raises(DataError, match=r"a\.jpg: cannot be read as an image \(8 bytes\)\. Replace or remove it\."):
         found.read([0])
     lines(tmp_path / "list.txt", "a.jpg")
     with pytest.raises(DataError, match=r"list\.txt: line 1: image '.*a\.jpg': cannot be read as an image"):
-        places.read_features(tmp_path / "list.txt", "image").read([0])
+        given.read_inputs(tmp_path / "list.txt", "image").read([0])
 
 
-def test_parts_of_a_data_set_are_not_taken_for_a_place(tmp_path: Path):
+def test_parts_of_a_data_set_are_not_taken_for_a_target(tmp_path: Path):
     made(tmp_path)
-    with pytest.raises(DataError, match=r"holds several parts \(train, test\)\. Give the one that is of the place"):
-        places.read_pairs(tmp_path / "split", ("cat",), "image")
+    with pytest.raises(DataError, match=r"holds several parts \(train, test\)\. Give the one that is of the target"):
+        given.read_pairs(tmp_path / "split", ("cat",), "image")
     text_csv(tmp_path / "t.csv")
     with pytest.raises(DataError, match=r"t\.csv: has a column 'text' of texts, and the model reads images"):
-        places.read_pairs(tmp_path / "t.csv", ("cat",), "image")
+        given.read_pairs(tmp_path / "t.csv", ("cat",), "image")
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("paths", "said"),
     [
         (["cars", "birds"], "samples are given for 2 tasks, and there are 3: cars, birds, digits. Give --task-samples"),
         (["."], "there are no samples of task 'digits': expected a folder (or .txt, .csv or .npy) named after each of"),
@@ -331,9 +364,9 @@ def test_parts_of_a_data_set_are_not_taken_for_a_place(tmp_path: Path):
         ([], "samples are given for 0 tasks, and there are 3"),
     ],
 )
-def test_tasks_without_samples(given: list[str], said: str, tmp_path: Path):
+def test_tasks_without_samples(paths: list[str], said: str, tmp_path: Path):
     for name in ("cars", "birds"):
         (tmp_path / name).mkdir()
     with pytest.raises(DataError) as error:
-        places.task_sources([tmp_path / one for one in given], ("cars", "birds", "digits"))
+        given.task_sources([tmp_path / one for one in paths], ("cars", "birds", "digits"))
     assert said in str(error.value)

@@ -17,10 +17,10 @@ from prefmerge.data.examples import Examples
 from prefmerge.errors import UsageError
 from prefmerge.merging.api import recipe_of
 from prefmerge.preference import Preference
-from prefmerge.target import adapt as work
 from prefmerge.target.choice import DOUBT, Answers, Choice, Judge, choose, finalists
 from prefmerge.target.estimates import as_it_is, by_procedure, estimate, recall_of, with_bias
 from prefmerge.target.fit import RIDGE, Fit, Scores, _Problem, fit_bias, fit_rows, margins, plain, soft
+from prefmerge.target.judging import unjudged, unlearned
 from prefmerge.target.parameters import Parameters
 from prefmerge.target.pool import baselines, candidates, rounded
 from prefmerge.target.prior import EVIDENCE, GUARD, Prior, joint_of, log_prior_of, make_prior
@@ -415,12 +415,12 @@ def test_the_part_without_samples_is_what_the_prior_gives_it():
     proxy = make_proxy([f"s{i}" for i in range(6)], labels, np.array([0, 0, 1, 0, 0, 1]), first=6)
     notes: list[str] = []
     source: Any = SimpleNamespace(tasks=known)
-    assert work._unjudged(source, evidence(shares), prior, proxy, notes) == pytest.approx(0.2)
+    assert unjudged(source, evidence(shares), prior, proxy, notes) == pytest.approx(0.2)
     assert notes == [
         "no sample judges 20 % of the target: there is none of class 'c3' of task 't2'. The intervals allow for it."
     ]
     whole = make_proxy([f"s{i}" for i in range(4)], np.arange(4), np.array([0, 0, 1, 1]), first=4)
-    assert work._unjudged(source, evidence(shares), prior, whole, notes) == 0
+    assert unjudged(source, evidence(shares), prior, whole, notes) == 0
     assert len(notes) == 1
 
 
@@ -432,14 +432,14 @@ def test_the_prior_of_a_pair_is_made_without_the_labels_of_its_fold():
     asked = Parameters.of(run="r", pairs="p.csv")
     source: Any = SimpleNamespace(tasks=known)
     pairs: Any = labels
-    change = work._unlearned(source, evidence(shares, pairs), prior, proxy, asked)
+    change = unlearned(source, evidence(shares, pairs), prior, proxy, asked)
     assert change is not None
     for i, fold in enumerate(proxy.outer(proxy.everything)):
         left = counts - np.bincount(labels[proxy.outer(proxy.everything) == fold], minlength=6)
         expected = make_prior(known, from_labels(known, left)).logits
         np.testing.assert_allclose(prior.logits + change[i], expected)
     assert np.abs(change).max() > 0.1
-    assert work._unlearned(source, evidence(shares), prior, proxy, asked) is None
+    assert unlearned(source, evidence(shares), prior, proxy, asked) is None
 
 
 def test_of_many_even_tasks_all_are_present():

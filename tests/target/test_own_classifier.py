@@ -393,7 +393,7 @@ def test_a_second_call_resumes_from_the_cache_to_the_same_bytes(
 
     counted = 0
 
-    def interrupt(what: str, done: int, of: int) -> None:
+    def interrupt(done: int, of: int, what: str) -> None:
         nonlocal counted
         counted += what.startswith("trying candidates") and done == of > 0
         if counted == 4:

@@ -79,7 +79,7 @@ def ends() -> list[tuple[str, str, float]]:
     """Every end of a range that is declared."""
     return [
         (name, end, value)
-        for name, (_, declared) in declarations().items()
+        for name, (_, declared) in declarations(Parameters).items()
         for end, value in (("least", declared.least), ("most", declared.most))
         if value is not None
     ]
@@ -116,7 +116,7 @@ def test_what_is_told_of_them_holds_no_folder_and_nothing_local():
     )
     told = json.loads(json.dumps(made.to_json()))
     assert (told["run"], told["labels"], told["candidate"]) == ("my-run", "seen.csv", ["a.yaml"])
-    assert set(told) == {name for name, (_, declared) in declarations().items() if not declared.local}
+    assert set(told) == {name for name, (_, declared) in declarations(Parameters).items() if not declared.local}
     assert "/" not in json.dumps(told)
 
 
@@ -135,22 +135,22 @@ def words(declared: Any, name: str) -> list[str]:
 
 
 def test_every_parameter_is_declared_with_help():
-    assert list(declarations()) == [one.name for one in dataclasses.fields(Parameters)]
-    for name, (_, declared) in declarations().items():
+    assert list(declarations(Parameters)) == [one.name for one in dataclasses.fields(Parameters)]
+    for name, (_, declared) in declarations(Parameters).items():
         assert declared.help.endswith((".", ")")), name
         assert declared.help[0].isupper(), name
-    spelled = [word for name, (_, declared) in declarations().items() for word in words(declared, name)]
+    spelled = [word for name, (_, declared) in declarations(Parameters).items() for word in words(declared, name)]
     assert len(set(spelled)) == len(spelled)
 
 
 def test_the_command_takes_every_parameter_once():
-    taken = [one.name for one in command().params if one.name in declarations()]
-    assert taken == list(declarations())
-    rest = {one.name for one in command().params} - set(declarations())
+    taken = [one.name for one in command().params if one.name in declarations(Parameters)]
+    assert taken == list(declarations(Parameters))
+    rest = {one.name for one in command().params} - set(declarations(Parameters))
     assert rest == {"json"}
     for one in command().params:
-        if one.name in declarations():
-            kind, declared = declarations()[one.name]
+        if one.name in declarations(Parameters):
+            kind, declared = declarations(Parameters)[one.name]
             if one.param_type_name == "option":
                 assert sorted(one.opts) == sorted(words(declared, one.name))
                 assert one.is_flag == (kind is bool)
@@ -164,7 +164,7 @@ def test_its_help_lists_every_parameter_once():
     flat = " ".join(shown.stdout.split())
     entries = [re.split(r" {2,}", line.strip())[0] for line in shown.stdout.splitlines() if re.match(r"  \S", line)]
     listed = [word for entry in entries for word in re.split(r"[ ,]+", entry) if word.startswith("-")]
-    for name, (_, declared) in declarations().items():
+    for name, (_, declared) in declarations(Parameters).items():
         assert flat.count(" ".join(declared.help.split())) == 1, name
         if declared.argument:
             assert sum(entry.startswith(str(declared.metavar)) for entry in entries) == 1, name
@@ -182,7 +182,7 @@ def test_what_is_typed_is_what_is_asked(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(module, "adapt", work)
     groups = [("run", "labels"), ("checkpoints", "prefer")]
-    for name, (kind, declared) in declarations().items():
+    for name, (kind, declared) in declarations(Parameters).items():
         needed = (
             groups[1]
             if name in ("checkpoints", "prefer", "task_samples", "task_labels", "head", "model")
@@ -207,7 +207,7 @@ def test_what_is_typed_is_what_is_asked(monkeypatch: pytest.MonkeyPatch):
 
 def _typed(name: str) -> list[str]:
     """A value that is not the default."""
-    kind, declared = declarations()[name]
+    kind, declared = declarations(Parameters)[name]
     if declared.argument:
         return ["base", "task"]
     if kind is bool:

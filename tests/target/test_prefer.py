@@ -1,4 +1,4 @@
-"""From what a user has of a place to a preference: the paper's numbers, honest doubts, and no work done twice."""
+"""From what a user has of the target to a preference: the paper's numbers, honest doubts, and no work done twice."""
 
 # ruff: noqa: E402  (imports that need an extra come after asking for it)
 
@@ -25,7 +25,9 @@ from prefmerge.preference import Preference
 from prefmerge.runs import Run, RunTask
 from prefmerge.target import prefer
 from prefmerge.target import similarity as sim
-from prefmerge.target.search import Found, Space, Trial
+from prefmerge.target.checkpoints import Checkpoints
+from prefmerge.target.preferred import Preferred
+from prefmerge.target.search import SearchResult, Space, Trial
 from tests.models.stubs import D, ToyEncoder
 
 COUNTS = {"cars": {"sedan": 30, "van": 10}, "birds": {"owl": 20, "tit": 30}, "digits": {"7": 7}}
@@ -71,7 +73,7 @@ def savez(file: str, arrays: Mapping[str, Any]) -> None:
 
 @pytest.fixture
 def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three checkpoints of a toy encoder, samples of their tasks, and of a place that is like the second."""
+    """Three checkpoints of a toy encoder, samples of their tasks, and of a target that is like the second."""
     monkeypatch.setattr("prefmerge.models.encoders.load_encoder", lambda config, **_: Reader(name=config.id))
     monkeypatch.setattr(Reader, "loads", 0)
     monkeypatch.setattr(Reader, "encoded", 0)
@@ -80,18 +82,18 @@ def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for seed, name in enumerate(("base", "cars", "birds", "digits")):
         ToyEncoder(seed).save(tmp_path / name)
         texts(Path("samples") / f"{name}.txt", vectors(seed, 12, seed))
-    texts(Path("place.txt"), vectors(9, 7, 2))
+    texts(Path("target.txt"), vectors(9, 7, 2))
     Path("counts.json").write_text(json.dumps(COUNTS))
     Path("seen.txt").write_text("\n".join(SEEN))
     return tmp_path
 
 
-def tasks() -> prefer.Tasks:
-    return prefer.tasks_of_checkpoints(Path("base"), [Path("cars"), Path("birds"), Path("digits")])
+def tasks() -> Checkpoints:
+    return Checkpoints.of_paths(Path("base"), [Path("cars"), Path("birds"), Path("digits")])
 
 
-def of_place(**options: Any) -> prefer.Preferred:
-    return prefer.from_features(tasks(), Path("place.txt"), task_samples=[Path("samples")], **options)
+def of_target(**options: Any) -> Preferred:
+    return prefer.from_inputs(tasks(), Path("target.txt"), task_samples=[Path("samples")], **options)
 
 
 def test_labels_give_the_papers_shares_exactly(toys: Path):
@@ -120,15 +122,15 @@ def test_labels_of_no_class_change_nothing_and_are_told(toys: Path):
     assert found.samples == 50
     assert np.array_equal(np.array(found.low), np.array(plain.low))
     assert found.notes == (
-        "5 of 55 labels are of no task's class and were ignored: 'sedam' (2), 'zebra' (1), 'gnu' (1) and 1 more; "
-        "'sedam' may mean 'sedan'.",
+        "5 of the target's 55 labels are no class of any task and not counted: 'sedam', 'gnu', 'yak' and 1 more. Did "
+        "you mean 'sedan' by 'sedam'?",
     )
 
 
 def test_a_run_says_what_its_tasks_had(toys: Path):
     named = tuple(RunTask(name, name, label_counts=counts) for name, counts in COUNTS.items())
     (toys / "run.json").write_text(json.dumps(Run(toys, "sequential", "base", named).to_json()))
-    by_run = prefer.from_labels(prefer.tasks_of_run(toys), Path("seen.txt"))
+    by_run = prefer.from_labels(Checkpoints.of_run(toys), Path("seen.txt"))
     by_file = prefer.from_labels(tasks(), Path("seen.txt"), task_labels=Path("counts.json"))
     assert by_run.preference == by_file.preference
     by_names = prefer.from_labels(None, Path("seen.txt"), task_labels=Path("counts.json"))
@@ -136,8 +138,8 @@ def test_a_run_says_what_its_tasks_had(toys: Path):
 
 
 @pytest.mark.parametrize("kind", ["ot", "cosine", "mmd"])
-def test_inputs_are_embedded_by_each_checkpoint_and_compared_with_its_task(kind: prefer.FeatureKind, toys: Path):
-    found = of_place(kind=kind, settings={"gamma": 3.0})
+def test_inputs_are_embedded_by_each_checkpoint_and_compared_with_its_task(kind: sim.FeatureKind, toys: Path):
+    found = of_target(kind=kind, settings={"gamma": 3.0})
     ours, theirs = [], []
     for seed in (1, 2, 3):
         encoder = ToyEncoder(seed)
@@ -156,24 +158,24 @@ def test_inputs_are_embedded_by_each_checkpoint_and_compared_with_its_task(kind:
 
 def test_every_checkpoint_is_loaded_once_and_few_samples_are_encoded(toys: Path, monkeypatch: pytest.MonkeyPatch):
     seen: list[tuple[int, int]] = []
-    found = of_place(samples=5, draws=0, progress=lambda done, total: seen.append((done, total)))
+    found = of_target(samples=5, draws=0, progress=lambda done, total: seen.append((done, total)))
     assert Reader.loads == 3
     assert Reader.encoded == 3 * (5 + 7)
     assert seen[-1] == (36, 36)
     assert seen == sorted(seen)
     assert found.low is None
     assert found.sure() is None
-    other = of_place(samples=5, draws=0, seed=1)
+    other = of_target(samples=5, draws=0, seed=1)
     assert other.shares.tolist() != found.shares.tolist()
-    monkeypatch.setattr(prefer, "PLACE", 4)
+    monkeypatch.setattr("prefmerge.target.given.inputs.MOST", 4)
     Reader.encoded = 0
-    cut = of_place(samples=5, draws=0)
+    cut = of_target(samples=5, draws=0)
     assert Reader.encoded == 3 * (5 + 4)
     assert cut.samples == 4
-    assert "4 of the place's 7 samples were used." in cut.notes
+    assert "4 of the target's 7 inputs were used." in cut.notes
 
 
-def test_a_killed_call_goes_on_where_it_was(toys: Path):
+def test_a_killed_call_resumes(toys: Path):
     class Killed(BaseException):
         pass
 
@@ -182,15 +184,15 @@ def test_a_killed_call_goes_on_where_it_was(toys: Path):
             raise Killed
 
     with pytest.raises(Killed):
-        of_place(cache=toys / "cache", progress=kill)
+        of_target(cache=toys / "cache", progress=kill)
     before = Reader.encoded
     assert before == (12 + 7) + 12
-    found = of_place(cache=toys / "cache")
+    found = of_target(cache=toys / "cache")
     assert Reader.encoded - before == 12 + 7 + 12 + 7  # nothing of the first checkpoint
-    again = of_place(cache=toys / "cache")
+    again = of_target(cache=toys / "cache")
     assert Reader.encoded - before == 12 + 7 + 12 + 7
     assert json.dumps(again.to_json()) == json.dumps(found.to_json())
-    assert json.dumps(of_place().to_json()) == json.dumps(found.to_json())
+    assert json.dumps(of_target().to_json()) == json.dumps(found.to_json())
 
 
 def test_embeddings_of_the_users_own(toys: Path):
@@ -202,21 +204,21 @@ def test_embeddings_of_the_users_own(toys: Path):
     expected = sim.optimal_transport(list(ours.values()), [place] * 3, tuple(COUNTS), gamma=2.0)
     for tasks_known in (None, tasks()):
         for name in ("place.npy", "place.npz"):
-            found = prefer.from_features(
+            found = prefer.from_inputs(
                 tasks_known, Path(name), task_samples=[Path("tasks.npz")], settings={"gamma": 2.0}, draws=20
             )
             assert found.shares.tolist() == expected.shares().tolist()
-            assert found.tasks.names == tuple(COUNTS)
+            assert found.checkpoints.names == tuple(COUNTS)
     for name, array in ours.items():
         np.save(f"samples/{name}.npy", array)
         (toys / "samples" / f"{name}.txt").unlink()
     apart = [Path("samples") / f"{name}.npy" for name in COUNTS]
     for given in ([Path("samples")], apart):
-        found = prefer.from_features(
+        found = prefer.from_inputs(
             tasks(), Path("place.npy"), task_samples=given, settings={"gamma": 2.0}, samples=500, draws=0
         )
         assert found.shares.tolist() == expected.shares().tolist()
-    few = prefer.from_features(None, Path("place.npy"), task_samples=[Path("tasks.npz")], samples=3, draws=0)
+    few = prefer.from_inputs(None, Path("place.npy"), task_samples=[Path("tasks.npz")], samples=3, draws=0)
     assert few.about["samples_of_tasks"] == [3, 3, 3]
     assert Reader.encoded == 0
 
@@ -228,7 +230,7 @@ def test_nothing_gives_the_same_to_every_task(toys: Path):
     assert found.sure() is None
 
 
-def pairs_run(monkeypatch: pytest.MonkeyPatch) -> tuple[prefer.Tasks, list[tuple[Any, ...]]]:
+def pairs_run(monkeypatch: pytest.MonkeyPatch) -> tuple[Checkpoints, list[tuple[Any, ...]]]:
     """A run whose search, which is another module's, finds half and half at scale 1."""
     named = tuple(RunTask(name, name, label_counts=counts) for name, counts in COUNTS.items())
     Path("run.json").write_text(json.dumps(Run(Path("."), "sequential", "base", named).to_json()))
@@ -237,16 +239,16 @@ def pairs_run(monkeypatch: pytest.MonkeyPatch) -> tuple[prefer.Tasks, list[tuple
     monkeypatch.setattr("prefmerge.training.opened.open_data", lambda run: (None, None, scenario))
     asked: list[tuple[Any, ...]] = []
 
-    def search(*given: Any, progress: Any, **options: Any) -> Found:
+    def search(*given: Any, progress: Any, **options: Any) -> SearchResult:
         asked.append((*given, options))
         progress(None, 0.5, 3, 50)
         half = {"preference": Preference.named({"cars": "0.5", "birds": "0.5"}), "scale": "1"}
         trial = Trial(0, "label preference", half, np.ones(20, bool), True)
-        return Found(tuple(COUNTS), (trial,), np.arange(20) < 14, Space(), "enough")
+        return SearchResult(tuple(COUNTS), (trial,), np.arange(20) < 14, Space(), "enough")
 
     monkeypatch.setattr("prefmerge.target.search.search", search)
     Path("pairs.csv").write_text("text,label\n" + "".join(f"{i},{label}\n" for i, label in enumerate(SEEN)))
-    return prefer.tasks_of_run(Path(".")), asked
+    return Checkpoints.of_run(Path(".")), asked
 
 
 def test_pairs_are_searched_with_and_the_labels_stand_beside(toys: Path, monkeypatch: pytest.MonkeyPatch):
@@ -259,7 +261,7 @@ def test_pairs_are_searched_with_and_the_labels_stand_beside(toys: Path, monkeyp
     assert seen == [(3, 50)]
     assert found.shares.tolist() == [0.5, 0.5, 0]
     assert found.settings == {"scale": "1"}
-    assert found.sure() == "Nothing was found that does better than the label preference on the 6 held-out samples."
+    assert found.sure() == "Nothing that was tried does better than the label preference on the 6 held-out samples."
     by_labels = prefer.from_labels(known, Path("seen.txt"), seed=3)
     assert found.beside is not None
     assert found.beside.shares.tolist() == by_labels.shares.tolist()
@@ -273,7 +275,7 @@ def test_pairs_are_searched_with_and_the_labels_stand_beside(toys: Path, monkeyp
     with pytest.raises(UsageError, match=r"--pairs are searched with over the tasks of a run: give --run RUN\."):
         prefer.from_pairs(tasks(), Path("pairs.csv"))
     Path("pairs.csv").write_text("text,label\none,sedam\n")
-    with pytest.raises(DataError, match=r"the label 'sedam' \(first at .* 5 classes .*\. Did you mean 'sedan'\?"):
+    with pytest.raises(DataError, match=r"pairs\.csv: 1 .* 'sedam' \(first at .* Did you mean 'sedan' by 'sedam'\?"):
         prefer.from_pairs(known, Path("pairs.csv"))
 
 
@@ -303,7 +305,7 @@ def test_what_is_saved_is_a_preference_that_says_how_it_was_made(toys: Path):
     assert about["similarity"]["kind"] == "label"
     assert about["inputs"]["labels"]["fingerprint"] != about["inputs"]["tasks"]["fingerprint"]
     assert set(about["versions"]) >= {"prefmerge", "numpy", "python"}
-    of_features = of_place(draws=20, settings={"solver": "debiased"}).to_json()["about"]
+    of_features = of_target(draws=20, settings={"solver": "debiased"}).to_json()["about"]
     assert of_features["similarity"]["settings"]["solver"] == "debiased"
     assert of_features["inputs"]["place"]["samples"] == 7
     assert len({entry["fingerprint"] for entry in of_features["inputs"]["tasks"]}) == 3
@@ -312,11 +314,11 @@ def test_what_is_saved_is_a_preference_that_says_how_it_was_made(toys: Path):
     found.save("deep/preference.json", force=True)
     with pytest.raises(OutputExists, match=r"deep: is a folder; a preference is a file"):
         found.save("deep")
-    with pytest.raises(OutputError, match=r"place\.txt/p\.json: cannot be written"):
-        found.save("place.txt/p.json")
+    with pytest.raises(OutputError, match=r"target\.txt/p\.json: cannot be written"):
+        found.save("target.txt/p.json")
 
 
-def labelled(**counts: dict[str, int]) -> prefer.Preferred:
+def labelled(**counts: dict[str, int]) -> Preferred:
     Path("own.json").write_text(json.dumps(counts))
     return prefer.from_labels(None, Path("seen.txt"), task_labels=Path("own.json"), draws=200)
 
@@ -329,13 +331,13 @@ def test_doubts_are_told(toys: Path):
     Path("seen.txt").write_text("a\n" * 9)
     assert labelled(x={"a": 1}, y={"b": 1}).notes == ()
     assert labelled(x={"a": 1, "c": 0}, y={"b": 1, "a": 3, "c": 1}).notes == (
-        "1 of 3 classes are in several tasks ('a'): labels alone do not tell these tasks apart.",
+        "1 of 3 classes are in several tasks ('a'): labels alone cannot tell which of these tasks a sample is of.",
     )
     assert labelled(x={"a": 1}).notes == ()
-    sharp = of_place(settings={"gamma": 1e6}, draws=0)
+    sharp = of_target(settings={"gamma": 1e6}, draws=0)
     assert sharp.notes[0].startswith("nearly all goes to one task: the smallest distance is 0.")
     assert sharp.notes[0].endswith("gamma is 1000000.0. A smaller --gamma divides more evenly.")
-    assert of_place(settings={"gamma": 1e-6}, draws=0).notes[0].startswith("the similarity is nearly uniform")
+    assert of_target(settings={"gamma": 1e-6}, draws=0).notes[0].startswith("the similarity is nearly uniform")
 
 
 def spoil(name: str, content: str) -> Path:
@@ -343,38 +345,42 @@ def spoil(name: str, content: str) -> Path:
     return Path(name)
 
 
-def with_labels(name: str, content: str) -> prefer.Preferred:
+def with_labels(name: str, content: str) -> Preferred:
     return prefer.from_labels(tasks(), spoil(name, content), task_labels=Path("counts.json"))
 
 
-def with_counts(content: dict[str, Any]) -> prefer.Preferred:
+def with_counts(content: dict[str, Any]) -> Preferred:
     return prefer.from_labels(tasks(), Path("seen.txt"), task_labels=spoil("c.json", json.dumps(content)))
 
 
-def embedded(place: np.ndarray, **arrays: np.ndarray) -> prefer.Preferred:
+def embedded(place: np.ndarray, **arrays: np.ndarray) -> Preferred:
     savez("t.npz", arrays)
     np.save("p.npy", place)
-    return prefer.from_features(tasks(), Path("p.npy"), task_samples=[Path("t.npz")])
+    return prefer.from_inputs(tasks(), Path("p.npy"), task_samples=[Path("t.npz")])
 
 
-def bare(path: str, given: list[str], **options: Any) -> prefer.Preferred:
-    return prefer.from_features(tasks(), Path(path), task_samples=list(map(Path, given)), **options)
+def bare(path: str, given: list[str], **options: Any) -> Preferred:
+    return prefer.from_inputs(tasks(), Path(path), task_samples=list(map(Path, given)), **options)
 
 
-def run_of_kind(training: Any, done: bool = True) -> prefer.Tasks:
+def run_of_kind(training: Any, done: bool = True) -> Checkpoints:
     task = RunTask("cars", "cars", done=done)
     Path("run.json").write_text(json.dumps(Run(Path("."), training, "base", (task,)).to_json()))
-    return prefer.tasks_of_run(Path("."))
+    return Checkpoints.of_run(Path("."))
 
 
 WRONG: list[tuple[Callable[[], object], type[PrefmergeError], str]] = [
     (
         lambda: with_labels("m.txt", "sedam\ncat\nsedam"),
         DataError,
-        "m.txt: none of its 2 labels 'sedam', 'cat' is a class of any task. The classes are 'sedan', 'van', 'owl', "
-        "'tit', '7'. Did you mean 'sedan'?",
+        "m.txt: 3 of the target's 3 labels are no class of any task: 'sedam', 'cat'. The 5 classes are 'sedan', 'van', "
+        "'owl' and 2 more. Did you mean 'sedan' by 'sedam'? Write the labels as the tasks' class names.",
     ),
-    (lambda: with_labels("m.txt", "12"), DataError, "m.txt: its label '12' is no class of any task. The classes are "),
+    (
+        lambda: with_labels("m.txt", "12"),
+        DataError,
+        "m.txt: 1 of the target's 1 label is no class of any task: '12'. The 5 classes are ",
+    ),
     (
         lambda: with_counts({"cars": {"a": 1}}),
         DataError,
@@ -388,7 +394,7 @@ WRONG: list[tuple[Callable[[], object], type[PrefmergeError], str]] = [
     (
         lambda: prefer.from_labels(tasks(), Path("seen.txt")),
         UsageError,
-        "--labels are held against those that the tasks were trained on: give --run RUN, or --task-labels FILE with ",
+        "--labels are compared with those that the tasks were trained on: give --run RUN, or --task-labels FILE with ",
     ),
     (
         lambda: prefer.from_labels(run_of_kind("sequential"), Path("seen.txt")),
@@ -398,7 +404,7 @@ WRONG: list[tuple[Callable[[], object], type[PrefmergeError], str]] = [
     (
         lambda: embedded(vectors(0, 3), cars=vectors(1, 3), birds=vectors(2, 3)[:, :4], digits=vectors(3, 3)),
         DataError,
-        "p.npy: task 'birds': the embeddings of the place have width 6, those of the task's samples 4. Encode both",
+        "p.npy: task 'birds': the embeddings of the target have width 6, those of the task's samples 4. Encode both",
     ),
     (
         lambda: embedded(vectors(0, 3), cars=vectors(1, 3), birds=vectors(2, 3)),
@@ -411,19 +417,23 @@ WRONG: list[tuple[Callable[[], object], type[PrefmergeError], str]] = [
         "t.npz: there is no array for task 'cars'; it holds 'all'. Expected embeddings of the tasks' samples: an .npz",
     ),
     (
-        lambda: bare("place.txt", []),
+        lambda: bare("target.txt", []),
         UsageError,
-        "--features are held against samples that the tasks were trained on: give --run RUN, or --task-samples DIR on",
+        "--inputs are compared with samples that the tasks were trained on: give --run RUN, or --task-samples DIR once",
     ),
-    (lambda: bare("place.txt", ["samples", "samples"]), DataError, "samples are given for 2 tasks, and there are 3: c"),
+    (
+        lambda: bare("target.txt", ["samples", "samples"]),
+        DataError,
+        "samples are given for 2 tasks, and there are 3: c",
+    ),
     (lambda: bare("lost", ["samples"]), DataError, "lost: no such file or folder; expected texts."),
     (
-        lambda: prefer.from_features(None, Path("place.txt")),
+        lambda: prefer.from_inputs(None, Path("target.txt")),
         UsageError,
-        "--features are encoded by the checkpoints: give --run RUN, or BASE TASK...",
+        "--inputs are encoded by the checkpoints: give --run RUN, or BASE TASK...",
     ),
     (
-        lambda: prefer.from_features(None, spoil("p.npy", "x"), task_samples=[Path("samples")]),
+        lambda: prefer.from_inputs(None, spoil("p.npy", "x"), task_samples=[Path("samples")]),
         UsageError,
         "the tasks are not known: give --run RUN, BASE TASK..., or --task-samples TASKS.npz.",
     ),
@@ -434,29 +444,29 @@ WRONG: list[tuple[Callable[[], object], type[PrefmergeError], str]] = [
         "p.npy holds embeddings, and samples/cars.txt does not. Give both as embeddings, or neither.",
     ),
     (
-        lambda: prefer.from_features(
-            prefer.Tasks(("cars",), None, Path("place.txt"), (Path("cars"),)),
-            Path("place.txt"),
+        lambda: prefer.from_inputs(
+            Checkpoints(("cars",), None, Path("target.txt"), (Path("cars"),)),
+            Path("target.txt"),
             task_samples=[Path("x")],
         ),
         UsageError,
-        "which encoder are the checkpoints of? place.txt is a file of weights alone: give --model ID_OR_FOLDER.",
+        "which encoder are the checkpoints of? target.txt is a file of weights alone: give --model ID_OR_FOLDER.",
     ),
-    (lambda: of_place(settings={"gamma": -1.0}), UsageError, "gamma: expected a number above zero"),
-    (lambda: of_place(settings={"solver": "magic"}), UsageError, "solver 'magic' is not known; use sinkhorn, exact,"),
-    (lambda: of_place(draws=3), UsageError, "draws: expected a whole number of at least 20 at level 0.9, found 3."),
-    (lambda: run_of_kind("joint"), RunError, ".: a joint run has one checkpoint of all tasks, and nothing to prefer."),
+    (lambda: of_target(settings={"gamma": -1.0}), UsageError, "gamma: expected a number above zero"),
+    (lambda: of_target(settings={"solver": "magic"}), UsageError, "solver 'magic' is not known; use sinkhorn, exact,"),
+    (lambda: of_target(draws=3), UsageError, "draws: expected a whole number of at least 20 at level 0.9, found 3."),
+    (lambda: run_of_kind("joint"), RunError, ".: a joint run has one checkpoint of all tasks, and nothing to merge."),
     (
         lambda: run_of_kind("ewc", done=False),
         RunError,
         ".: task 'cars' is not trained yet (1 of 1 are missing). Run th",
     ),
     (
-        lambda: prefer.tasks_of_checkpoints(Path("base"), [Path("cars"), Path("samples/cars.txt")]),
+        lambda: Checkpoints.of_paths(Path("base"), [Path("cars"), Path("samples/cars.txt")]),
         UsageError,
         "two tasks are called 'cars': cars and samples/cars.txt. Rename one.",
     ),
-    (lambda: prefer.tasks_of_checkpoints(Path("base"), []), UsageError, "base is the base, and no task follows it"),
+    (lambda: Checkpoints.of_paths(Path("base"), []), UsageError, "base is the base, and no task follows it"),
 ]
 
 

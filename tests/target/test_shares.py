@@ -17,9 +17,18 @@ import pytest
 from prefmerge.errors import DataError, MissingExtra, PreferenceError, UsageError
 from prefmerge.preference import Preference
 from prefmerge.target import shares as module
-from prefmerge.target import shift
 from prefmerge.target.given import matched
-from prefmerge.target.shares import Shares, Tasks, from_inputs, from_labels, from_pairs, known_counts, stated
+from prefmerge.target.shares import (
+    Shares,
+    Tasks,
+    doubts,
+    from_inputs,
+    from_labels,
+    from_pairs,
+    known_counts,
+    shift,
+    stated,
+)
 from tests.oracles import mixtures as oracle
 from tests.oracles import similarity as intervals
 from tests.target.problems import world
@@ -558,13 +567,13 @@ def test_domains_that_look_the_same_do_not_tell():
 
 def test_estimators_that_differ_are_said_to_and_both_in_the_interval():
     shares = from_labels(DISJOINT, {"cat": 90, "car": 10})
-    doubted = module._with_doubts(replace(shares, source="inputs", second=np.array([0.6, 0.4, 0])))
+    doubted = doubts.with_doubts(replace(shares, source="inputs", second=np.array([0.6, 0.4, 0])))
     assert doubted.notes[0] == (
         "Two ways to estimate the shares differ by 30 % of the target: task-0 has 90 % by the first, which is taken, "
         "and 60 % by the second. The intervals reach over both."
     )
     assert doubted.tells
-    torn = module._with_doubts(replace(shares, source="inputs", second=np.array([0, 0.4, 0.6])))
+    torn = doubts.with_doubts(replace(shares, source="inputs", second=np.array([0, 0.4, 0.6])))
     assert torn.notes == (
         "These inputs do not tell which task they come from: two ways to estimate the shares contradict each other "
         "(they differ by 90 % of the target). What would help: labels of the target.",

@@ -21,6 +21,7 @@ from prefmerge.models.encoders import load_encoder
 from prefmerge.models.features import embed
 from prefmerge.runs import read_run
 from prefmerge.target import prefer
+from prefmerge.target.checkpoints import Checkpoints
 from prefmerge.training import opened
 from prefmerge.training.finetuning import finetune
 from prefmerge.training.kept import read_kept
@@ -216,7 +217,7 @@ def test_training_samples_that_changed_do_not_void_evaluation(tmp_path: Path):
     opened = open_run(run)
     assert opened.judged_on == "test"
     with pytest.raises(RunError, match="the train samples of task 'task-01'"):
-        prefer.from_features(prefer.tasks_of_run(run), run.parent / "photos" / "test" / "class-0", kind="cosine")
+        prefer.from_inputs(Checkpoints.of_run(run), run.parent / "photos" / "test" / "class-0", kind="cosine")
     (run.parent / "photos" / "test" / "class-0" / "0.png").unlink()
     with pytest.raises(RunError, match="the test samples of task 'task-01'"):
         open_run(run)
@@ -239,10 +240,10 @@ def test_a_moved_run_is_preferred_and_searched(tmp_path: Path):
         f"{text},{label}\n" for label in ("ab", "cd", "ef", "gh") for text in (label, label * 2, label[::-1])
     )
     here.write_text(f"text,label\n{rows}")
-    found = prefer.from_features(prefer.tasks_of_run(target), here, kind="cosine", draws=20)
+    found = prefer.from_inputs(Checkpoints.of_run(target), here, kind="cosine", draws=20)
     assert found.about["samples_of_tasks"] == [6, 6]
     assert search(target, here, None, trials=1, batch=1).settings
-    assert prefer.from_pairs(prefer.tasks_of_run(target), here, draws=20).beside is not None
+    assert prefer.from_pairs(Checkpoints.of_run(target), here, draws=20).beside is not None
 
 
 def test_a_run_from_before_samples_were_held_out_goes_on_and_opens(tmp_path: Path):

@@ -78,7 +78,7 @@ EXAMPLES = {
     ),
     "prefer": (
         "prefmerge prefer --run my-run --labels seen.csv -o preference.json",
-        "prefmerge prefer --run my-run --features photos/ --similarity mmd",
+        "prefmerge prefer --run my-run --inputs photos/ --similarity mmd",
         "prefmerge prefer base/ cars/ birds/ --labels seen.csv --task-labels counts.json",
     ),
     "search": (

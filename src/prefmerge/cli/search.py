@@ -1,104 +1,55 @@
-"""`prefmerge search`: the settings with the best accuracy on labelled samples of a place."""
+"""`prefmerge search`: the settings with the best accuracy on labelled samples of the target."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from prefmerge.cli import options as o
 from prefmerge.cli.app import command
-from prefmerge.errors import UsageError
-from prefmerge.ground.words import joined
-from prefmerge.merging.parameters import searchable
+from prefmerge.cli.of_target import flags_of, parameters
 from prefmerge.methods.parameters import PREFERENCE
+from prefmerge.target.parameters import SearchParameters
 
 if TYPE_CHECKING:
-    from prefmerge.target.search import Found, Output
+    from prefmerge.target.search import SearchFolder, SearchResult
 
-_USUAL = [name for name, over in searchable().items() if over.usual]
-_OTHERS = [name for name, over in searchable().items() if not over.usual]
 MOST_TASKS = 8  # rows of shares; beyond that the largest
 
 
 @command
-def search(
-    run: o.Run = None,
-    pairs: Annotated[
-        Path | None,
-        typer.Option(metavar="PATH", help="Inputs of the place with labels: a CSV, or a folder of images per class."),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", metavar="OUT", help="A folder for trials and result; or a .json, the preference."),
-    ] = None,
-    trials: Annotated[int, typer.Option(metavar="N", help="Settings to try at most.")] = 50,
-    patience: Annotated[int, typer.Option(metavar="N", help="End after so many trials that are no better.")] = 10,
-    space: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAMES",
-            help=f"What to search: some of {', '.join(_USUAL)} (the default), {joined(_OTHERS)}; name=value fixes one.",
-        ),
-    ] = None,
-    held_out: Annotated[
-        float, typer.Option(metavar="0..0.9", help="Part of the samples that only chooses among the best.")
-    ] = 0.3,
-    batch: Annotated[
-        int, typer.Option(metavar="N", help="Settings that are merged together, in one reading of the checkpoints.")
-    ] = 4,
-    seed: Annotated[int, typer.Option(metavar="N", help="Decides what is tried and what is held out.")] = 0,
-    threads: o.Threads = None,
-    force: Annotated[bool, typer.Option("--force", help="Begin an existing search anew.")] = False,
-    json: o.Json = False,
-) -> None:
-    """Search for the preference and scale with the best accuracy on labelled samples of a place.
+@flags_of(SearchParameters)
+def search(*, json: o.Json = False, **given: Any) -> None:
+    """Search for the preference and scale with the best accuracy on labelled samples of the target.
 
     Most people want `prefmerge adapt --pairs`, which chooses among more models and says how good the choice is.
     Needs inputs with labels (with labels or inputs alone, see `prefmerge prefer`) and the extra `places`. The same
-    command goes on with a search that was interrupted.
+    command resumes a search that was interrupted.
     """
-    for flag, given, what in (
-        ("--run RUN", run, "the run whose tasks are to be merged"),
-        ("--pairs PATH", pairs, "inputs of the place with their labels"),
-        ("--out OUT", out, "where to keep the search"),
-    ):
-        if given is None:
-            raise UsageError(f"{flag} is missing: {what}.")
+    asked = parameters(SearchParameters, given)
+    run, pairs, out = asked.run, asked.pairs, asked.out
     assert run is not None
     assert pairs is not None
     assert out is not None
     from prefmerge.cli import progress, show
     from prefmerge.target import search as work
 
-    wanted = work.Space() if space is None else work.Space.parse(space)
+    space = work.Space() if asked.space is None else work.Space.parse(asked.space)
+    how = {
+        name: getattr(asked, name) for name in ("held_out", "patience", "trials", "batch", "seed", "force", "threads")
+    }
     with progress.searching() as report:
-        found = work.search(
-            run,
-            pairs,
-            out,
-            space=wanted,
-            held_out=held_out,
-            patience=patience,
-            trials=trials,
-            batch=batch,
-            seed=seed,
-            force=force,
-            threads=threads,
-            progress=report,
-        )
-    place = work.Output.of(out)
-    line = found.command(["--run", str(run)], str(place.preference))
+        result = work.search(run, pairs, out, space=space, progress=report, **how)
+    folder = work.SearchFolder.of(out)
+    line = result.command(["--run", str(run)], str(folder.preference))
     if json:
-        show.as_json({**found.to_json(), "command": line})
+        show.as_json({**result.to_json(), "command": line})
     else:
-        searched(found, place, line)
+        searched(result, folder, line)
         show.say_adapt(f"--run {quote(str(run))}", f"--pairs {quote(str(pairs))}")
 
 
-def searched(found: Found, place: Output, line: str) -> None:
+def searched(result: SearchResult, folder: SearchFolder, line: str) -> None:
     """What was chosen, how good it is and how sure that is, and what to type next."""
     from rich import box
     from rich.table import Table
@@ -109,22 +60,26 @@ def searched(found: Found, place: Output, line: str) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for title in ("", "ranked the trials", "held out"):
         table.add_column(title, overflow="fold")
-    rows = [one for one in found.trials if one.start]
-    if not found.best.start:
-        rows.append(found.best)
+    rows = [one for one in result.trials if one.start]
+    if not result.best.start:
+        rows.append(result.best)
     for one in rows:
-        held = found.held_out_accuracy(one)
-        chosen = ", chosen" if one.number == found.best.number else ""
-        table.add_row(f"{one.what}{chosen}", str(found.search_accuracy(one)), "none" if held is None else str(held))
+        held = result.held_out_accuracy(one)
+        chosen = ", chosen" if one.number == result.best.number else ""
+        table.add_row(f"{one.what}{chosen}", str(result.search_accuracy(one)), "none" if held is None else str(held))
     console.print(table)
     console.print()
-    console.print(f"{len(found.trials)} trials; ended by {found.stopped}.")
-    console.print(found.verdict, soft_wrap=True)
-    if found.preference is not None:
-        shares = sorted(zip(found.names, found.preference.shares(found.names), strict=True), key=lambda pair: -pair[1])
+    console.print(f"{len(result.trials)} trials; ended by {result.stopped}.")
+    console.print(result.verdict, soft_wrap=True)
+    if result.preference is not None:
+        shares = sorted(
+            zip(result.names, result.preference.shares(result.names), strict=True), key=lambda pair: -pair[1]
+        )
         told = ", ".join(f"{name} {100 * float(share):.1f} %" for name, share in shares[:MOST_TASKS] if share)
         console.print(f"Preference: {told}", soft_wrap=True)
-    rest = ", ".join(f"{name} {value}" for name, value in found.settings.items() if name != PREFERENCE.name)
+    rest = ", ".join(f"{name} {value}" for name, value in result.settings.items() if name != PREFERENCE.name)
     console.print(f"Settings: {rest}", soft_wrap=True)
-    console.print(f"Output: {place.folder}", soft_wrap=True)
+    for note in result.notes:
+        console.print(f"Note: {note}", soft_wrap=True)
+    console.print(f"Output: {folder.folder}", soft_wrap=True)
     console.print(f"Next: {line}", soft_wrap=True)

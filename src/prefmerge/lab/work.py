@@ -334,8 +334,8 @@ def _search(bench: Bench, cell: Cell) -> dict[str, Any]:
     """What `prefmerge search` would choose from the samples that the place shows, judged on the others. Its trials are
     kept in a journal: a cell that was killed goes on after the last one.
     """
-    from prefmerge.target.search.found import as_json
-    from prefmerge.target.search.place import among_of, scorer
+    from prefmerge.target.search.scoring import among_of, scorer
+    from prefmerge.target.search.trial import as_json
     from prefmerge.target.search.tuning import tune
 
     spec = cell.spec

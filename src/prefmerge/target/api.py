@@ -1,10 +1,10 @@
 """`prefmerge.adapt`: the best model for a target, from Python.
 
-    made = prefmerge.adapt(run="my-run", labels="seen.csv", out="for-my-place")
+    made = prefmerge.adapt(run="my-run", labels="seen.csv", out="for-my-target")
     made.estimates.chosen.accuracy     value, low and high, as fractions of 1
 
 Its parameters are those of the command line, by the same names (`target.parameters`). Cost and errors: those of
-`target.adapt`. Leaves out: printing.
+`target.adapt`. Not here: printing.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, get_type_hints
 
-from prefmerge.target.adapt import Told, require_extras
+from prefmerge.ground.progress import Progress
 from prefmerge.target.adapt import adapt as work
+from prefmerge.target.adapt import require_extras
 from prefmerge.target.parameters import Parameters
 from prefmerge.target.result import Adapted
 
 
-def adapt(*, progress: Told | None = None, **parameters: Any) -> Adapted:
+def adapt(*, progress: Progress | None = None, **parameters: Any) -> Adapted:
     """Make the best model for a target, and say how good it will be there.
 
         made = prefmerge.adapt(run="my-run", labels="seen.csv", out="for-my-target")
@@ -28,8 +29,8 @@ def adapt(*, progress: Told | None = None, **parameters: Any) -> Adapted:
 
     `parameters`: those of `prefmerge adapt`, with _ for -; paths as text or `Path`. Give `run`, or `checkpoints`, the
     base first; and what you have of the target: `labels`, `inputs`, `pairs` or `prefer`. `out` is the folder to write;
-    without it nothing is written. `progress` is called with what is being done, how much of it is done, and how much
-    there is. Accuracies are fractions of 1.
+    without it nothing is written. `progress` is called with how much is done, how much there is, and what is being
+    done. Accuracies are fractions of 1.
 
     Raises UsageError for parameters that make no sense together, and what `prefmerge adapt` reports: DataError,
     RunError, EncoderError, OutputExists, MissingExtra.

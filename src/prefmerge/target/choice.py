@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from prefmerge.target.fit import L2, Fit, Scores, fit_bias, fit_rows, margins, plain, soft
+from prefmerge.target.parameters import Metric
 from prefmerge.target.prior import Prior
-from prefmerge.target.proxy import Metric, Proxy
+from prefmerge.target.proxy import Proxy
 
 FINALISTS = 3
 DOUBT = 0.5  # paired standard errors by which a merge must be better than a checkpoint that is there

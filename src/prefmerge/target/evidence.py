@@ -1,4 +1,4 @@
-"""What the user has of the target, read: labels, inputs, pairs, a stated mix, and the shares that they tell.
+"""What the user has of the target, read: labels, inputs, pairs, a stated mix; and the shares that follow.
 
     labels            counts of classes -> shares
     inputs            embeddings under theta_0 -> shares, by label shift
@@ -6,7 +6,7 @@
     together          counts and inputs of other samples join in one estimate
     prefer            shares as stated; pairs then only judge
 
-Cost: labels: milliseconds, no torch. Inputs: a forward pass each under theta_0. Leaves out: the estimates (`shares`).
+Cost: labels: milliseconds, no torch. Inputs: a forward pass each under theta_0. Not here: the estimates (`shares`).
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ import numpy as np
 from prefmerge.data.examples import Examples, concatenated
 from prefmerge.errors import UsageError
 from prefmerge.preference import Preference
-from prefmerge.target import given as places
+from prefmerge.target import given
 from prefmerge.target.parameters import Parameters
 from prefmerge.target.shares import Shares, Tasks, from_inputs, from_labels, from_pairs, known_counts, stated
 from prefmerge.target.source import Source
 
-EACH = 100  # samples of a class whose base embeddings tell the tasks apart
-MOST = 2000  # inputs of the target that are encoded at most
+EACH = 100  # samples of a class whose base embeddings the target's inputs are compared with
 EmbedBase = Callable[[Examples, str], np.ndarray]
 
 
@@ -45,37 +44,40 @@ def read_evidence(asked: Parameters, source: Source, embed_base: EmbedBase) -> E
     """Read what is at hand of the target. Raises DataError, UsageError, PreferenceError."""
     notes: list[str] = []
     tasks = source.tasks
-    pairs = None if asked.pairs is None else places.read_pairs(asked.pairs, tasks.classes, source.kind)
+    pairs = None
+    if asked.pairs is not None:
+        pairs, said = given.read_pairs(asked.pairs, tasks.classes, source.kind)
+        notes += said
     if asked.prefer is not None:
-        found = stated(tasks, Preference.parse(asked.prefer))
-        return Evidence(found, pairs, source, found.notes)
+        shares = stated(tasks, Preference.parse(asked.prefer))
+        return Evidence(shares, pairs, source, (*shares.notes, *notes))
     counts = None
     if asked.labels is not None:
-        matched = places.matched(places.read_labels(asked.labels), tasks.classes)
-        counts, told = known_counts(matched, tasks)
-        notes += told
+        counts, said = known_counts(given.matched(given.read_labels(asked.labels), tasks.classes), tasks)
+        notes += said
     elif pairs is not None:
         counts = np.bincount(pairs.labels, minlength=len(tasks.classes))
-    inputs = None if asked.inputs is None else places.read_features(asked.inputs, source.kind)
-    if inputs is not None and len(inputs) > MOST:
-        notes.append(f"{MOST} of the target's {len(inputs)} inputs were used.")
-        inputs = places.chosen(inputs, MOST, asked.seed)
+    inputs = None if asked.inputs is None else given.read_inputs(asked.inputs, source.kind)
+    if inputs is not None:
+        at, said = given.within_most(inputs.ids, asked.seed)
+        inputs = inputs.take(at) if said else inputs
+        notes += said
     how: dict[str, Any] = {"level": asked.level, "seed": asked.seed}
     seen = "looking at the target's inputs"
     if inputs is None and pairs is not None and tasks.shared:
-        # Labels cannot tell tasks with the same classes apart: the inputs of the pairs can.
+        # Labels say nothing where tasks have the same classes: the inputs of the pairs do.
         source = _with_embeddings(source, asked, embed_base)
-        found = from_pairs(source.tasks, embed_base(pairs, seen), pairs.labels, **how)
+        shares = from_pairs(source.tasks, embed_base(pairs, seen), pairs.labels, **how)
     elif inputs is None:
         assert counts is not None
-        found = from_labels(tasks, counts, **how)
-        found = replace(found, source="labels" if pairs is None else "pairs")
+        shares = from_labels(tasks, counts, **how)
+        shares = replace(shares, source="labels" if pairs is None else "pairs")
     else:
         source = _with_embeddings(source, asked, embed_base)
         if tasks.alike and pairs is not None:
             inputs, counts = concatenated([replace(pairs, domains=None), replace(inputs, domains=None)]), None
-        found = from_inputs(source.tasks, embed_base(inputs, seen), label_counts=counts, **how)
-    return Evidence(found, pairs, source, (*found.notes, *notes))
+        shares = from_inputs(source.tasks, embed_base(inputs, seen), label_counts=counts, **how)
+    return Evidence(shares, pairs, source, (*shares.notes, *notes))
 
 
 def _with_embeddings(source: Source, asked: Parameters, embed_base: EmbedBase) -> Source:
@@ -93,7 +95,7 @@ def _with_embeddings(source: Source, asked: Parameters, embed_base: EmbedBase) -
     for t, examples in enumerate(source.samples):
         kept: Counter[int] = Counter()
         chosen = []
-        for i in places.chosen_at(examples.ids, len(examples), asked.seed):
+        for i in given.chosen_at(examples.ids, len(examples), asked.seed):
             label = int(examples.labels[i])
             if kept[label] < EACH:
                 kept[label] += 1

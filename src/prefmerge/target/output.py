@@ -1,4 +1,4 @@
-"""What `adapt` leaves: a folder as of `merge`, with the head of the target and what was found.
+"""What `adapt` leaves: a folder as of `merge`, with the head for the target and what is known of both.
 
     OUT/  weights, receipt.json, config, tokenizer ...    as `prefmerge merge` writes them, all at once
           head.safetensors                                the head: rows, bias, scale (prefmerge-head/2); none where
@@ -7,26 +7,48 @@
           report.html                                     the same to look at, in one file
 
 A checkpoint that is kept as it is goes through `increments` of that one task, which is that task bit for bit: so it has
-a receipt that verifies too. Cost: one merge. Leaves out: the choice (`adapt`).
+a receipt that verifies too. Cost: one merge. Not here: the choice (`adapt`).
 """
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
 
+from prefmerge.errors import OutputError, OutputExists, UsageError
+from prefmerge.ground import jsons
 from prefmerge.merging.api import run
 from prefmerge.merging.receipt import Receipt
+from prefmerge.outputs.write import find_receipt
 from prefmerge.target.report import report
 from prefmerge.target.result import Adapted, command, recipe
 
 RESULT, HEAD, REPORT = "adapt.json", "head.safetensors", "report.html"
 
 
+def check_output(out: Path, force: bool) -> None:
+    """Raise UsageError, OutputExists or OutputError where the folder could not be written."""
+    if out.suffix == ".safetensors":
+        raise UsageError(
+            f"-o {out}: the model comes with its head and a report, so it is a folder. Give for instance "
+            f"{out.with_suffix('')}."
+        )
+    if out.is_file():
+        raise OutputExists(f"{out}: is a file; the model is a folder. Give another -o OUT.")
+    if out.is_dir() and any(out.iterdir()):
+        if find_receipt(out) is None:
+            raise OutputExists(f"{out}: exists already, and prefmerge did not make it. Give another -o OUT.")
+        if not force:
+            raise OutputExists(f"{out}: exists already. Give another -o OUT, or --force to replace it.")
+    there = next(one for one in (out, *out.absolute().parents) if one.exists())
+    if not os.access(there, os.W_OK):
+        raise OutputError(f"{out}: cannot be written: {there} is read-only. Give another -o OUT.")
+
+
 def write(made: Adapted, out: Path) -> Receipt:
     """Write the folder; whole or not at all. Raises OutputExists, OutputError, DiskFull and what merging raises."""
     line = command(made, published=True)
-    beside = {RESULT: (json.dumps({**made.to_json(), "command": line}, indent=1) + "\n").encode()}
+    beside = {RESULT: jsons.encoded({**made.to_json(), "command": line})}
     if made.head is not None:
         beside[HEAD] = made.head.to_bytes()
     beside[REPORT] = report(made, line).encode()

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from prefmerge.ground.draws import keyed
+from prefmerge.target.parameters import Metric
 
 FOLDS = 10  # 5 outer folds, and 2 inner ones that cut across them
-Metric = Literal["accuracy", "balanced"]
 
 
 @dataclass(frozen=True, eq=False)

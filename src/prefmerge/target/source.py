@@ -1,11 +1,11 @@
-"""What is to be adapted, and what of its tasks is at hand: from a run, or from checkpoints with samples of each task.
+"""What is adapted: a run, or checkpoints with samples of each task; and what is at hand of its tasks.
 
     a run         base, tasks, head and encoder; the held-out samples and base embeddings that `finetune` kept
     checkpoints   BASE TASK... with --task-samples, --model, and --head or a classifier of their own
                   without samples: with --task-labels, or only a mix that is stated; then pairs judge, or nothing does
 
 Nothing is encoded here, and no torch is imported: `Source.encoder()` does both when it is first asked for. Cost: small
-files, and the base embeddings of up to 100 samples a class. Leaves out: the target itself (`evidence`).
+files, and the base embeddings of up to 100 samples a class. Not here: the target itself (`evidence`).
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ from prefmerge.data.examples import Examples, InputKind, no_examples
 from prefmerge.errors import DataError, RunError, UsageError
 from prefmerge.models.head_file import FrozenHead, read_head
 from prefmerge.runs import IN_SEQUENCE
-from prefmerge.target import given as places
+from prefmerge.target import given
+from prefmerge.target.checkpoints import Checkpoints, label_counts
 from prefmerge.target.own import identity_head, own_classifier, require_samples, unnamed
 from prefmerge.target.parameters import Parameters
-from prefmerge.target.prefer import Tasks as Named
-from prefmerge.target.prefer import label_counts, tasks_of_checkpoints, tasks_of_run
 from prefmerge.target.shares import Tasks
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ OPEN = "prefmerge adapt"  # who asks, for messages of extras that are absent
 @dataclass(frozen=True, eq=False)
 class Source:
     """T checkpoints over a base. `samples`: labelled samples of each task, or None where there are none; `held_out`:
-    whether training has not seen them. `among` (T): the classes that a sample of each task is told apart from.
+    whether training has not seen them. `among` (T): the classes among which a sample of each task is named.
     `classifier`: the checkpoints' own, whose logits are the embeddings then; the head is the identity.
     """
 
@@ -73,10 +72,10 @@ def _of_run(asked: Parameters) -> Source:
     from prefmerge.training.kept import read_kept
 
     assert asked.run is not None
-    named = tasks_of_run(asked.run)
-    run = named.run
+    checkpoints = Checkpoints.of_run(asked.run)
+    run = checkpoints.run
     assert run is not None
-    assert named.base is not None
+    assert checkpoints.base is not None
     if run.head_path is None:
         raise RunError(f"{asked.run}: its manifest names no head, without which no model of it can answer.")
     head = read_head(run.head_path)
@@ -102,19 +101,10 @@ def _of_run(asked: Parameters) -> Source:
         embedded = {"embeddings": kept.embeddings, "labels": kept.labels, "tasks": kept.tasks}
     kind: InputKind = "image" if run.about.get("encoder", {}).get("inputs") == "image" else "text"
 
-    def opened() -> tuple[Encoder, Any]:
-        from prefmerge.training.finetuning import require_train
-        from prefmerge.training.opened import best_device, open_encoder
-        from prefmerge.training.run_folder import kept_config
-
-        require_train(OPEN)
-        config = kept_config(run.folder)
-        return open_encoder(run, config), best_device(config)
-
     return Source(
-        Tasks(named.names, head.classes, of_task, counts, **embedded),
-        named.base,
-        named.checkpoints,
+        Tasks(checkpoints.names, head.classes, of_task, counts, **embedded),
+        checkpoints.base,
+        checkpoints.paths,
         head,
         run.training in IN_SEQUENCE and not asked.unordered,
         kind,
@@ -122,7 +112,7 @@ def _of_run(asked: Parameters) -> Source:
         held_out,
         among,
         {"training": run.training},
-        opened,
+        lambda: checkpoints.encoder(OPEN),
         tuple(notes),
     )
 
@@ -149,23 +139,22 @@ def _none(tasks: int) -> tuple[Examples, ...]:
 
 
 def _of_checkpoints(asked: Parameters) -> Source:
-    named = tasks_of_checkpoints(asked.checkpoints[0], asked.checkpoints[1:])
-    assert named.base is not None
+    checkpoints = Checkpoints.of_paths(asked.checkpoints[0], asked.checkpoints[1:])
     base = asked.checkpoints[0]
-    known = asked.task_samples or asked.task_labels  # without either, nothing tells a task's classes
+    known = asked.task_samples or asked.task_labels  # without either, nothing says a task's classes
     own = None if asked.head is not None or not known else own_classifier(base, asked.checkpoints[1:])
     head = read_head(asked.head) if asked.head is not None else None if own is None else identity_head(own)
     if not asked.task_samples:
-        return _without_samples(asked, named, head, own)
+        return _without_samples(asked, checkpoints, head, own)
     if head is None:
         raise UsageError(
             "--task-samples are named by a head: give --head FILE, the head.safetensors that the checkpoints answer "
             f"with. {base} has no classifier of its own: its config.json names no ...ForImageClassification and no "
             "...ForSequenceClassification."
         )
-    sources = places.task_sources(asked.task_samples, named.names)
+    sources = given.task_sources(asked.task_samples, checkpoints.names)
     kind, hint = (_kind_of(sources), "") if own is None else (own.kind, unnamed(own, base))
-    samples = tuple(places.read_pairs(path, head.classes, kind, hint) for path in sources)
+    samples = tuple(given.read_labelled(path, head.classes, kind, hint) for path in sources)
     counts = np.array([np.bincount(one.labels, minlength=len(head.classes)) for one in samples], np.int64)
     of_task = tuple(tuple(np.flatnonzero(row).tolist()) for row in counts)
     if own is not None:
@@ -179,9 +168,9 @@ def _of_checkpoints(asked: Parameters) -> Source:
         )
 
     return Source(
-        Tasks(named.names, head.classes, of_task, np.ones_like(counts) * (counts > 0)),
-        named.base,
-        named.checkpoints,
+        Tasks(checkpoints.names, head.classes, of_task, np.ones_like(counts) * (counts > 0)),
+        base,
+        checkpoints.paths,
         head,
         not asked.unordered,
         kind,
@@ -189,28 +178,15 @@ def _of_checkpoints(asked: Parameters) -> Source:
         True,
         (tuple(range(len(head.classes))),) * len(samples),
         {"training": "unknown"},
-        lambda: _encoder_of(asked, own),
+        lambda: checkpoints.encoder(OPEN, asked.model, "auto" if own is None else "classifier"),
         ("the estimates hold if training did not see the --task-samples.",),
         own,
     )
 
 
-def _encoder_of(asked: Parameters, own: Classifier | None) -> tuple[Encoder, Any]:
-    from prefmerge.config import ModelConfig
-    from prefmerge.models.encoders import load_encoder
-    from prefmerge.training.finetuning import require_train
-
-    require_train(OPEN)
-    if asked.model is None and not asked.checkpoints[0].is_dir():
-        raise UsageError(
-            f"which encoder are the checkpoints of? {asked.checkpoints[0]} is a file of weights alone: give "
-            "--model ID_OR_FOLDER."
-        )
-    how = "auto" if own is None else "classifier"
-    return load_encoder(ModelConfig(id=asked.model or str(asked.checkpoints[0]), kind=how)), None
-
-
-def _without_samples(asked: Parameters, named: Named, head: FrozenHead | None, own: Classifier | None) -> Source:
+def _without_samples(
+    asked: Parameters, checkpoints: Checkpoints, head: FrozenHead | None, own: Classifier | None
+) -> Source:
     """Checkpoints that only pairs of the target can judge. Without them: a merge by the shares, and the log prior."""
     if asked.task_labels is None:
         if head is not None or asked.prefer is None:
@@ -220,11 +196,11 @@ def _without_samples(asked: Parameters, named: Named, head: FrozenHead | None, o
                 "with labels; then candidates are compared too), or --task-labels FILE. A mix of tasks needs neither: "
                 "--prefer cars=0.8,birds=0.2."
             )
-        classes = named.names  # a mix of tasks is all that there is: a class stands for each
+        classes = checkpoints.names  # a mix of tasks is all that there is: a class stands for each
         of_task = tuple((t,) for t in range(len(classes)))
         counts = np.eye(len(classes), dtype=np.int64)
     else:
-        _, counted, _ = label_counts(named, asked.task_labels)
+        _, counted, _ = label_counts(checkpoints, asked.task_labels)
         classes = tuple(dict.fromkeys(name for one in counted for name in one)) if head is None else head.classes
         at = {name: c for c, name in enumerate(classes)}
         beyond = next((name for one in counted for name in one if name not in at), None)
@@ -242,17 +218,17 @@ def _without_samples(asked: Parameters, named: Named, head: FrozenHead | None, o
     judged = asked.pairs is not None and head is not None
     note = "no samples of the tasks were given, so nothing could be compared. --task-samples PATH gives them."
     return Source(
-        Tasks(named.names, classes, of_task, counts),
-        named.base or asked.checkpoints[0],
-        named.checkpoints,
+        Tasks(checkpoints.names, classes, of_task, counts),
+        asked.checkpoints[0],
+        checkpoints.paths,
         head,
         not asked.unordered,
         own.kind if own is not None else "text" if asked.pairs is None else _kind_of([asked.pairs]),
-        _none(len(named.names)) if judged else None,
+        _none(len(checkpoints.names)) if judged else None,
         judged,
-        (tuple(range(len(classes))),) * len(named.names),
+        (tuple(range(len(classes))),) * len(checkpoints.names),
         {"training": "unknown"},
-        lambda: _encoder_of(asked, own),
+        lambda: checkpoints.encoder(OPEN, asked.model, "auto" if own is None else "classifier"),
         () if judged else (note,),
         own,
     )
@@ -267,6 +243,6 @@ def _kind_of(sources: Sequence[Path]) -> InputKind:
     if first.is_dir():
         return "image"
     if first.suffix.lower() in TABLES:
-        columns = places.header(first)
+        columns = given.header(first)
         return "image" if any(name.casefold() in IMAGE_COLUMNS for name in columns) else "text"
     return "text"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from prefmerge.preference import Preference
-from prefmerge.target.search import Found, tune
+from prefmerge.target.search import SearchResult, tune
 
 NAMES = ("cars", "birds", "digits", "signs", "faces")
 TARGET = np.array([0.6, 0.0, 0.3, 0.0, 0.1])
@@ -60,6 +60,6 @@ def accuracy(weights: Mapping[str, np.ndarray]) -> float:
     return 0.9 - 0.8 * np.abs(shares - TARGET).sum() / 2 - 0.3 * abs(float(weights["scale"]) - 0.8)
 
 
-def searched(score: Any = None, merges: Merges | None = None, **settings: Any) -> Found:
+def searched(score: Any = None, merges: Merges | None = None, **settings: Any) -> SearchResult:
     """A search over the stubs."""
     return tune(merges or Merges(), score or Score(), LABELS, **{"first": FIRST, **settings})

@@ -15,16 +15,17 @@ import pytest
 
 from prefmerge.errors import DataError, MissingExtra, RunError, UsageError
 from prefmerge.preference import Preference
-from prefmerge.target.search import Found, Space, Trial, tune
-from prefmerge.target.search.found import FINALISTS, Accuracy, as_json
+from prefmerge.target.search import SearchResult, Space, Trial, tune
+from prefmerge.target.search.result import FINALISTS, Accuracy
+from prefmerge.target.search.trial import as_json
 from tests.target.search.stubs import FIRST, LABELS, NAMES, SAMPLES, TARGET, Merges, Score, searched
 
 pytest.importorskip("optuna", reason="search needs the extra places")
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
-def told(found: Found) -> list[Any]:
+def told(found: SearchResult) -> list[Any]:
     return [(one.what, as_json(one.settings), one.right.tolist()) for one in found.trials]
 
 
@@ -89,7 +90,7 @@ def test_patience_counts_trials_after_the_best_one():
     assert len(flat.trials) == 4 + 3  # those to begin with are not counted
     assert flat.best.number == 0
     assert flat.verdict == (
-        "Nothing was found that does better than the label preference, scale 0.5 on the 36 held-out samples."
+        "Nothing that was tried does better than the label preference, scale 0.5 on the 36 held-out samples."
     )
 
 
@@ -173,7 +174,7 @@ def test_a_search_of_other_data_or_settings_is_refused(tmp_path: Path):
         searched(trials=2, study=file, about={"head": "b"}, seed=3)
     assert str(raised.value) == (
         f'{file.parent}: holds another search: head was "a", is "b"; seed was 0, is 3. Give another -o OUT, or --force '
-        "to begin it anew."
+        "to start it again from nothing."
     )
     others: tuple[dict[str, Any], ...] = (
         {"batch": 3},
@@ -193,8 +194,34 @@ def test_a_damaged_study_is_refused(tmp_path: Path):
     searched(trials=5, study=file)
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join([*lines[:3], b"not json\n", *lines[3:]]))
-    with pytest.raises(RunError, match=r"study\.journal: is damaged: .*\. Begin the search anew with --force\.$"):
+    with pytest.raises(RunError, match=r"study\.journal: is damaged: .*\. Start the search again with --force\.$"):
         searched(trials=5, study=file)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        (
+            b'"start": true',
+            b'"start": 1',
+            r"trial 1 is damaged: key 'start': Input should be a valid boolean, found 1\.",
+        ),
+        (b'"what"', b'"that"', r"trial 1 is damaged: key 'what': Field required"),
+        (
+            b'"right": "',
+            b'"right": "ff',
+            r"trial 1 is damaged: key 'right': expected the answers to 120 samples, found 16",
+        ),
+    ],
+)
+def test_a_trial_that_cannot_be_read_names_its_key(tmp_path: Path, before: bytes, after: bytes, told: str):
+    file = tmp_path / "study.journal"
+    searched(trials=2, study=file)
+    content = file.read_bytes().replace(b'":', b'": ').replace(b'":  ', b'": ')
+    assert before in content
+    file.write_bytes(content.replace(before, after))
+    with pytest.raises(RunError, match=rf"study\.journal: {told}.*Start the search again with --force\.$"):
+        searched(trials=2, study=file)
 
 
 def trial(number: int, search: int, held: int, start: bool = False, scale: str | None = None) -> Trial:
@@ -203,8 +230,8 @@ def trial(number: int, search: int, held: int, start: bool = False, scale: str |
     return Trial(number, f"trial {number + 1}", {"scale": scale or str(number)}, right, start)
 
 
-def result(*trials: Trial) -> Found:
-    return Found(NAMES, trials, np.arange(100) < 70, Space(), "3 trials")
+def result(*trials: Trial) -> SearchResult:
+    return SearchResult(NAMES, trials, np.arange(100) < 70, Space(), "3 trials")
 
 
 def test_who_is_best_by_luck_on_the_search_part_is_not_chosen():
@@ -240,7 +267,7 @@ def test_the_verdict_says_whether_the_samples_support_a_difference():
     )
     assert result(*starts, trial(1, 60, 13)).verdict == (
         "13 of 30 held-out samples are right; with the trial 1 10 are. That does not support a difference (p = 0.25): "
-        "the trial 1 may do as well. More labelled samples would tell."
+        "the trial 1 may do as well. More labelled samples would show it."
     )
 
 

@@ -5,7 +5,7 @@
 Which parameters of which methods can be searched, and over what, is declared with them. Source: Tunable MAGMAX, section
 3.3, for the shares. What is not searched is fixed, or the default of `merge`. A trial's settings are rounded (shares to
 1/10,000, below 1/100 to nothing; the others to the digits that are declared) before they are tried, so that what is
-printed is what was measured. Left out: how the numbers are chosen (`study`).
+printed is what was measured. Not here: how the numbers are chosen (`study`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LEAST = 0.01  # a smaller share is none: it would cost a reading and change next
 
 @dataclass(frozen=True)
 class Start:
-    """A trial to begin with: the result is never worse than these on the samples that decide."""
+    """A trial that the search starts with: the result is never worse than these on the samples that decide."""
 
     what: str
     settings: Settings
@@ -56,7 +56,7 @@ def fixable() -> dict[str, Parameter[Any]]:
 class Space:
     """`searched`: some of `searchable`. `fixed`: parameters of `merge` that hold for every trial.
 
-    A preference that is not searched is the one to begin with. Raises UsageError for what makes no sense.
+    A preference that is not searched is the one that the search starts with. Raises UsageError for what makes no sense.
     """
 
     searched: tuple[str, ...] = field(default_factory=usual)
@@ -151,14 +151,14 @@ class Space:
         return _used(chosen)
 
     def starts(self, names: Sequence[str], first: Preference | None) -> list[Start]:
-        """The trials to begin with: the first preference (else equal shares), then what the method begins with
-        (MAGMAX), at the scales to begin with (0.5 and 1).
+        """The trials that the search starts with: the first preference (else equal shares), then what the method starts
+        with (MAGMAX), at the first scales (0.5 and 1).
         """
         what = "equal shares" if first is None else "label preference"
         preference = Preference.uniform() if first is None else first
         over = self._over().get(SCALE.name)
         scales = over.first if isinstance(over, Range) else (self.fixed.get(SCALE.name),)
-        begun: list[Start] = []
+        made: list[Start] = []
         for title, own in ((what, {}), *FIRST_METHOD.starts):
             for scale in scales:
                 settings = {PREFERENCE.name: preference, **self._needed(len(names)), **self.fixed, **own}
@@ -169,8 +169,8 @@ class Space:
                 inside &= all(n in self.searched or _read(n, v) == _declared(n).default for n, v in own.items())
                 settings = _used(settings)
                 label = title if scale is None else f"{title}, scale {scale}"
-                begun.append(Start(label, settings, self._params(settings, preference, names) if inside else None))
-        return begun
+                made.append(Start(label, settings, self._params(settings, preference, names) if inside else None))
+        return made
 
     def _needed(self, tasks: int) -> Settings:
         """What so many tasks need, where it is not searched."""

@@ -3,8 +3,8 @@
 What to try next is a function of the seed and of the trials that are done, and of nothing else: the batch is drawn in a
 study in memory that is filled from the file, each trial by a sampler seeded with its number. A trial reaches the file
 (an optuna journal, which optuna's own tools read) whole and when it is done, in the order of the numbers. So a search
-that is killed at any moment goes on as if nothing had been; what is lost is at most a batch. Source: Bergstra et al.
-2011 (TPE). Cost: tens of milliseconds a trial. Left out: several processes at once (the caller locks the folder).
+that is killed at any moment resumes to the same result; what is lost is at most a batch. Source: Bergstra et al.
+2011 (TPE). Cost: tens of milliseconds a trial. Not here: several processes at once (the caller locks the folder).
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class Study:
     ) -> None:
         self._optuna = _imported()
         self._seed = seed
-        self._distributions = {name: self._distribution(found) for name, found in dimensions.items()}
+        self._distributions = {name: self._distribution(one) for name, one in dimensions.items()}
         with self._quiet():
             self._study = self._opened(path, json.loads(json.dumps(identity)))
 
     @property
     def kept(self) -> list[dict[str, Any]]:
-        """What `keep` was given as `told`, in order."""
+        """What `keep` was given, in order."""
         return [dict(trial.user_attrs) for trial in self._study.get_trials(deepcopy=False)]
 
     def ask(self, after: int, numbers: Sequence[int]) -> list[Params]:
@@ -68,27 +68,27 @@ class Study:
                 asked.append(dict(shadow.ask(dict(self._distributions)).params))
         return asked
 
-    def keep(self, params: Params | None, value: float, told: Mapping[str, Any]) -> None:
-        """Add a trial that is done. `told`: what `kept` shall give; JSON. Raises OutputError."""
+    def keep(self, params: Params | None, value: float, kept: Mapping[str, Any]) -> None:
+        """Add a trial that is done. `kept`: what `kept` gives back; JSON. Raises OutputError."""
         with self._quiet():
             trial = self._optuna.trial.create_trial(
                 value=value,
                 params=dict(params or {}),
                 distributions=self._distributions if params is not None else {},
-                user_attrs=dict(told),
+                user_attrs=dict(kept),
             )
             try:
                 self._study.add_trial(trial)
             except OSError as error:
                 raise OutputError(
-                    f"the search cannot be kept: {error}. Make room; the same command goes on."
+                    f"the search cannot be kept: {error}. Make room; the same command then resumes."
                 ) from error
 
-    def _distribution(self, found: Dimension) -> Any:
+    def _distribution(self, over: Dimension) -> Any:
         made = self._optuna.distributions
-        if isinstance(found[0], str):
-            return made.CategoricalDistribution(found)
-        return made.FloatDistribution(*found)
+        if isinstance(over[0], str):
+            return made.CategoricalDistribution(over)
+        return made.FloatDistribution(*over)
 
     def _opened(self, path: Path | None, identity: dict[str, Any]) -> Any:
         optuna = self._optuna
@@ -100,20 +100,21 @@ class Study:
         try:
             storage = optuna.storages.JournalStorage(journal.JournalFileBackend(str(path), lock_obj=_Unlocked()))
             study = optuna.create_study(storage=storage, study_name=NAME, direction="maximize", load_if_exists=True)
-            found = study.user_attrs.get(IDENTITY)
+            kept = study.user_attrs.get(IDENTITY)
         except OSError as error:
             raise OutputError(f"{path}: cannot be written: {error.strerror or error}. Give another -o OUT.") from error
         except (ValueError, KeyError, AssertionError) as error:
-            raise RunError(f"{path}: is damaged: {error}. Begin the search anew with --force.") from error
-        if found is None:
+            raise RunError(f"{path}: is damaged: {error}. Start the search again with --force.") from error
+        if kept is None:
             study.set_user_attr(IDENTITY, identity)
-        elif found != identity:
-            differing = [name for name in {**found, **identity} if found.get(name) != identity.get(name)]
+        elif kept != identity:
+            differing = [name for name in {**kept, **identity} if kept.get(name) != identity.get(name)]
             shown = "; ".join(
-                f"{name} was {_short(found.get(name))}, is {_short(identity.get(name))}" for name in differing
+                f"{name} was {_short(kept.get(name))}, is {_short(identity.get(name))}" for name in differing
             )
             raise RunError(
-                f"{path.parent}: holds another search: {shown}. Give another -o OUT, or --force to begin it anew."
+                f"{path.parent}: holds another search: {shown}. Give another -o OUT, or --force to start it "
+                "again from nothing."
             )
         return study
 

@@ -1,11 +1,11 @@
-"""The search for the settings with the best accuracy on labelled samples of a place.
+"""The search for the settings with the best accuracy on labelled samples of the target.
 
     maximise over settings   mean over i in the search part of [model(settings) is right on i]
 
-Source: Tunable MAGMAX, section 3.3 (the preference as parameters of optuna's TPE, patience 10). Beyond it: it begins
+Source: Tunable MAGMAX, section 3.3 (the preference as parameters of optuna's TPE, patience 10). Beyond it: it starts
 with the preference that the labels give and with MAGMAX; a part of the samples (30 %) ranks nothing and chooses among
 the best; several trials are merged in one reading of the checkpoints. Shapes: M samples. Cost: a merge and M answers a
-trial. Left out: where answers come from (`place`); a second choice on the held-out part would wear it out.
+trial. Not here: where answers come from (`scoring`); a second choice on the held-out part would wear it out.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ import numpy as np
 from prefmerge.errors import DataError, UsageError
 from prefmerge.ground.draws import split
 from prefmerge.preference import Preference
-from prefmerge.target.search.found import Found, Trial, as_json, from_json
+from prefmerge.target.search.result import SearchResult
 from prefmerge.target.search.space import Params, Settings, Space, Start
 from prefmerge.target.search.study import Study
+from prefmerge.target.search.trial import Trial, as_json, read_kept
 
 LEAST = 10  # samples; with fewer one answer weighs more than what any setting changes
 Weights = dict[str, np.ndarray]
@@ -31,7 +32,7 @@ Score = Callable[[Weights], np.ndarray]  # a model's weights -> (M,) bool: the s
 Tried = Callable[[Trial, float, int, int], None]  # trial, best accuracy so far (search part), done, most
 
 
-class Merges(Protocol):
+class Merging(Protocol):
     """What `prefmerge.merging.candidates.Candidates` is here."""
 
     @property
@@ -41,7 +42,7 @@ class Merges(Protocol):
 
 
 def tune(
-    candidates: Merges,
+    candidates: Merging,
     score: Score,
     labels: Sequence[int] | np.ndarray,
     *,
@@ -56,14 +57,14 @@ def tune(
     study: Path | None = None,
     about: Mapping[str, Any] | None = None,
     progress: Tried | None = None,
-) -> Found:
+) -> SearchResult:
     """Search for the settings whose model is right most often. labels: of the M samples that `score` speaks of; ids:
     their names, which decide who is held out (by default their positions).
 
-    first: the preference to begin with (equal shares by default). held_out: the fraction of the samples that ranks
+    first: the preference to start with (equal shares by default). held_out: the fraction of the samples that ranks
     nothing; 0: none. It ends after `trials`, or when `patience` trials after the best one none was better. batch:
-    trials that are chosen and merged together. study: a file that keeps the trials; the same call then goes on where it
-    was. about: what decides the answers beside the arguments; another one is refused there. Raises UsageError,
+    trials that are chosen and merged together. study: a file that keeps the trials, from which the same call
+    resumes. about: what decides the answers beside the arguments; another one is refused there. Raises UsageError,
     DataError, RunError (another search's file), MissingExtra, and what merging raises.
     """
     space = space or Space()
@@ -86,20 +87,20 @@ def tune(
         "seed": seed,
     }
     kept = Study(study, identity, space.dimensions(len(names)), seed)
-    done = [_read(number, told, len(searching)) for number, told in enumerate(kept.kept[:trials])]
+    done = [read_kept(number, one, len(searching), str(study)) for number, one in enumerate(kept.kept[:trials])]
 
     def values() -> list[int]:
         return [int(one.right[searching].sum()) for one in done]
 
     def stale() -> bool:
-        """Whether `patience` trials in a row were no better, the ones to begin with left aside."""
+        """Whether `patience` trials in a row were no better, the first ones left aside."""
         return len(done) >= len(starts) and len(done) - max(len(starts), values().index(max(values())) + 1) >= patience
 
     while len(done) < trials and not (len(done) % batch == 0 and stale()):
         # A batch is asked for as a whole, as it was before an interruption; what is done of it is not done again.
-        begun = len(done) // batch * batch
-        asked = _batch(kept, space, starts, names, preference, begun, min(batch, trials - begun))
-        waiting = asked[len(done) - begun :]
+        start = len(done) // batch * batch
+        asked = _batch(kept, space, starts, names, preference, start, min(batch, trials - start))
+        waiting = asked[len(done) - start :]
         known = {_key(one.settings): one.right for one in done}
         new = {_key(settings): settings for _, settings, _ in waiting if _key(settings) not in known}
         models = dict(zip(new, candidates.models(list(new.values())), strict=True))
@@ -108,13 +109,14 @@ def tune(
             if key not in known:
                 known[key] = _answers(score(models.pop(key)), len(searching))
             trial = Trial(len(done), what, settings, known[key], len(done) < len(starts))
-            kept.keep(params, float(trial.right[searching].mean()), _written(trial))
+            kept.keep(params, float(trial.right[searching].mean()), trial.kept())
             done.append(trial)
             if progress is not None:
                 progress(trial, max(values()) / int(searching.sum()), len(done), trials)
     stopped = f"{patience} trials without improvement" if len(done) < trials else f"{trials} trials"
     settings = {"seed": seed, "batch": batch, "patience": patience, "trials_at_most": trials, "held_out": held_out}
-    return Found(names, tuple(done), searching, space, stopped, {"settings": settings, "about": dict(about or {})})
+    made = {"settings": settings, "about": dict(about or {})}
+    return SearchResult(names, tuple(done), searching, space, stopped, made)
 
 
 def _check(trials: int, patience: int, batch: int, held_out: float) -> None:
@@ -131,24 +133,24 @@ def _batch(
     starts: Sequence[Start],
     names: Sequence[str],
     preference: Preference,
-    begun: int,
+    start: int,
     count: int,
 ) -> list[tuple[str, Settings, Params | None]]:
-    """What, settings and numbers of the trials `begun` .. `begun + count`."""
-    found: list[tuple[str, Settings, Params | None]] = [
-        (one.what, one.settings, one.params) for one in starts[begun : begun + count]
+    """What, settings and numbers of the trials `start` .. `start + count`."""
+    asked: list[tuple[str, Settings, Params | None]] = [
+        (one.what, one.settings, one.params) for one in starts[start : start + count]
     ]
-    numbers = range(begun + len(found), begun + count)
-    for number, params in zip(numbers, kept.ask(begun, numbers), strict=True):
-        found.append((f"trial {number + 1}", space.settings(params, names, preference), params))
-    return found
+    numbers = range(start + len(asked), start + count)
+    for number, params in zip(numbers, kept.ask(start, numbers), strict=True):
+        asked.append((f"trial {number + 1}", space.settings(params, names, preference), params))
+    return asked
 
 
 def _answers(right: np.ndarray, count: int) -> np.ndarray:
-    found = np.asarray(right)
-    if found.shape != (count,) or found.dtype != bool:
-        raise ValueError(f"score gave {found.dtype} of shape {found.shape}; expected bool of shape ({count},)")
-    return found
+    answers = np.asarray(right)
+    if answers.shape != (count,) or answers.dtype != bool:
+        raise ValueError(f"score gave {answers.dtype} of shape {answers.shape}; expected bool of shape ({count},)")
+    return answers
 
 
 def _key(settings: Settings) -> str:
@@ -157,14 +159,3 @@ def _key(settings: Settings) -> str:
 
 def _digest(value: Any) -> str:
     return hashlib.blake2b(json.dumps(value).encode(), digest_size=16).hexdigest()
-
-
-def _written(trial: Trial) -> dict[str, Any]:
-    """A trial as the study keeps it; the answers as a row of hexadecimal digits, the first sample first."""
-    answers = np.packbits(trial.right).tobytes().hex()
-    return {"what": trial.what, "settings": as_json(trial.settings), "start": trial.start, "right": answers}
-
-
-def _read(number: int, told: Mapping[str, Any], samples: int) -> Trial:
-    right = np.unpackbits(np.frombuffer(bytes.fromhex(told["right"]), np.uint8), count=samples).astype(bool)
-    return Trial(number, told["what"], from_json(told["settings"]), right, told["start"])

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from prefmerge.target.similarity.bootstrap import Interval, feature_interval, label_interval
+from prefmerge.target.similarity.bootstrap import FeatureKind, Interval, feature_interval, label_interval
 from prefmerge.target.similarity.cosine_distance import cosine
 from prefmerge.target.similarity.label_overlap import label, nearest_labels, unknown_labels
 from prefmerge.target.similarity.mean_discrepancy import mmd
@@ -26,6 +26,7 @@ from prefmerge.target.similarity.similarity import Kind, Similarity
 
 __all__ = [
     "KINDS",
+    "FeatureKind",
     "Interval",
     "Kind",
     "Similarity",

@@ -23,6 +23,7 @@ import numpy as np
 
 from prefmerge.errors import PreferenceError
 from prefmerge.ground.stats import t_near_normal
+from prefmerge.target.draws import check_draws
 from prefmerge.target.similarity import cosine_distance, mean_discrepancy, ot_distance
 from prefmerge.target.similarity.label_overlap import label
 from prefmerge.target.similarity.similarity import Similarity, normalised
@@ -58,7 +59,7 @@ def label_interval(
 
     Raises PreferenceError like `label`, and for a level or number of draws that makes no sense.
     """
-    _check_draws(draws, level)
+    check_draws(draws, level, PreferenceError)
     estimate = label(tasks, meta, names)
     classes = sorted({name for task in tasks for name in task}, key=str)
     sizes = [sum(task.values()) for task in tasks]
@@ -112,7 +113,7 @@ def feature_interval(
     }
     if kind not in kinds:
         raise PreferenceError(f"intervals of features are known for {', '.join(kinds)}, not for {kind!r}.")
-    _check_draws(draws, level)
+    check_draws(draws, level, PreferenceError)
     measure, resampled = kinds[kind]
     estimate = measure(tasks, meta, names, **settings)
     samples = len(meta[0])
@@ -134,14 +135,6 @@ def feature_interval(
     tail = NormalDist().cdf(-t_near_normal(level, samples - 1) * math.sqrt(samples / (samples - 1)))
     low, high = np.quantile(shares_TB, [tail, 1 - tail], axis=1)
     return _around(estimate, low, high)
-
-
-def _check_draws(draws: int, level: float) -> None:
-    if isinstance(level, bool) or not 0 < level < 1:
-        raise PreferenceError(f"level: expected a number between 0 and 1, such as 0.9, found {level!r}.")
-    least = math.ceil(round(2 / (1 - level), 6))
-    if isinstance(draws, bool) or not isinstance(draws, (int, np.integer)) or draws < least:
-        raise PreferenceError(f"draws: expected a whole number of at least {least} at level {level}, found {draws!r}.")
 
 
 def _around(estimate: Similarity, low: np.ndarray, high: np.ndarray) -> Interval:

@@ -1,6 +1,6 @@
-"""What a search found: its trials, the one that was chosen, and how much the samples say for it.
+"""What came of a search: its trials, the one that was chosen, and how much the samples say for it.
 
-    trials are ranked on the search part; among the top few and the ones to begin with, the held-out part chooses
+    trials are ranked on the search part; among the top few and the first ones, the held-out part chooses
     p = (F - 1) 2 P(Binomial(b + c, 1/2) >= max(b, c)),   b, c: held-out samples that only the chosen, only the first
     gets right; F finalists; at most 1
 
@@ -25,24 +25,11 @@ from prefmerge.merging.parameters import METHOD, parameter
 from prefmerge.methods.parameters import PREFERENCE
 from prefmerge.preference import Preference
 from prefmerge.target.search.space import Settings, Space
+from prefmerge.target.search.trial import Trial
 
 FORMAT = "prefmerge-search/1"
 FINALISTS = 5  # the best on the search part, which meet the first trials on the held-out part
 SUPPORT = 0.05  # p below which the held-out samples speak for a difference
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One candidate. `right` (M,) bool: which samples it names correctly."""
-
-    number: int
-    what: str  # "label preference, scale 0.5", "MAGMAX, scale 1", "trial 7"
-    settings: Settings  # of `merge`
-    right: np.ndarray
-    start: bool  # one of those to begin with
-
-    def to_json(self) -> dict[str, Any]:
-        return {"number": self.number, "what": self.what, "start": self.start, "settings": as_json(self.settings)}
 
 
 @dataclass(frozen=True)
@@ -69,7 +56,7 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """The result of a search over T tasks. `searching` (M,) bool: the samples that ranked; the others were held out."""
 
     names: tuple[str, ...]
@@ -78,15 +65,16 @@ class Found:
     space: Space
     stopped: str  # why it ended, in words
     about: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def first(self) -> Trial:
-        """What the chosen one is held against: the first preference at its first scale."""
+        """What the chosen one is compared with: the first preference at its first scale."""
         return self.trials[0]
 
     @property
     def best(self) -> Trial:
-        """The chosen trial. Of equal ones on the held-out part: one to begin with, then the best on the search part,
+        """The chosen trial. Of equal ones on the held-out part: one of the first, then the best on the search part,
         then the earliest.
         """
         held = not self.searching.all()  # where nothing is held out, all samples rank and choose
@@ -97,8 +85,8 @@ class Found:
 
     @property
     def finalists(self) -> list[Trial]:
-        """All that were begun with, and the best others that are no worse than any of those on the search part. Of
-        trials with equal settings the earliest.
+        """All that the search started with, and the best others that are no worse than any of those on the search part.
+        Of trials with equal settings the earliest.
         """
         starts = [one for one in self.trials if one.start]
         least = max((self._right(one) for one in starts), default=0)
@@ -147,14 +135,14 @@ class Found:
         if held is None:
             return "No samples were held out, so nothing says how much of this is luck."
         if self.best.number == self.first.number:
-            return f"Nothing was found that does better than the {self.first.what} on the {n} held-out samples."
+            return f"Nothing that was tried does better than the {self.first.what} on the {n} held-out samples."
         first = self._right(self.first, held=True)
-        told = f"{held.right} of {n} held-out samples are right; with the {self.first.what} {first} are"
+        counts = f"{held.right} of {n} held-out samples are right; with the {self.first.what} {first} are"
         if self.p < SUPPORT:
-            return f"{told}: a difference (p = {self.p:.2g})."
+            return f"{counts}: a difference (p = {self.p:.2g})."
         return (
-            f"{told}. That does not support a difference (p = {self.p:.2g}): the {self.first.what} may do as well. "
-            "More labelled samples would tell."
+            f"{counts}. That does not support a difference (p = {self.p:.2g}): the {self.first.what} may do as well. "
+            "More labelled samples would show it."
         )
 
     def command(self, inputs: Sequence[str], preference: str, out: str = "merged/") -> str:
@@ -191,6 +179,7 @@ class Found:
             "samples": {"search": int(self.searching.sum()), "held_out": int((~self.searching).sum())},
             "finalists": [one.number for one in self.finalists],
             **self.about,
+            **({"notes": list(self.notes)} if self.notes else {}),
             "trials": [shown(trial) for trial in self.trials],
         }
 
@@ -227,7 +216,7 @@ class Found:
             numbers, np.maximum.accumulate(search), where="post", color=style.colour, label="best so far, search part"
         )
         axes.plot(numbers, search, ".", color=style.colour, label="search part")
-        held = [(one.number + 1, found.share) for one in self.trials if (found := self.held_out_accuracy(one))]
+        held = [(one.number + 1, part.share) for one in self.trials if (part := self.held_out_accuracy(one))]
         if held:
             axes.plot(
                 [number for number, _ in held],
@@ -240,7 +229,7 @@ class Found:
             )
         starts = [(number, value) for one, number, value in zip(self.trials, numbers, search, strict=True) if one.start]
         label = plotting.style_of("Tunable (Label)")
-        axes.plot(*zip(*starts, strict=True), "s", color=label.colour, label="begun with (search part)")
+        axes.plot(*zip(*starts, strict=True), "s", color=label.colour, label="started with (search part)")
         best = self.best
         chosen = self.held_out_accuracy(best) or self.search_accuracy(best)
         low, high = chosen.interval
@@ -261,13 +250,3 @@ class Found:
         plotting.open_sides([axes])
         figure.legend(loc="outside right upper", frameon=False, fontsize="small")
         plotting.save(figure, path)
-
-
-def as_json(settings: Settings) -> dict[str, Any]:
-    """Settings as a JSON object, the preference as it is written to files."""
-    return {name: value.to_json() if isinstance(value, Preference) else value for name, value in settings.items()}
-
-
-def from_json(data: Mapping[str, Any]) -> Settings:
-    """The inverse of `as_json`."""
-    return {name: Preference.from_json(value) if name == PREFERENCE.name else value for name, value in data.items()}

@@ -10,7 +10,7 @@ weighs the same in the regression and in the temperature, so p(c), which divides
 Temperature and K come from four folds, because a classifier is too sure of the samples that it saw. Shapes: N training
 samples, P classes within tasks, E width, M inputs, T tasks, B draws. Cost: five regressions on one core, some dozens
 of steps of 4 N P E operations each, N at most `MOST`: seconds for a hundred classes of a hundred samples.
-A step of EM is 4 B M T. Leaves out: encoding.
+A step of EM is 4 B M T. Not here: encoding.
 """
 
 from __future__ import annotations
@@ -288,8 +288,8 @@ def misses(recogniser: Recogniser, shares_T: np.ndarray, draws: int, random: np.
         return np.zeros((draws, len(shares_T)))
     weights_BN = random.standard_exponential((draws, len(at_N))) * weight_N[at_N]
     true_BT = weights_BN @ np.eye(len(shares_T))[recogniser.task_of_P[recogniser.held_pair_N[at_N]]]
-    found_BT = mixes(recogniser.held_likely_NT[at_N], weights_BN, 1.0, shares_T)
-    return found_BT - true_BT / true_BT.sum(axis=1, keepdims=True)
+    mixed_BT = mixes(recogniser.held_likely_NT[at_N], weights_BN, 1.0, shares_T)
+    return mixed_BT - true_BT / true_BT.sum(axis=1, keepdims=True)
 
 
 def black_box(taken_T: np.ndarray, confusion_TT: np.ndarray) -> np.ndarray:
@@ -298,5 +298,5 @@ def black_box(taken_T: np.ndarray, confusion_TT: np.ndarray) -> np.ndarray:
 
     heavy = 1e4  # of the equation that shares sum to 1, so that it holds to eight digits
     tasks = len(taken_T)
-    found_T = nnls(np.vstack([confusion_TT.T, np.full(tasks, heavy)]), np.append(taken_T, heavy))[0]
-    return found_T / found_T.sum()
+    shares_T = nnls(np.vstack([confusion_TT.T, np.full(tasks, heavy)]), np.append(taken_T, heavy))[0]
+    return shares_T / shares_T.sum()

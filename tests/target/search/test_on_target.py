@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="search on a place needs the extra places")
+torch = pytest.importorskip("torch", reason="search on a target needs the extra places")
 
 from prefmerge.data.examples import Examples, concatenated  # noqa: E402  # after the skip
 from prefmerge.data.scenarios import Scenario, Task  # noqa: E402
 from prefmerge.errors import CheckpointMismatch, OutputExists, RunError  # noqa: E402
 from prefmerge.models.evaluation import right_answers  # noqa: E402
 from prefmerge.models.features import embed  # noqa: E402
-from prefmerge.target.search.place import Output, _held, among_of, scorer  # noqa: E402
+from prefmerge.target.search import SearchFolder, among_of, scorer  # noqa: E402
 from tests.models.stubs import ToyEncoder, toy_head, toy_scenario  # noqa: E402
 
 
@@ -49,7 +49,7 @@ def test_the_answers_are_those_of_the_model_with_the_weights():
         score({"third": np.zeros(3, np.float32)})
 
 
-def test_a_sample_is_told_apart_from_the_classes_of_its_own_data_set():
+def test_a_sample_is_named_among_the_classes_of_its_own_data_set():
     plain = toy_scenario(tasks=2, test=10)
     tasks = tuple(Task(one.name, one.classes, one.classes, one.train, one.test) for one in plain.tasks)
     scenario = Scenario("datasets", plain.inputs, plain.classes, tasks)
@@ -67,45 +67,47 @@ def test_a_sample_is_told_apart_from_the_classes_of_its_own_data_set():
 
 
 def test_the_output_is_a_folder_or_a_preference_with_a_folder_beside_it(tmp_path: Path):
-    assert Output.of(tmp_path / "found") == Output(tmp_path / "found", tmp_path / "found" / "preference.json")
-    assert Output.of(tmp_path / "my.json") == Output(tmp_path / "my.search", tmp_path / "my.json")
+    assert SearchFolder.of(tmp_path / "found") == SearchFolder(
+        tmp_path / "found", tmp_path / "found" / "preference.json"
+    )
+    assert SearchFolder.of(tmp_path / "my.json") == SearchFolder(tmp_path / "my.search", tmp_path / "my.json")
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(OutputExists) as raised, _held(Output.of(tmp_path), force=True):
+    with pytest.raises(OutputExists) as raised, SearchFolder.of(tmp_path).held(force=True):
         pass
     assert str(raised.value) == f"{tmp_path}: holds something that is not a search. Give a new or empty folder."
     with (
         pytest.raises(OutputExists, match=r"notes\.txt: is a file\. Give a new folder\."),
-        _held(Output.of(tmp_path / "notes.txt"), force=True),
+        SearchFolder.of(tmp_path / "notes.txt").held(force=True),
     ):
         pass
     (tmp_path / "preference.json").write_text("{}")
     with (
         pytest.raises(OutputExists, match=r"preference\.json: exists already\. Give another -o OUT, or --force"),
-        _held(Output.of(tmp_path / "preference.json"), force=False),
+        SearchFolder.of(tmp_path / "preference.json").held(force=False),
     ):
         pass
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_two_searches_do_not_share_a_folder(tmp_path: Path):
-    place = Output.of(tmp_path / "found")
+    folder = SearchFolder.of(tmp_path / "found")
     with (
-        _held(place, force=False),
+        folder.held(force=False),
         pytest.raises(RunError, match=r"found: another process is at work on this search\. Wait for it\."),
-        _held(place, force=True),
+        folder.held(force=True),
     ):
         pass
 
 
-def test_force_begins_anew_and_removes_nothing_else(tmp_path: Path):
-    place = Output.of(tmp_path / "found")
-    with _held(place, force=False):
+def test_force_starts_again_and_removes_nothing_else(tmp_path: Path):
+    folder = SearchFolder.of(tmp_path / "found")
+    with folder.held(force=False):
         for name in ("study.journal", "search.json", "preference.json", "search.png", "notes.txt"):
-            (place.folder / name).write_text("")
-    with _held(place, force=False):
-        assert len(list(place.folder.iterdir())) == 5
-    with _held(place, force=True):
-        assert [path.name for path in place.folder.iterdir()] == ["notes.txt"]
+            (folder.folder / name).write_text("")
+    with folder.held(force=False):
+        assert len(list(folder.folder.iterdir())) == 5
+    with folder.held(force=True):
+        assert [path.name for path in folder.folder.iterdir()] == ["notes.txt"]

@@ -1,0 +1,140 @@
+"""The parameters of `adapt`. Cost: none. Not here: what they do (`adapt`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from prefmerge.errors import UsageError
+from prefmerge.ground.words import flag
+from prefmerge.target.parameters.declared import (
+    CHECKPOINTS,
+    FORCE,
+    INPUTS,
+    LABELS,
+    LEVEL,
+    MODEL,
+    PAIRS,
+    RUN,
+    SEED,
+    TASK_LABELS,
+    TASK_SAMPLES,
+    THREADS,
+    Declared,
+    Declaring,
+    require_one_source,
+)
+
+Metric = Literal["accuracy", "balanced"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameters(Declaring):
+    """Raises UsageError for what makes no sense together."""
+
+    checkpoints: Annotated[tuple[Path, ...], CHECKPOINTS] = ()
+    run: Annotated[Path | None, RUN] = None
+    labels: Annotated[Path | None, LABELS] = None
+    inputs: Annotated[Path | None, INPUTS] = None
+    pairs: Annotated[Path | None, PAIRS] = None
+    prefer: Annotated[
+        str | None,
+        Declared("The mix that you state: cars=0.8,birds=0.2, or what else `merge --prefer` takes.", metavar="SPEC"),
+    ] = None
+    out: Annotated[Path | None, Declared("The folder of the model.", metavar="OUT", flags=("-o",), local=True)] = None
+    task_samples: Annotated[
+        tuple[Path, ...],
+        replace(
+            TASK_SAMPLES,
+            help="Samples of each task with labels, without a run: a CSV or folder for each, or one folder of all.",
+        ),
+    ] = ()
+    task_labels: Annotated[Path | None, TASK_LABELS] = None
+    head: Annotated[
+        Path | None,
+        Declared(
+            "The head of the checkpoints, without a run: head.safetensors. Default: the classifier that they have.",
+            metavar="FILE",
+        ),
+    ] = None
+    model: Annotated[str | None, MODEL] = None
+    unordered: Annotated[bool, Declared("The tasks were not trained one after another, or the order is not known.")] = (
+        False
+    )
+    keep: Annotated[
+        float,
+        Declared(
+            "Also keep what the absent tasks can do: how much their accuracy counts beside the target's.",
+            metavar="K",
+            least=0,
+        ),
+    ] = 0.0
+    no_prior: Annotated[bool, Declared("Adapt the encoder alone: the head's answers get no prior and no bias.")] = False
+    metric: Annotated[
+        Metric,
+        Declared(
+            "What is good: accuracy, or the mean of the recall of the target's classes.", metavar="accuracy|balanced"
+        ),
+    ] = "accuracy"
+    candidate: Annotated[
+        tuple[Path, ...], Declared("Try the settings of this recipe of `merge` too. Repeatable.", metavar="RECIPE.yaml")
+    ] = ()
+    samples: Annotated[int, Declared("Held-out samples of each task that are used at most.", metavar="N", least=2)] = (
+        100
+    )
+    level: Annotated[float, LEVEL] = 0.9
+    seed: Annotated[int, SEED] = 0
+    batch: Annotated[int, Declared("Inputs encoded at once.", metavar="N", least=1)] = 64
+    dtype: Annotated[str | None, Declared("Number format of the output. Default: the base's.", metavar="DTYPE")] = None
+    no_cache: Annotated[
+        bool, Declared("Keep no embeddings on disk: an interrupted run then starts again from nothing.", local=True)
+    ] = False
+    threads: Annotated[int | None, THREADS] = None
+    force: Annotated[bool, FORCE] = False
+
+    command: ClassVar[str] = "adapt"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_one_source(self.run, self.checkpoints)
+        if self.run is None and len(self.checkpoints) < 2:
+            raise UsageError("nothing to adapt: give --run RUN, or BASE TASK... in the order of training.")
+        if not any((self.labels, self.inputs, self.pairs, self.prefer)):
+            raise UsageError(
+                "what is the target like? Give --labels FILE, --inputs PATH, --pairs PATH or --prefer SPEC; more than "
+                "one where you have them."
+            )
+        if self.prefer is not None and (self.labels or self.inputs):
+            raise UsageError(
+                f"--prefer states the mix that {'--labels' if self.labels else '--inputs'} would be used to estimate. "
+                "Give one of them."
+            )
+        if self.labels is not None and self.pairs is not None:
+            raise UsageError(
+                "--labels and --pairs: the pairs have labels already. Put all labels of the target into one of them."
+            )
+        for name in ("task_samples", "task_labels", "head", "model"):
+            if self.run is not None and getattr(self, name):
+                raise UsageError(f"{flag(name)} has no use with --run, which knows it. Leave it out.")
+        if self.task_samples and self.task_labels:
+            raise UsageError("--task-labels has no use with --task-samples, which have labels. Leave it out.")
+        if self.dtype is not None:
+            from prefmerge.merging.parameters import DTYPE  # not sooner: the command line reads this for its help
+
+            try:
+                DTYPE.kind.read(self.dtype)
+            except ValueError as error:
+                raise UsageError(f"--dtype: {error}.") from error
+
+    def to_json(self) -> dict[str, Any]:
+        """What the result depends on; of paths only their last part, for the file may be published."""
+        values: dict[str, Any] = {}
+        for name, declared, value in self.declared():
+            if declared.local:
+                continue
+            if isinstance(value, tuple):
+                values[name] = [one.name if isinstance(one, Path) else one for one in value]
+            else:
+                values[name] = value.name if isinstance(value, Path) else value
+        return values
