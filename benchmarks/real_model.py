@@ -30,8 +30,9 @@ import yaml
 
 import prefmerge
 from benchmarks import common
-from prefmerge.models.evaluation import evaluate, evaluate_matrix
+from prefmerge.models.evaluation import evaluate
 from prefmerge.models.features import cache_folder
+from prefmerge.models.matrix import evaluate_matrix
 from prefmerge.runs import Run, read_run
 from prefmerge.training.opened import OpenedRun, open_run
 

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import xxhash
 
 from prefmerge.checkpoints.protocol import name_of
 from prefmerge.errors import (
@@ -37,6 +36,7 @@ from prefmerge.errors import (
 )
 from prefmerge.ground import jsons
 from prefmerge.ground.progress import Counted
+from prefmerge.ground.store import digest_of_file
 from prefmerge.ground.words import counted, listed, quoted
 from prefmerge.preference import Preference
 from prefmerge.runs import Run, read_run, require_finished
@@ -504,8 +504,9 @@ def _opened(
     """
     from prefmerge.config import ModelConfig
     from prefmerge.models.encoders import load_encoder
+    from prefmerge.training.config_file import run_config
     from prefmerge.training.opened import best_device, open_encoder, open_run
-    from prefmerge.training.run_folder import check_samples, run_config
+    from prefmerge.training.samples import check_samples
 
     if tasks.run is not None and model is None and not task_samples:
         opened = open_run(tasks.run.folder)
@@ -622,7 +623,7 @@ def _cut(total: int) -> tuple[str, ...]:
 
 def _file_entry(path: Path) -> dict[str, Any]:
     try:
-        return {"path": str(path), "fingerprint": f"xxh3-128:{xxhash.xxh3_128_hexdigest(path.read_bytes())}"}
+        return {"path": str(path), "fingerprint": f"xxh3-128:{digest_of_file(path)}"}
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}.") from error
 

@@ -103,9 +103,9 @@ def _of_run(asked: Parameters) -> Source:
     kind: InputKind = "image" if run.about.get("encoder", {}).get("inputs") == "image" else "text"
 
     def opened() -> tuple[Encoder, Any]:
+        from prefmerge.training.config_file import kept_config
         from prefmerge.training.finetuning import require_train
         from prefmerge.training.opened import best_device, open_encoder
-        from prefmerge.training.run_folder import kept_config
 
         require_train(OPEN)
         config = kept_config(run.folder)
