@@ -59,7 +59,7 @@ def bare(parts: Mapping[str, Any], batch: int, epochs: int) -> tuple[float, Any]
     import torch
     from torch.nn import functional
 
-    from prefmerge.training.steps import order_of
+    from prefmerge.training.batches import order_of
 
     tower = make_tower(parts["config"]).train()
     leaves = list(tower.parameters())

@@ -254,6 +254,21 @@ def python(code: str) -> str:
     return done.stdout
 
 
+@pytest.mark.parametrize(
+    ("layers", "heavy"),
+    [
+        (LAYERS[: LAYERS.index("models")], {"torch", "transformers", "datasets", "accelerate"}),
+        (["data"], {"matplotlib", "pandas", "PIL"}),
+    ],
+    ids=["below models", "data"],
+)
+def test_importing_every_module_loads_nothing_heavy(layers: list[str], heavy: set[str]):
+    names = [name for name in map(module_of, map(file_of, FILES)) if name.partition(".")[2].split(".")[0] in layers]
+    assert "prefmerge.data.hub" in names
+    code = f"import importlib, sys\nfor name in {names}: importlib.import_module(name)\nprint(*sys.modules)"
+    assert not heavy & set(python(code).split())
+
+
 def test_importing_the_package_loads_nothing_heavy():
     loaded = python("import sys, prefmerge, prefmerge.cli; print(*sorted(sys.modules))").split()
     assert not {"numpy", "numba", "pydantic", "torch", "transformers", "matplotlib"} & set(loaded)

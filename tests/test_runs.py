@@ -77,10 +77,10 @@ def test_a_run_that_is_not_finished_is_told_in_one_way(tmp_path: Path):
     said = f"{tmp_path}/run: task 't1' is not trained yet (2 of 3 are missing). Run the same `prefmerge finetune` again"
     with pytest.raises(RunError) as raised:
         require_finished(run(True, False, False))
-    assert str(raised.value) == f"{said} to go on."
+    assert str(raised.value) == f"{said} to resume."
     with pytest.raises(RunError) as raised:
         require_finished(run(True, False, False), otherwise="name the checkpoints")
-    assert str(raised.value) == f"{said} to go on, or name the checkpoints."
+    assert str(raised.value) == f"{said} to resume, or name the checkpoints."
     assert run(True, True).last_path == tmp_path / "run" / "tasks" / "t1"
     with pytest.raises(RunError, match=r"task 't1' is not trained yet \(1 of 2 are missing\)"):
         print(run(True, False).last_path)

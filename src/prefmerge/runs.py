@@ -105,7 +105,7 @@ def require_finished(run: Run, otherwise: str = "") -> None:
     if waiting:
         raise RunError(
             f"{run.folder}: task {waiting[0]!r} is not trained yet ({len(waiting)} of {len(run.tasks)} are missing). "
-            f"Run the same `prefmerge finetune` again to go on{f', or {otherwise}' if otherwise else ''}."
+            f"Run the same `prefmerge finetune` again to resume{f', or {otherwise}' if otherwise else ''}."
         )
 
 

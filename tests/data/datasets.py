@@ -32,6 +32,14 @@ def class_in(image: Image.Image) -> int:
     return int(pixel[0]) * 256 + int(pixel[1])
 
 
+def grey(mode: str, values: list[float]) -> bytes:
+    """One row of pixels, as a TIFF of 16 or 32 bits (I;16, I) or of floats (F); or a PNG of 16 bits (PNG)."""
+    dtype = {"I;16": "<u2", "PNG": "<u2", "I": "<i4", "F": "<f4"}[mode]
+    content = io.BytesIO()
+    Image.fromarray(np.asarray([values], dtype)).save(content, "PNG" if mode == "PNG" else "TIFF")
+    return content.getvalue()
+
+
 def png(label: int, number: int = 0) -> bytes:
     content = io.BytesIO()
     Image.new("RGB", (6, 6), colour(label, number)).save(content, "PNG")

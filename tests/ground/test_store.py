@@ -15,7 +15,7 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefmerge.ground.store import Store, digest
+from prefmerge.ground.store import Store, digest, digest_of_file
 
 KEY, OTHER = digest({"scale": 1}), digest({"scale": 2})
 
@@ -35,6 +35,12 @@ def test_keys_are_pinned():
     assert digest(["a", 1, None]) == xxhash.xxh3_128_hexdigest(b'["a", 1, null]') == "b097edb1c27e0a05e28b5f28389eabe8"
     assert digest({"b": 1, "a": 2}, short=True, sort=True) == xxhash.xxh3_64_hexdigest(b'{"a": 2, "b": 1}')
     assert digest({"b": 1, "a": 2}) == xxhash.xxh3_128_hexdigest(b'{"b": 1, "a": 2}')
+
+
+def test_a_file_has_the_digest_of_its_bytes(tmp_path: Path):
+    for size in (0, 5, (1 << 20) + 1):
+        (tmp_path / "file").write_bytes(bytes(range(251)) * (size // 251) + b"x" * (size % 251))
+        assert digest_of_file(tmp_path / "file") == xxhash.xxh3_128_hexdigest((tmp_path / "file").read_bytes())
 
 
 @given(st.dictionaries(st.text(), st.integers(), min_size=2))

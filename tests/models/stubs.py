@@ -3,7 +3,7 @@
     embedding(x) = W2 tanh(W1 x + b1),   x: D numbers
 
 `ToyEncoder` saves and loads as real ones do, and counts what it was asked for. `toy_scenario` draws Gaussian clusters,
-one per class. Shapes: inputs (D,) arrays, embeddings (N, E). Leaves out: a text side, unless phrases are given.
+one per class. Shapes: inputs (D,) arrays, embeddings (N, E). Not here: a text side, unless phrases are given.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ import xxhash
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from prefmerge.config import make_config
 from prefmerge.data.examples import Examples
 from prefmerge.data.scenarios import ClassInfo, Scenario, Task
 from prefmerge.errors import CheckpointMismatch
 from prefmerge.models.encoders.protocol import Augmentation, Encoder
 from prefmerge.models.heads import Head
+from prefmerge.runs import Run, RunTask
+from prefmerge.training.samples import samples_of
 
 D, E = 6, 4  # numbers of an input, of an embedding
 
@@ -148,3 +151,24 @@ def toy_head(scenario: Scenario, seed: int = 0, width: int = E) -> Head:
         classes=tuple(one.name for one in scenario.classes),
         kind="prototype",
     )
+
+
+def toy_run(folder: Path, scenario: Scenario, training: str = "sequential") -> Run:
+    """A run's folder, as fine-tuning writes it, of encoders that were not trained: theta_t is `ToyEncoder(t)`."""
+    tasks = [task.name for task in scenario.tasks] if training != "joint" else ["joint"]
+    run = Run(
+        folder,
+        training,
+        "base",
+        tuple(RunTask(name, f"tasks/{name}") for name in tasks),
+        "head.safetensors",
+    )
+    (folder / "tasks").mkdir(parents=True)
+    ToyEncoder(0).save(run.base_path)
+    for t in range(len(tasks)):
+        ToyEncoder(t + 1).save(run.task_path(t))
+    toy_head(scenario).save(folder / "head.safetensors")
+    (folder / "run.json").write_text(json.dumps(run.to_json()))
+    (folder / "config.yaml").write_text(make_config({"model": "toy", "data": "vectors", "seed": 7}).to_yaml())
+    (folder / "samples.json").write_text(json.dumps(samples_of(scenario)))
+    return run

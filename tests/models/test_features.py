@@ -177,7 +177,7 @@ def test_a_damaged_file_is_encoded_and_written_anew(examples: Examples, tmp_path
         file.write_bytes(damaged[damage])
     encoder = ToyEncoder()
     if damage == "a folder":
-        with pytest.warns(UserWarning, match=r"\.features: the features cannot be kept \(.*encoded anew next time"):
+        with pytest.warns(UserWarning, match=r"\.features: the features cannot be kept \(.*encoded again next time"):
             found = embed(encoder, examples, cache=tmp_path)
     else:
         found = embed(encoder, examples, cache=tmp_path)

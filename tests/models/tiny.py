@@ -6,9 +6,13 @@ differ.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SMALL: dict[str, Any] = {
@@ -20,6 +24,7 @@ SMALL: dict[str, Any] = {
 IMAGE: dict[str, Any] = {"image_size": 16, "patch_size": 4, "num_channels": 3}
 WIDTH = 16  # of embeddings, where the model has no projection
 PROJECTED = 8  # of CLIP's
+SIZES = [(16, 16), (33, 17), (9, 40), (200, 24), (16, 31)]  # width, height: smaller, larger and odd ones
 
 
 def tiny_bert(folder: Path, seed: int = 0) -> Path:
@@ -152,3 +157,17 @@ def _processor(*names: str) -> Any:
     import transformers
 
     return next(getattr(transformers, name) for name in names if hasattr(transformers, name))
+
+
+def picture(seed: int, size: tuple[int, int], mode: str = "RGB") -> Image.Image:
+    """An image of noise."""
+    bands = {"RGB": 3, "L": 1, "RGBA": 4}[mode]
+    values = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], bands), np.uint8)
+    return Image.fromarray(values[:, :, 0] if bands == 1 else values)
+
+
+def resizing(folder: Path, **changes: Any) -> Path:
+    """A model's folder with another preprocessing."""
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    return folder

@@ -23,8 +23,10 @@ from prefmerge.data.examples import Examples
 from prefmerge.data.scenarios import Scenario, joined
 from prefmerge.errors import ConfigError, DataError, DiskFull, OutputError, OutputExists, RunError
 from prefmerge.runs import IN_SEQUENCE, Run, read_run
-from prefmerge.training import finetuning, run_folder
-from prefmerge.training.finetuning import TrainingProgress, run_tasks
+from prefmerge.training import between_tasks, finetuning, run_folder
+from prefmerge.training.config_file import kept_config
+from prefmerge.training.finetuning import run_tasks
+from prefmerge.training.job import TASK_SEEDS, TrainingProgress
 from prefmerge.training.steps import fine_tune
 from tests.models.stubs import ToyEncoder, toy_examples, toy_head, toy_scenario
 
@@ -88,7 +90,7 @@ def test_what_a_run_leaves(tmp_path: Path):
 
 def test_the_configuration_kept_is_the_one_resolved(tmp_path: Path):
     run(tmp_path / "run")
-    assert run_folder.kept_config(tmp_path / "run") == config()
+    assert kept_config(tmp_path / "run") == config()
 
 
 @pytest.mark.parametrize("method", ["sequential", "independent"])
@@ -99,7 +101,7 @@ def test_where_a_task_starts(method: str, tmp_path: Path):
     for index, task in enumerate(scenario.tasks):
         encoder = ToyEncoder()
         encoder.load(made.task_path(index - 1) if method == "sequential" and index else made.base_path)
-        head, seed = toy_head(scenario), 3 * finetuning.TASK_SEEDS + index
+        head, seed = toy_head(scenario), 3 * TASK_SEEDS + index
         fine_tune(encoder, head, task.train, task.classes, asked.training, epochs=2, seed=seed)
         assert all(torch.equal(encoder.state()[name], w) for name, w in weights(made.task_path(index)).items())
 
@@ -225,7 +227,7 @@ def test_another_configuration_is_refused_and_what_does_not_matter_is_not(tmp_pa
         run(out, config=config(learning_rate=0.5))
     assert str(raised.value) == (
         f"{out}: holds a run of another configuration: training.learning_rate is 0.01 there, 0.5 now. Give another "
-        "folder, or --force to begin it anew."
+        "folder, or --force to start over."
     )
     run(out, config=config(workers=1, save_every=None))
     before = checkpoints(out)
@@ -251,8 +253,8 @@ def test_other_samples_are_refused(tmp_path: Path):
     with pytest.raises(RunError) as raised:
         run(out, scenario=fewer)
     assert str(raised.value) == (
-        f"{out}: the data are not those that the run was begun with: the train samples of task 'task-2' (1 gone, 0 "
-        "new). Restore the data, or begin another run."
+        f"{out}: the data changed since the run started: the train samples of task 'task-2' (1 gone, 0 new). "
+        "Restore the data, or start another run."
     )
 
 
@@ -288,14 +290,14 @@ def test_the_checkpoints_merge_and_step_importance_knows_the_training(tmp_path: 
 
 def test_fisher_samples_are_drawn_once_for_all(tmp_path: Path):
     task = toy_scenario().tasks[0].train
-    some: Examples = finetuning._some(task, 5, 3)
+    some: Examples = between_tasks.some_of(task, 5, 3)
     assert len(some) == 5
-    assert finetuning._some(task, 5, 3).ids == some.ids
-    assert finetuning._some(task, 5, 4).ids != some.ids
-    assert finetuning._some(task, None, 3) is task
+    assert between_tasks.some_of(task, 5, 3).ids == some.ids
+    assert between_tasks.some_of(task, 5, 4).ids != some.ids
+    assert between_tasks.some_of(task, None, 3) is task
 
 
-def test_what_was_left_to_a_default_is_spelled_out_and_can_be_gone_on_with(tmp_path: Path):
+def test_what_was_left_to_a_default_is_spelled_out_and_resumes(tmp_path: Path):
     least = make_config({"model": "toy", "data": ["one", "two", "three"], "training": {"device": "cpu", "batch": 16}})
     scenario = toy_scenario(TASKS)
     own = (2, None, 1)  # epochs of the data sets
@@ -342,8 +344,8 @@ def test_force_removes_nothing_before_the_new_run_can_begin(tmp_path: Path):
 
 
 @pytest.mark.parametrize("call", range(1, 7))
-def test_a_stop_while_a_run_is_begun_anew(call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Between the old run and the new one there is nothing that either would go on with."""
+def test_a_stop_while_a_run_starts_over(call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Between the old run and the new one there is nothing that either would resume from."""
     new = config(learning_rate=0.5)
     run(tmp_path / "clean", config=new)
 
@@ -422,19 +424,24 @@ def test_two_processes_do_not_share_a_run(tmp_path: Path):
 def test_a_lost_checkpoint_is_noticed(tmp_path: Path):
     made = run(tmp_path / "run")
     shutil.rmtree(made.task_path(1))
-    with pytest.raises(RunError, match=r"the checkpoint tasks/task-2 is gone\. Put it back, or begin .* --force"):
+    with pytest.raises(RunError, match=r"the checkpoint tasks/task-2 is gone\. Put it back, or start over"):
         run(tmp_path / "run")
 
 
-def test_a_damaged_state_says_what_to_remove(tmp_path: Path):
+@pytest.mark.parametrize("damage", ["cut", "of another version"])
+def test_a_state_that_cannot_be_read_says_what_to_remove(damage: str, tmp_path: Path):
     def stop(now: TrainingProgress) -> None:
         if now.step is not None and now.step.epoch == 1:
             raise Killed
 
     with pytest.raises(Killed):
         run(tmp_path / "run", progress=stop)
-    (tmp_path / "run" / "progress-01" / "optimizer.bin").write_bytes(b"cut")
-    with pytest.raises(RunError, match=r"progress-01: what the task was to go on from cannot be read"):
+    state = tmp_path / "run" / "progress-01" / "state.pt"
+    if damage == "cut":
+        state.write_bytes(state.read_bytes()[:1000])
+    else:
+        state.rename(state.with_name("model.safetensors"))
+    with pytest.raises(RunError, match=r"progress-01: the state of the interrupted task .* Remove this folder"):
         run(tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "progress-01")
     assert run(tmp_path / "run").finished

@@ -21,7 +21,8 @@ from prefmerge.errors import RunError
 from prefmerge.models.features import embed
 from prefmerge.runs import Run, read_run
 from prefmerge.training import finetuning, run_folder
-from prefmerge.training.finetuning import TrainingProgress, run_tasks
+from prefmerge.training.finetuning import run_tasks
+from prefmerge.training.job import TrainingProgress
 from prefmerge.training.kept import Kept, read_kept
 from prefmerge.training.opened import open_kept, open_tasks
 from tests.models.stubs import ToyEncoder, toy_head, toy_scenario

@@ -12,10 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
 
-from prefmerge.config import ModelConfig, make_config
+from prefmerge.config import make_config
 from prefmerge.errors import DataError, EncoderError, RunError
 from prefmerge.models.encoders import load_encoder
 from prefmerge.models.features import embed
@@ -26,73 +24,7 @@ from prefmerge.training import opened
 from prefmerge.training.finetuning import finetune
 from prefmerge.training.kept import read_kept
 from prefmerge.training.opened import evaluate_checkpoint, open_encoder, open_run
-from tests.models.tiny import tiny_bert, tiny_clip, tiny_dinov2, tiny_vit
-
-SIZES = [(16, 16), (33, 17), (9, 40), (200, 24), (16, 31)]  # width, height: smaller, larger and odd ones
-
-
-def picture(seed: int, size: tuple[int, int], mode: str = "RGB") -> Image.Image:
-    bands = {"RGB": 3, "L": 1, "RGBA": 4}[mode]
-    values = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], bands), np.uint8)
-    return Image.fromarray(values[:, :, 0] if bands == 1 else values)
-
-
-# What an encoder keeps of images
-
-
-def resizing(folder: Path, **changes: Any) -> Path:
-    """A model's folder with another preprocessing."""
-    file = folder / "preprocessor_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-    return folder
-
-
-ENCODERS: dict[str, Callable[[Path], Path]] = {
-    "clip": tiny_clip,
-    "vit": tiny_vit,
-    "dinov2": tiny_dinov2,
-    "no crop's size": lambda folder: resizing(tiny_vit(folder), resample=3),
-}
-
-
-@pytest.mark.parametrize("kind", ENCODERS)
-def test_what_is_kept_of_an_image_is_prepared_to_the_same_bits(kind: str, tmp_path: Path):
-    encoder = load_encoder(ModelConfig(id=str(ENCODERS[kind](tmp_path / "model"))))
-    images = [picture(i, size, mode) for i, size in enumerate(SIZES) for mode in ("RGB", "L", "RGBA")]
-    form, kept = encoder.keep(images)
-    assert form == "ready"
-    assert {(one.shape, one.dtype.name) for one in kept} == {((16, 16, 3), "uint8")}
-    from prefmerge.models.encoders.protocol import ReadyImage
-
-    whole = encoder.prepare(images)["pixel_values"]
-    ready = [ReadyImage(one) for one in kept]
-    assert torch.equal(encoder.prepare(ready)["pixel_values"], whole)
-    mixed = [ready[0], images[1], ready[2]]
-    assert torch.equal(encoder.prepare(mixed)["pixel_values"], whole[:3])
-
-
-def test_an_image_that_cannot_be_kept_so_is_kept_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A processor that changes an image however little beside resizing, here by its own mean."""
-    encoder: Any = load_encoder(ModelConfig(id=str(tiny_vit(tmp_path / "model"))))
-    inner = encoder._processor
-
-    class Odd:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(inner, name)
-
-        def __call__(self, images: Any, **how: Any) -> Any:
-            found = inner(images=images, **how)
-            if how.get("do_resize", True):
-                found["pixel_values"] = found["pixel_values"] + 1 if "do_rescale" not in how else found["pixel_values"]
-            return found
-
-    encoder._processor = Odd()
-    images = [picture(i, size) for i, size in enumerate(SIZES)]
-    form, kept = encoder.keep(images)
-    assert form == "rgb"
-    for image, one in zip(images, kept, strict=True):
-        np.testing.assert_array_equal(np.asarray(image), one)
-
+from tests.models.tiny import SIZES, picture, resizing, tiny_bert, tiny_clip, tiny_dinov2
 
 # Runs, in a folder with their data and their model
 

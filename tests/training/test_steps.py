@@ -19,16 +19,9 @@ from prefmerge.config import EwcConfig, LwfConfig, TrainingConfig
 from prefmerge.data.scenarios import Scenario
 from prefmerge.errors import DataError
 from prefmerge.models.encoders.protocol import Augmentation, Batch, Encoder
+from prefmerge.training.batches import crop_seed, order_of, targets_of
 from prefmerge.training.regularisers import Ewc, Lwf, Regulariser
-from prefmerge.training.steps import (
-    StepReport,
-    crop_seed,
-    fine_tune,
-    learning_rate_at,
-    order_of,
-    targets_of,
-    warm_steps,
-)
+from prefmerge.training.steps import StepReport, fine_tune, learning_rate_at, warm_steps
 from tests.models.stubs import ToyEncoder, toy_head, toy_scenario
 
 RECIPE = TrainingConfig(batch=5, learning_rate=0.01, warmup_steps=3, device="cpu", threads=1, workers=0)
@@ -150,7 +143,7 @@ def test_pieces_of_a_batch_add_up_to_it(size: int):
 
 
 @pytest.mark.parametrize("stop", [1, 2])
-def test_going_on_from_an_epoch_gives_the_same_bits(stop: int, tmp_path: Path):
+def test_resuming_after_an_epoch_gives_the_same_bits(stop: int, tmp_path: Path):
     class Killed(Exception):
         pass
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prefmerge.ground.progress import Counted, Progress
     from prefmerge.target.search import Trial
-    from prefmerge.training.finetuning import TrainingProgress
+    from prefmerge.training.job import TrainingProgress
 
 WIDTH_OF_A_NAME = 32  # columns
 _PLAIN = ("what", "bar", "count", "left")

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from prefmerge.merging.receipt import Receipt
     from prefmerge.merging.recipe import Recipe
     from prefmerge.merging.verify import VerifyReport
-    from prefmerge.models.evaluation import Evaluation, MatrixReport
+    from prefmerge.models.evaluation import Evaluation
+    from prefmerge.models.matrix import MatrixReport
     from prefmerge.runs import Run
 
 WIDTH_OF_A_PIPE = 200  # columns; where nobody looks, tables are not folded

@@ -18,12 +18,12 @@ from prefmerge.errors import UsageError
 def finetune(
     config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="What to train, on what, and how.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="RUN", help="The run's folder.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Begin a run that is there anew.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a run that is there.")] = False,
     json: o.Json = False,
 ) -> None:
     """Fine-tune one checkpoint per task, one task after another. Needs the extra `train`.
 
-    The same command on a run that was interrupted goes on with it. The smallest CONFIG.yaml, with the papers' recipe:
+    The same command resumes a run that was interrupted. The smallest CONFIG.yaml, with the papers' recipe:
 
     \b
       model: openai/clip-vit-base-patch16
@@ -40,7 +40,7 @@ def finetune(
     with progress.training() as report:
         run = train(asked, out, force=force, progress=report)
     if os.environ.get("RANK", "0") != "0":
-        return  # one of several processes tells
+        return  # one of several processes reports
     if json:
         show.as_json(run.to_json())
     else:
@@ -55,7 +55,11 @@ def evaluate(
     ] = None,
     run: Annotated[
         list[Path] | None,
-        typer.Option("--run", metavar="RUN", help="The run whose tasks it is for. Repeatable: seeds."),
+        typer.Option(
+            "--run",
+            metavar="RUN",
+            help="The run whose tasks to judge on. Repeatable, for seeds.",
+        ),
     ] = None,
     batch: Annotated[int, typer.Option(metavar="N", min=1, help="Samples encoded at once.")] = 256,
     no_cache: Annotated[
@@ -65,9 +69,9 @@ def evaluate(
 ) -> None:
     """Accuracy of a checkpoint on every task of a run. Needs the extra `train`.
 
-    Without a checkpoint: all of the run's, each on every task, and what was forgotten. With several runs, which differ
-    in their seed: mean and standard deviation over them, of the checkpoints given or of the last ones. Where the data
-    cannot be read, the samples that the run held out are taken.
+    Without a checkpoint: each of the run's on every task, and what was forgotten. With several runs, which differ in
+    their seed: mean and standard deviation over them, of the checkpoints given or of each run's last one. Where the
+    data cannot be read, the samples that the run held out take their place.
     """
     checkpoints, runs = checkpoints or [], run or []
     if not runs:
@@ -77,14 +81,16 @@ def evaluate(
             f"{len(checkpoints)} checkpoints for {len(runs)} runs: give one for each --run, in the same order, or none."
         )
     from prefmerge.cli import progress, show
-    from prefmerge.models import evaluation, features
+    from prefmerge.models.features import cache_folder
+    from prefmerge.models.matrix import evaluate_matrix
+    from prefmerge.models.seeds import summary_over_seeds
     from prefmerge.runs import read_run
     from prefmerge.training.finetuning import require_train
     from prefmerge.training.opened import best_device, evaluate_checkpoint, open_run
 
     require_train("evaluation")
-    how: dict[str, Any] = {"batch": batch, "cache": None if no_cache else features.cache_folder()}
-    found: dict[str, Any]
+    how: dict[str, Any] = {"batch": batch, "cache": None if no_cache else cache_folder()}
+    result: dict[str, Any]
     with progress.counting("samples") as report:
         if len(runs) > 1:
             paths = checkpoints or [read_run(one).last_path for one in runs]
@@ -92,18 +98,18 @@ def evaluate(
                 evaluate_checkpoint(path, one, progress=report, **how).to_json()
                 for path, one in zip(paths, runs, strict=True)
             ]
-            found = evaluation.summary_over_seeds(several)
-            print_it = functools.partial(show.over_seeds, found)
+            result = summary_over_seeds(several)
+            print_it = functools.partial(show.over_seeds, result)
         elif checkpoints:
             one = evaluate_checkpoint(checkpoints[0], runs[0], progress=report, **how)
-            found, print_it = one.to_json(), functools.partial(show.evaluated, one)
+            result, print_it = one.to_json(), functools.partial(show.evaluated, one)
         else:
             opened = open_run(runs[0])
             device = best_device(opened.config)
             parts = (opened.encoder, opened.run, opened.head, opened.scenario)
-            every = evaluation.evaluate_matrix(*parts, device=device, progress=report, about=opened.about(), **how)
-            found, print_it = every.to_json(), functools.partial(show.matrix, every)
+            every = evaluate_matrix(*parts, device=device, progress=report, about=opened.about(), **how)
+            result, print_it = every.to_json(), functools.partial(show.matrix, every)
     if json:
-        show.as_json(found)
+        show.as_json(result)
     else:
         print_it()

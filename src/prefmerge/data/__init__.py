@@ -1,4 +1,16 @@
-"""Data sets as labelled inputs with ids: registered ones, the hub's, folders of images, CSV."""
+"""Data sets as labelled inputs with ids: registered ones, the hub's, folders of images, CSV. No torch.
+
+examples.py   a split and a data set, read on demand
+registry.py   the papers' data sets
+load.py       a line of configuration -> a data set
+hub.py        the hub, a local copy of it, a folder of images
+tables.py     CSV and TSV
+rows.py       what these sources have in common
+images.py     encoded images to RGB
+labels.py     labels to classes, by name
+scenarios.py  tasks out of data sets
+orders.py     the order in which classes and domains are learned
+"""
 
 from prefmerge.data.examples import Corpus, Examples, InputKind, concatenated
 from prefmerge.data.load import load_corpus

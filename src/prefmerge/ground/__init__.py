@@ -1,12 +1,13 @@
 """The ground floor: what every part of prefmerge stands on, and what knows nothing of checkpoints or models.
 
-disk.py    small steps on a disk: sync, parents, remove
-locks.py   who may write, one at a time
-atomic.py  a file or a folder replaced whole
-jsons.py   JSON files, written whole and read strictly
-store.py   finished pieces of work, to resume from
-progress.py  how a long job says how far it is
-draws.py   keyed choice, largest remainder, splits
-stats.py   intervals of accuracies and means
-words.py   lists, counted nouns, the name that was meant
+disk.py       small steps on a disk: sync, parents, remove
+locks.py      who may write, one at a time
+atomic.py     a file or a folder replaced whole
+jsons.py      JSON files, written whole and read strictly
+yaml_file.py  YAML files that people write, read and checked
+store.py      finished pieces of work, to resume from
+progress.py   how a long job says how far it is
+draws.py      keyed choice, largest remainder, splits
+stats.py      intervals of accuracies and means
+words.py      lists, counted nouns, the name that was meant
 """

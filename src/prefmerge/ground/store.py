@@ -33,6 +33,15 @@ def digest(value: Any, *, short: bool = False, sort: bool = False) -> str:
     return xxhash.xxh3_64_hexdigest(text) if short else xxhash.xxh3_128_hexdigest(text)
 
 
+def digest_of_file(file: Path) -> str:
+    """The xxh3 of a file's bytes, 128 bits as hexadecimal digits."""
+    state = xxhash.xxh3_128()
+    with file.open("rb") as opened:
+        while part := opened.read(1 << 20):
+            state.update(part)
+    return state.hexdigest()
+
+
 @dataclass(frozen=True)
 class Store:
     """The pieces in `folder` whose files end in `suffix`. A key is a digest, words and a hyphen before it if wanted."""

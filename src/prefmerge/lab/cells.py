@@ -18,7 +18,7 @@ from typing import Any, Literal
 import xxhash
 
 from prefmerge.ground import jsons
-from prefmerge.ground.store import Store, digest
+from prefmerge.ground.store import Store, digest, digest_of_file
 from prefmerge.lab.environments import Environment
 from prefmerge.lab.methods import INDEPENDENT, Method
 from prefmerge.lab.recipe import Experiment
@@ -82,7 +82,7 @@ def run_identity(run: Run, config: bytes) -> str:
         beside += sorted(file for file in run.base_path.rglob("*") if file.suffix in (".json", ".txt", ".model"))
     for file in beside:
         if file is not None and file.is_file():
-            parts.append(f"{file.name}\0{xxhash.xxh3_128_hexdigest(file.read_bytes())}".encode())
+            parts.append(f"{file.name}\0{digest_of_file(file)}".encode())
     log = run.folder / "log.jsonl"
     if log.is_file():
         parts.append(b"\n".join(_without_times(log.read_bytes())))

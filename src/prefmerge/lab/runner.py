@@ -89,8 +89,8 @@ def default_jobs() -> int:
 def prepare(recipe: Experiment, out: Path, *, jobs: int | None = None, say: Callable[[str], None]) -> Ready:
     """Train what lacks, open the data of every run, freeze the environments, plan the cells."""
     from prefmerge.lab.work import MANIFEST, pools_of
+    from prefmerge.training.config_file import CONFIG
     from prefmerge.training.opened import open_data
-    from prefmerge.training.run_folder import CONFIG
 
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -29,12 +29,13 @@ from prefmerge.merging.candidates import Candidates
 from prefmerge.merging.parameters import METHOD
 from prefmerge.methods import method_named
 from prefmerge.methods.parameters import SEED
-from prefmerge.models.evaluation import put, right_answers
+from prefmerge.models.encoders.weights import put_arrays
+from prefmerge.models.evaluation import right_answers
 from prefmerge.models.features import cache_folder, embed
 from prefmerge.preference import Preference
 from prefmerge.target import similarity
 from prefmerge.training.opened import OpenedRun, best_device, open_run
-from prefmerge.training.run_folder import check_samples
+from prefmerge.training.samples import check_samples
 
 MANIFEST = "environments.json"
 
@@ -155,7 +156,7 @@ class Bench:
         vector = self.candidates.vector(**settings)
         found = {}
         for scale, weights in zip(scales, self.candidates.at_scales(vector, scales), strict=True):
-            put(self.opened.encoder, weights)
+            put_arrays(self.opened.encoder, weights)
             found[scale] = self.answers(sampled, batch)
         return found
 
@@ -356,7 +357,7 @@ def _search(bench: Bench, cell: Cell) -> dict[str, Any]:
         study=journal,
         about=dict(spec),
     )
-    put(opened.encoder, bench.candidates.model(**found.settings))
+    put_arrays(opened.encoder, bench.candidates.model(**found.settings))
     judged = bench.answers(bench.judged(place), spec["batch"])
     names = bench.candidates.names
     shares = None if found.preference is None else [float(one) for one in found.preference.shares(names)]

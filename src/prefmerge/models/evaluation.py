@@ -1,11 +1,12 @@
-"""How often a model is right: per task and over all, with and without knowing the task, for one checkpoint or a run.
+"""How often a model is right: per task and over all, with and without knowing the task.
 
     right_i = [argmax over c in among of <e_i / |e_i|, h_c> is y_i],   accuracy = mean of right
 
 Task-agnostic: among all classes (of the task's own data set in a sequence of data sets); the papers' number.
 Task-aware: among the task's own classes. Source: both papers, section 4.1. `overall` weighs samples equally, `mean`
-weighs tasks equally. Shapes: embeddings (N, E), the head's rows (C, E). Cost: every test sample is encoded once per
-checkpoint, or read from the cache; all accuracies are then counts. Not here: printing, target environments.
+weighs tasks equally. Shapes: embeddings (N, E), the head's rows (C, E). Cost: every test sample is encoded once, or
+read from the cache; all accuracies are then counts. Not here: the checkpoints of a run (`matrix`), runs that differ in
+their seed (`seeds`), printing.
 """
 
 from __future__ import annotations
@@ -19,12 +20,10 @@ import numpy as np
 
 from prefmerge.data.examples import concatenated
 from prefmerge.data.scenarios import Scenario
-from prefmerge.errors import CheckpointMismatch, DataError
+from prefmerge.errors import DataError
 from prefmerge.ground.progress import Counted
 from prefmerge.ground.stats import wilson
 from prefmerge.models.features import embed
-from prefmerge.models.metrics import Metrics, mean_std, metrics
-from prefmerge.runs import IN_SEQUENCE, Run, require_finished
 
 if TYPE_CHECKING:
     import torch
@@ -33,11 +32,9 @@ if TYPE_CHECKING:
     from prefmerge.models.heads import Head
 
 FORMAT = "prefmerge-evaluation/1"
-MATRIX_FORMAT = "prefmerge-evaluation-matrix/1"
 _ROWS = 8192  # embeddings that meet the head at once: 33 MB of logits for 1,000 classes
 
 Knowing = Literal["agnostic", "aware"]
-Row = tuple[str, int, float, float]  # name, test samples, task-agnostic accuracy, task-aware accuracy
 
 
 def right_answers(embeddings: np.ndarray, head: Head, labels: np.ndarray, among: Sequence[int]) -> np.ndarray:
@@ -105,8 +102,10 @@ class Evaluation:
         """One accuracy per task, in the order of training."""
         return tuple(task.agnostic if knowing == "agnostic" else task.aware for task in self.tasks)
 
-    def rows(self) -> list[Row]:
-        """A table: one row per task, then the mean over tasks and all samples together."""
+    def rows(self) -> list[tuple[str, int, float, float]]:
+        """A table: one row per task, then the mean over tasks and all samples together. A row is a name, the number of
+        test samples, the task-agnostic and the task-aware accuracy.
+        """
         every = self.overall
         return [
             *((task.name, task.n, task.agnostic, task.aware) for task in self.tasks),
@@ -188,152 +187,3 @@ def other_classes(head: Head, scenario: Scenario) -> str | None:
         if theirs != ours:
             return f"its class {at + 1} is {theirs!r}, that of the data is {ours!r}"
     return None
-
-
-@dataclass(frozen=True)
-class MatrixReport:
-    """Every checkpoint of a run on every task. Row i: the checkpoint after training on task i (K of them, T tasks)."""
-
-    training: str
-    checkpoints: tuple[str, ...]
-    baseline: Evaluation  # theta_0
-    evaluations: tuple[Evaluation, ...]
-    about: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        return tuple(task.name for task in self.baseline.tasks)
-
-    def matrix(self, knowing: Knowing = "agnostic") -> np.ndarray:
-        """(K, T) float64: R[i][j], the accuracy of checkpoint i on task j."""
-        return np.array([one.accuracies(knowing) for one in self.evaluations], np.float64)
-
-    def metrics(self, knowing: Knowing = "agnostic") -> Metrics:
-        """Those of `metrics`; of checkpoints that were not trained in sequence only the last accuracy has a meaning."""
-        return metrics(
-            self.matrix(knowing), self.baseline.accuracies(knowing), in_sequence=self.training in IN_SEQUENCE
-        )
-
-    def rows(self, knowing: Knowing = "agnostic") -> list[tuple[str, *tuple[float, ...]]]:
-        """A table: theta_0, then the checkpoints; name, one accuracy per task, their mean, all samples together."""
-        named = [("theta_0", self.baseline), *zip(self.checkpoints, self.evaluations, strict=True)]
-        return [
-            (name, *one.accuracies(knowing), one.mean(knowing), getattr(one.overall, knowing)) for name, one in named
-        ]
-
-    def to_json(self) -> dict[str, Any]:
-        def side(knowing: Knowing) -> dict[str, Any]:
-            return {
-                "baseline": list(self.baseline.accuracies(knowing)),
-                "matrix": self.matrix(knowing).tolist(),
-                "overall": [getattr(one.overall, knowing) for one in self.evaluations],
-                "metrics": self.metrics(knowing).to_json(),
-            }
-
-        return {
-            "format": MATRIX_FORMAT,
-            **({"about": dict(self.about)} if self.about else {}),
-            "training": self.training,
-            "checkpoints": list(self.checkpoints),
-            "tasks": [{"name": task.name, "n": task.n} for task in self.baseline.tasks],
-            "agnostic": side("agnostic"),
-            "aware": side("aware"),
-        }
-
-
-def evaluate_matrix(
-    encoder: Encoder,
-    run: Run,
-    head: Head,
-    scenario: Scenario,
-    *,
-    batch: int = 256,
-    device: str | torch.device | None = None,
-    cache: Path | None = None,
-    progress: Counted | None = None,
-    about: Mapping[str, Any] | None = None,
-) -> MatrixReport:
-    """`evaluate` theta_0 and every checkpoint of a run, in order; the encoder holds the last one afterwards.
-
-    `progress` counts the samples of all checkpoints together. Raises RunError where a task of the run is not finished,
-    and what `evaluate` and `Encoder.load` raise.
-    """
-    require_finished(run)
-    paths = [run.base_path, *(run.task_path(index) for index in range(len(run.tasks)))]
-    samples = sum(len(task.test) for task in scenario.tasks)
-    evaluations: list[Evaluation] = []
-    for index, path in enumerate(paths):
-
-        def counted(done: int, of: int, before: int = index * samples) -> None:
-            if progress is not None:
-                progress(before + done, len(paths) * samples)
-
-        encoder.load(path)
-        evaluations.append(evaluate(encoder, head, scenario, batch=batch, device=device, cache=cache, progress=counted))
-    names = tuple(task.name for task in run.tasks)
-    return MatrixReport(run.training, names, evaluations[0], tuple(evaluations[1:]), about or {})
-
-
-def summary_over_seeds(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean and sample standard deviation over runs that differ in their seed, of `Evaluation.to_json` objects.
-
-    Every accuracy becomes {"mean", "std"}; std is None for one run. Raises DataError where there is none, or the tasks
-    are not the same.
-    """
-    if not evaluations:
-        raise DataError("there is no evaluation to summarise. Give at least one.")
-    about = [one.get("about", {}) for one in evaluations]
-    for at, theirs in enumerate(about):
-        if theirs.get("classes") != about[0].get("classes"):
-            raise DataError(
-                f"evaluation {at + 1} is of other classes than the first. A mean over seeds needs the same data."
-            )
-        judged = [one.get("samples", "test") for one in (about[0], theirs)]
-        if judged[0] != judged[1]:
-            raise DataError(
-                f"evaluation {at + 1} is on {judged[1]} samples, the first on {judged[0]} samples. A mean over seeds "
-                "needs the same: put the data back where the runs had them."
-            )
-        if theirs and theirs in about[:at]:
-            raise DataError(f"evaluation {at + 1} is the same as an earlier one: {theirs.get('checkpoint')}.")
-    names = [[task["name"] for task in one["tasks"]] for one in evaluations]
-    for at, theirs in enumerate(names):
-        if theirs != names[0]:
-            raise DataError(
-                f"evaluation {at + 1} has the tasks {', '.join(theirs)}; the first has {', '.join(names[0])}. "
-                "A mean over seeds needs the same tasks in the same order."
-            )
-
-    def over(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        both = {knowing: mean_std([part[knowing] for part in parts]) for knowing in ("agnostic", "aware")}
-        return {knowing: {"mean": mean, "std": std} for knowing, (mean, std) in both.items()}
-
-    return {
-        "runs": len(evaluations),
-        **{key: about[0][key] for key in ("samples", "note") if key in about[0]},
-        "overall": over([one["overall"] for one in evaluations]),
-        "mean": over([one["mean"] for one in evaluations]),
-        "tasks": [
-            {"name": name, **over([one["tasks"][at] for one in evaluations])} for at, name in enumerate(names[0])
-        ],
-    }
-
-
-def put(encoder: Encoder, weights: Mapping[str, np.ndarray]) -> None:
-    """Copy float32 weights, by the names of `Encoder.state`, into the encoder's tower; what is not named stays.
-
-    Raises CheckpointMismatch for a name or a shape that the tower does not have.
-    """
-    import torch
-
-    state = encoder.state()
-    for name, values in weights.items():
-        if name not in state or tuple(state[name].shape) != values.shape:
-            there = "no such tensor" if name not in state else f"shape {tuple(state[name].shape)}"
-            raise CheckpointMismatch(
-                f"{encoder.name}: weights for {name!r} with shape {values.shape}, but the model has {there}. "
-                "Take checkpoints of this model."
-            )
-    with torch.no_grad():
-        for name, values in weights.items():
-            state[name].copy_(torch.from_numpy(np.ascontiguousarray(values)))

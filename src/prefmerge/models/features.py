@@ -48,7 +48,7 @@ def embed(
     """The embeddings (N, E), float32, of all examples under the evaluation transform, in eval mode, without gradients.
 
     `device`: the tower is moved there and stays; None: where it is. `cache`: a folder (`cache_folder()` is the user's);
-    None: none. Only encoders that say in a string `preprocessing` what weights do not tell (size and normalisation of
+    None: none. Only encoders that say in a string `preprocessing` what weights do not show (size and normalisation of
     images, pooling, length of texts) are cached: of another, old features could pass for new ones. The modes of the
     tower's modules are as before afterwards. Raises EncoderError where the tower gives another shape than (n, E), or
     NaN or infinity; what `examples.read` raises.
@@ -199,10 +199,10 @@ def _read(store: Store, key: str, shape: tuple[int, int]) -> np.ndarray | None:
 
 
 def _write(store: Store, key: str, features: np.ndarray) -> None:
-    """Keep features for the next time; where that cannot be, say so and go on."""
+    """Keep features for the next time; where that cannot be, warn."""
     try:
         store.write(key, features.astype("<f4").tobytes())
     except OSError as error:
         warnings.warn(
-            f"{store.file(key)}: the features cannot be kept ({error}); they are encoded anew next time.", stacklevel=3
+            f"{store.file(key)}: the features cannot be kept ({error}); they are encoded again next time.", stacklevel=3
         )

@@ -80,7 +80,7 @@ class Checkpoints:
         from prefmerge.models.encoders import load_encoder
         from prefmerge.training.finetuning import require_train
         from prefmerge.training.opened import best_device, open_encoder
-        from prefmerge.training.run_folder import run_config
+        from prefmerge.training.config_file import run_config
 
         require_train(purpose)
         self.require_model(model)

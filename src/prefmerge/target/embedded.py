@@ -178,7 +178,7 @@ def _opened(
 
 def _opened_run(checkpoints: Checkpoints) -> tuple[Encoder, str | None, list[Examples]]:
     from prefmerge.training.opened import best_device, open_run
-    from prefmerge.training.run_folder import check_samples
+    from prefmerge.training.samples import check_samples
 
     assert checkpoints.run is not None
     folder = checkpoints.run.folder

@@ -61,7 +61,7 @@ class Forwards:
         """[candidate][part]: unit embeddings (n, E), float32, of each part of samples under each candidate; the logits
         (n, C) where the checkpoints have a classifier of their own.
         """
-        from prefmerge.models.evaluation import put
+        from prefmerge.models.encoders.weights import put_arrays
 
         encoder, device = self.source.encoder()
         of_classifier = self.source.classifier is not None
@@ -86,7 +86,7 @@ class Forwards:
             [pool[i].settings for i in merged], lambda n, _: self.progress(0, 0, f"{what}: merging {n} candidates")
         ):
             encoder.load(self.source.base)  # for the tensors that no merge touches
-            put(encoder, model)
+            put_arrays(encoder, model)
             seen(merged[at])
         self.cost["merges"] += self.merges.made - before
         return embedded

@@ -5,60 +5,39 @@
     joint                  one task with all classes
 
 The folder's files are named in `prefmerge.runs`. A task counts as done when the manifest says so, which is the last
-thing written of it; the state inside a task is kept at the end of epochs. The same command on an unfinished run goes on
-with it, and ends with the checkpoints of an uninterrupted one (on one device: every random choice is a function of
-seed, task, epoch and sample). Cost: the training; disk: T + 1 checkpoints, and three more while a task is trained
-(model and optimizer). Not here: evaluation.
+thing written of it; the state inside a task is kept at the end of epochs. The same command on an unfinished run resumes
+it, and ends with the checkpoints of an uninterrupted one (on one device: every random choice is a function of seed,
+task, epoch and sample). Cost: the training; disk: T + 1 checkpoints, and three more while a task is trained (model and
+optimizer). Not here: evaluation.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefmerge.config import FinetuneConfig
-from prefmerge.data.examples import Examples
 from prefmerge.data.scenarios import Scenario, Task
-from prefmerge.errors import ConfigError, DiskFull, RunError, require
+from prefmerge.errors import ConfigError, DiskFull, require
 from prefmerge.ground import atomic, jsons
 from prefmerge.models.heads import check_inputs
 from prefmerge.runs import IN_SEQUENCE, Run, RunTask
 from prefmerge.training import run_folder
+from prefmerge.training.between_tasks import keep_fisher, regulariser_of
+from prefmerge.training.config_file import kept_config
+from prefmerge.training.job import Job, TrainingProgress
 from prefmerge.training.kept import write_kept
+from prefmerge.training.samples import SAMPLES, check_samples, samples_of
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-    from torch import Tensor
-
     from prefmerge.models.encoders.protocol import Encoder
     from prefmerge.models.heads import Head
-    from prefmerge.training.regularisers import Regulariser
     from prefmerge.training.steps import StepReport
-
-FISHER_REPORTS = 100  # samples between two reports
-TASK_SEEDS = 1000  # task t of a run shuffles with seed * TASK_SEEDS + t: more tasks than any run has
-
-
-@dataclass(frozen=True)
-class TrainingProgress:
-    """What a run tells while it works. `step` is None at the start of a task and when it is done.
-
-    `fisher` counts samples while EWC measures, after a task, what it needs for the next.
-    """
-
-    task: int  # from 0
-    name: str
-    tasks: int
-    step: StepReport | None = None
-    done: bool = False
-    resumed: bool = False
-    fisher: tuple[int, int] | None = None  # (done, of)
 
 
 def require_train(what: str = "fine-tuning") -> None:
@@ -79,7 +58,7 @@ def finetune(
         run.base_path, run.task_path(0)   # the checkpoints
 
     Raises ConfigError, DataError, EncoderError; RunError when `out` holds another run, OutputExists when it holds
-    something else; with `force` a run that is there is begun anew.
+    something else; with `force` a run that is there is replaced.
     """
     require_train()
     from prefmerge.data import load_corpus
@@ -88,11 +67,11 @@ def finetune(
     from prefmerge.models.heads import make_head
 
     out = Path(out)
-    found = run_folder.look(out, config, force)
-    if found is not None and found.finished:
-        return found
-    if found is not None and config.held_out is None:  # the default is another for a run from before there was one
-        config = config.model_copy(update={"held_out": run_folder.kept_config(out).held_out})
+    begun = run_folder.look(out, config, force)
+    if begun is not None and begun.finished:
+        return begun
+    if begun is not None and config.held_out is None:  # the default is another for a run from before there was one
+        config = config.model_copy(update={"held_out": kept_config(out).held_out})
     corpora = [load_corpus(one, config.seed) for one in config.data]
     scenario = build_scenario(config, corpora)
     encoder = load_encoder(config.model)
@@ -151,14 +130,14 @@ def run_tasks(
     check_inputs(scenario, encoder)
     accelerator = make_accelerator(config.training)
     heard = progress if progress is not None and accelerator.is_main_process else lambda _: None
-    job = _Job(scenario, encoder, config, Path(out), accelerator, heard)
+    job = Job(scenario, encoder, config, Path(out), accelerator, heard)
     with contextlib.ExitStack() as held:
 
         def hold() -> None:
             if accelerator.is_main_process:
                 held.enter_context(run_folder.locked(job.out))
 
-        with accelerator.main_process_first():  # the others find the run begun
+        with accelerator.main_process_first():  # for the others the run is there already
             run = run_folder.look(job.out, config, force and accelerator.is_main_process)
             if run is None:
                 made = head()
@@ -169,34 +148,11 @@ def run_tasks(
                 hold()
                 waiting = {(task.name, "train") for task in run.tasks if not task.done}
                 everything = {(task.name, "train") for task in scenario.tasks}
-                run_folder.check_samples(scenario, job.out, everything if run.training == "joint" else waiting)
+                check_samples(scenario, job.out, everything if run.training == "joint" else waiting)
         return _train(job, run)
 
 
-@dataclass(frozen=True)
-class _Job:
-    scenario: Scenario
-    encoder: Encoder
-    config: FinetuneConfig
-    out: Path
-    accelerator: Accelerator
-    progress: Callable[[TrainingProgress], None]
-
-    @property
-    def tasks(self) -> tuple[Task, ...]:
-        """What is trained, one after another."""
-        from prefmerge.data.scenarios import joined
-
-        return joined(self.scenario).tasks if self.config.training.method == "joint" else self.scenario.tasks
-
-    def log(self, event: str, **what: Any) -> None:
-        if self.accelerator.is_main_process:
-            line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "event": event, **what}
-            with open(self.out / run_folder.LOG, "a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-
-
-def _begin(job: _Job, head: Head, about: Mapping[str, Any]) -> Run:
+def _begin(job: Job, head: Head, about: Mapping[str, Any]) -> Run:
     """Write what a run has before its first task, while the encoder is the base; the manifest last."""
     from prefmerge.training.steps import torch_threads
 
@@ -209,13 +165,13 @@ def _begin(job: _Job, head: Head, about: Mapping[str, Any]) -> Run:
             f"{out}: the run needs about {needed / 1e9:.1f} GB ({len(job.tasks)} tasks, the base, and the state of "
             f"training), and {free / 1e9:.1f} GB are free. Give a folder on a larger disk."
         )
-    samples = jsons.encoded(run_folder.samples_of(job.scenario), indent=None)
+    samples = jsons.encoded(samples_of(job.scenario), indent=None)
     run_folder.clear(out, config)
     with run_folder.writing(out):
         with atomic.whole_folder(out / run_folder.BASE) as folder:
             run_folder.save_checkpoint(job.encoder, folder)
         head.save(out / run_folder.HEAD)
-        atomic.write_whole(out / run_folder.SAMPLES, samples)
+        atomic.write_whole(out / SAMPLES, samples)
         with torch_threads(config.training.threads):  # they decide the last bits of the embeddings
             kept = write_kept(out, job.scenario, job.encoder, job.accelerator.device)
     names = [one.name for one in job.scenario.classes]
@@ -249,7 +205,7 @@ def _begin(job: _Job, head: Head, about: Mapping[str, Any]) -> Run:
     return run
 
 
-def _train(job: _Job, run: Run) -> Run:
+def _train(job: Job, run: Run) -> Run:
     from prefmerge.models.heads import Head
     from prefmerge.training.steps import fine_tune
 
@@ -287,9 +243,9 @@ def _train(job: _Job, run: Run) -> Run:
             task.classes,
             config,
             epochs=task.epochs or _epochs(job.config),
-            seed=job.config.seed * TASK_SEEDS + index,
+            seed=job.seed(index),
             accelerator=accelerator,
-            regulariser=_regulariser(job, run, index, head) if index else None,
+            regulariser=regulariser_of(job, index, head) if index else None,
             state=state,
             on_step=on_step,
         )
@@ -297,7 +253,7 @@ def _train(job: _Job, run: Run) -> Run:
             with run_folder.writing(out), atomic.whole_folder(run.task_path(index)) as folder:
                 run_folder.save_checkpoint(job.encoder, folder)
             if config.method == "ewc" and index + 1 < len(tasks):
-                _keep_fisher(job, index, head)
+                keep_fisher(job, index, head)
         run = replace(run, tasks=tuple(replace(t, done=t.done or i == index) for i, t in enumerate(run.tasks)))
         if accelerator.is_main_process:
             run_folder.write_manifest(run)
@@ -314,77 +270,3 @@ def _epochs(config: FinetuneConfig) -> int:
     if config.training.epochs is None:
         raise ConfigError("training.epochs is missing: resolve the configuration first.")
     return config.training.epochs
-
-
-def _regulariser(job: _Job, run: Run, index: int, head: Head) -> Regulariser | None:
-    """What LwF or EWC add to the loss of task `index` > 0; the tower holds theta_{index - 1}."""
-    from prefmerge.training.regularisers import Ewc, Lwf
-
-    config = job.config.training
-    device = job.accelerator.device
-    if config.method == "lwf":
-        import copy
-
-        old = copy.deepcopy(job.encoder.tower).to(device).eval().requires_grad_(False)
-        seen = sorted({c for task in job.tasks[:index] for c in task.classes})
-        return Lwf(old, head.to(device), seen, config.lwf, config.logit_scale)
-    if config.method == "ewc":
-        anchor = {
-            name: p.detach().clone().to(device) for name, p in job.encoder.tower.named_parameters() if p.requires_grad
-        }
-        return Ewc(anchor, {n: f.to(device) for n, f in _load_fisher(job.out, index - 1).items()}, config.ewc)
-    return None
-
-
-def _load_fisher(out: Path, index: int) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    file = run_folder.fisher_file(out, index)
-    if not file.is_file():
-        raise RunError(f"{file}: EWC's Fisher information of the task before is missing. Begin the run anew: --force.")
-    return load_file(file)
-
-
-def _keep_fisher(job: _Job, index: int, head: Head) -> None:
-    """F after task `index`: blended with the one before, which is kept until the manifest counts the task as done."""
-    from safetensors.torch import save
-    from torch.nn import functional
-
-    from prefmerge.training.regularisers import blended, fisher
-    from prefmerge.training.steps import targets_of, torch_threads
-
-    task, config, device = job.tasks[index], job.config.training, job.accelerator.device
-    examples = _some(task.train, config.ewc.fisher_samples, job.config.seed * TASK_SEEDS + index)
-    targets, head = targets_of(examples, task.classes), head.to(device)
-    job.encoder.tower.to(device)
-
-    def batches() -> Any:
-        import torch
-
-        for start in range(0, len(examples), 64):  # read together, differentiated one by one
-            at = list(range(start, min(start + 64, len(examples))))
-            batch = job.encoder.prepare(examples.read(at))
-            labels = torch.tensor([targets[i] for i in at], device=device)
-            yield {name: tensor.to(device) for name, tensor in batch.items()}, labels
-
-    def loss(embeddings: Tensor, label: Tensor) -> Tensor:
-        return functional.cross_entropy(head.logits(embeddings, task.classes, config.logit_scale), label)
-
-    def counted(done: int) -> None:
-        if done % FISHER_REPORTS == 0 or done == len(examples):
-            job.progress(TrainingProgress(index, task.name, len(job.tasks), fisher=(done, len(examples))))
-
-    with torch_threads(config.threads):
-        new = fisher(job.encoder.tower, batches(), loss, counted)
-    old = _load_fisher(job.out, index - 1) if index else None
-    kept = blended(old, {name: f.cpu() for name, f in new.items()}, config.ewc.decay)
-    atomic.write_whole(run_folder.fisher_file(job.out, index), save({name: f.contiguous() for name, f in kept.items()}))
-
-
-def _some(examples: Examples, count: int | None, seed: int) -> Examples:
-    """`count` samples drawn without replacement, or all."""
-    from prefmerge.training.steps import order_of
-
-    if count is None or count >= len(examples):
-        return examples
-    return examples.take(sorted(order_of(len(examples), seed, 0)[:count]))

@@ -4,27 +4,28 @@
     RUN/held-out/TASK.safetensors      the task's images, as the encoder keeps them (`Encoder.keep`)
     RUN/base-embeddings.safetensors    embeddings (N, E) float32, labels (N,), tasks (N,): EACH samples a class at most
 
-With them a run needs neither its data nor the model that it began from. `run.json` has a hash of each file, so damage
-is told from samples. No torch is needed to read. Cost: writing: one task's samples in memory, one forward pass of the
+With them a run needs neither its data nor the model that it started from. `run.json` has a hash of each file, which
+shows damage. No torch is needed to read. Cost: writing: one task's samples in memory, one forward pass of the
 base for each embedded sample; reading: the files once, images when they are asked for. Not here: which samples are
 held out (`scenarios`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xxhash
 
 from prefmerge.data.examples import Examples, concatenated
 from prefmerge.data.rows import ContentHash, Encoded, Texts
 from prefmerge.errors import RunError
 from prefmerge.ground import atomic, jsons
 from prefmerge.ground.draws import per_class
+from prefmerge.ground.progress import Counted
+from prefmerge.ground.store import digest_of_file
 from prefmerge.models.encoders.protocol import ReadyImage
 from prefmerge.runs import Run
 
@@ -44,8 +45,8 @@ _AT_ONCE = 64  # inputs
 class Kept:
     """All of T tasks, in the order of training (in joint training too, which makes one of them). Labels count into
     `classes`, the head's. `held_out[t].read` gives what `Encoder.prepare` takes. `of_task` (T): the classes of each
-    task; `among` (T): those that its samples are told apart from. `embeddings` (N, E) float32, of training samples;
-    `labels` and `tasks` (N,) int64 say whose.
+    task; `among` (T): those that a model chooses from for its samples. `embeddings` (N, E) float32, of training
+    samples; `labels` and `tasks` (N,) int64 say whose.
     """
 
     names: tuple[str, ...]
@@ -59,7 +60,7 @@ class Kept:
 
 
 def write_kept(
-    out: Path, scenario: Scenario, encoder: Encoder, device: Any = None, told: Callable[[int, int], None] | None = None
+    out: Path, scenario: Scenario, encoder: Encoder, device: Any = None, progress: Counted | None = None
 ) -> dict[str, Any] | None:
     """Write what `read_kept` reads, while the encoder is the base. Returns what the manifest says of it: how many
     samples and bytes, a hash of each file. None, and nothing is written, where no task holds a sample out.
@@ -70,7 +71,7 @@ def write_kept(
         listed = [_write_task(folder, scenario, encoder, index) for index in range(len(scenario.tasks))]
         whole = {"format": FORMAT, "classes": [one.name for one in scenario.classes], "tasks": listed}
         (folder / _LIST).write_bytes(jsons.encoded(whole, indent=None))
-    embedded = _write_embeddings(out / EMBEDDINGS, scenario, encoder, device, told)
+    embedded = _write_embeddings(out / EMBEDDINGS, scenario, encoder, device, progress)
     files = [*sorted((out / HELD_OUT).iterdir()), out / EMBEDDINGS]
     return {
         "held_out": sum(len(task.held_out) for task in scenario.tasks),
@@ -112,9 +113,7 @@ def _file(index: int) -> str:
     return f"task-{index + 1:02d}.safetensors"
 
 
-def _write_embeddings(
-    file: Path, scenario: Scenario, encoder: Encoder, device: Any, told: Callable[[int, int], None] | None
-) -> int:
+def _write_embeddings(file: Path, scenario: Scenario, encoder: Encoder, device: Any, progress: Counted | None) -> int:
     from safetensors.numpy import save
 
     from prefmerge.models.features import embed
@@ -122,7 +121,7 @@ def _write_embeddings(
     parts = [task.train.take(per_class(task.train.ids, task.train.labels, EACH, seed=0)) for task in scenario.tasks]
     some = concatenated(parts)
     tasks = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-    embeddings = embed(encoder, some, batch=_AT_ONCE, device=device, progress=told)
+    embeddings = embed(encoder, some, batch=_AT_ONCE, device=device, progress=progress)
     arrays = {"embeddings": embeddings, "labels": some.labels.astype(np.int64), "tasks": tasks.astype(np.int64)}
     atomic.write_whole(file, save(arrays))
     return len(some)
@@ -161,18 +160,14 @@ def read_kept(run: Run) -> Kept | None:
 
 
 def _damaged(file: Path, error: Exception) -> RunError:
-    told = error.strerror if isinstance(error, OSError) and error.strerror else error
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
     return RunError(
-        f"{file}: what the run kept cannot be read: {told}. Copy the whole run folder again from where it was made."
+        f"{file}: what the run kept cannot be read: {reason}. Copy the whole run folder again from where it was made."
     )
 
 
 def _digest(file: Path) -> str:
-    state = xxhash.xxh3_128()
-    with file.open("rb") as opened:
-        while part := opened.read(1 << 20):
-            state.update(part)
-    return f"xxh3-128:{state.hexdigest()}"
+    return f"xxh3-128:{digest_of_file(file)}"
 
 
 def _examples(folder: Path, index: int, entry: dict[str, Any]) -> Examples:

@@ -19,6 +19,8 @@ from prefmerge.ground.progress import Counted
 from prefmerge.models.evaluation import Evaluation, evaluate, other_classes
 from prefmerge.models.heads import Head, check_inputs
 from prefmerge.runs import Run, read_run
+from prefmerge.training.config_file import run_config
+from prefmerge.training.samples import check_samples
 
 if TYPE_CHECKING:
     import torch
@@ -45,15 +47,13 @@ class OpenedRun:
 
 
 def open_data(run_folder: str | Path) -> tuple[Run, FinetuneConfig, Scenario]:
-    """A run's manifest, configuration and data; the test samples are those that the run was begun with. No model is
-    loaded.
+    """A run's manifest, configuration and data; the test samples are those that it started with. No model is loaded.
 
     `scenario` has the tasks of the data, also in joint training, which makes one of them. Raises RunError where the
     test samples changed; what reading the data raises. Training samples are not compared: `check_samples` does.
     """
     from prefmerge.data import load_corpus
     from prefmerge.data.scenarios import build_scenario
-    from prefmerge.training.run_folder import check_samples, run_config
 
     run = read_run(run_folder)
     config = run_config(run.folder)
@@ -67,7 +67,6 @@ def open_kept(run_folder: str | Path) -> tuple[Run, FinetuneConfig, Scenario] | 
     train on. None where a task has none. Raises RunError where what the run kept is damaged.
     """
     from prefmerge.training.kept import read_kept
-    from prefmerge.training.run_folder import run_config
 
     run = read_run(run_folder)
     kept = read_kept(run)
@@ -86,7 +85,6 @@ def open_tasks(run_folder: str | Path) -> tuple[Run, FinetuneConfig, Scenario]:
     The data are opened only where the manifest is of a kind that does not say what its inputs are.
     """
     from prefmerge.models.head_file import read_head
-    from prefmerge.training.run_folder import run_config
 
     run = read_run(run_folder)
     if run.head_path is None or run.training == "joint" or "inputs" not in run.about.get("encoder", {}):
@@ -114,7 +112,7 @@ def _scenario(run: Run, classes: Sequence[str], tasks: tuple[Task, ...]) -> Scen
 
 def open_encoder(run: Run, config: FinetuneConfig) -> Encoder:
     """The encoder of a run, holding its base, out of the run's own folder: weights, tokenizer and preprocessing. The
-    model that it began from may be gone, or have changed.
+    model that it started from may be gone, or have changed.
 
     A CLIP is its image tower alone, which embeds no phrases. Models of open_clip come from where the configuration
     says, since the run has not what makes them. Raises EncoderError, MissingExtra.
@@ -155,7 +153,7 @@ def open_run(run_folder: str | Path, samples: Literal["any", "test", "none"] = "
     head = Head.load(head_path)
     wrong = other_classes(head, scenario)
     if wrong:
-        raise RunError(f"{head_path}: the data changed since the run: {wrong}. Restore the data, or begin another run.")
+        raise RunError(f"{head_path}: the data changed since the run: {wrong}. Restore the data, or start another run.")
     encoder = open_encoder(run, config)
     check_inputs(scenario, encoder)
     return OpenedRun(run, config, scenario, encoder, head, judged_on, note)

@@ -1,8 +1,8 @@
-"""What is in a run's folder, and who may write to it: begin, look, compare, publish, clean up.
+"""What is in a run's folder, and who may write to it: look, clear, publish, clean up.
 
 The files are named in `prefmerge.runs`. Everything is replaced whole, so that a kill leaves the old or the new. A
-folder that holds anything but a run is left alone, and a run of another configuration or of other samples is not gone
-on with: the messages say what differs. Cost: small files, but for checkpoints. Not here: the training (`finetuning`).
+folder that holds anything but a run is left alone, and a run of another configuration is not resumed: the message says
+what differs. Cost: small files, but for checkpoints. Not here: the training (`finetuning`).
 """
 
 from __future__ import annotations
@@ -10,44 +10,29 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import re
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import xxhash
-
-from prefmerge.config import FinetuneConfig, make_config
-from prefmerge.data.examples import Examples
-from prefmerge.data.scenarios import Scenario, Task
+from prefmerge.config import FinetuneConfig
 from prefmerge.errors import DiskFull, OutputError, OutputExists, RunError
 from prefmerge.ground import atomic, disk, jsons, locks
 from prefmerge.runs import FILE, Run, read_run
-from prefmerge.training.config_file import anchored
+from prefmerge.training.config_file import CONFIG, differences, kept_config
 from prefmerge.training.kept import FILES as KEPT
+from prefmerge.training.samples import SAMPLES
 
 if TYPE_CHECKING:
     from prefmerge.models.encoders.protocol import Encoder
 
-CONFIG, SAMPLES, LOG, HEAD, BASE, TASKS = (
-    "config.yaml",
-    "samples.json",
-    "log.jsonl",
-    "head.safetensors",
-    "base",
-    "tasks",
-)
-_STATE = "progress"  # what an interrupted task goes on from; -NN says which
+LOG, HEAD, BASE, TASKS = "log.jsonl", "head.safetensors", "base", "tasks"
+_STATE = "progress"  # what an interrupted task resumes from; -NN says which
 _FISHER = "fisher"  # EWC's F after a task; -NN says which
-# Settings that change how long a run takes, or where, but not what it ends with.
-_INDIFFERENT = re.compile(r"training\.(workers|save_every)|data\[\d+\]\.path")  # samples are compared by their ids
-_PLACES = re.compile(r"model\.id|data\[\d+\]\.(name|test)")
 _NO_SPACE = ("No space left", "Disk quota exceeded", "File too large", "file write failed", "unexpected pos")
-_RESOLVED = re.compile(r"training\.(epochs|warmup_steps)|data\[\d+\]\.epochs|held_out")
 
 
 def look(out: Path, config: FinetuneConfig, force: bool) -> Run | None:
-    """The run to go on with, or None where one is to be begun (by `clear`). Changes nothing."""
+    """The run to resume, or None where one is to start (by `clear`). Changes nothing."""
     with writing(out):
         if not out.exists():
             return None
@@ -62,15 +47,15 @@ def look(out: Path, config: FinetuneConfig, force: bool) -> Run | None:
     run = read_run(out)  # with --force too: nothing is removed that is not a run
     if force:
         return None
-    differences = _differences(kept_config(out), config)
-    if differences:
-        shown = "; ".join(f"{key} is {old!r} there, {new!r} now" for key, old, new in differences[:3])
+    others = differences(kept_config(out), config)
+    if others:
+        shown = "; ".join(f"{key} is {old!r} there, {new!r} now" for key, old, new in others[:3])
         raise RunError(
-            f"{out}: holds a run of another configuration: {shown}. Give another folder, or --force to begin it anew."
+            f"{out}: holds a run of another configuration: {shown}. Give another folder, or --force to start over."
         )
     lost = [task.file for task in run.tasks if task.done and not (out / task.file).exists()]
     if lost:
-        raise RunError(f"{out}: the checkpoint {lost[0]} is gone. Put it back, or begin the run anew with --force.")
+        raise RunError(f"{out}: the checkpoint {lost[0]} is gone. Put it back, or start over with --force.")
     return run
 
 
@@ -84,7 +69,7 @@ def clear(out: Path, config: FinetuneConfig) -> None:
     """Make `out` the folder of a run that has a configuration and nothing else; other people's files in it stay.
 
     The manifest goes first and the configuration is replaced whole: killed at any moment, the folder is either the old
-    run or one that is to be begun.
+    run or one that is about to start.
     """
     with writing(out):
         (out / FILE).unlink(missing_ok=True)
@@ -103,77 +88,28 @@ def writing(out: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:  # torch.save raises RuntimeError for a full disk
-        told = str(error)
-        if any(sign in told for sign in _NO_SPACE):
+        message = str(error)
+        if any(sign in message for sign in _NO_SPACE):
             raise DiskFull(
-                f"{out}: the disk is full, or files may not grow so large ({_short(told)}). Make room; the same "
-                f"command then goes on."
+                f"{out}: the disk is full, or files may not grow so large ({message.strip().splitlines()[0][:200]}). "
+                "Make room; the same command then resumes."
             ) from error
         if isinstance(error, OSError):
             raise OutputError(f"{out}: cannot be written: {error.strerror or error}. Give another -o RUN.") from error
         raise
 
 
-def _short(told: str) -> str:
-    return told.strip().splitlines()[0][:200]
-
-
 @contextlib.contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Hold the run's folder against other processes. Raises RunError where one is at work on it."""
+    """Lock the run's folder for this process. Raises RunError where another is at work on it."""
     busy = RunError(f"{out}: another process is at work on this run. Wait for it, or give another folder.")
     with locks.held(out, busy):
         yield
 
 
-def kept_config(out: Path) -> FinetuneConfig:
-    """The configuration that a run was begun with."""
-    import yaml
-
-    file = out / CONFIG
-    try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise RunError(f"{file}: the run's configuration cannot be read: {error}.") from error
-    if not isinstance(found, dict):
-        raise RunError(f"{file}: the run's configuration is not a mapping. Was it edited by hand?")
-    return make_config({"held_out": 0, **found}, str(file))  # a run that does not say it trained on all samples
-
-
 def holds_none_out(out: Path) -> bool:
-    """Whether a run was begun there that trains on every sample."""
+    """Whether the folder has a run that trains on every sample."""
     return (out / FILE).is_file() and kept_config(out).held_out == 0
-
-
-def run_config(out: Path) -> FinetuneConfig:
-    """`kept_config` with paths that exist beside it made absolute: what finds the run's data again."""
-    return anchored(kept_config(out), out)
-
-
-def _differences(kept: FinetuneConfig, asked: FinetuneConfig) -> list[tuple[str, Any, Any]]:
-    """Settings that make another run: (key, kept, asked). What is asked for as None was resolved: anything will do."""
-
-    def flat(value: Any, at: str) -> dict[str, Any]:
-        if isinstance(value, dict):
-            return {k: v for key, part in value.items() for k, v in flat(part, f"{at}.{key}" if at else key).items()}
-        if isinstance(value, list) and any(isinstance(part, dict) for part in value):
-            return {k: v for i, part in enumerate(value) for k, v in flat(part, f"{at}[{i}]").items()}
-        return {at: value}
-
-    old, new = flat(kept.model_dump(mode="json"), ""), flat(asked.model_dump(mode="json"), "")
-    return [
-        (key, old.get(key), new.get(key))
-        for key in dict.fromkeys([*old, *new])
-        if old.get(key) != new.get(key)
-        and not _INDIFFERENT.fullmatch(key)
-        and not (_RESOLVED.fullmatch(key) and new.get(key) is None)
-        and not (_PLACES.fullmatch(key) and _moved(old.get(key), new.get(key)))
-    ]
-
-
-def _moved(old: Any, new: Any) -> bool:
-    """Whether two values are paths to something of one name: folders move, and samples are compared by contents."""
-    return isinstance(old, str) and isinstance(new, str) and os.path.isabs(old) and Path(old).name == Path(new).name
 
 
 def versions() -> dict[str, str]:
@@ -196,69 +132,8 @@ def write_manifest(run: Run) -> None:
     jsons.write(run.folder / FILE, run.to_json())
 
 
-def samples_of(scenario: Scenario) -> dict[str, Any]:
-    """The ids of every task's samples, as `samples.json` keeps them."""
-    return {
-        "tasks": [
-            {
-                "name": task.name,
-                **{part: list(examples.ids) for part, examples in _parts(task)},
-                **{f"{part}_labels": _labels(examples) for part, examples in _parts(task)},
-                **{f"{part}_contents": examples.fingerprint(range(len(examples))) for part, examples in _parts(task)},
-            }
-            for task in scenario.tasks
-        ]
-    }
-
-
-def _parts(task: Task) -> tuple[tuple[str, Examples], ...]:
-    return ("train", task.train), ("test", task.test)
-
-
-def _labels(examples: Examples) -> str:
-    return xxhash.xxh3_128_hexdigest(examples.labels.astype("<i8").tobytes())
-
-
-def check_samples(
-    scenario: Scenario, out: Path, contents: Container[tuple[str, str]] = (), parts: Container[str] = ("train", "test")
-) -> None:
-    """Raise RunError unless the scenario has the very samples that the run in `out` was begun with.
-
-    Ids and labels are compared in `parts`; contents, which means to read all files, for the pairs (task, "train" or
-    "test") in `contents`.
-    """
-    file = out / SAMPLES
-    try:
-        kept = jsons.read(file)["tasks"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{file}: the run's list of samples cannot be read: {error}.") from error
-    begun = f"{out}: the data are not those that the run was begun with: "
-    restore = "Restore the data, or begin another run."
-    for old, task in zip(kept, scenario.tasks, strict=False):
-        for part, examples in _parts(task):
-            if part not in parts:
-                continue
-            before, now = old.get(part, []), list(examples.ids)
-            if old.get("name") != task.name or before != now:
-                gone, come = len(set(before) - set(now)), len(set(now) - set(before))
-                order = "" if gone or come else ", another order"
-                raise RunError(
-                    f"{begun}the {part} samples of task {task.name!r} ({gone} gone, {come} new{order}). {restore}"
-                )
-            labels = old.get(f"{part}_labels")
-            if labels is not None and labels != _labels(examples):
-                raise RunError(f"{begun}labels of {part} samples of task {task.name!r} changed. {restore}")
-            known = old.get(f"{part}_contents")
-            if (task.name, part) in contents and known not in (None, examples.fingerprint(range(len(examples)))):
-                raise RunError(f"{begun}contents of {part} samples of task {task.name!r} changed. {restore}")
-    if len(kept) != len(scenario.tasks):
-        raise RunError(
-            f"{out}: the run was begun with {len(kept)} tasks, and the data make {len(scenario.tasks)} now. {restore}"
-        )
-
-
 def state_path(out: Path, index: int) -> Path:
-    """The folder of what task `index` goes on from when it is interrupted."""
+    """The folder of what task `index` resumes from after an interruption."""
     return out / f"{_STATE}-{index + 1:02d}"
 
 
@@ -271,8 +146,8 @@ def remove_state(out: Path, index: int) -> None:
 
 def remove_scratch(out: Path) -> None:
     """What only an unfinished run needs."""
-    for found in [*out.glob(f"{_STATE}-*"), *out.glob(f".{_STATE}-*"), *out.glob(f"{_FISHER}-*.safetensors")]:
-        disk.remove(found)
+    for path in [*out.glob(f"{_STATE}-*"), *out.glob(f".{_STATE}-*"), *out.glob(f"{_FISHER}-*.safetensors")]:
+        disk.remove(path)
 
 
 def fisher_file(out: Path, index: int) -> Path:

@@ -36,7 +36,7 @@ from prefmerge.models.encoders.digits import DigitsEncoder
 from prefmerge.models.heads import Head
 from prefmerge.runs import read_run
 from prefmerge.target import pool
-from prefmerge.training.finetuning import TrainingProgress
+from prefmerge.training.job import TrainingProgress
 from prefmerge.training.kept import read_kept
 from prefmerge.training.opened import evaluate_checkpoint, open_run
 

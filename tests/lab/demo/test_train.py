@@ -18,7 +18,7 @@ from prefmerge.lab.demo.digits import NAMES, TASKS, Digits, load_digits
 from prefmerge.lab.demo.model import load_base
 from prefmerge.lab.demo.train import REGIME, configuration, fine_tune_in_sequence
 from prefmerge.runs import Run
-from prefmerge.training.finetuning import TrainingProgress
+from prefmerge.training.job import TrainingProgress
 from prefmerge.training.steps import fine_tune
 
 QUICK = REGIME.model_copy(update={"learning_rate": 1e-3, "epochs": 1, "batch": 16})

@@ -32,7 +32,7 @@ from prefmerge.preference import Preference
 from prefmerge.runs import FILE
 from prefmerge.target import similarity
 from prefmerge.target.parameters import Parameters
-from prefmerge.training.finetuning import TrainingProgress
+from prefmerge.training.job import TrainingProgress
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from prefmerge.config import DataConfig, FinetuneConfig, ModelConfig, ScenarioConfig, TrainingConfig
 from prefmerge.lab.demo.digits import PARTS, TASKS, Digits, scenario_of
 from prefmerge.training import run_folder
-from prefmerge.training.finetuning import TrainingProgress, run_tasks
+from prefmerge.training.finetuning import run_tasks
+from prefmerge.training.job import TrainingProgress
 
 if TYPE_CHECKING:
     from prefmerge.models.encoders.protocol import Encoder

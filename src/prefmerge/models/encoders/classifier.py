@@ -55,7 +55,7 @@ class Classifier:
 def classifier_of(folder: Path) -> Classifier | None:
     """The classifier of the model in a folder, by its config.json alone; None where it has none.
 
-    Raises EncoderError for one that does not give one answer of two or more, or whose classes are not told apart.
+    Raises EncoderError for one that does not give one answer of two or more, or has two classes of one name.
     """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -80,8 +80,8 @@ def classifier_of(folder: Path) -> Classifier | None:
     twice = [name for name, count in Counter(classes).items() if count > 1]
     if twice:
         raise EncoderError(
-            f"{where} has two classes called {twice[0]!r} in id2label, expected a name for each. Labels could not be "
-            "told apart: rename one."
+            f"{where} has two classes called {twice[0]!r} in id2label, expected a name for each. Rename one, so that "
+            "every label means one class."
         )
     return Classifier("image" if architecture.endswith(IMAGES) else "text", classes)
 

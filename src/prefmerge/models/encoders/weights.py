@@ -13,12 +13,16 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from prefmerge.checkpoints import Checkpoint, is_task_vector, open_checkpoint, reading
 from prefmerge.errors import CheckpointMismatch, EncoderError, MissingExtra
 from prefmerge.ground.words import listed, quoted
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from prefmerge.models.encoders.protocol import Encoder
 
 SHOWN = 5  # names listed in a message about many
 
@@ -132,6 +136,26 @@ def put(checkpoint: Path, into: Mapping[str, Tensor], ignored: tuple[str, ...] =
                 target.copy_(_as_tensor(source, name))
     finally:
         source.close()
+
+
+def put_arrays(encoder: Encoder, weights: Mapping[str, np.ndarray]) -> None:
+    """Copy float32 weights, by the names of `Encoder.state`, into the encoder's tower; what is not named stays.
+
+    Raises CheckpointMismatch for a name or a shape that the tower does not have.
+    """
+    import torch
+
+    state = encoder.state()
+    for name, values in weights.items():
+        if name not in state or tuple(state[name].shape) != values.shape:
+            there = "no such tensor" if name not in state else f"shape {tuple(state[name].shape)}"
+            raise CheckpointMismatch(
+                f"{encoder.name}: weights for {name!r} with shape {values.shape}, but the model has {there}. "
+                "Take checkpoints of this model."
+            )
+    with torch.no_grad():
+        for name, values in weights.items():
+            state[name].copy_(torch.from_numpy(np.ascontiguousarray(values)))
 
 
 def _require_fit(source: Checkpoint, path: Path, into: Mapping[str, Tensor], ignored: tuple[str, ...]) -> None:

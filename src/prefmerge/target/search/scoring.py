@@ -37,7 +37,8 @@ def scorer(
     """What says for a model's weights which samples the head then names correctly. among: label -> the classes among
     which it is named. The inputs are read once; the encoder holds the weights asked for last.
     """
-    from prefmerge.models.evaluation import put, right_answers
+    from prefmerge.models.encoders.weights import put_arrays
+    from prefmerge.models.evaluation import right_answers
     from prefmerge.models.features import embed
 
     inputs = samples.read(range(len(samples)))
@@ -47,7 +48,7 @@ def scorer(
         groups.setdefault(tuple(among(label)), []).append(i)
 
     def score(weights: Weights) -> np.ndarray:
-        put(encoder, weights)
+        put_arrays(encoder, weights)
         embeddings = embed(encoder, held, batch=batch, device=device)
         right = np.empty(len(held), bool)
         for classes, at in groups.items():

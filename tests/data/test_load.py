@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import io
-import os
 import pickle
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from prefmerge.config import DataConfig
 from prefmerge.data import load_corpus
-from prefmerge.data.images import decode
 from prefmerge.errors import DataError
-from tests.data.datasets import class_in, image_folder, png, text_csv, write_csv, write_parquet
+from tests.data.datasets import class_in, grey, image_folder, png, text_csv, write_csv, write_parquet
 
 
 @pytest.fixture(autouse=True)
@@ -185,33 +179,6 @@ def test_links_between_folders_repeat_no_sample(tmp_path: Path):
     assert plain.classes == linked.classes == ("cat", "dog", "owl")
     assert plain.train.ids == linked.train.ids
     assert len(plain.train) == 12
-
-
-def grey(mode: str, values: list[float]) -> bytes:
-    """One row of pixels, as a TIFF of 16 or 32 bits (I;16, I) or of floats (F); or a PNG of 16 bits (PNG)."""
-    dtype = {"I;16": "<u2", "PNG": "<u2", "I": "<i4", "F": "<f4"}[mode]
-    content = io.BytesIO()
-    Image.fromarray(np.asarray([values], dtype)).save(content, "PNG" if mode == "PNG" else "TIFF")
-    return content.getvalue()
-
-
-@pytest.mark.parametrize("mode", ["PNG", "I;16", "I"])
-def test_16_bit_grey_is_scaled_to_8_bits(mode: str):
-    found = decode(grey(mode, [0, 128, 129, 257, 32896, 65406, 65407, 65535]), "it")
-    assert found.mode == "RGB"
-    assert np.asarray(found)[0].tolist() == [[v, v, v] for v in (0, 0, 1, 1, 128, 254, 255, 255)]
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
-def test_any_image_becomes_rgb_as_a_plain_conversion(mode: str):
-    image = Image.new("RGB", (4, 4), (200, 30, 60)).convert(mode)
-    content = io.BytesIO()
-    options = {"transparency": 0} if mode == "P" else {}
-    image.save(content, "TIFF" if mode in ("CMYK", "LA") else "PNG", **options)
-    found = decode(content.getvalue(), "it")
-    with Image.open(io.BytesIO(content.getvalue())) as again:
-        assert found.mode == "RGB"
-        assert found.tobytes() == again.convert("RGB").tobytes()
 
 
 # Folders of the library.
@@ -563,12 +530,6 @@ def test_an_id_twice_among_many_is_found_in_time(tmp_path: Path):
 
 def test_a_name_beside_a_path_need_not_be_a_path(tmp_path: Path):
     assert corpus("~nouser/x", path=str(text_csv(tmp_path / "a.csv"))).name == "x"
-
-
-def test_importing_loads_neither_datasets_nor_torch_nor_pillow():
-    code = "import sys, prefmerge.data, prefmerge.data.scenarios; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
-    assert not {"datasets", "torch", "PIL", "transformers", "pandas"} & set(done.stdout.split())
 
 
 def test_without_the_library_the_command_that_installs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
