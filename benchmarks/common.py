@@ -92,7 +92,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 def provenance() -> dict[str, Any]:
     """Commit, versions and hardware: what the numbers are numbers of."""
     return {
-        "commit": _commit(),
+        "commit": commit_of(ROOT),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "versions": {"python": platform.python_version()}
         | {name: _version(name) for name in ("prefmerge", "numpy", "numba", "safetensors")},
@@ -106,14 +106,14 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def _commit() -> str:
-    """The commit, with `+changes` where the sources differ from it; `unknown` outside a repository."""
+def commit_of(folder: Path) -> str:
+    """The commit of a work tree, with `+changes` where its sources differ from it; `unknown` outside a repository."""
     asked = [
         ["git", "rev-parse", "--short=12", "HEAD"],
-        ["git", "status", "--porcelain", "--", "src", "benchmarks/*.py"],
+        ["git", "status", "--porcelain", "--", ":(top)src", ":(top)benchmarks/*.py"],
     ]
     head, changes = (
-        subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False) for command in asked
+        subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False) for command in asked
     )
     return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "") if head.returncode == 0 else "unknown"
 
