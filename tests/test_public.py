@@ -73,7 +73,7 @@ def test_inspect_looks_at_one_model_or_at_task_vectors(checkpoints: list[Path], 
     assert isinstance(merged, Ownership)
     assert merged.total.owned == (0, 6)
     assert isinstance(prefmerge.inspect(checkpoints[0], by="tensor"), Inventory)
-    measured = prefmerge.inspect(*checkpoints[:1], checkpoints[1:], names=["a", "b"])
+    measured = prefmerge.inspect(checkpoints[0], checkpoints[1:], names=["a", "b"])
     assert isinstance(measured, Measured)
     assert measured.tasks == ("a", "b")
 

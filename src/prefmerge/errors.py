@@ -1,6 +1,6 @@
 """Every error that prefmerge raises on purpose.
 
-PrefmergeError                    exit 1: the job cannot be done; what, where, found, expected, next step
+PrefmergeError                    exit 1: the job cannot be done; what, where, received, expected, next step
 ├── CheckpointError               an input cannot be read
 │   ├── CheckpointNotFound        nothing there, or nothing that looks like a checkpoint
 │   ├── CheckpointCorrupt         truncated, a header that lies, an index that leaves its folder
@@ -10,7 +10,7 @@ PrefmergeError                    exit 1: the job cannot be done; what, where, f
 │   └── NonFiniteValue            NaN or infinity in an input
 ├── CheckpointMismatch            inputs that do not belong together
 ├── PreferenceError               shares, counts or budgets that make no sense for these tasks
-├── MethodError                   a setting that the method cannot honour
+├── MethodError                   a parameter that the method cannot honour
 ├── RecipeError                   a recipe with an unknown or unsupported key
 ├── ConfigError                   a configuration of fine-tuning with an unknown key or a value that makes no sense
 ├── DataError                     a data set that cannot be found, read or mapped to its classes
@@ -75,7 +75,7 @@ class PreferenceError(PrefmergeError):
 
 
 class MethodError(PrefmergeError):
-    """A setting that the method cannot honour."""
+    """A parameter that the method cannot honour."""
 
 
 class RecipeError(PrefmergeError):

@@ -1,8 +1,8 @@
 """How every figure looks: one colour and one mark per method everywhere, a colour per task, one way to write a file.
 
-Colours are Okabe and Ito's, told apart with any colour vision; where there are more methods than colours, the mark and
-the dash tell. Figures are made without pyplot: no window system, no state shared with the caller's plots. Matplotlib is
-imported by the functions that draw. Left out: what is drawn, which is the caller's.
+Colours are Okabe and Ito's, distinct for any colour vision; where there are more methods than colours, the mark and
+the dash differ. Figures are made without pyplot: no window system, no state shared with the caller's plots. The
+functions that draw import Matplotlib. Not here: what is drawn, which is the caller's.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def style_of(method: str) -> Style:
 
 
 def task_colours(count: int) -> list[Any]:
-    """A colour per task. Beyond eight no set is told apart by everyone: then a scale in the order of training."""
+    """A colour per task. Beyond eight no set is distinct for everyone: then a scale in the order of training."""
     if count <= len(FEW):
         return list(FEW[:count])
     from matplotlib import colormaps

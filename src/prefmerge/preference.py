@@ -1,10 +1,10 @@
-"""From what a user says of a place to element budgets, in exact arithmetic.
+"""From what a user says of the target to element budgets, in exact arithmetic.
 
     n_t = floor(s_t d) + 1{t is among the first R tasks with s_t > 0},   R = d - sum floor(s_t d)
 
 Source: Tunable MAGMAX, eq. 5, 6 (budgets), 8, 9 (geometric). Shares s_t >= 0 sum to 1 and are fractions of what was
 written: `0.57` of 100 elements is 57. `carried` and `blended` (carry, strength) are ours. Cost: T fractions; nothing
-here touches a tensor. Left out: where a preference comes from (labels, features: `prefmerge.target.similarity`).
+here touches a tensor. Not here: where a preference comes from (labels, features: `prefmerge.target.similarity`).
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _normalised(values: Sequence[Fraction], what: str) -> tuple[Fraction, ...]:
 
 @dataclass(frozen=True)
 class Preference:
-    """How much each task matters at a place. Build one with a constructor below; `shares(names)` resolves it for T
+    """How much each task matters for the target. Build one with a constructor below; `shares(names)` resolves it for T
     tasks.
 
     Not tied to a number of tasks until resolved, except explicit shares and counts.

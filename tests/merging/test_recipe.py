@@ -359,7 +359,7 @@ def test_passes_have_no_use_with_optimal(folder: Path) -> None:
         ),
         (
             f"merge_method: ties\nparameters: {{rescale: true}}\n{MODELS}",
-            "line 2: rescale: true is a setting of mergekit's random sparsifiers, ",
+            "line 2: rescale: true is a parameter of mergekit's random sparsifiers, ",
         ),
         (
             f"merge_method: ties\nparameters:\n  weigth: 1\n{MODELS}",
@@ -426,7 +426,7 @@ def test_passes_have_no_use_with_optimal(folder: Path) -> None:
         ),
         (
             f"merge_method: ties\nparameters: {{scale: 1, lambda: 1}}\n{MODELS}",
-            "line 2: 'scale' and 'lambda' are two names of one setting; give one of them.",
+            "line 2: 'scale' and 'lambda' are two names of one parameter; give one of them.",
         ),
         (
             f"merge_method: tunable_magmax\nparameters: {{strength: 1.5}}\n{MODELS}",

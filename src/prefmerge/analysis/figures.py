@@ -6,7 +6,7 @@
     cosine           angles and norms of task vectors and of steps
 
 Up to eight tasks have a colour and a name each; more have a scale in the order of training. Cost: a second or two a
-picture. Left out: what to draw, which `measure` finds.
+picture. Not here: what to draw, which `measure` finds.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _MARKS = ("o", "s", "^", "D", "v", "P")
 _OF_SEVERAL = "elements in conflict (% of those that at least two tasks keep)"
 
 
-def draw_all(found: Sequence[Measured], folder: str | Path) -> list[Path]:
+def draw_all(sets: Sequence[Measured], folder: str | Path) -> list[Path]:
     """Draw everything into PNG files in `folder`, which is made if need be. Raises OutputError, MissingExtra."""
     folder = Path(folder)
     try:
@@ -49,18 +49,18 @@ def draw_all(found: Sequence[Measured], folder: str | Path) -> list[Path]:
     paths = []
     for draw_one in (sign_conflicts, magnitudes, distributions, cosine):
         paths.append(folder / f"{draw_one.__name__}.png")
-        draw_one(found, paths[-1])
+        draw_one(sets, paths[-1])
     return paths
 
 
-def sign_conflicts(found: Sequence[Measured], path: str | Path) -> None:
+def sign_conflicts(sets: Sequence[Measured], path: str | Path) -> None:
     """Sign conflicts as tasks are added, by layer, and by pair of tasks."""
-    _require(found)
-    figure = plotting.new_figure(4.6 + 3.7 * len(found), 8.2)
+    _require(sets)
+    figure = plotting.new_figure(4.6 + 3.7 * len(sets), 8.2)
     halves: Any = figure.subfigures(2, 1)
     upper, lower = halves
-    axes = upper.subplots(1, 1 + len(found), width_ratios=(1.25, *(1.0 for _ in found)), squeeze=False)[0]
-    for measured, colour in zip(found, plotting.FEW, strict=False):
+    axes = upper.subplots(1, 1 + len(sets), width_ratios=(1.25, *(1.0 for _ in sets)), squeeze=False)[0]
+    for measured, colour in zip(sets, plotting.FEW, strict=False):
         count = len(measured.tasks)
         for signs, dash, kept in zip(measured.signs, ("-", "--"), ("all that changed", "top 20 %"), strict=True):
             axes[0].plot(
@@ -79,21 +79,21 @@ def sign_conflicts(found: Sequence[Measured], path: str | Path) -> None:
     axes[0].legend(fontsize=_SMALL, frameon=False, handlelength=3.5)
     axes[0].set_title("Sign conflicts as tasks are added", fontsize=10, loc="left")
     plotting.open_sides([axes[0]])
-    pairs = [100 * measured.signs[0].pairs() for measured in found]
+    pairs = [100 * measured.signs[0].pairs() for measured in sets]
     high = max(50.0, *(float(np.nanmax(matrix, initial=0)) for matrix in pairs))  # 50 %: signs at random
     images = []
-    for axis, measured, matrix in zip(axes[1:], found, pairs, strict=True):
+    for axis, measured, matrix in zip(axes[1:], sets, pairs, strict=True):
         images.append(_matrix(axis, matrix, measured.tasks, cmap="Blues", low=0, high=high))
         axis.set_title(f"{measured.label}: signs that differ (%)", fontsize=10, loc="left")
     upper.colorbar(images[-1], ax=axes[1:].tolist(), shrink=0.7, label="% of what both changed")
     axis = lower.subplots()
-    _layers(axis, found)
+    _layers(axis, sets)
     plotting.save(figure, path)
 
 
-def _layers(axis: Axes, found: Sequence[Measured]) -> None:
-    rows = found[0].by("layer")
-    for measured, colour in zip(found, plotting.FEW, strict=False):
+def _layers(axis: Axes, sets: Sequence[Measured]) -> None:
+    rows = sets[0].by("layer")
+    for measured, colour in zip(sets, plotting.FEW, strict=False):
         of_layer = {part.name: part for part in measured.by("layer")}
         for density, mark, kept in ((0, "o", "all that changed"), (1, "x", "top 20 %")):
             shares = [of_layer[row.name].conflict_share(density) if row.name in of_layer else np.nan for row in rows]
@@ -115,12 +115,12 @@ def _layers(axis: Axes, found: Sequence[Measured]) -> None:
     plotting.open_sides([axis])
 
 
-def magnitudes(found: Sequence[Measured], path: str | Path) -> None:
+def magnitudes(sets: Sequence[Measured], path: str | Path) -> None:
     """Mean magnitudes of the MAGMAX merge after each task, by layer type (top) and by block (bottom)."""
-    _require(found)
-    figure = plotting.new_figure(1.2 + 5 * len(found), 7.6)
-    axes = figure.subplots(2, len(found), squeeze=False, sharey="row")
-    for measured, top, bottom in zip(found, axes[0], axes[1], strict=True):
+    _require(sets)
+    figure = plotting.new_figure(1.2 + 5 * len(sets), 7.6)
+    axes = figure.subplots(2, len(sets), squeeze=False, sharey="row")
+    for measured, top, bottom in zip(sets, axes[0], axes[1], strict=True):
         _types(top, measured)
         _blocks(figure, bottom, measured)
         top.set_title(f"{measured.label}: by layer type", fontsize=10, loc="left")
@@ -172,16 +172,16 @@ def _blocks(figure: Figure, axis: Axes, measured: Measured) -> None:
     _task_key(figure, axis, measured.tasks, "after ")
 
 
-def distributions(found: Sequence[Measured], path: str | Path) -> None:
+def distributions(sets: Sequence[Measured], path: str | Path) -> None:
     """Values of the task vectors, what of them the merge takes, and how much each task contributes."""
-    _require(found)
-    figure = plotting.new_figure(12.5, 0.4 + 3.4 * len(found))
-    axes = figure.subplots(len(found), 3, squeeze=False, width_ratios=(1, 1, 0.7))
-    most = max(float(np.max(np.nan_to_num(measured.contributions()))) for measured in found)
-    limit = _limit(found)
+    _require(sets)
+    figure = plotting.new_figure(12.5, 0.4 + 3.4 * len(sets))
+    axes = figure.subplots(len(sets), 3, squeeze=False, width_ratios=(1, 1, 0.7))
+    most = max(float(np.max(np.nan_to_num(measured.contributions()))) for measured in sets)
+    limit = _limit(sets)
     cells = np.linspace(-limit, limit, _CELLS + 1)
     densities = []
-    for measured, row in zip(found, axes, strict=True):
+    for measured, row in zip(sets, axes, strict=True):
         colours = plotting.task_colours(len(measured.tasks))
         for axis, spreads, what in (
             (row[0], measured.values, "the task vectors"),
@@ -208,14 +208,14 @@ def distributions(found: Sequence[Measured], path: str | Path) -> None:
         _task_key(figure, row[1], measured.tasks)
     highest = max(float(heights.max()) for heights in densities)
     for axis in axes[:, :2].ravel():
-        axis.set_ylim(1 / max(2, *(measured.elements for measured in found)), max(2 * highest, 1e-3))
+        axis.set_ylim(1 / max(2, *(measured.elements for measured in sets)), max(2 * highest, 1e-3))
     plotting.open_sides(axes.ravel().tolist())
     plotting.save(figure, path)
 
 
-def _limit(found: Sequence[Measured]) -> float:
+def _limit(sets: Sequence[Measured]) -> float:
     """A range that holds nearly all changed values of every task."""
-    limits = [spread.quantile(_RANGE) for measured in found for spread in measured.values if spread.total]
+    limits = [spread.quantile(_RANGE) for measured in sets for spread in measured.values if spread.total]
     return max(limits, default=1.0)
 
 
@@ -229,13 +229,13 @@ def cell_shares(spread: Spread, cells: np.ndarray, elements: int) -> np.ndarray:
     return np.diff(below) / elements
 
 
-def cosine(found: Sequence[Measured], path: str | Path) -> None:
+def cosine(sets: Sequence[Measured], path: str | Path) -> None:
     """Cosines between task vectors, between steps, and the norms of both."""
-    _require(found)
-    figure = plotting.new_figure(12.5, 0.4 + 3.6 * len(found))
-    axes = figure.subplots(len(found), 3, squeeze=False, width_ratios=(1, 1, 0.9))
-    tallest = max((float(np.max([*m.norms(), *_step_norms(m)], initial=0)) for m in found), default=0)
-    for measured, row in zip(found, axes, strict=True):
+    _require(sets)
+    figure = plotting.new_figure(12.5, 0.4 + 3.6 * len(sets))
+    axes = figure.subplots(len(sets), 3, squeeze=False, width_ratios=(1, 1, 0.9))
+    tallest = max((float(np.max([*m.norms(), *_step_norms(m)], initial=0)) for m in sets), default=0)
+    for measured, row in zip(sets, axes, strict=True):
         tasks = range(1, len(measured.tasks) + 1)
         image = _matrix(row[0], measured.cosines(), measured.tasks, cmap="RdBu", low=-1, high=1)
         row[0].set_title(f"{measured.label}: cosines of task vectors", fontsize=10, loc="left")
@@ -263,10 +263,10 @@ def _step_norms(measured: Measured) -> np.ndarray:
     return np.empty(0) if measured.training == "independent" else measured.step_norms()
 
 
-def _require(found: Sequence[Measured]) -> None:
-    if not 1 <= len(found) <= MOST_SETS:
-        raise UsageError(f"a picture shows one or {MOST_SETS} sets of task vectors, found {len(found)}.")
-    require_one_base(found)
+def _require(sets: Sequence[Measured]) -> None:
+    if not 1 <= len(sets) <= MOST_SETS:
+        raise UsageError(f"a picture shows one or {MOST_SETS} sets of task vectors, found {len(sets)}.")
+    require_one_base(sets)
 
 
 def _positive(values: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 Each function takes one `Measured` or several over one base, the first of which is what is asked about. Nothing is
 claimed that was not measured: an order of tasks is called one only where at least three quarters of the pairs follow
-it. Left out: why.
+it. Not here: why.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ _WORTH_SAYING = 0.01  # of the changed elements
 _ALIKE = 0.05  # relative difference below which two numbers are called about the same
 
 
-def every(found: Sequence[Measured]) -> list[str]:
+def every(sets: Sequence[Measured]) -> list[str]:
     """All findings, in the order of the tables."""
     return [
-        *(sentence for measured in found for sentence in (contributions(measured), distributions(measured))),
-        sign_conflicts(found),
-        *(pairs(measured) for measured in found if len(measured.tasks) > 1),
-        layers(found),
-        magnitudes(found),
-        angles(found),
+        *(sentence for measured in sets for sentence in (contributions(measured), distributions(measured))),
+        sign_conflicts(sets),
+        *(pairs(measured) for measured in sets if len(measured.tasks) > 1),
+        layers(sets),
+        magnitudes(sets),
+        angles(sets),
     ]
 
 
-def sign_conflicts(found: Sequence[Measured]) -> str:
+def sign_conflicts(sets: Sequence[Measured]) -> str:
     """How often both signs occur, and where more often."""
-    shares = [(measured.label, [float(signs.share()[-1]) for signs in measured.signs]) for measured in found]
+    shares = [(measured.label, [float(signs.share()[-1]) for signs in measured.signs]) for measured in sets]
     known = [(label, values) for label, values in shares if not math.isnan(values[0])]
     if not known:
         return "No element was changed by two tasks, so no signs can conflict."
-    told = [
-        f"{_percent(values[0])} of the elements that at least two tasks changed have both signs{_in(label, found)}"
+    phrases = [
+        f"{_percent(values[0])} of the elements that at least two tasks changed have both signs{_in(label, sets)}"
         + ("" if math.isnan(values[1]) else f" ({_percent(values[1])} among the top 20 %)")
         for label, values in known
     ]
-    sentence = "; ".join(told) + "."
+    sentence = "; ".join(phrases) + "."
     if len(known) == 2:
         (first, (a, _)), (second, (b, _)) = known
         sentence += f" {_compared(first, a, second, b, 'conflicts')}"
@@ -65,16 +65,16 @@ def pairs(measured: Measured) -> str:
     )
 
 
-def layers(found: Sequence[Measured], by: Literal["layer", "tensor"] = "layer") -> str:
+def layers(sets: Sequence[Measured], by: Literal["layer", "tensor"] = "layer") -> str:
     """Where signs conflict most and least."""
-    told = []
-    for measured in found:
+    phrases = []
+    for measured in sets:
         shares = [(part.conflict_share(), part.name) for part in measured.by(by) if part.several[0]]
         if len(shares) > 1:
             (low, least), (high, most) = min(shares), max(shares)
-            where = f"most conflicts{_in(measured.label, found)}"
-            told.append(f"{where}: {most} ({_percent(high)}), fewest: {least} ({_percent(low)})")
-    return _sentence("; ".join(told)) if told else f"There is no other {by} to compare with."
+            where = f"most conflicts{_in(measured.label, sets)}"
+            phrases.append(f"{where}: {most} ({_percent(high)}), fewest: {least} ({_percent(low)})")
+    return _sentence("; ".join(phrases)) if phrases else f"There is no other {by} to compare with."
 
 
 def contributions(measured: Measured) -> str:
@@ -106,37 +106,37 @@ def distributions(measured: Measured) -> str:
     return f"Mean |tau| lies between {low:.2e} and {high:.2e}{spread}; {_order(means, 'has the larger parameters')}."
 
 
-def magnitudes(found: Sequence[Measured]) -> str:
+def magnitudes(sets: Sequence[Measured]) -> str:
     """Which layer type changed most, and whether depth matters."""
-    told = []
-    for measured in found:
+    phrases = []
+    for measured in sets:
         types = [(part.name, float(part.mean_merged()[-1])) for part in measured.by("type")]
         types = sorted(((name, mean) for name, mean in types if mean > 0), key=lambda row: -row[1])
         if not types:
-            told.append(f"no weight changed{_in(measured.label, found)}")
+            phrases.append(f"no weight changed{_in(measured.label, sets)}")
             continue
-        sentence = f"{types[0][0]} changed most{_in(measured.label, found)} (mean |tau| of the merge {types[0][1]:.2e}"
+        sentence = f"{types[0][0]} changed most{_in(measured.label, sets)} (mean |tau| of the merge {types[0][1]:.2e}"
         sentence += f", {types[0][1] / types[1][1]:.1f} times {types[1][0]})" if len(types) > 1 else ")"
         blocks = [float(part.mean_merged()[-1]) for part in measured.by("block")]
         if len(blocks) > 1 and min(blocks) > 0:
             sentence += f"; blocks differ by a factor of {max(blocks) / min(blocks):.1f} at most"
-        told.append(sentence)
-    return _sentence("; ".join(told))
+        phrases.append(sentence)
+    return _sentence("; ".join(phrases))
 
 
-def angles(found: Sequence[Measured]) -> str:
+def angles(sets: Sequence[Measured]) -> str:
     """How alike task vectors and steps point."""
-    told = []
-    for measured in found:
+    phrases = []
+    for measured in sets:
         sentence = _mean_cosine("task vectors", measured.cosines())
         if sentence and measured.training != "independent":
             steps = _mean_cosine("steps", measured.step_cosines())
             sentence += f", {steps}" if steps else ""
         if sentence:
-            told.append(f"{sentence}{_in(measured.label, found)}")
-    if not told:
+            phrases.append(f"{sentence}{_in(measured.label, sets)}")
+    if not phrases:
         return "Fewer than two task vectors have a direction."
-    return "Mean cosine between " + "; between ".join(told) + "."
+    return "Mean cosine between " + "; between ".join(phrases) + "."
 
 
 def _mean_cosine(what: str, cosines: np.ndarray) -> str:
@@ -165,8 +165,8 @@ def _compared(first: str, a: float, second: str, b: float, what: str) -> str:
     return f"{_sentence(fewer)[:-1]} has fewer {what} than {more}: {ratio:.2f} times as many."
 
 
-def _in(label: str, found: Sequence[Measured]) -> str:
-    return f" in {label}" if len(found) > 1 else ""
+def _in(label: str, sets: Sequence[Measured]) -> str:
+    return f" in {label}" if len(sets) > 1 else ""
 
 
 def _sentence(text: str) -> str:

@@ -2,7 +2,7 @@
 
 Arrays are one block: T tasks, P elements, W = ceil(P / 64) words of 64 elements, one bit each. Counts are exact
 integers; sums are float64, and their order is left to the compiler within a block, so that it may use wide registers.
-Each lets go of the interpreter lock and is cached on disk. Left out: order among blocks, which is the caller's.
+Each releases the interpreter lock and is cached on disk. Not here: order among blocks, which is the caller's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from prefmerge.vectors.kernel_cache import kernel
 
 TILE = 2048  # elements of all tasks that are multiplied with one another at a time: they stay in the cache
-OCTAVES = (-64, 16)  # of |tau| that are told apart: 5e-20 to 65536; what lies beyond counts as the nearest
+OCTAVES = (-64, 16)  # of |tau| with bins of their own: 5e-20 to 65536; what lies beyond counts as the nearest
 PER_OCTAVE = 16  # bins from one power of two to the next
 BINS = (OCTAVES[1] - OCTAVES[0]) * PER_OCTAVE
 _FIRST = (OCTAVES[0] + 127) * PER_OCTAVE

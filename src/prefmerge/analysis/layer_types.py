@@ -2,7 +2,7 @@
 
 The papers group weights by these types and leave biases out; so `layer_type` gives None for a bias. It knows how CLIP
 (transformers, open_clip), ViT (transformers, timm), BERT and its kin, GPT and LLaMA call their tensors; any other name
-is "other", never an error. Cost: a few comparisons per name. Left out: the model's code, which alone would know.
+is "other", never an error. Cost: a few comparisons per name. Not here: the model's code, which alone would know.
 """
 
 from __future__ import annotations

@@ -6,9 +6,8 @@
                 <d_s, d_t> = <tau_s, tau_t> - <tau_{s-1}, tau_t> - <tau_s, tau_{t-1}> + <tau_{s-1}, tau_{t-1}>
 
 Tasks are in the order of training; index t of a tuple is the state after t + 1 of them. NaN where nothing could be
-measured (None in JSON). Quantiles come from 16 bins an octave: never more than 6 % off. A
-step's norm is zero below 1e-6 of its vectors' norms: the difference of products tells no more. Left out: reading and
-drawing.
+measured (None in JSON). Quantiles come from 16 bins an octave: never more than 6 % off. A step's norm is zero below
+1e-6 of its vectors' norms: the difference of products is only rounding there. Not here: reading and drawing.
 """
 
 from __future__ import annotations
@@ -133,7 +132,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Measured:
-    """Everything that `measure` found of T task vectors over one base. `label` tells it from another in a figure."""
+    """Everything that `measure` measures of T task vectors over one base. `label` is its name in a figure."""
 
     label: str
     training: str | None
@@ -145,7 +144,7 @@ class Measured:
     contributed: tuple[Spread, ...]  # of what it contributes to the MAGMAX merge
     sums: tuple[float, ...]  # of tau_t
     products: tuple[tuple[float, ...], ...]  # <tau_s, tau_t>
-    parts: tuple[MeasuredPart, ...]  # tensors, in the order of the network as far as names tell
+    parts: tuple[MeasuredPart, ...]  # tensors, in the order of the network as far as names show it
 
     def by(self, grouping: Grouping) -> tuple[MeasuredPart, ...]:
         """The tensors, summed by layer, layer type or block. Types and blocks leave biases out, as the paper does."""
@@ -277,12 +276,12 @@ class Measured:
         return cls(**fields)
 
 
-def require_one_base(found: Sequence[Measured]) -> None:
+def require_one_base(sets: Sequence[Measured]) -> None:
     """Raise CheckpointMismatch unless all are changes of one base, which alone can be compared."""
-    for other in found[1:]:
-        if other.base != found[0].base:
+    for other in sets[1:]:
+        if other.base != sets[0].base:
             raise CheckpointMismatch(
-                f"{found[0].label!r} and {other.label!r} are task vectors over different bases ({found[0].base} and "
+                f"{sets[0].label!r} and {other.label!r} are task vectors over different bases ({sets[0].base} and "
                 f"{other.base}). Compare tasks that were fine-tuned from one base."
             )
 

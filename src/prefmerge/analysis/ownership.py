@@ -2,7 +2,7 @@
 
     owned[layer, task] = sum over the layer's tensors of the elements that take their value from the task
 
-Read from receipts and headers alone: counts of elements, no weights. Cost: O(tensors x tasks). Left out: sign conflicts
+Read from receipts and headers alone: counts of elements, no weights. Cost: O(tensors x tasks). Not here: sign conflicts
 and magnitudes, which need the weights (task_vectors.py).
 """
 
@@ -45,7 +45,7 @@ class OwnedRow:
 
 @dataclass(frozen=True)
 class Ownership:
-    """A merged model as its receipt tells it. `rows` in the order of the network as far as names tell."""
+    """A merged model as its receipt describes it. `rows` in the order of the network as far as names show it."""
 
     source: str
     method: str
@@ -96,7 +96,7 @@ def _row_json(row: OwnedRow) -> dict[str, Any]:
 
 
 def look(path: str | Path, by: By = "layer") -> Ownership | Inventory:
-    """What is at `path`: the ownership that a receipt tells (`path` is the receipt, or an output that has one), else a
+    """What is at `path`: the ownership that a receipt has (`path` is the receipt, or an output that has one), else a
     checkpoint's inventory.
 
     Reads headers only. Raises CheckpointNotFound and CheckpointCorrupt.
@@ -163,26 +163,26 @@ def layers(names: Iterable[str]) -> dict[str, str]:
     """Tensor name -> the layer that it belongs to.
 
     A name with a number between dots (`visual.transformer.resblocks.3.ln_1.weight`) belongs to a block of a stack:
-    `block 3`, preceded by what tells the stack from the others where there are several (`visual block 3`). Any other
+    `block 3`, preceded by the name of the stack where there are several (`visual block 3`). Any other
     belongs to its module (`visual.conv1`).
     """
-    found: dict[str, tuple[str, str] | None] = {}
+    blocks: dict[str, tuple[str, str] | None] = {}
     modules: dict[str, str] = {}
     for name in names:
         parts = name.split(".")
         at = next((i for i, part in enumerate(parts) if part.isdigit()), None)
-        found[name] = None if at is None else (".".join(parts[:at]), parts[at])
+        blocks[name] = None if at is None else (".".join(parts[:at]), parts[at])
         modules[name] = ".".join(parts[:-1]) or name
-    stacks = _told_apart(sorted({block[0] for block in found.values() if block is not None}))
+    stacks = _stack_names(sorted({block[0] for block in blocks.values() if block is not None}))
     labels = {}
-    for name, block in found.items():
+    for name, block in blocks.items():
         labels[name] = (
             modules[name] if block is None else " ".join(part for part in (stacks[block[0]], "block", block[1]) if part)
         )
     return labels
 
 
-def _told_apart(stacks: Sequence[str]) -> dict[str, str]:
+def _stack_names(stacks: Sequence[str]) -> dict[str, str]:
     """Each dotted prefix without the components that all of them begin or end with."""
     split = [stack.split(".") if stack else [] for stack in stacks]
     if len(split) < 2:
@@ -200,28 +200,28 @@ _INCHES_PER_ROW = 0.24
 _MOST_ROWS = 400  # a figure of 100 inches; beyond that nobody reads it
 
 
-def draw(found: Ownership, path: str | Path) -> None:
-    """A picture of `found`: one stacked bar per layer, task by task, in the format that the suffix of `path` says.
+def draw(owned: Ownership, path: str | Path) -> None:
+    """A picture of `owned`: one stacked bar per layer, task by task, in the format that the suffix of `path` says.
 
     Raises OutputError where there is nothing to draw or no way to write it, MissingExtra without matplotlib.
     """
-    rows = [row for row in (found.total, *found.rows) if row.shares]
+    rows = [row for row in (owned.total, *owned.rows) if row.shares]
     if not rows:
         raise OutputError(
-            f"{found.source}: {found.method} blends the tasks, so no element has an owner and there is nothing to draw."
+            f"{owned.source}: {owned.method} blends the tasks, so no element has an owner and there is nothing to draw."
         )
     if len(rows) > _MOST_ROWS:
         raise OutputError(
-            f"{found.source}: {len(rows)} bars are too many for one picture; at most {_MOST_ROWS}. Draw it by layer."
+            f"{owned.source}: {len(rows)} bars are too many for one picture; at most {_MOST_ROWS}. Draw it by layer."
         )
-    columns = min(len(found.tasks), 5)
-    legend_rows = -(-len(found.tasks) // columns)
+    columns = min(len(owned.tasks), 5)
+    legend_rows = -(-len(owned.tasks) // columns)
     figure = plotting.new_figure(10, 1.6 + _INCHES_PER_ROW * (len(rows) + legend_rows))
     axes = figure.add_subplot()
-    _bars(axes, rows, found.tasks)
+    _bars(axes, rows, owned.tasks)
     axes.set_xlabel("elements owned (% of the layer's merged elements)")
-    axes.set_ylabel("tensor" if found.by == "tensor" else "layer")
-    axes.set_title(f"Who owns what: {Path(found.source).name or found.source} ({found.method})", loc="left")
+    axes.set_ylabel("tensor" if owned.by == "tensor" else "layer")
+    axes.set_title(f"Who owns what: {Path(owned.source).name or owned.source} ({owned.method})", loc="left")
     figure.legend(
         loc="outside lower center",
         ncols=columns,

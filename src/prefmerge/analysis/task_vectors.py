@@ -11,7 +11,7 @@ threshold needs two more looks at a tensor of more than a block, at the tensor's
 
 Cost: per element and task a few nanoseconds, plus T / 2 products; memory: T blocks per thread, and counts of T x T and
 T x 2560 numbers per job in flight, whatever the size of the model. The result does not depend on the number of threads:
-jobs are cut by sizes alone and added in order. Left out: pictures and words.
+jobs are cut by sizes alone and added in order. Not here: pictures and words.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from prefmerge.merging.api import available_cores, recipe_of
 from prefmerge.merging.engine import Progress
 from prefmerge.merging.plan import Plan, make_plan, training_of
 from prefmerge.methods import kernels as counting
-from prefmerge.methods.ties import HIGH, LOW
+from prefmerge.methods.ties import HIGH, LOW, locate
 from prefmerge.vectors.reader import TaskVectors
 from prefmerge.vectors.reading import Reading, ReadInput
 from prefmerge.vectors.workspace import Workspace, spans
@@ -109,10 +109,10 @@ class _Sums:
         self.pairs_D2TT += other.pairs_D2TT
         self.values_T2B += other.values_T2B
         self.contributed_T2B += other.contributed_T2B
-        for tensor, found in other.tensors.items():
+        for tensor, sums in other.tensors.items():
             mine = self.of(tensor)
-            mine.signs_D2 += found.signs_D2
-            mine.owners_2T += found.owners_2T
+            mine.signs_D2 += sums.signs_D2
+            mine.owners_2T += sums.owners_2T
 
     def add_sums(self, gram_TT: np.ndarray, sums_3T: Mapping[int, np.ndarray]) -> None:
         """What is rounded, so that its order matters."""
@@ -205,11 +205,11 @@ class _Measuring:
             high = np.zeros(HIGH, np.int64)
             for tau in self.read(deltas, task):
                 counting.magnitude_histogram(tau, high)
-            bucket, above = _locate(high, keep)
+            bucket, above = locate(high, keep)
             low = np.zeros(LOW, np.int64)
             for tau in self.read(deltas, task):
                 counting.magnitude_histogram_low(tau, np.uint32(bucket), low)
-            return (bucket << 16) | _locate(low, keep - above)[0]
+            return (bucket << 16) | locate(low, keep - above)[0]
 
         return np.maximum(self.work.map(of_task, range(self.tasks)), 1).astype(np.uint32)
 
@@ -221,14 +221,14 @@ class _Measuring:
 
     def measure(self, job: int, known: Mapping[int, np.ndarray]) -> None:
         """Measure the pieces of a job. `known`: thresholds of tensors that several jobs measure."""
-        found, pieces = _Sums(self.tasks), self.jobs[job]
+        sums, pieces = _Sums(self.tasks), self.jobs[job]
         for tensor, first, last in pieces:
             thresholds = known[tensor] if tensor in known else self.threshold(tensor)
             for low, high in spans(last - first, self.work.block):
-                self.block(tensor, first + low, first + high, thresholds, found)
+                self.block(tensor, first + low, first + high, thresholds, sums)
         with self.adding:
-            self.total.add_counts(found)
-            self.ended[job] = found.gram_TT, {tensor: each.sums_3T for tensor, each in found.tensors.items()}
+            self.total.add_counts(sums)
+            self.ended[job] = sums.gram_TT, {tensor: each.sums_3T for tensor, each in sums.tensors.items()}
             while self.turn in self.ended:
                 self.total.add_sums(*self.ended.pop(self.turn))
                 self.turn += 1
@@ -236,9 +236,9 @@ class _Measuring:
             if self.progress is not None:
                 self.progress(self.done, self.everything, f"measuring {self.deltas[pieces[-1][0]].name}")
 
-    def block(self, tensor: int, start: int, stop: int, thresholds_T: np.ndarray, found: _Sums) -> None:
+    def block(self, tensor: int, start: int, stop: int, thresholds_T: np.ndarray, sums: _Sums) -> None:
         deltas, work, length = self.deltas[tensor], self.work, stop - start
-        of_tensor = found.of(tensor)
+        of_tensor = sums.of(tensor)
         deltas.origin.operand(
             start, stop
         )  # in the fingerprint too, where every task is a vector and no task asks for it
@@ -249,10 +249,10 @@ class _Measuring:
             deltas.read(task, start, stop, tau_TP[task])
         kernels.fold_magnitudes(tau_TP, best, owner, alone, of_tensor.sums_3T)
         kernels.count_owners(owner, alone, of_tensor.owners_2T)
-        kernels.count_contributed(tau_TP, alone, found.contributed_T2B)
-        kernels.add_products(tau_TP, found.gram_TT)
+        kernels.count_contributed(tau_TP, alone, sums.contributed_T2B)
+        kernels.add_products(tau_TP, sums.gram_TT)
         for task in range(self.tasks):
-            kernels.count_values(tau_TP[task], found.values_T2B[task])
+            kernels.count_values(tau_TP[task], sums.values_T2B[task])
         shape = (self.tasks, -(-length // 64))
         plus_TW, minus_TW = work.buffer("plus", shape, np.uint64), work.buffer("minus", shape, np.uint64)
         for density in range(len(DENSITIES)):
@@ -260,8 +260,8 @@ class _Measuring:
                 least = np.uint32(1) if density == 0 else thresholds_T[task]
                 kernels.pack_signs(tau_TP[task], least, plus_TW[task], minus_TW[task])
             prefixes_4T = np.zeros((4, self.tasks), np.int64)
-            kernels.count_signs(plus_TW, minus_TW, prefixes_4T, found.pairs_D2TT[density])
-            found.prefixes_D4T[density] += prefixes_4T
+            kernels.count_signs(plus_TW, minus_TW, prefixes_4T, sums.pairs_D2TT[density])
+            sums.prefixes_D4T[density] += prefixes_4T
             of_tensor.signs_D2[density] += prefixes_4T[2:, -1]
 
     def measured(self, label: str | None, total: _Sums) -> Measured:
@@ -270,9 +270,9 @@ class _Measuring:
         layer = layers(entry.name for entry in self.entries)
         parts = []
         for i, entry in enumerate(self.entries):
-            found = total.of(i)
+            sums = total.of(i)
             # A tensor that no task changed is copied by a merge and has no owner.
-            owners_2T = found.owners_2T if found.sums_3T[1].any() else np.zeros_like(found.owners_2T)
+            owners_2T = sums.owners_2T if sums.sums_3T[1].any() else np.zeros_like(sums.owners_2T)
             parts.append(
                 MeasuredPart(
                     name=entry.name,
@@ -280,15 +280,15 @@ class _Measuring:
                     kind=layer_type(entry.name, entry.info.shape) or BIAS,
                     tensors=1,
                     elements=entry.info.size,
-                    several=tuple(found.signs_D2[:, 0].tolist()),
-                    conflicts=tuple(found.signs_D2[:, 1].tolist()),
-                    magnitudes=tuple(found.sums_3T[1].tolist()),
-                    merged=tuple(found.sums_3T[2].tolist()),
+                    several=tuple(sums.signs_D2[:, 0].tolist()),
+                    conflicts=tuple(sums.signs_D2[:, 1].tolist()),
+                    magnitudes=tuple(sums.sums_3T[1].tolist()),
+                    merged=tuple(sums.sums_3T[2].tolist()),
                     owned=tuple(owners_2T[0].tolist()),
                     contributed=tuple(owners_2T[1].tolist()),
                 )
             )
-        signed_T = np.sum([found.sums_3T[0] for _, found in sorted(total.tensors.items())], axis=0)
+        signed_T = np.sum([sums.sums_3T[0] for _, sums in sorted(total.tensors.items())], axis=0)
         trainings = {training_of(task.checkpoint) for task in plan.tasks}
         training = trainings.pop() if len(trainings) == 1 else None
         return Measured(
@@ -312,10 +312,3 @@ class _Measuring:
 def _whole(lower: np.ndarray) -> np.ndarray:
     """Symmetric matrices from their lower halves, in the last two axes."""
     return np.tril(lower) + np.swapaxes(np.tril(lower, -1), -1, -2)
-
-
-def _locate(histogram: np.ndarray, keep: int) -> tuple[int, int]:
-    """The bucket that holds the keep-th largest value, and how many lie in the buckets above it."""
-    from_top = np.cumsum(histogram[::-1])
-    position = int(np.searchsorted(from_top, keep))
-    return histogram.size - 1 - position, int(from_top[position - 1]) if position else 0

@@ -3,7 +3,7 @@
 fingerprint = xxh3_128 over the tensors in order of name: name, dtype, shape, and xxh3_64 of every chunk of 65,536
 elements, counted from the tensor's first. So it says nothing of shards, blocks or the order of reading, and a
 tensor's chunks hash independently. Not cryptographic: it finds damage and mix-ups, not forgery (`sha256_files` does).
-Cost: one reading at memory speed, 8 bytes per chunk. Left out: names of files and metadata; two checkpoints with
+Cost: one reading at memory speed, 8 bytes per chunk. Not here: names of files and metadata; two checkpoints with
 equal tensors have equal fingerprints.
 """
 
@@ -128,8 +128,8 @@ def header_fingerprint(checkpoint: Checkpoint) -> str:
 
 
 def _file_names(checkpoint: Checkpoint) -> list[str]:
-    """Each weights file as its checkpoint names it: relative to the folder, so that shards in sub-folders stay
-    apart."""
+    """Each weights file as its checkpoint names it: relative to the folder, so that shards in sub-folders keep
+    names of their own."""
     if checkpoint.path is None:
         return []
     home = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent

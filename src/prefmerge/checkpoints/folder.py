@@ -5,7 +5,7 @@ file (or index) that can hold weights: diffusers and open_clip have their own na
 same name is one checkpoint too many, and the user chooses. An index is {"weight_map":
 {tensor: file}}; it must name what the files really hold, no less and no more. Symlinks are followed, as a
 Hugging Face cache is made of them; the names in an index must stay inside the folder. Opening costs the headers of
-all shards. Left out: LoRA adapters, hub ids, GGUF, TensorFlow and Flax weights.
+all shards. Not here: LoRA adapters, hub ids, GGUF, TensorFlow and Flax weights.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ def _only_candidate(folder: Path) -> Path:
         raise CheckpointNotFound(_adapter(folder))
     shards: list[str] = []
     for suffixes in ((".safetensors",), TORCH_SUFFIXES):
-        found: list[str] = []
+        candidates: list[str] = []
         for name in names:
             whole = indexed(name)
             if not whole.lower().endswith(suffixes) or _TRAINING_STATE.fullmatch(name):
@@ -190,16 +190,17 @@ def _only_candidate(folder: Path) -> Path:
             if shard and shard.group(2) != "00001":
                 shards.append(name)
             else:
-                found.append(name)
-        if len(found) == 2 and found[1] == found[0] + INDEX_SUFFIX:
-            return folder / found[0]  # of one name: the caller looks whether they are one checkpoint
-        if len(found) > 1:
+                candidates.append(name)
+        if len(candidates) == 2 and candidates[1] == candidates[0] + INDEX_SUFFIX:
+            return folder / candidates[0]  # of one name: the caller looks whether they are one checkpoint
+        if len(candidates) > 1:
+            more = ", ..." if len(candidates) > 10 else ""
             raise CheckpointNotFound(
-                f"{folder}: several checkpoints: {', '.join(found[:10])}{', ...' if len(found) > 10 else ''}. "
-                f"Name the one you mean, for instance {folder / found[0]}."
+                f"{folder}: several checkpoints: {', '.join(candidates[:10])}{more}. "
+                f"Name the one you mean, for instance {folder / candidates[0]}."
             )
-        if found:
-            return folder / found[0]
+        if candidates:
+            return folder / candidates[0]
     if shards:
         raise CheckpointCorrupt(
             f"{folder}: {len(shards)} shards ({shards[0]}, ...) and no {INDEX_SUFFIX} file. Download the index too."

@@ -7,7 +7,7 @@ are values. What a writer does in place shows in the size or the times of the fi
 has it open.
 
 Hundreds of shards may be open at once, and descriptors are few: those that were not used for longest are closed, and
-opened again when needed, if it is still the same file. Left out: a change by a process that maps the file on a
+opened again when needed, if it is still the same file. Not here: a change by a process that maps the file on a
 file system without times for that (tmpfs), and one that sets back times and size with the kernel's clock.
 """
 
@@ -96,19 +96,19 @@ class InputFile:
 
     def mapped_at(self) -> list[tuple[int, int, int]]:
         """Where this process has mapped the file: first address, last address and offset in the file. Empty where the
-        system does not tell.
+        system does not say.
         """
-        found: list[tuple[int, int, int]] = []
+        stretches: list[tuple[int, int, int]] = []
         try:
             with open("/proc/self/maps", "rb") as maps:
                 for line in maps:
                     span, _, offset, device, inode = line.split()[:5]
                     if int(inode) == self._first.st_ino and _device(device) == self._first.st_dev:
                         low, high = span.split(b"-")
-                        found.append((int(low, 16), int(high, 16), int(offset, 16)))
+                        stretches.append((int(low, 16), int(high, 16), int(offset, 16)))
         except (OSError, ValueError):
             return []
-        return found
+        return stretches
 
     def sha256(self) -> str:
         """The SHA-256 of the whole file, in hexadecimal."""
@@ -144,12 +144,12 @@ class InputFile:
         """What the file is, once a later change must give it another time: what was written in this very tick of the
         kernel's clock could be written over in the same tick.
         """
-        found = os.fstat(self._fd)
-        age = time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns)
+        status = os.fstat(self._fd)
+        age = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns)
         if 0 <= age < TICK_NS:
             time.sleep((TICK_NS - age) / 1e9)
-            found = os.fstat(self._fd)
-        return found
+            status = os.fstat(self._fd)
+        return status
 
     def _take(self) -> int:
         """Its descriptor, which stays open until `_give_back`."""

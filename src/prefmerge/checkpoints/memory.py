@@ -2,7 +2,7 @@
 
 Arrays are taken as they are where they are contiguous and on the CPU, and copied where not. Two names for the same
 elements (same address, shape, strides and dtype) are aliases of the first. torch is never imported: a torch tensor
-brings it along. Left out: sparse, quantised and meta tensors, object arrays.
+brings it along. Not here: sparse, quantised and meta tensors, object arrays.
 """
 
 from __future__ import annotations
@@ -120,9 +120,9 @@ def is_torch_tensor(value: Any) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
-def _unsupported(where: str, key: str, found: str) -> NoReturn:
+def _unsupported(where: str, key: str, kind: str) -> NoReturn:
     raise UnsupportedDtype(
-        f"{where}: tensor {key!r} is {found}, which prefmerge cannot read. "
+        f"{where}: tensor {key!r} is {kind}, which prefmerge cannot read. "
         "Convert it to float32, float16 or bfloat16, or leave it out."
     )
 

@@ -6,7 +6,7 @@
 The second row is a variant, as `from_pretrained(variant="fp16")` of transformers and diffusers looks for it. A merged
 folder is called as its base is, for a library looks for one name only: diffusers for diffusion_pytorch_model, open_clip
 for open_clip_model. Weights that were pickled get the name that the same library gives its safetensors file.
-Left out: what the files hold.
+Not here: what the files hold.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ def is_index(name: str) -> bool:
 
 def indexed(index: str) -> str:
     """The name of the one file that would hold what the shards of an index hold."""
-    found = _INDEX.fullmatch(index)
-    return found["stem"] + found["variant"] + found["suffix"] if found else index.removesuffix(INDEX_SUFFIX)
+    match = _INDEX.fullmatch(index)
+    return match["stem"] + match["variant"] + match["suffix"] if match else index.removesuffix(INDEX_SUFFIX)
 
 
 def index_name(weights: str) -> str:
     """The name of the index when `weights` is cut into shards."""
-    found = _VARIANT.fullmatch(weights)
-    return f"{found['stem']}.safetensors.index{found['variant']}.json" if found else weights + INDEX_SUFFIX
+    match = _VARIANT.fullmatch(weights)
+    return f"{match['stem']}.safetensors.index{match['variant']}.json" if match else weights + INDEX_SUFFIX
 
 
 def shard_names(weights: str, count: int) -> list[str]:

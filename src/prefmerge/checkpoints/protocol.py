@@ -136,7 +136,7 @@ def reading(*checkpoints: Checkpoint) -> Iterator[None]:
     require_unchanged(*checkpoints)
 
 
-# File stems that say what a file is and not whose: the folder's name tells two such checkpoints apart.
+# File stems that say what a file is and not whose: such a checkpoint is called after its folder.
 _ANONYMOUS = re.compile(
     r"(diffusion_)?(open_clip_)?(pytorch_)?(model|weights|checkpoint|state_dict)(-\d{5}-of-\d{5})?", re.IGNORECASE
 )

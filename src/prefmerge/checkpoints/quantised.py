@@ -2,7 +2,7 @@
 
 The signs are those that bitsandbytes, GPTQ, AWQ, compressed-tensors, HQQ, quanto, MXFP4 and float8 checkpoints leave
 in tensor names, number formats and config.json. Small integer buffers (counters, position ids, masks) are no sign.
-Cost: the names, and config.json where there is one. Left out: formats that cannot be opened at all (GGUF).
+Cost: the names, and config.json where there is one. Not here: formats that cannot be opened at all (GGUF).
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def signs_of_quantisation(checkpoint: Checkpoint, ignored: Callable[[str], bool]
 
 def _tensors(tensors: Mapping[str, TensorInfo]) -> Iterator[str]:
     scaled = {
-        found["module"]
+        match["module"]
         for name, info in tensors.items()
-        if (found := _SCALE.fullmatch(name)) and info.dtype.family != "integer"
+        if (match := _SCALE.fullmatch(name)) and info.dtype.family != "integer"
     }
     for name, info in tensors.items():
         if _BY_NAME.fullmatch(name) or (_may_be_codes(info) and _holds_codes(info, scaled, tensors)):
@@ -90,8 +90,8 @@ def _settings(checkpoint: Checkpoint) -> list[str]:
         return []
     config = _object(folder / "config.json")
     parts = {"": config, **{f"{key}.": part for key, part in config.items() if isinstance(part, dict)}}
-    found = [f"{key!r} in config.json" for part in parts for key in _of(part, parts[part])]
-    return found + [name for name in CONFIG_FILES if (folder / name).is_file()]
+    signs = [f"{key!r} in config.json" for part in parts for key in _of(part, parts[part])]
+    return signs + [name for name in CONFIG_FILES if (folder / name).is_file()]
 
 
 def _of(prefix: str, part: Mapping[str, Any]) -> list[str]:

@@ -126,12 +126,12 @@ class _DuplicateNameError(Exception):
 
 
 def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    entries: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
+        if key in entries:
             raise _DuplicateNameError(key)
-        found[key] = value
-    return found
+        entries[key] = value
+    return entries
 
 
 def _is_count(value: Any) -> bool:

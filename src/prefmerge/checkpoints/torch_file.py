@@ -5,7 +5,7 @@ file since torch 1.6): opening costs the pickle, not the weights. Linux then say
 and it is read from there like any other. Elsewhere the map is used, after a look at the size of the file for every
 block: the process still dies of a file that is cut short between that look and the reading. Tensors below `state_dict`,
 `model_state_dict` or `model` are found, and the prefixes `module.` (DataParallel) and `_orig_mod.` (torch.compile) are
-removed when every tensor has them. Left out: whole pickled modules, TorchScript archives, optimizer state.
+removed when every tensor has them. Not here: whole pickled modules, TorchScript archives, optimizer state.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def open_torch_file(path: str | Path, *, name: str | None = None, plain_names: b
             raise CheckpointCorrupt(
                 f"{path}: is a Git LFS pointer, not the file it points to. Fetch the file itself with: git lfs pull"
             )
-        found = _find_state_dict(path, _load(path, mapped=start.startswith(_ZIP_MAGIC)))
+        state = _find_state_dict(path, _load(path, mapped=start.startswith(_ZIP_MAGIC)))
         opened = from_state_dict(
-            found if plain_names else _without_prefixes(found), name=name or name_of(path), path=path
+            state if plain_names else _without_prefixes(state), name=name or name_of(path), path=path
         ).backed_by(file)
         file.check_path()
         return opened
@@ -97,21 +97,21 @@ def _find_state_dict(path: Path, loaded: Any) -> dict[str, Any]:
         raise CheckpointCorrupt(
             f"{path}: holds a {type(loaded).__name__}, not a state dict. Save model.state_dict() with torch.save."
         )
-    found: dict[str, Any] = {}
+    states: dict[str, Any] = {}
     for key, value in loaded.items():
         if is_torch_tensor(value):
-            found[key] = value
+            states[key] = value
         elif _holds_tensor(value):
             raise CheckpointCorrupt(
                 f"{path}: {key!r} is a {type(value).__name__} with tensors inside; prefmerge reads one flat state dict "
                 f"(alone, or under {', '.join(map(repr, WRAPPERS))}). Save model.state_dict() with torch.save."
             )
-    if not found:
+    if not states:
         keys = ", ".join(repr(key) for key in list(loaded)[:5])
         raise CheckpointCorrupt(
             f"{path}: holds no tensors (keys: {keys or 'none'}). Save model.state_dict() with torch.save."
         )
-    return found
+    return states
 
 
 def _holds_tensor(value: Any) -> bool:

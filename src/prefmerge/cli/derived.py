@@ -1,7 +1,7 @@
 """Flags that are made from declared parameters, so that no command lists them by hand.
 
 A command takes them by name in its `**given`; `with_flags` puts them into the signature that typer reads. Cost: none;
-nothing heavy is imported. Leaves out: what the flags do.
+nothing heavy is imported. Not here: what the flags do.
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ def _default(one: Parameter[Any], having: list[str]) -> str:
     of = {name: METHODS[name].own(one).default for name in having}
     usual, _ = Counter(of.values()).most_common(1)[0]
     others = {value: [typed(name) for name in having if of[name] == value] for value in of.values() if value != usual}
-    told = ", ".join(f"{one.text(value)} for {joined(names)}" for value, names in others.items())
+    own = ", ".join(f"{one.text(value)} for {joined(names)}" for value, names in others.items())
     in_a_file = "" if one.mergekit_default is None else f" (in a recipe file: {one.text(one.mergekit_default)})"
-    return f" Default {f'{told}, else ' if told else ''}{one.text(usual)}{in_a_file}."
+    return f" Default {f'{own}, else ' if own else ''}{one.text(usual)}{in_a_file}."
 
 
 def typed(name: str) -> str:

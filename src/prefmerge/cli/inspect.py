@@ -86,18 +86,18 @@ def _one(path: Path, png: Path | None, by: By, json: bool) -> None:
     from prefmerge import analysis
     from prefmerge.cli import show
 
-    found = analysis.look(path, by=by)
+    result = analysis.look(path, by=by)
     if png is not None:
-        if not isinstance(found, analysis.Ownership):
+        if not isinstance(result, analysis.Ownership):
             raise UsageError(
                 f"--png draws who owns what, which needs a receipt; {path} has none. Leave --png out, or give a "
                 f"merged model."
             )
-        analysis.draw(found, png)
+        analysis.draw(result, png)
     if json:
-        show.as_json(found.to_json())
+        show.as_json(result.to_json())
     else:
-        show.inspected(found, png)
+        show.inspected(result, png)
 
 
 def _several(
@@ -117,32 +117,32 @@ def _several(
     if png is not None:
         _require_folder(png)
         plotting.new_figure(1, 1)  # without matplotlib: say so before anything is read
-    sets = [_of_run(run) if run is not None else (paths[0], paths[1:], None)]
+    given = [_of_run(run) if run is not None else (paths[0], paths[1:], None)]
     if len(against) == 1 and (against[0] / _manifest()).is_file():
-        sets.append(_of_run(against[0]))
+        given.append(_of_run(against[0]))
     elif against:
-        sets.append((sets[0][0], against, None))
+        given.append((given[0][0], against, None))
     show.say_compiling()
-    found: list[Measured] = []
-    for base, tasks, names in sets:
+    sets: list[Measured] = []
+    for base, tasks, names in given:
         with progress.merging() as report:
-            found.append(analysis.measure(base, tasks, names, threads, report, exclude=exclude))
-    found = _told_apart(found, run, against)
-    require_one_base(found)
+            sets.append(analysis.measure(base, tasks, names, threads, report, exclude=exclude))
+    sets = _labelled(sets, run, against)
+    require_one_base(sets)
     pictures: list[Path] = []
     if png is not None:
-        pictures = analysis.figures.draw_all(found, png)
+        pictures = analysis.figures.draw_all(sets, png)
     if json:
         show.as_json(
             {
                 "format": "prefmerge-inspect/1",
-                "sets": [measured.to_json() for measured in found],
-                "findings": analysis.findings.every(found),
+                "sets": [measured.to_json() for measured in sets],
+                "findings": analysis.findings.every(sets),
                 "pictures": [str(path) for path in pictures],
             }
         )
     else:
-        _show(found, by, pictures)
+        _show(sets, by, pictures)
 
 
 def _require_folder(png: Path) -> None:
@@ -170,20 +170,20 @@ def _of_run(folder: Path) -> tuple[Path, Sequence[Path], Sequence[str] | None]:
     )
 
 
-def _told_apart(found: list[Measured], run: Path | None, against: Sequence[Path]) -> list[Measured]:
-    """Two sets that were trained alike are called after their folders."""
-    if len(found) < 2 or found[0].label != found[1].label:
-        return found
+def _labelled(sets: list[Measured], run: Path | None, against: Sequence[Path]) -> list[Measured]:
+    """The sets; two that were trained alike are called after their folders."""
+    if len(sets) < 2 or sets[0].label != sets[1].label:
+        return sets
     names = [
         "tasks" if run is None else run.absolute().name,
         "against" if len(against) > 1 else against[0].absolute().name,
     ]
     if names[0] == names[1]:
         names = ["tasks", "against"]
-    return [replace(measured, label=name) for measured, name in zip(found, names, strict=True)]
+    return [replace(measured, label=name) for measured, name in zip(sets, names, strict=True)]
 
 
-def _show(found: Sequence[Measured], by: By, pictures: Sequence[Path]) -> None:
+def _show(sets: Sequence[Measured], by: By, pictures: Sequence[Path]) -> None:
     from prefmerge.analysis import findings
     from prefmerge.cli import show
 
@@ -196,32 +196,32 @@ def _show(found: Sequence[Measured], by: By, pictures: Sequence[Path]) -> None:
         console.print(said, soft_wrap=True)
         console.print()
 
-    for measured in found:
+    for measured in sets:
         said = f"{findings.contributions(measured)} {findings.distributions(measured)}"
         table(f"{_title(measured)} Task by task:", _TASKS, _tasks(measured), said)
-    columns = [f"{_of(measured, found)}{kept}" for measured in found for kept in KEPT]
-    rows = _first_tasks(found)
-    said = findings.sign_conflicts(found)
+    columns = [f"{_of(measured, sets)}{kept}" for measured in sets for kept in KEPT]
+    rows = _first_tasks(sets)
+    said = findings.sign_conflicts(sets)
     table("Sign conflicts, % of what two tasks or more keep, after each task:", ["tasks", *columns], rows, said)
-    for measured in found:
+    for measured in sets:
         if 2 < len(measured.tasks) <= MOST_IN_A_MATRIX:
             pairs = _matrix(measured.signs[0].pairs(), show._percent)
-            title = f"Signs that differ, pair by pair{_in(measured, found)}, % of what both changed:"
+            title = f"Signs that differ, pair by pair{_in(measured, sets)}, % of what both changed:"
             table(title, ["task", *measured.tasks], _rows(measured.tasks, pairs), findings.pairs(measured))
     layers = [
         [name, f"{parts[0].elements:,}", *(_percent(p.conflict_share(d)) for p in parts for d in range(len(KEPT)))]
-        for name, parts in _joined(found, by)
+        for name, parts in _joined(sets, by)
     ]
     title = f"Sign conflicts by {by}, after all tasks:"
-    table(title, [by, "elements", *columns], layers, findings.layers(found, by))
+    table(title, [by, "elements", *columns], layers, findings.layers(sets, by))
     types = [
         [name, f"{parts[0].elements:,}", *(_number(p.mean_merged()[-1]) for p in parts)]
-        for name, parts in _joined(found, "type")
+        for name, parts in _joined(sets, "type")
     ]
-    means = [f"{_of(measured, found)}mean |tau|" for measured in found]
+    means = [f"{_of(measured, sets)}mean |tau|" for measured in sets]
     title = "Magnitudes of the MAGMAX merge by layer type, biases left out:"
-    table(title, ["layer type", "elements", *means], types, findings.magnitudes(found))
-    console.print(findings.angles(found), soft_wrap=True)
+    table(title, ["layer type", "elements", *means], types, findings.magnitudes(sets))
+    console.print(findings.angles(sets), soft_wrap=True)
     if pictures:
         console.print(f"Pictures: {', '.join(map(str, pictures))}", soft_wrap=True)
 
@@ -257,22 +257,22 @@ def _tasks(measured: Measured) -> list[list[str]]:
     ]
 
 
-def _first_tasks(found: Sequence[Measured]) -> list[list[str]]:
+def _first_tasks(sets: Sequence[Measured]) -> list[list[str]]:
     """A row per number of tasks, from two on."""
     rows = []
-    for t in range(1, max(len(measured.tasks) for measured in found)):
+    for t in range(1, max(len(measured.tasks) for measured in sets)):
         row = [f"first {t + 1}"]
-        for measured in found:
+        for measured in sets:
             for signs in measured.signs:
                 row.append(_percent(signs.share()[t]) if t < len(measured.tasks) else "-")
         rows.append(row)
     return rows
 
 
-def _joined(found: Sequence[Measured], by: str) -> list[tuple[str, list]]:
+def _joined(sets: Sequence[Measured], by: str) -> list[tuple[str, list]]:
     """The same layer or type of every set, side by side: they change one base."""
-    sets = [{part.name: part for part in measured.by(by)} for measured in found]  # pyright: ignore[reportArgumentType]
-    return [(name, [parts[name] for parts in sets]) for name in sets[0] if all(name in parts for parts in sets)]
+    each = [{part.name: part for part in measured.by(by)} for measured in sets]  # pyright: ignore[reportArgumentType]
+    return [(name, [parts[name] for parts in each]) for name in each[0] if all(name in parts for parts in each)]
 
 
 def _matrix(values_TT: np.ndarray, shown: Callable[[float], str]) -> list[list[str]]:
@@ -292,12 +292,12 @@ def _title(measured: Measured) -> str:
     return f"{measured.label}: {vectors} of {measured.elements:,} elements{how}."
 
 
-def _of(measured: Measured, found: Sequence[Measured]) -> str:
-    return f"{measured.label}: " if len(found) > 1 else ""
+def _of(measured: Measured, sets: Sequence[Measured]) -> str:
+    return f"{measured.label}: " if len(sets) > 1 else ""
 
 
-def _in(measured: Measured, found: Sequence[Measured]) -> str:
-    return f", {measured.label}" if len(found) > 1 else ""
+def _in(measured: Measured, sets: Sequence[Measured]) -> str:
+    return f", {measured.label}" if len(sets) > 1 else ""
 
 
 def _percent(share: float) -> str:

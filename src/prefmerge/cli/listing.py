@@ -1,6 +1,6 @@
 """The page of the documentation that lists every method with its parameters: `python -m prefmerge.cli.listing`.
 
-Made from the declarations; `docs/parameters.md` is what this prints. Leaves out: what the methods compute.
+Made from the declarations; `docs/parameters.md` is what this prints. Not here: what the methods compute.
 """
 
 from __future__ import annotations

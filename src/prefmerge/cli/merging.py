@@ -98,11 +98,11 @@ def verify(
     from prefmerge.merging.verify import verify as check
 
     with progress.merging() as report:
-        found = check(out, inputs=inputs, rerun=rerun, threads=threads, progress=report)
+        result = check(out, inputs=inputs, rerun=rerun, threads=threads, progress=report)
     if json:
-        show.as_json(found.to_json())
+        show.as_json(result.to_json())
     else:
-        show.verified(found)
+        show.verified(result)
 
 
 def _something(inputs: list[Path] | None, run: Path | None) -> None:
@@ -125,25 +125,25 @@ def _recipe(inputs: list[Path], run: Path | None, flags: dict[str, Any]) -> Reci
         recipe = read_recipe(inputs[0])
     else:
         recipe = Recipe(base=str(inputs[0]), tasks=tuple(TaskEntry(path=str(path)) for path in inputs[1:]))
-    _note_what_else_was_found(flags)
+    _note_what_belongs_to_it(flags)
     try:
         return recipe.with_overrides(strict=True, **flags)
     except MethodError as error:  # the flags are all that is new: a value that makes no sense is wrong usage
         raise UsageError(str(error)) from error
 
 
-def _note_what_else_was_found(flags: dict[str, Any]) -> None:
-    """A search finds a preference together with other settings; without them the merge is of another model."""
+def _note_what_belongs_to_it(flags: dict[str, Any]) -> None:
+    """A search finds a preference together with other parameters; without them the merge is of another model."""
     spec = flags.get(PREFERENCE.name)
     if not isinstance(spec, str) or not spec.startswith("@"):
         return
     from prefmerge.ground import jsons
 
     try:
-        found = jsons.read(Path(spec[1:]))["about"]["settings"]
-        lacking = {name: value for name, value in found.items() if name != METHOD.name and flags.get(name) is None}
+        parameters = jsons.read(Path(spec[1:]))["about"]["settings"]
+        lacking = {name: value for name, value in parameters.items() if name != METHOD.name and flags.get(name) is None}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return  # a file that has none; what is wrong with it is told by who reads the preference
+        return  # a file without them; whoever reads the preference says what is wrong with it
     if lacking:
         words = " ".join(f"{flag(name)} {value}" for name, value in lacking.items())
         print(f"note: {spec[1:]} was found together with {words}; add these to make that model.", file=sys.stderr)
@@ -164,8 +164,8 @@ def _plan(recipe: Recipe, json: bool) -> None:
     from prefmerge.cli import show
     from prefmerge.merging.api import make_plan
 
-    with make_plan(recipe) as found:
+    with make_plan(recipe) as planned:
         if json:
-            show.as_json(found.to_json())
+            show.as_json(planned.to_json())
         else:
-            show.planned(found, recipe)
+            show.planned(planned, recipe)

@@ -1,6 +1,6 @@
 """The flags that commands share, and the examples that their help texts end with.
 
-Left out: the flags of a recipe's parameters, which are made from their declarations (`derived`).
+Not here: the flags of a recipe's parameters, which are made from their declarations (`derived`).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ EXAMPLES = {
         "prefmerge merge base.safetensors cars.safetensors birds.safetensors -o merged.safetensors --prefer 0.8,0.2",
         "prefmerge merge base/ cars/ birds/ -o merged/ --prefer cars=0.8,birds=0.2 --selection optimal",
         "prefmerge merge recipe.yaml -o from-recipe.safetensors --scale 1.0",
-        "prefmerge merge --run my-run -o for-my-place/ --prefer alpha:2",
+        "prefmerge merge --run my-run -o for-my-target/ --prefer alpha:2",
     ),
     "plan": (
         "prefmerge plan base.safetensors cars.safetensors birds.safetensors --prefer alpha:2",
@@ -66,12 +66,12 @@ EXAMPLES = {
     ),
     "finetune": ("prefmerge finetune cifar100.yaml -o my-run",),
     "evaluate": (
-        "prefmerge evaluate for-my-place/ --run my-run",
+        "prefmerge evaluate for-my-target/ --run my-run",
         "prefmerge evaluate --run my-run --json",
         "prefmerge evaluate --run my-run --run my-run-seed-4",
     ),
     "adapt": (
-        "prefmerge adapt --run my-run --labels seen.csv -o for-my-place/",
+        "prefmerge adapt --run my-run --labels seen.csv -o for-my-target/",
         "prefmerge adapt --run my-run --inputs photos/ -o for-my-photos/",
         "prefmerge adapt --run my-run --pairs seen.csv -o for-my-pairs/",
         "prefmerge adapt --run my-run --prefer task-01=0.8,task-02=0.2 -o for-my-mix/",

@@ -1,9 +1,9 @@
 """Progress on stderr: a bar on a terminal; elsewhere lines for a job that takes hours, nothing for the others.
 
-    with counting("samples") as told:
-        job(progress=told)          None where nothing is to be drawn
+    with counting("samples") as report:
+        job(progress=report)        None where nothing is to be drawn
 
-Cost: rich's bars are loaded when the first is drawn. Left out: stdout, which is `show`'s.
+Cost: rich's bars are loaded when the first is drawn. Not here: stdout, which is `show`'s.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def merging() -> Iterator[Progress | None]:
         job = bars.add_task("", total=None)
 
         def report(done: int, total: int, what: str) -> None:
-            # The end of a tensor's name tells more than its beginning.
+            # The end of a tensor's name says more than its beginning.
             shown = what if len(what) <= WIDTH_OF_A_NAME else f"...{what[3 - WIDTH_OF_A_NAME :]}"
             bars.update(job, completed=done, total=total, description=shown)
 

@@ -1,4 +1,4 @@
-"""What commands print: tables on stdout, news on stderr, both without colour where there is no terminal.
+"""What commands print: tables on stdout, notes on stderr, both without colour where there is no terminal.
 
 Every merge says how it was made: preference, method, scale, where the receipt is. Nothing is computed here that the
 receipt does not hold.
@@ -74,19 +74,19 @@ def trained(run: Run) -> None:
     console.print(f"Next: prefmerge evaluate --run {run.folder}")
     console.print(f"      prefmerge merge --run {run.folder} -o merged/ --prefer uniform")
     if kept:
-        console.print(f"      prefmerge adapt --run {run.folder} --labels seen.csv -o for-my-site/")
+        console.print(f"      prefmerge adapt --run {run.folder} --labels seen.csv -o for-my-target/")
 
 
-def evaluated(found: Evaluation) -> None:
+def evaluated(evaluation: Evaluation) -> None:
     """The accuracies of one model: per task, mean over tasks, all samples."""
     table = Table("task", "samples", "among all", "task known", box=box.SIMPLE)
     for column in table.columns[1:]:
         column.justify = "right"
-    for name, samples, agnostic, aware in found.rows():
+    for name, samples, agnostic, aware in evaluation.rows():
         table.add_row(name, f"{samples:,}", _percent(agnostic), _percent(aware))
-    low, high = found.to_json()["overall"]["interval"]
+    low, high = evaluation.to_json()["overall"]["interval"]
     console = _console()
-    _say_samples(console, found.about)
+    _say_samples(console, evaluation.about)
     console.print(table)
     console.print(
         f"Accuracy among all classes of the head, and among the task's own; the first overall: {_percent(low)} to "
@@ -100,35 +100,35 @@ def _say_samples(console: Console, about: Mapping[str, Any]) -> None:
         console.print(about["note"])
 
 
-def over_seeds(found: Mapping[str, Any]) -> None:
+def over_seeds(means: Mapping[str, Any]) -> None:
     """Mean and standard deviation over runs."""
     table = Table("task", "among all", "task known", box=box.SIMPLE)
     for column in table.columns[1:]:
         column.justify = "right"
-    rows = [*found["tasks"], {"name": "mean over tasks", **found["mean"]}, {"name": "overall", **found["overall"]}]
+    rows = [*means["tasks"], {"name": "mean over tasks", **means["mean"]}, {"name": "overall", **means["overall"]}]
     for row in rows:
         spread = [f"{_percent(row[k]['mean'])} ± {100 * row[k]['std']:.1f}" for k in ("agnostic", "aware")]
         table.add_row(row["name"], *spread)
     console = _console()
-    _say_samples(console, found)
+    _say_samples(console, means)
     console.print(table)
-    console.print(f"Mean ± standard deviation over {found['runs']} runs, in percent.")
+    console.print(f"Mean ± standard deviation over {means['runs']} runs, in percent.")
 
 
-def matrix(found: MatrixReport) -> None:
+def matrix(report: MatrixReport) -> None:
     """Every checkpoint of a run on every task, and what that says of forgetting."""
     console = _console()
-    _say_samples(console, found.about)
+    _say_samples(console, report.about)
     for knowing, title in (("agnostic", "Among all classes"), ("aware", "Among the task's own classes")):
-        table = Table("after", *found.tasks, "mean", "overall", title=title, title_justify="left", box=box.SIMPLE)
+        table = Table("after", *report.tasks, "mean", "overall", title=title, title_justify="left", box=box.SIMPLE)
         for column in table.columns[1:]:
             column.justify = "right"
-        for name, *accuracies in found.rows("aware" if knowing == "aware" else "agnostic"):
+        for name, *accuracies in report.rows("aware" if knowing == "aware" else "agnostic"):
             table.add_row(name, *map(_percent, accuracies))
         console.print(table)
-        values = found.metrics("aware" if knowing == "aware" else "agnostic").to_json()
-        told = [f"{name.replace('_', ' ')} {_percent(value)}" for name, value in values.items() if value is not None]
-        console.print(f"{', '.join(told)}.")
+        values = report.metrics("aware" if knowing == "aware" else "agnostic").to_json()
+        metrics = [f"{name.replace('_', ' ')} {_percent(value)}" for name, value in values.items() if value is not None]
+        console.print(f"{', '.join(metrics)}.")
 
 
 def merged(receipt: Receipt, recipe: Recipe, out: Path) -> None:
@@ -198,26 +198,26 @@ def verified(report: VerifyReport) -> None:
     )
 
 
-def inspected(found: Ownership | Inventory, png: Path | None) -> None:
+def inspected(result: Ownership | Inventory, png: Path | None) -> None:
     """Ownership per layer, or a checkpoint's tensors."""
     from prefmerge.analysis import Ownership
 
     console = _console()
-    if isinstance(found, Ownership):
-        _ownership(console, found)
+    if isinstance(result, Ownership):
+        _ownership(console, result)
     else:
-        _inventory(console, found)
+        _inventory(console, result)
     if png is not None:
         console.print(f"Picture: {png}", soft_wrap=True)
 
 
-def _ownership(console: Console, found: Ownership) -> None:
-    if found.total.owned is None:
-        console.print(f"{found.method} blends the tasks: no element has an owner. The tensors are:")
-        console.print(_sizes(found.rows, found.by))
+def _ownership(console: Console, ownership: Ownership) -> None:
+    if ownership.total.owned is None:
+        console.print(f"{ownership.method} blends the tasks: no element has an owner. The tensors are:")
+        console.print(_sizes(ownership.rows, ownership.by))
         return
-    whole = found.total.shares or (0.0,) * len(found.tasks)
-    tasks = zip(found.tasks, found.total.owned, whole, strict=True)
+    whole = ownership.total.shares or (0.0,) * len(ownership.tasks)
+    tasks = zip(ownership.tasks, ownership.total.owned, whole, strict=True)
     console.print(
         _table(
             ["task", "elements owned", "share owned"],
@@ -225,16 +225,18 @@ def _ownership(console: Console, found: Ownership) -> None:
         )
     )
     console.print()
-    few = len(found.tasks) <= MOST_TASKS
+    few = len(ownership.tasks) <= MOST_TASKS
     rows = []
-    for row in found.rows:
+    for row in ownership.rows:
         if few:
-            cells = [_percent(share) for share in row.shares] if row.shares else ["-"] * len(found.tasks)
+            cells = [_percent(share) for share in row.shares] if row.shares else ["-"] * len(ownership.tasks)
         else:
-            cells = [_largest(found.tasks, row.shares) if row.shares else "-"]
+            cells = [_largest(ownership.tasks, row.shares) if row.shares else "-"]
         rows.append([row.name, str(row.tensors), f"{row.elements:,}", *cells])
-    console.print(_table([found.by, "tensors", "elements", *(found.tasks if few else ["largest owners"])], rows))
-    if any(row.shares is None for row in found.rows):
+    console.print(
+        _table([ownership.by, "tensors", "elements", *(ownership.tasks if few else ["largest owners"])], rows)
+    )
+    if any(row.shares is None for row in ownership.rows):
         console.print("-: not merged (no task changed it, or it was excluded or copied).")
 
 
@@ -243,12 +245,12 @@ def _largest(tasks: Sequence[str], shares: Sequence[float]) -> str:
     return ", ".join(f"{tasks[t]} {_percent(shares[t])}" for t in first if shares[t])
 
 
-def _inventory(console: Console, found: Inventory) -> None:
-    console.print(f"{found.source} has no receipt: a checkpoint, not a merged model.", soft_wrap=True)
-    rows = [[name, *(f"{n:,}" for n in counts)] for name, counts in found.dtypes.items()]
+def _inventory(console: Console, inventory: Inventory) -> None:
+    console.print(f"{inventory.source} has no receipt: a checkpoint, not a merged model.", soft_wrap=True)
+    rows = [[name, *(f"{n:,}" for n in counts)] for name, counts in inventory.dtypes.items()]
     console.print(_table(["number format", "tensors", "elements", "bytes"], rows))
     console.print()
-    console.print(_sizes(found.rows, found.by))
+    console.print(_sizes(inventory.rows, inventory.by))
 
 
 def _sizes(rows: Sequence[OwnedRow], by: str) -> Table:
@@ -281,7 +283,7 @@ def _owners(receipt: Receipt, owned: Sequence[int]) -> Table:
 
 
 def _say_how(console: Console, settings: Mapping[str, Any], recipe: Recipe) -> None:
-    """Preference and settings, whether they were given or not."""
+    """Preference and parameters, whether they were given or not."""
     if settings[PREFERENCE.name] is not None:
         given = "uniform (none was given)" if recipe.preference is None else recipe.preference.describe()
         console.print(f"Preference: {given}", soft_wrap=True)

@@ -3,7 +3,7 @@
     written = merged + added,   in float32, of the merged elements in the output's number format, then rounded to it
 
 So merging again without it and adding the receipt's numbers gives the same bytes. Shapes: flat, one number for each
-element of the tensor. Cost: that of these tensors. Leaves out: what to add.
+element of the tensor. Cost: that of these tensors. Not here: what to add.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Many merges of the same checkpoints, in memory, for who tries settings out (search, sweeps, tables).
+"""Many merges of the same checkpoints, in memory, to try parameters out (search, tables).
 
     models([s_1 .. s_N])[i] = what `merge` with s_i writes, read back in float32: the same bits
     at_scales(tau, scales)  = theta_0 + scale * tau_merged, for one tau_merged and many scales
 
 N plans and N sinks in memory, over one reading (`engine`). Nothing is hashed and nothing is written. Shapes: those of
-the base. Memory: N models in float32, plus T + 1 times the largest tensor. Left out: scope `model` in one reading (its
+the base. Memory: N models in float32, plus T + 1 times the largest tensor. Not here: scope `model` in one reading (its
 budgets span all tensors, so each such candidate reads for itself), receipts.
 """
 
@@ -35,7 +35,7 @@ Model = dict[str, np.ndarray]
 
 
 class Candidates:
-    """The merges of one base and its tasks, opened once. Close it (or use `with`) to let go of the files.
+    """The merges of one base and its tasks, opened once. Close it (or use `with`) to close the files.
 
     base, tasks, names: as for `merge`. threads: all cores by default. Raises CheckpointError where one cannot be
     opened.
@@ -81,11 +81,11 @@ class Candidates:
             checkpoint.close()
 
     def recipe(self, **settings: Any) -> Recipe:
-        """The recipe that these settings are. Raises what `merge` raises for a setting that makes no sense."""
+        """The recipe with these parameters. Raises what `merge` raises for one that makes no sense."""
         return recipe_of(self._paths[0], self._paths[1:], names=self.names, **settings)
 
     def check(self, **settings: Any) -> None:
-        """Raise what merging with these settings would raise before it reads a value."""
+        """Raise what merging with these parameters would raise before it reads a value."""
         self._plan(self.recipe(**settings))
 
     def model(self, **settings: Any) -> Model:

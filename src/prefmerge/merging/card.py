@@ -1,4 +1,4 @@
-"""The words that go with a merged folder: its model card, and a config that tells the truth about the number format."""
+"""The words that go with a merged folder: its model card, and a config with the right number format."""
 
 from __future__ import annotations
 

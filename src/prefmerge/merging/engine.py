@@ -8,7 +8,7 @@ method works on these before the next tensor is read; a plan whose budgets span 
 itself. Whether the inputs are hashed, for receipts, is the caller's to say. Memory does not grow with the model or with
 T: a few blocks per thread, plus the owners and masks of the tensors in flight, which spill to disk beyond the limit;
 for N > 1, T + 1 times the largest tensor in float32. Large tensors are cut into blocks over all threads; small ones go
-to one thread each. Left out: where the blocks end up (the sink) and the receipt.
+to one thread each. Not here: where the blocks end up (the sink) and the receipt.
 """
 
 from __future__ import annotations
@@ -75,11 +75,11 @@ def merge_all(
     if any(plan.checkpoints != first.checkpoints for plan, _ in jobs):
         raise ValueError("plans of one reading must be over the same open checkpoints")
     reading = Reading.of(first.base, first.tasks, hashed=hashed)
-    told = _Told(progress, sum(plan.output_bytes for plan, _ in jobs))
-    merges = [_Merge(plan, sink, reading, work, told) for plan, sink in jobs]
+    reporter = _Reporter(progress, sum(plan.output_bytes for plan, _ in jobs))
+    merges = [_Merge(plan, sink, reading, work, reporter) for plan, sink in jobs]
     for merge in merges:
         merge.copy_rest()
-    told("selecting")
+    reporter("selecting")
     for merge in merges:
         if not merge.by_tensor:
             merge.all_at_once()
@@ -106,8 +106,8 @@ def _tensor_by_tensor(merges: Sequence[_Merge], reading: Reading, work: Workspac
     work.walk(sorted(wanted, key=lambda shared: -shared[0].size), lambda shared: shared[0].size, whole)
 
 
-class _Told:
-    """What the progress is told: the bytes of all merges. Called from any thread."""
+class _Reporter:
+    """Reports progress: the bytes of all merges. Called from any thread."""
 
     def __init__(self, progress: Progress | None, everything: int) -> None:
         self._progress, self._everything, self._done = progress, everything, 0
@@ -123,8 +123,8 @@ class _Told:
 class _Merge:
     """One plan and its sink."""
 
-    def __init__(self, plan: Plan, sink: Sink, reading: Reading, work: Workspace, told: _Told) -> None:
-        self.plan, self.sink, self.reading, self.work, self.told = plan, sink, reading, work, told
+    def __init__(self, plan: Plan, sink: Sink, reading: Reading, work: Workspace, reporter: _Reporter) -> None:
+        self.plan, self.sink, self.reading, self.work, self.reporter = plan, sink, reading, work, reporter
         self.outcome = Outcome(reading)
         self.scale = np.float32(plan.settings.scale)
         self.vector = plan.recipe[AS_TASK_VECTOR]  # asked for every block
@@ -209,7 +209,7 @@ class _Merge:
         stored = rounded(values, entry.dtype, entry.name, start, finite=finite)
         for target in (entry, *self.twins.get(entry.name, ())):
             self.sink.write(target.name, start, stored)
-            self.told(f"merging {entry.name}", stored.nbytes)
+            self.reporter(f"merging {entry.name}", stored.nbytes)
 
     def copy(self, entry: PlannedTensor) -> None:
         """Copy a tensor from the base, bit for bit unless another number format was asked for; zeros in a task
@@ -229,7 +229,7 @@ class _Merge:
             elif entry.dtype == info.dtype:
                 for target in (entry, *self.twins.get(entry.name, ())):
                     self.sink.write(target.name, start, stored)
-                    self.told(f"copying {entry.name}", stored.nbytes)
+                    self.reporter(f"copying {entry.name}", stored.nbytes)
             else:
                 self.store(entry, start, to_float32(stored, info.dtype))
 

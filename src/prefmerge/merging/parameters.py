@@ -1,6 +1,6 @@
 """The parameters of a recipe: those that its method declares, and those that every merge has.
 
-Cost: none; nothing heavy is imported, for flags and help texts are made from these. Leaves out: the values (`recipe`).
+Cost: none; nothing heavy is imported, for flags and help texts are made from these. Not here: the values (`recipe`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What a merge would do, before it is done: which tensors are merged, copied or left out, and for whom.
+"""What a merge would do, before it is done: which tensors are merged, copied or excluded, and for whom.
 
-Every input is opened and held against the base before anything is written: names, shapes, number formats, ties, names
+Every input is opened and compared with the base before anything is written: names, shapes, number formats, ties, names
 of tasks, the preference. Values are looked at for what no header says: which tensors are one tensor stored twice, which
 tasks are the base itself. Budgets are upper bounds here: a tensor that no task changed will consume none. Cost: one
-header per file, a few slices of the tensors, one reading of those that are copies. Left out: NaN and infinity, which
+header per file, a few slices of the tensors, one reading of those that are copies. Not here: NaN and infinity, which
 show when values are read.
 """
 
@@ -63,7 +63,7 @@ class PlannedTensor:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything known before a value is read. Close it to let go of the files."""
+    """Everything known before a value is read. Close it to close the files."""
 
     recipe: Recipe
     method: Method
@@ -215,9 +215,9 @@ def _refuse_repeats(recipe: Recipe) -> None:
         *((f"task {i + 1}", task.path) for i, task in enumerate(recipe.tasks)),
     ]:
         places: list[Hashable] = [os.path.realpath(path)]
-        with contextlib.suppress(OSError):  # what is not there is told of where it is opened
-            found = os.stat(os.path.expanduser(path))
-            places.append((found.st_dev, found.st_ino))  # of a hard link too
+        with contextlib.suppress(OSError):  # what is not there is an error where it is opened
+            status = os.stat(os.path.expanduser(path))
+            places.append((status.st_dev, status.st_ino))  # of a hard link too
         for place in places:
             if place in seen:
                 raise CheckpointMismatch(
@@ -246,14 +246,14 @@ def _refuse_foreign_vectors(base: Checkpoint, tasks: Sequence[Checkpoint], names
     vectors = [(task, name) for task, name in zip(tasks, names, strict=True) if is_task_vector(task)]
     if not vectors:
         return
-    found = content_fingerprint(base)
+    given = content_fingerprint(base)
     for task, name in vectors:
         expected = base_fingerprint(task)
-        if expected != found:
+        if expected != given:
             raise CheckpointMismatch(
                 f"task {name!r} ({task.path or task.name}) is a task vector over another base: it belongs to "
                 f"{expected}, "
-                f"the base given ({base.path or base.name}) is {found}. Give the base it was made with."
+                f"the base given ({base.path or base.name}) is {given}. Give the base it was made with."
             )
 
 
@@ -288,11 +288,11 @@ def _entries(
     stored: dict[str, tuple[str, ...]] = dict.fromkeys(sorted(merged), ())
     ties: dict[str, list[str]] = {}  # what is said of ties that the files do not declare -> the tasks it is said of
     for task, who in zip(tasks, names, strict=True):
-        found = {name: _stored_name(base, task, name) for name in stored}
-        found |= _twins(base, task, [name for name, own in found.items() if own is None], sameness)
-        _check_names(recipe, base, task, who, found, ties, sameness)
-        _check_shapes(base, task, who, found, excluded)
-        stored = {name: (*before, found[name] or name) for name, before in stored.items()}
+        own_names = {name: _stored_name(base, task, name) for name in stored}
+        own_names |= _twins(base, task, [name for name, own in own_names.items() if own is None], sameness)
+        _check_names(recipe, base, task, who, own_names, ties, sameness)
+        _check_shapes(base, task, who, own_names, excluded)
+        stored = {name: (*before, own_names[name] or name) for name, before in stored.items()}
     notes += [
         f"{text} in {', '.join(f'task {who!r}' for who in whose)}: they are taken for one tensor."
         for text, whose in ties.items()
@@ -329,9 +329,11 @@ def _twins(base: Checkpoint, task: Checkpoint, missing: Sequence[str], sameness:
     return sameness.copies(base, missing, kept)
 
 
-def _copied(task: Checkpoint, extra: Sequence[str], found: dict[str, str | None], sameness: Sameness) -> dict[str, str]:
+def _copied(
+    task: Checkpoint, extra: Sequence[str], own_names: dict[str, str | None], sameness: Sameness
+) -> dict[str, str]:
     """The base's name of each tensor that the task stores a second time."""
-    names = {own: name for name, own in reversed(found.items()) if own is not None}
+    names = {own: name for name, own in reversed(own_names.items()) if own is not None}
     floats = [name for name in extra if task.tensors[name].dtype.family == "float"]
     return {name: names[own] for name, own in sameness.copies(task, floats, list(names)).items()}
 
@@ -341,13 +343,13 @@ def _check_names(
     base: Checkpoint,
     task: Checkpoint,
     who: str,
-    found: dict[str, str | None],
+    own_names: dict[str, str | None],
     ties: dict[str, list[str]],
     sameness: Sameness,
 ) -> None:
-    """`found`: the task's name of each of the base's tensors, where it has one."""
+    """`own_names`: the task's name of each of the base's tensors, where it has one."""
     where = f"task {who!r} ({task.path.name if task.path else task.name})"
-    missing = [name for name, own in found.items() if own is None]
+    missing = [name for name, own in own_names.items() if own is None]
     if missing:
         raise CheckpointMismatch(
             f"{where} lacks {len(missing)} of the base's tensors: {quoted(missing, SHOWN)}. Merge checkpoints of "
@@ -359,7 +361,7 @@ def _check_names(
         if not any(n in base.tensors for n in _group(task, name))
         and not any(fnmatchcase(name, pattern) for pattern in recipe.exclude)
     ]
-    copies = _copied(task, extra, found, sameness)
+    copies = _copied(task, extra, own_names, sameness)
     foreign = [name for name in extra if name not in copies]
     if foreign:
         raise CheckpointMismatch(
@@ -368,7 +370,7 @@ def _check_names(
         )
     for name, of in copies.items():
         ties.setdefault(f"{name!r}, which the base does not name, is a copy of {of!r}", []).append(who)
-    for name, own in found.items():
+    for name, own in own_names.items():
         if own is not None and own != name and own not in _group(base, name):
             ties.setdefault(f"{name!r}, a copy of {own!r} in the base, is lacking", []).append(who)
 
@@ -381,15 +383,15 @@ def _check_shapes(
         own = stored.get(name, name if name in task.tensors else None)
         if own is None or name in excluded:
             continue
-        found = task.tensors[own]
-        if found.shape != info.shape:
+        other = task.tensors[own]
+        if other.shape != info.shape:
             raise CheckpointMismatch(
-                f"{where}: tensor {name!r} has shape {found.shape}, the base has {info.shape}. Merge checkpoints of "
+                f"{where}: tensor {name!r} has shape {other.shape}, the base has {info.shape}. Merge checkpoints of "
                 "one architecture."
             )
-        if found.dtype.family != info.dtype.family:
+        if other.dtype.family != info.dtype.family:
             raise CheckpointMismatch(
-                f"{where}: tensor {name!r} is {found.dtype.name}, the base has {info.dtype.name}. Convert the "
+                f"{where}: tensor {name!r} is {other.dtype.name}, the base has {info.dtype.name}. Convert the "
                 "checkpoint to the base's kind of "
                 f"number, or copy the tensor from the base with --exclude {name!r}."
             )
@@ -418,9 +420,9 @@ def _tied(
     for name, first in base.aliases.items():
         if name in stored and first in stored and tied.get(name, name) != tied.get(first, first):
             pairs = zip(tasks, stored[name], stored[first], strict=True)
-            apart = next(task.name for task, a, b in pairs if not _shared(task, a, b) and not sameness.same(task, a, b))
+            other = next(task.name for task, a, b in pairs if not _shared(task, a, b) and not sameness.same(task, a, b))
             notes.append(
-                f"{name!r} shares its elements with {first!r} in the base, but not in task {apart!r}: they are merged "
+                f"{name!r} shares its elements with {first!r} in the base, but not in task {other!r}: they are merged "
                 "apart."
             )
     if copies:
@@ -533,5 +535,5 @@ def training_of(checkpoint: Checkpoint) -> str | None:
     """How it was trained ("sequential", ...) where a run's manifest lists it; None where there is none."""
     if checkpoint.path is None:
         return None
-    found = run_of(checkpoint.path)
-    return found[0].training if found else None
+    run = run_of(checkpoint.path)
+    return run[0].training if run else None

@@ -136,7 +136,7 @@ class Recipe(BaseModel):
         Parameters that the method ignores are None. `names` are the tasks' names; needed to resolve a preference that
         speaks of tasks by name.
         """
-        told = {one.name: one.to_json(self.used(one)) for one in every().values() if one is not PREFERENCE}
+        values = {one.name: one.to_json(self.used(one)) for one in every().values() if one is not PREFERENCE}
         preference = None
         if METHODS[self.method].honours(PREFERENCE):
             preference = self[PREFERENCE] or Preference.uniform()
@@ -145,7 +145,7 @@ class Recipe(BaseModel):
                 preference = Preference.explicit(preference.shares(called))
         return {
             METHOD.name: self.method,
-            **told,
+            **values,
             PREFERENCE.name: None if preference is None else preference.to_json(),
         }
 
@@ -153,11 +153,11 @@ class Recipe(BaseModel):
     def from_settings(
         cls, settings: Mapping[str, Any], *, base: str, tasks: Sequence[str], names: Sequence[str] | None = None
     ) -> Recipe:
-        """The inverse of `settings`: the recipe that a receipt tells, over the checkpoints at `base` and `tasks`."""
-        told = {one: settings[one.name] for one in every().values() if settings.get(one.name) is not None}
-        own = [{one.name: told[one][i] for one in told if one.per_task} for i in range(len(tasks))]
+        """The inverse of `settings`: the recipe of a receipt, over the checkpoints at `base` and `tasks`."""
+        stated = {one: settings[one.name] for one in every().values() if settings.get(one.name) is not None}
+        own = [{one.name: stated[one][i] for one in stated if one.per_task} for i in range(len(tasks))]
         called = names or [None] * len(tasks)
-        given = {one.name: value for one, value in told.items() if not one.per_task}
+        given = {one.name: value for one, value in stated.items() if not one.per_task}
         if PREFERENCE.name in given:
             given[PREFERENCE.name] = Preference.from_json(given[PREFERENCE.name])
         rows = zip(tasks, called, own, strict=True)

@@ -3,7 +3,7 @@
 With mergekit's keys come mergekit's defaults (ties: density 1; the base listed among the models skipped, or, for
 linear, one of them), so its recipes for linear, task_arithmetic and ties run unchanged. Every refusal names file, line
 and key, and says what to write instead.
-Cost: one small file; no checkpoint is opened, only looked for. Left out: slices, gradients, filters, tokenizers, other
+Cost: one small file; no checkpoint is opened, only looked for. Not here: slices, gradients, filters, tokenizers, other
 methods.
 """
 
@@ -69,7 +69,7 @@ _UNSUPPORTED = {  # mergekit's keys that prefmerge does not have -> what to do
     "tokenizer": _BASES_OWN,
     "tokenizer_source": _BASES_OWN,
     "chat_template": _BASES_OWN,
-    "filter": "A setting holds for every tensor. To leave tensors out of the merge, use 'exclude'.",
+    "filter": "A parameter holds for every tensor. To leave tensors out of the merge, use 'exclude'.",
     **dict.fromkeys(
         ("adaptive_mass", "gamma", "epsilon", "t", "embed_slerp", "select_topk", "filter_wise", "max_iter", "tol"),
         "It belongs to a method that prefmerge does not have. Remove the key.",
@@ -162,7 +162,7 @@ class _RecipeFile:
             if len(twice) > 1:
                 raise self._error(
                     parameters[twice[1]],
-                    f"{twice[0]!r} and {twice[1]!r} are two names of one setting; give one of them.",
+                    f"{twice[0]!r} and {twice[1]!r} are two names of one parameter; give one of them.",
                 )
         for key, node in parameters.items():
             place = f"parameters.{key}"
@@ -183,7 +183,7 @@ class _RecipeFile:
         elif value:
             raise self._error(
                 node,
-                "rescale: true is a setting of mergekit's random sparsifiers, which prefmerge does not "
+                "rescale: true is a parameter of mergekit's random sparsifiers, which prefmerge does not "
                 "have. Remove the key.",
             )
 
@@ -308,16 +308,16 @@ class _RecipeFile:
         if _kind(node) != "mapping":
             raise self._error(node, f"{place or 'the recipe'}: expected 'key: value' lines, found {_found(node)}.")
         self._loader.flatten_mapping(node)
-        found: dict[str, Any] = {}
+        nodes: dict[str, Any] = {}
         for key_node, value in node.value:
             key = key_node.value if _kind(key_node) == "scalar" else _kind(key_node)
             where = f" in {place}" if place else ""
             if known is not None and key not in known:
                 raise self._error(key_node, self._unknown(key, where, known))
-            if key in found:
+            if key in nodes:
                 raise self._error(key_node, f"{key!r} appears twice{where}.")
-            found[key] = value
-        return found
+            nodes[key] = value
+        return nodes
 
     def _unknown(self, key: str, where: str, known: tuple[str, ...]) -> str:
         if key in _UNSUPPORTED:

@@ -3,7 +3,7 @@
 A file says nothing of ties: it stores the head's copy of the embeddings, or one name of the two. So values are
 compared: a few short slices of each tensor first, whole tensors only where all slices agree. Cost: some pages of each
 tensor that has another's shape; one reading of real copies. What was seen is kept, so a second plan over the same
-checkpoints reads nothing. Left out: shapes and names (plan), copies in another number format but for `unchanged`.
+checkpoints reads nothing. Not here: shapes and names (plan), copies in another number format but for `unchanged`.
 """
 
 from __future__ import annotations
@@ -59,17 +59,17 @@ class Sameness:
         for name in among:
             if checkpoint.tensors[name].shape in shapes:
                 alike.setdefault(look(name), []).append(name)
-        found: dict[str, str] = {}
+        firsts: dict[str, str] = {}
         for name in wanted:
             others = alike.get(look(name), ())
             of = next((other for other in others if self.same(checkpoint, name, other)), None) if others else None
             if of is not None and not self.constant(checkpoint, name):
-                found[name] = of
-        return found
+                firsts[name] = of
+        return firsts
 
     def unchanged(self, base: Checkpoint, tensor: str, task: Checkpoint, stored: str, *, sampled: bool = False) -> bool:
         """Whether a task holds the base's values, in whatever float format, or zeros where it is a task vector.
-        `sampled`: as far as a few slices tell.
+        `sampled`: as far as a few slices show.
         """
         key = (self._key(base), tensor, self._key(task), stored, sampled)
         if key not in self._unchanged:
@@ -120,13 +120,13 @@ def _blocks(size: int) -> list[tuple[int, int]]:
 
 
 def _equal(base: Checkpoint, tensor: str, task: Checkpoint, stored: str, start: int, stop: int) -> bool:
-    found, dtype = task.read(stored, start, stop), task.tensors[stored].dtype
+    elements, dtype = task.read(stored, start, stop), task.tensors[stored].dtype
     if is_task_vector(task):
-        return not to_float32(found, dtype).any()
+        return not to_float32(elements, dtype).any()
     expected = base.read(tensor, start, stop)
-    if dtype == base.tensors[tensor].dtype and np.array_equal(found, expected):
+    if dtype == base.tensors[tensor].dtype and np.array_equal(elements, expected):
         return True
-    return np.array_equal(to_float32(found, dtype), to_float32(expected, base.tensors[tensor].dtype))
+    return np.array_equal(to_float32(elements, dtype), to_float32(expected, base.tensors[tensor].dtype))
 
 
 def refined(groups: Iterable[Sequence[_Member]], key: Callable[[_Member], Hashable]) -> list[list[_Member]]:

@@ -7,7 +7,7 @@
 For tasks that were trained one after another. start 1, boost 0, drop 0 is the last checkpoint, bit for bit, in every
 number format. s: the preference's shares; r: the last checkpoint with a factor other than zero, so that what is equal
 in all checkpoints stays as it is. A scale multiplies every lambda. Source: ours. Sums are float64 and rounded once; the
-factors are exact fractions until then. Cost: one reading of the checkpoints whose factor is not zero. Leaves out:
+factors are exact fractions until then. Cost: one reading of the checkpoints whose factor is not zero. Not here:
 checkpoints that were trained independently.
 """
 

@@ -1,7 +1,7 @@
 """The loops over elements, compiled: everything that touches a block of deltas and nothing that knows of files.
 
-Arrays are one block long unless said otherwise (P elements). Each kernel lets go of the interpreter lock, so blocks run
-side by side, and is cached on disk after its first compilation. Left out: float contraction (an element is `base +
+Arrays are one block long unless said otherwise (P elements). Each kernel releases the interpreter lock, so blocks run
+side by side, and is cached on disk after its first compilation. Not here: float contraction (an element is `base +
 scale * tau`, each operation rounded to float32).
 """
 

@@ -9,7 +9,7 @@ how far each price difference may still move; an element whose best task wins by
 contested are sampled again, finer, until they fit in memory; `transport.solve` then assigns them exactly under the
 budgets that are left. If the last prices respect every bound that an element was settled by, the whole assignment is
 optimal: all owners are best at one set of prices. Otherwise the bounds are widened and the search begins again. Equal
-importances are told apart by a keyed number below `noise` (2^-28 of the mean best importance), so the answer is
+importances are ordered by a keyed number below `noise` (2^-28 of the mean best importance), so the answer is
 deterministic, and `gap` counts what that may cost. Shapes: W_RP rows by competing tasks, float64. Cost: a scope of at
 most `ROWS / P` elements is read once; a larger one about twice, with at most `ROWS` float64 in memory and a byte an
 element.
@@ -232,7 +232,7 @@ class _Problem:
 
         self.work.map(fill, range(len(self.parts)))
         if noise is None:
-            # Where a sample is all zeros (an embedding of which few rows moved) ties must be told apart all the same.
+            # Where a sample is all zeros (an embedding of which few rows moved) ties must have an order all the same.
             noise = max(float(W_RP.max(axis=1).mean()) if len(W_RP) else 0.0, LEAST) * self.noise
         for i, positions in enumerate(picked):
             if len(positions):
@@ -273,19 +273,19 @@ def select_optimal(
         owners[:] = competing[0]
         report.gap = 0.0
         return owners, report
-    found, widen = None, WIDEN
+    solution, widen = None, WIDEN
     for attempt in range(ATTEMPTS):
-        found = _search(problem, widen, attempt)
-        if found is None:
+        solution = _search(problem, widen, attempt)
+        if solution is None:
             widen *= 3.0
-        elif found[0] > AIM:
+        elif solution[0] > AIM:
             # What is retained is far below the best importances: so must the noise be.
-            problem.noise *= AIM / (4 * found[0])
+            problem.noise *= AIM / (4 * solution[0])
         else:
             break
-    if found is None:
-        found = _piecewise(problem)
-    gap, price_P = found
+    if solution is None:
+        solution = _piecewise(problem)
+    gap, price_P = solution
     report.gap = float(f"{gap:.2g}")  # a bound; its further digits depend on the order of a sum
     prices = dict(zip(competing, price_P.tolist(), strict=True))
     report.prices = tuple(prices.get(t) for t in range(settings.tasks))
@@ -392,7 +392,7 @@ def _prices(
     sample's eighths, widened.
 
     A rare task's price is the edge of a tail of which the sample holds a handful. Nothing is settled for it, and it is
-    held against the others at the price it would have with many more rows than its due, which is lower.
+    compared with the others at the price it would have with many more rows than its due, which is lower.
     """
     R = len(W_RP)
     due_P = left_P / left_P.sum()

@@ -4,7 +4,7 @@
 
 A method lists the parameters that it honours; what several share is declared here. Recipe keys, flags, receipts, search
 and help are derived from the declaration, and it is the key to its value: `settings[DROP]` is a Fraction. Cost: none;
-nothing heavy is imported, for help texts need it. Leaves out: the values (`Settings`, `Recipe`).
+nothing heavy is imported, for help texts need it. Not here: the values (`Settings`, `Recipe`).
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ al. 2023).
 
 The threshold is the exact k-th largest magnitude, found in two readings by counting float32 bit patterns, whose order
 is that of magnitudes; values equal to it are kept in order of tensor name and index until k are kept. Cost: three
-readings (a fourth where equals must be told apart), T counting arrays of 64 KiB to 512 KiB, and T blocks per thread.
-Left out: other sparsifiers.
+readings (a fourth where equals need an order), T counting arrays of 64 KiB to 512 KiB, and T blocks per thread.
+Not here: other sparsifiers.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def _cut(tensors: Sequence[Deltas], task: int, density: float, work: Workspace) 
 
     # One counting array per stretch of blocks, not per block: they are as large as a block itself.
     each = max(1, -(-len(blocks) // (4 * work.threads)))
-    bucket, above = _locate(np.sum(work.map(high_counts, stretches(each)), axis=0), keep)
+    bucket, above = locate(np.sum(work.map(high_counts, stretches(each)), axis=0), keep)
 
     def low_counts(stretch: list[tuple[int, int, int]]) -> np.ndarray:
         histogram = np.zeros(LOW, np.int64)
@@ -160,7 +160,7 @@ def _cut(tensors: Sequence[Deltas], task: int, density: float, work: Workspace) 
         return histogram
 
     low_histogram = np.sum(work.map(low_counts, stretches(each)), axis=0)
-    low, above_low = _locate(low_histogram, keep - above)
+    low, above_low = locate(low_histogram, keep - above)
     threshold, ties = (bucket << 16) | low, keep - above - above_low
     # Zeros need no order among them: trimmed or not, they are zero.
     if threshold == 0 or ties == low_histogram[low]:
@@ -173,7 +173,7 @@ def _cut(tensors: Sequence[Deltas], task: int, density: float, work: Workspace) 
     return _Cut(threshold, ties, before)
 
 
-def _locate(histogram: np.ndarray, keep: int) -> tuple[int, int]:
+def locate(histogram: np.ndarray, keep: int) -> tuple[int, int]:
     """The bucket that holds the keep-th largest value, and how many lie in the buckets above it."""
     import numpy as np
 

@@ -9,15 +9,17 @@ along the cheapest path of tasks to one that holds too few, and move the prices 
 paths; Ahuja, Magnanti and Orlin 1993, chapter 9). Prices then prove optimality: every row's owner is its best task.
 Good first prices come from the same problem on the first rows (`levels`), so few moves are left. Shapes: W_RP (R rows,
 P tasks, float64). Cost: O(R P) to set up and, per move, O(P^2) plus, now and then, O(R) to list the next cheapest rows
-between two tasks. Left out: rows by the million (`optimal` cuts them down first).
+between two tasks. Not here: rows by the million (`optimal` cuts them down first).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 
+from prefmerge.ground.draws import largest_remainder
 from prefmerge.vectors.kernel_cache import kernel
 
 LISTED = 48  # cheapest rows remembered for each pair of tasks
@@ -59,7 +61,7 @@ def _insert(row, cost, source, target, rows, costs, counts, cutoff):
         return
     count = counts[source, target]
     if count == LISTED:
-        # The last one leaves; from now on the list is complete only below it.
+        # The last one leaves; from here the list is complete only below it.
         count -= 1
         cutoff[source, target] = costs[source, target, count]
         if cost >= cutoff[source, target]:
@@ -173,11 +175,7 @@ def apportion(budget_P: np.ndarray, rows: int) -> np.ndarray:
     total = int(budget_P.sum())
     if total == 0:
         return np.zeros_like(budget_P)
-    whole = [divmod(int(n) * rows, total) for n in budget_P]
-    shared = np.array([quotient for quotient, _ in whole], np.int64)
-    order = sorted(range(len(whole)), key=lambda t: (-whole[t][1], t))
-    shared[order[: rows - int(shared.sum())]] += 1
-    return shared
+    return np.array(largest_remainder([Fraction(int(n) * rows, total) for n in budget_P], rows), np.int64)
 
 
 def solve(

@@ -4,7 +4,7 @@ Everything is taken but what is known not to belong: weights and their indexes, 
 that are other checkpoints or logs, links that leave the folder, hidden and temporary files, and what the merge writes
 itself (model card, receipt). Modules of sentence-transformers are part of the model, so their weights are taken too.
 `Companions.notes` names what is left out, except what nobody expects: the base's own weights, indexes, hidden files,
-the model card, the receipt. Cost: one listing of the folder and its sub-folders. Leaves out: the contents of
+the model card, the receipt. Cost: one listing of the folder and its sub-folders. Not here: the contents of
 the files, but for the first bytes of those that only seem to be torch's.
 """
 
@@ -70,13 +70,13 @@ class Companions:
 
     def notes(self) -> list[str]:
         """At most two sentences: the weights that are the base's, and what is left out."""
-        found = []
+        notes = []
         if self.unmerged:
-            found.append(f"copied from the base as they are, not merged: {_few(self.unmerged)}.")
+            notes.append(f"copied from the base as they are, not merged: {_few(self.unmerged)}.")
         if self.left_out:
             groups = [f"{_few(names)} ({reason})" for reason, names in self.left_out.items()]
-            found.append(f"not copied from the base's folder: {'; '.join(groups)}.")
-        return found
+            notes.append(f"not copied from the base's folder: {'; '.join(groups)}.")
+        return notes
 
 
 def _few(names: tuple[str, ...]) -> str:

@@ -9,7 +9,7 @@ block is one pwrite and the bytes depend on tensors, metadata and values alone. 
 exchange. A file and its receipt beside it are two names, which no rename moves together: the new receipt waits in the
 temporary folder while the weights are renamed, and `find_receipt` takes the one whose fingerprint is that of the
 weights. An output has one writer at a time, from the check of its target to the end; a second one is refused at once.
-Cost: writing once, and one fsync per file. Left out: compression, formats other than safetensors; file systems without
+Cost: writing once, and one fsync per file. Not here: compression, formats other than safetensors; file systems without
 locks, where two merges with --force at once may end with the weights of one and the receipt of the other.
 """
 
@@ -372,7 +372,7 @@ class Output:
         disk.sync_path(target.parent)
 
     def discard(self) -> None:
-        """Remove every trace but an output that was published, and let go of the target."""
+        """Remove every trace but an output that was published, and release the target."""
         self._close()
         if self._stranded:
             self._workspace.release()

@@ -6,11 +6,11 @@
 One file holds one kernel for one signature and processor. It lies in NUMBA_CACHE_DIR, else beside the source, else in
 the user's cache, else in a private folder for temporary files, else nowhere: the first of these that can be written. A
 file opens with a seal, the hash of its content, of the sources and of numba's version; what does not fit its seal is
-never unpickled, the kernel is compiled anew and the file replaced. So nothing that can happen to these files, and no
+never unpickled, the kernel is compiled again and the file replaced. So nothing that can happen to these files, and no
 full disk, stops a merge or changes a byte of it. A seal keeps out accidents; attacks are kept out by the owner: a file
 is read only if it and its folder belong to this user, to root or to the owner of the sources.
 Cost: a few milliseconds a process, a hash of the code that is loaded.
-Left out: numba's own cache on disk, which fails where no folder can be written or a file is damaged. The kernels still
+Not here: numba's own cache on disk, which fails where no folder can be written or a file is damaged. The kernels still
 come from numba; of its private parts three are used, and where a newer version lacks them nothing is kept.
 """
 
@@ -39,7 +39,7 @@ _SEAL = hashlib.sha256().digest_size
 
 
 def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
-    """Compile a function with numba, let go of the interpreter lock, and keep its code on disk where that can be."""
+    """Compile a function with numba, release the interpreter lock, and keep its code on disk where that can be."""
     if function is None:
         return functools.partial(kernel, **options)
     compiled: Any = njit(nogil=True, **options)(function)
@@ -169,12 +169,12 @@ def _place(source: Path) -> Path | None:
         if not _can_be_written(folder):
             folder = None
     if folder is not None:
-        told = f"compiled kernels are kept in {folder.parent}"
+        where = f"compiled kernels are kept in {folder.parent}"
     else:
-        told = "compiled kernels are kept nowhere, so that every run compiles them, a few seconds"
+        where = "compiled kernels are kept nowhere, so that every run compiles them, a few seconds"
     _tell(
         "no place",
-        f"{told}; these folders cannot be written or are another user's: {', '.join(tried)}. "
+        f"{where}; these folders cannot be written or are another user's: {', '.join(tried)}. "
         "To choose a folder, set NUMBA_CACHE_DIR.",
     )
     return folder
@@ -211,10 +211,10 @@ def _private_folder() -> Path | None:
         folder = above / f"prefmerge-{os.geteuid()}"
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
-        found = folder.lstat()
+        status = folder.lstat()
     except OSError:
         return None
-    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+    ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077
     return folder if ours else None
 
 
@@ -227,10 +227,10 @@ def _belongs(folder: Path, source: Path) -> bool:
     """Whether it is a folder, no link to one, of a trusted user."""
     try:
         owners = _trusted(source)
-        found = folder.lstat()
+        status = folder.lstat()
     except OSError:
         return False
-    return owners is None or (stat.S_ISDIR(found.st_mode) and found.st_uid in owners)
+    return owners is None or (stat.S_ISDIR(status.st_mode) and status.st_uid in owners)
 
 
 def _read(file: Path, owners: frozenset[int] | None) -> bytes:

@@ -8,7 +8,7 @@
 Each operation is rounded to float32, to nearest-even; bfloat16 and float16 widen without loss, float64 rounds once, as
 NumPy does. What is asked of every value (is it finite, is any not zero) comes from the same pass: the largest of the
 patterns without their sign answers both. Stored elements come as `operand` gives them, so that their type says their
-format. Cost: 0.15 to 0.6 ns an element in cached memory. Left out: hashing, which a library does faster than a compiled
+format. Cost: 0.15 to 0.6 ns an element in cached memory. Not here: hashing, which a library does faster than a compiled
 loop here could; the payload of a NaN.
 """
 

@@ -5,7 +5,7 @@
 Every value is checked as it is read; NaN and infinity name file, tensor and place. Vectors are flat; `shape` is the
 tensor's, for methods that work on matrices. Where many plans want the same tensor, `held` decodes each stretch of it
 once, when it is first asked for. Cost: one pass over a block, 0.15 to 0.6 ns an element by number format; held: float32
-of the base and of every task that is asked for, for one tensor at a time. Left out: which tensors to read (plan) and
+of the base and of every task that is asked for, for one tensor at a time. Not here: which tensors to read (plan) and
 what to do with them (methods).
 """
 

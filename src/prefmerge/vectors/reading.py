@@ -2,7 +2,7 @@
 
 What a run reads of an input is hashed while it is in the cache, chunk by chunk; at the end `hash_rest` reads what is
 missing of every input of which anything was used. So a receipt costs no second reading, and a run without receipts
-hashes nothing. Memory: a few blocks per thread. Left out: number formats and what is done with the elements (reader).
+hashes nothing. Memory: a few blocks per thread. Not here: number formats and what is done with the elements (reader).
 """
 
 from __future__ import annotations

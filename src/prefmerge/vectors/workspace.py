@@ -2,7 +2,7 @@
 the memory limit.
 
 None of these changes a result: every value is computed from elements and keyed numbers alone. Cost: `threads` times a
-few blocks of float32 plus the arrays asked for. Left out: reading and writing checkpoints.
+few blocks of float32 plus the arrays asked for. Not here: reading and writing checkpoints.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ HEAVY = 2  # problems solved in memory at a time, tens of MiB each: more threads
 
 
 class Workspace:
-    """Threads and memory of one merge. Close it (or use `with`) to let go of both.
+    """Threads and memory of one merge. Close it (or use `with`) to release both.
 
     threads: workers, at least 1. block: elements read at a time. memory: bytes of large arrays to keep anonymous; what
     goes beyond lives in an unlinked, memory-mapped file in `scratch` (a folder; the system's temporary one by default),
