@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from prefmerge.target.choice import FINALISTS, Answers, Judge, Others, choose, finalists
-from prefmerge.target.fit import L2
+from prefmerge.target.fit import L2, margins, soft
+from prefmerge.target.parameters import Metric
 from prefmerge.target.prior import Prior, joint_of
-from prefmerge.target.proxy import FOLDS, Metric, Proxy, make_proxy
+from prefmerge.target.proxy import FOLDS, Proxy, make_proxy
 from tests.oracles import target as oracle
-from tests.target.judged import answers, judge_of, samples
+from tests.target.judged import answers, around, judge_of, samples
 from tests.target.test_prior import SHARED, tasks_of
 
 pytestmark = pytest.mark.usefixtures("single_threaded")
@@ -264,6 +265,26 @@ def test_rows_are_fitted_where_the_cross_fit_says_so():
     assert found.of_rows[found.fit.l2] > found.of_rows[float("inf")] + 0.02
     none = choose(replace(off, refit=False), [one], off.proxy.everything)
     assert (none.fit.rows, none.of_rows) == (None, {})
+
+
+def test_rows_stay_closer_to_the_heads_where_fitting_them_costs_the_absent_tasks():
+    # As above; and samples of an absent task lie where the fitted row of class 1 takes them for its own.
+    judge, (one,) = judge_of([("one", True, 2.0)], 60)
+    turned = judge.rows.copy()
+    turned[1] = -judge.rows[1]
+    off = replace(judge, rows=turned)
+    everything = off.proxy.everything
+    one = replace(one, others=around(judge.rows, np.ones(40, np.int64), 2.0, 9))
+    absent = Others(np.zeros(40, np.int64), np.full(40, 7))
+    before = replace(off, others=absent).of_others(one, off.fitted(one.of(everything), everything))
+    kept = replace(off, keep=2.0, others=replace(absent, labels=before.argmax(axis=1)))
+    assert np.mean(before.argmax(axis=1) != 1) > 0.9
+    alone, both = choose(off, [one], everything), choose(kept, [one], everything)
+    assert alone.fit.l2 < both.fit.l2
+    for l2, value in both.of_rows.items():
+        fit = kept.fitted(one.of(everything), everything, l2)
+        right = soft(margins(kept.of_others(one, fit), before.argmax(axis=1)))
+        assert value == pytest.approx(alone.of_rows[l2] + 2 * right.mean())
 
 
 @pytest.mark.parametrize("settings", [{}, {"metric": "balanced"}, {"use_prior": False}])

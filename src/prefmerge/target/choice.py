@@ -5,9 +5,10 @@
 
 All candidates are scored on the first samples of each task; the best FINALISTS and the best single checkpoint on all.
 The best of them is chosen if its score is more than half a paired standard error above the best single checkpoint's;
-else that checkpoint, as it is. Rows of the head are then fitted where the same cross-fit says that they help. Soft
-accuracy needs a quarter of the samples that accuracy needs; log-loss without a fitted bias misleads. Source: ours.
-Shapes: n samples, C classes, E numbers an embedding. Cost: two fits a candidate and stage; nine with rows. Leaves out:
+else that checkpoint, as it is. Rows of the head are then fitted where the same score, `keep` included, says that they
+help; the log prior stays that of the target. Soft accuracy needs a quarter of the samples that accuracy needs; log-loss
+without a fitted bias misleads. Source: ours.
+Shapes: n samples, C classes, E numbers an embedding. Cost: two fits a candidate and stage; nine with rows. Not here:
 merging and encoding (`adapt`), how good the choice is (`estimates`).
 """
 
@@ -90,10 +91,10 @@ class Judge:
         if not self.use_prior:
             return plain(len(self.rows))
         scores, labels, weights = self.scores(units, positions), self.proxy.labels[positions], self.weights(positions)
-        found = fit_bias(scores, labels, weights, self.log_prior)
+        fit = fit_bias(scores, labels, weights, self.log_prior)
         if np.isfinite(l2) and weights.sum() > 0:
-            found = fit_rows(scores, units, self.scale, labels, weights, self.log_prior, l2, found)
-        return found
+            fit = fit_rows(scores, units, self.scale, labels, weights, self.log_prior, l2, fit)
+        return fit
 
     def logits(self, units: np.ndarray, positions: np.ndarray, fit: Fit) -> np.ndarray:
         return self.scores(units, positions).logits(fit, self.log_prior, units, self.scale)
@@ -103,20 +104,20 @@ class Judge:
         units, labels = answers.of(positions), self.proxy.labels[positions]
         if not self.use_prior:
             return soft(margins(self.logits(units, positions, plain(len(self.rows))), labels))
-        half, found = self.proxy.inner(positions), np.empty(len(positions))
+        half, right = self.proxy.inner(positions), np.empty(len(positions))
         for this in (0, 1):
             mine, other = half == this, half != this
             fit = self.fitted(units[other], positions[other], l2)
-            found[mine] = soft(margins(self.logits(units[mine], positions[mine], fit), labels[mine]))
-        return found
+            right[mine] = soft(margins(self.logits(units[mine], positions[mine], fit), labels[mine]))
+        return right
 
-    def kept(self, answers: Answers, positions: np.ndarray) -> float:
+    def kept(self, answers: Answers, positions: np.ndarray, l2: float = float("inf")) -> float:
         """Soft accuracy over absent tasks, each weighing the same, with the fit on `positions`."""
         if self.others is None or answers.others is None:
             return 0.0
-        fit = self.fitted(answers.of(positions), positions)
-        found = soft(margins(self.of_others(answers, fit), self.others.labels))
-        return float(np.mean([found[self.others.tasks == task].mean() for task in np.unique(self.others.tasks)]))
+        fit = self.fitted(answers.of(positions), positions, l2)
+        right = soft(margins(self.of_others(answers, fit), self.others.labels))
+        return float(np.mean([right[self.others.tasks == task].mean() for task in np.unique(self.others.tasks)]))
 
     def of_others(self, answers: Answers, fit: Fit) -> np.ndarray:
         """Logits of the samples of absent tasks."""
@@ -126,13 +127,15 @@ class Judge:
         scores = Scores(self.scale * (units @ self.rows.T), self.others.allowed)
         return scores.logits(fit, self.log_prior, units, self.scale)
 
-    def score(self, answers: Answers, positions: np.ndarray) -> tuple[float, np.ndarray]:
-        """The score of a candidate, and the soft accuracy of each sample that it is the mean of."""
-        found = self.cross_fitted(answers, positions)
-        value = float(self.weights(positions) @ found)
+    def score(self, answers: Answers, positions: np.ndarray, l2: float = float("inf")) -> tuple[float, np.ndarray]:
+        """The score of a candidate, and the soft accuracy of each sample that it is the mean of; for a finite `l2` with
+        rows fitted so strongly.
+        """
+        right = self.cross_fitted(answers, positions, l2)
+        value = float(self.weights(positions) @ right)
         if self.keep:
-            value += self.keep * self.kept(answers, positions)
-        return value, found
+            value += self.keep * self.kept(answers, positions, l2)
+        return value, right
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,11 +191,8 @@ def choose(judge: Judge, pool: Sequence[Answers], positions: np.ndarray) -> Choi
 
 
 def _rows(judge: Judge, answers: Answers, positions: np.ndarray) -> tuple[float, dict[float, float]]:
-    """How strongly rows are held to the head's: the l2 with the best cross-fitted score; infinity where none helps."""
+    """How strongly rows are held to the head's: the l2 with the best score; infinity where none helps."""
     if not (judge.use_prior and judge.refit):
         return float("inf"), {}
-    weights = judge.weights(positions)
-    found = {
-        l2: float(weights @ judge.cross_fitted(answers, positions, l2)) for l2 in (float("inf"), *sorted(L2)[::-1])
-    }
-    return max(found, key=lambda l2: found[l2]), found
+    scores = {l2: judge.score(answers, positions, l2)[0] for l2 in (float("inf"), *sorted(L2)[::-1])}
+    return max(scores, key=lambda l2: scores[l2]), scores

@@ -65,7 +65,8 @@ class Parameters(Declaring):
     keep: Annotated[
         float,
         Declared(
-            "Also keep what the absent tasks can do: how much their accuracy counts beside the target's.",
+            "Also keep what the absent tasks can do: how much their accuracy counts beside the target's when the model "
+            "is chosen and its head fitted. The prior stays that of the target.",
             metavar="K",
             least=0,
         ),
