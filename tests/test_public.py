@@ -113,13 +113,13 @@ def test_prefer_from_embeddings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        ({"labels": "a", "pairs": "b"}, "labels and pairs: give one of them."),
-        ({"run": "r", "checkpoints": ["a"]}, "the run r says which checkpoints to take."),
-        ({"labels": "a", "gamma": 2}, "gamma is of no use with labels. Leave it out."),
-        ({"inputs": "a", "similarity": "mmd", "solver": "exact"}, "solver is of no use with mmd. Leave it out."),
-        ({"draws": 3}, "draws is of no use with nothing. Leave it out."),
-        ({"labels": "a", "level": 1}, "level is 1; expected a number between 0 and 1"),
-        ({}, "give run, or checkpoints with the base first"),
+        ({"labels": "a", "pairs": "b"}, "--labels and --pairs: give one of them."),
+        ({"run": "r", "checkpoints": ["a"]}, "--run r already says which checkpoints to take"),
+        ({"labels": "a", "gamma": 2}, "--gamma has no use with --labels."),
+        ({"inputs": "a", "similarity": "mmd", "solver": "exact"}, "--solver has no use with --similarity mmd."),
+        ({"draws": 3}, "--draws has no use without --labels, --inputs or --pairs."),
+        ({"labels": "a", "level": 1}, "--level 1: expected a number between 0 and 1"),
+        ({}, "nothing to go by."),
     ],
 )
 def test_prefer_refuses_what_makes_no_sense(given: dict[str, object], problem: str) -> None:

@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from prefmerge.merging.recipe_file import read_recipe
     from prefmerge.merging.verify import verify
     from prefmerge.preference import Preference
-    from prefmerge.target.api import adapt
-    from prefmerge.target.preferring import prefer
+    from prefmerge.target.api import adapt, prefer
     from prefmerge.target.search import search
     from prefmerge.training.config_file import read_config
     from prefmerge.training.finetuning import finetune
@@ -51,7 +50,7 @@ _HOMES = {
     "merge_state_dicts": "prefmerge.merging.api",
     "open_checkpoint": "prefmerge.checkpoints",
     "plan": "prefmerge.merging.api",
-    "prefer": "prefmerge.target.preferring",
+    "prefer": "prefmerge.target.api",
     "read_config": "prefmerge.training.config_file",
     "read_recipe": "prefmerge.merging.recipe_file",
     "search": "prefmerge.target.search",

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import re
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
+import prefmerge
 from prefmerge.cli import app
 from prefmerge.errors import UsageError
 from prefmerge.ground.words import flag
 from prefmerge.target import adapt as module
-from prefmerge.target.parameters import Parameters, declarations
+from prefmerge.target.arguments import AdaptArguments, PreferArguments
+from prefmerge.target.parameters import Parameters, PreferParameters, declarations
+from prefmerge.target.parameters.declared import Declaring
 
 RUN = {"run": "my-run", "labels": "seen.csv"}
 FILES = {"checkpoints": ["base", "one"], "prefer": "1"}
@@ -226,3 +230,17 @@ def test_refusals_reach_the_user():
     assert done.exit_code == 2
     assert "what is the target like? Give --labels FILE" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("declaring", "arguments", "function"),
+    [(Parameters, AdaptArguments, "adapt"), (PreferParameters, PreferArguments, "prefer")],
+)
+def test_python_has_the_declared_parameters_and_no_others(
+    declaring: type[Declaring], arguments: type, function: str
+) -> None:
+    declared = [one.name for one in dataclasses.fields(declaring)]
+    assert list(get_type_hints(arguments)) == declared
+    signature = inspect.signature(getattr(prefmerge, function))
+    assert list(signature.parameters) == [*declared, "progress"]
+    assert all(signature.parameters[one.name].default == one.default for one in dataclasses.fields(declaring))

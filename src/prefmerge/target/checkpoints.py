@@ -78,9 +78,9 @@ class Checkpoints:
         """
         from prefmerge.config import ModelConfig
         from prefmerge.models.encoders import load_encoder
+        from prefmerge.training.config_file import run_config
         from prefmerge.training.finetuning import require_train
         from prefmerge.training.opened import best_device, open_encoder
-        from prefmerge.training.config_file import run_config
 
         require_train(purpose)
         self.require_model(model)
