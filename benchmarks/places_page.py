@@ -17,7 +17,7 @@ from benchmarks.places_results import expanded
 from prefmerge.ground.words import joined
 from prefmerge.lab import figures, tables
 from prefmerge.lab.results import Results
-from prefmerge.lab.statistics import Comparison, Scores, by_alpha, compare, over_tasks, total_variation
+from prefmerge.lab.statistics import Comparison, StudyScores, by_alpha, compare, over_tasks, total_variation
 
 RIVAL, OURS, LAST = "MAGMAX", "Tunable (Label)", "Baseline"
 SHOWN = {  # beginnings of names, and what the method is shown of the target
@@ -47,7 +47,7 @@ def write_page(file: Path) -> None:
 def page(data: Mapping[str, Any], trainings: Mapping[str, Any]) -> str:
     """The whole page."""
     results = expanded(data)
-    scores = Scores(results)
+    scores = StudyScores(results)
     one = results.environments[0]
     shown, judged = (sum(len(getattr(part, which)) for part in one.parts) for which in ("meta", "test"))
     return f"""# {results.title}
@@ -104,11 +104,11 @@ def _shown(method: str) -> str:
     return next((what for start, what in SHOWN.items() if method.startswith(start)), "")
 
 
-def _scales(scores: Scores) -> list[str]:
+def _scales(scores: StudyScores) -> list[str]:
     return tables.scales_of(scores)
 
 
-def _main_table(scores: Scores) -> str:
+def _main_table(scores: StudyScores) -> str:
     scales, rows = _scales(scores), []
     for method in scores.methods:
         row = [method, _shown(method)]
@@ -129,17 +129,17 @@ def _against(one: Comparison) -> str:
     return f"{one.first} is {word} {one.second}: {tables.with_interval(one.overall)}"
 
 
-def _compared(scores: Scores, first: str, second: str, scale: str) -> Comparison:
+def _compared(scores: StudyScores, first: str, second: str, scale: str) -> Comparison:
     comparison = compare(scores, first, second, scale)
     assert comparison is not None
     return comparison
 
 
-def _best(scores: Scores, scale: str) -> str:
+def _best(scores: StudyScores, scale: str) -> str:
     return max(scores.methods, key=lambda name: mean.value if (mean := scores.average(name, scale)) else 0.0)
 
 
-def _says(scores: Scores) -> list[str]:
+def _says(scores: StudyScores) -> list[str]:
     """Who is best, and the preference against MAGMAX, at each scale and at each method's own best."""
     said = []
     for scale in _scales(scores):
@@ -160,7 +160,7 @@ def _says(scores: Scores) -> list[str]:
     return said
 
 
-def _loses(scores: Scores) -> list[str]:
+def _loses(scores: StudyScores) -> list[str]:
     """Methods that are behind MAGMAX, and the preference against the last checkpoint, at each scale."""
     said = []
     for scale in _scales(scores):
@@ -175,7 +175,7 @@ def _loses(scores: Scores) -> list[str]:
     return said
 
 
-def _mean(scores: Scores, method: str, scale: str) -> float:
+def _mean(scores: StudyScores, method: str, scale: str) -> float:
     mean = scores.average(method, scale)
     return mean.value if mean is not None else 0.0
 
@@ -187,7 +187,7 @@ def _other_studies(results: Results) -> list[str]:
         at = {value: over_tasks(several, lambda one: one.accuracies[0]) for value, several in by_value.items() if value}
         course = {value: f"{100 * mean.value:.1f}" for value, mean in at.items() if mean is not None}
         courses.append(f"{', '.join(course.values())} % at scale {scale} and alpha {', '.join(course)}")
-    diverse, everything = Scores(results, "diversity"), []
+    diverse, everything = StudyScores(results, "diversity"), []
     for scale in _scales(diverse):
         difference = _compared(diverse, OURS, RIVAL, scale).environments[diverse.environments[-1]]
         everything.append(f"{tables.with_interval(difference)} at scale {scale}")
@@ -203,7 +203,7 @@ def _similarities(results: Results) -> str:
     apart: dict[str, list[float]] = {}
     equal = [1 / len(results.tasks)] * len(results.tasks)
     for one in results.similarities:
-        if one.environment in Scores(results).environments and one.kind != "label":
+        if one.environment in StudyScores(results).environments and one.kind != "label":
             apart.setdefault(tables.KINDS[one.kind], []).append(total_variation(one.shares, one.truth))
             apart.setdefault("equal shares", []).append(total_variation(equal, one.truth))
     means = {name: f"{sum(values) / len(values):.2f}" for name, values in apart.items()}

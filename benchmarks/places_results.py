@@ -12,7 +12,7 @@ from dataclasses import asdict
 from fractions import Fraction
 from typing import Any
 
-from prefmerge.lab.environments import Environment, Part
+from prefmerge.lab.environments import Environment, Portion
 from prefmerge.lab.results import Results, Score, Shown, TaskScores
 
 DIGITS = 6  # of a share that a similarity gives
@@ -87,7 +87,7 @@ def expanded(data: Mapping[str, Any]) -> Results:
 
 def _of(one: Mapping[str, Any]) -> Environment:
     ratios = tuple(Fraction(ratio) for _, ratio, *_ in one["parts"])
-    parts = tuple(Part(task, asked, _ids(shown), _ids(judged)) for task, _, asked, shown, judged in one["parts"])
+    parts = tuple(Portion(task, asked, _ids(shown), _ids(judged)) for task, _, asked, shown, judged in one["parts"])
     return Environment(one["name"], one["variant"], one["seed"], ratios, one["size"], parts, "")
 
 

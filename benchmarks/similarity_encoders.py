@@ -20,8 +20,8 @@ import numpy as np
 
 from benchmarks import common
 from benchmarks.places import WORK
-from prefmerge.lab.environments import Environment
-from prefmerge.lab.work import Bench, Union, training_sample
+from prefmerge.data.examples import Examples
+from prefmerge.lab.work import Bench, training_sample
 from prefmerge.models.features import cache_folder, embed
 from prefmerge.target import similarity
 
@@ -37,14 +37,14 @@ DISTANCES: dict[str, tuple[similarity.Kind, dict[str, Any]]] = {
 }
 
 
-def features(bench: Bench, union: Union, samples: int) -> dict[str, tuple[list[np.ndarray], list[np.ndarray]]]:
+def features(bench: Bench, shown: Examples, samples: int) -> dict[str, tuple[list[np.ndarray], list[np.ndarray]]]:
     """By encoder: the tasks' embedded samples, and the place's as each of these encoders sees them."""
     run, scenario, encoder = bench.opened.run, bench.opened.scenario, bench.opened.encoder
     train = [training_sample(task.train, samples, bench.opened.config.seed) for task in scenario.tasks]
 
     def seen(which: Sequence[int], path: Path) -> list[np.ndarray]:
         encoder.load(path)
-        parts = [*(train[t] for t in which), union.sampled.examples]
+        parts = [*(train[t] for t in which), shown]
         return [embed(encoder, part, batch=BATCH, device=bench.device, cache=cache_folder()) for part in parts]
 
     last, count = len(run.tasks) - 1, len(run.tasks)
@@ -65,22 +65,23 @@ def judged(shares: Sequence[float], truth: Sequence[float]) -> tuple[float, floa
     )
 
 
-def measure(bench: Bench, places: Sequence[Environment], samples: int) -> dict[str, list[tuple[float, float]]]:
+def measure(bench: Bench, keys: Sequence[str], samples: int) -> dict[str, list[tuple[float, float]]]:
     """(total variation, share of present tasks) of every environment, by distance and encoder."""
-    union = Union(places, bench)
+    shown, rows = bench.union(keys)
     names = bench.candidates.names
-    truths = [place.truth(names) for place in places]
+    truths = [bench.samples.environments[key].truth(names) for key in keys]
     found: dict[str, list[tuple[float, float]]] = {
         "equal shares": [judged([1 / len(names)] * len(names), truth) for truth in truths],
-        "labels": [judged(bench.label_similarity(p).shares().tolist(), t) for p, t in zip(places, truths, strict=True)],
+        "labels": [judged(bench.label_similarity(k).shares().tolist(), t) for k, t in zip(keys, truths, strict=True)],
     }
-    for encoder, (tasks, place_by_task) in features(bench, union, samples).items():
+    for encoder, (tasks, place_by_task) in features(bench, shown.examples, samples).items():
         for title, (kind, settings) in DISTANCES.items():
             compare: Callable[..., similarity.Similarity] = similarity.KINDS[kind]
             several = []
-            for place, truth in zip(places, truths, strict=True):
-                rows = union.rows(place)
-                one = compare(tasks, [all_of[rows] for all_of in place_by_task], names, gamma=GAMMAS[kind], **settings)
+            for key, truth in zip(keys, truths, strict=True):
+                one = compare(
+                    tasks, [all_of[rows[key]] for all_of in place_by_task], names, gamma=GAMMAS[kind], **settings
+                )
                 several.append(judged(one.shares().tolist(), truth))
             found[f"{title} | {encoder}"] = several
             print(f"{title}, {encoder}: {fmean(tv for tv, _ in several):.2f}", flush=True)
@@ -95,7 +96,7 @@ def run(work: Path, runs: Sequence[Path], samples: int = SAMPLES) -> dict[str, A
     for folder in runs:
         bench = Bench(str(folder), work)
         try:
-            chosen = [place for place in bench.environments.values() if place.name.startswith("e")]
+            chosen = [key for key in bench.samples.environments if key.startswith("e")]
             places = len(chosen)
             for key, several in measure(bench, chosen, samples).items():
                 every.setdefault(key, []).extend(several)

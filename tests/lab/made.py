@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from prefmerge.lab.entries import KNOWN
 from prefmerge.lab.environments import PAPERS, Environment, Mix, Pool, diversity, environments
-from prefmerge.lab.methods import KNOWN
 from prefmerge.lab.results import Results, Score, Shown, TaskScores
 
 LEVELS = {

@@ -417,8 +417,8 @@ def test_a_manifest_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: 
     [
         (lambda: Mix.of("x", []), "mix 'x' has no ratios. Give one for each of its tasks, such as 0.8, 0.2."),
         (lambda: Mix.of("", [1]), "a mix has no name. Give it one: it is what tables call it."),
-        (lambda: Mix.of("x", [1, 0]), "mix 'x': ratio 2 is 0; a part of a place needs a positive ratio."),
-        (lambda: Mix.of("x", [-0.5, 1]), "mix 'x': ratio 1 is -0.5; a part of a place needs a positive ratio."),
+        (lambda: Mix.of("x", [1, 0]), "mix 'x': ratio 2 is 0; a part of an environment needs a positive ratio."),
+        (lambda: Mix.of("x", [-0.5, 1]), "mix 'x': ratio 1 is -0.5; a part of an environment needs a positive ratio."),
         (lambda: Mix.of("x", [1, "nan"]), "mix 'x': ratio 2: expected a finite number such as 0.8 or 4/5, found 'nan'"),
         (lambda: Mix.of("x", [1, 2], ["a"]), "mix 'x' has 2 ratios and 1 tasks (a). Give one ratio for each task."),
         (lambda: Mix.of("x", [1, 2], ["a", "a"]), "mix 'x' names the task 'a' twice. Add up its ratios."),
@@ -440,7 +440,7 @@ def test_a_manifest_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: 
         (lambda: environments(tasks(2), PAPERS, size=9, meta="x"), "the share of meta data: expected a finite number"),
         (
             lambda: environments(tasks(2), PAPERS, size=9),
-            "mix 'e3' mixes 3 tasks, but there are 2: task-1, task-2. Leave the mix out, or give it fewer ratios.",
+            "mix 'e3' mixes 3 tasks, but there are 2: task-1, task-2. Remove the mix, or give it fewer ratios.",
         ),
         (
             lambda: environments(tasks(2), [Mix.of("x", [1], ["tusk-2"])], size=9),
@@ -452,7 +452,7 @@ def test_a_manifest_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: 
         ),
         (
             lambda: environments(tasks(2, [9, 0]), [Mix.of("x", [1, 1], ["task-1", "task-2"])], size=9),
-            "x, variant 0: task 'task-2' has no test samples. Give it some, or leave the task out.",
+            "x, variant 0: task 'task-2' has no test samples. Give it some, or remove the task from the mix.",
         ),
         (
             lambda: environments(tasks(1), diversity(1), size=1),

@@ -11,7 +11,7 @@ import pytest
 
 from prefmerge import plotting
 from prefmerge.lab import figures, tables
-from prefmerge.lab.methods import PAPERS
+from prefmerge.lab.entries import PAPERS
 from prefmerge.lab.results import Results
 from prefmerge.preference import Preference, budgets, exact
 from tests.lab.made import ABOUT, KINDS, made

@@ -13,16 +13,19 @@ import time
 from functools import partial
 from multiprocessing import active_children
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from prefmerge.errors import DataError, PrefmergeError, RunError
 from prefmerge.lab.cells import Cell
 from prefmerge.lab.jobs import Executor, Processes, Serial
+from prefmerge.lab.kinds import MeasureSpec
 
 
-def cell(name: str, run: str = "a", after: Cell | None = None) -> Cell:
-    return Cell("measure", 1, run, 1, name, {"name": name}, after.key if after is not None else None)
+def cell(name: str, run: str = "a", after: Cell[Any] | None = None) -> Cell[Any]:
+    stage, key = (1, None) if after is None else (2, after.key)
+    return Cell(MeasureSpec(), stage, run, "identity", 1, name, key)
 
 
 class Writer:
@@ -31,7 +34,7 @@ class Writer:
     def __init__(self, log: Path, threads: int | None) -> None:
         self.log, self.threads = log, threads
 
-    def do(self, one: Cell) -> None:
+    def do(self, one: Cell[Any]) -> None:
         with open(self.log, "a") as file:
             file.write(f"{os.getpid()} {one.run} {one.title}\n")
         word = one.title.split()[0]
@@ -51,7 +54,7 @@ class Writer:
             file.write(f"{os.getpid()} - closed\n")
 
 
-def did(executor: Executor, *cells: Cell) -> dict[str, str | None]:
+def did(executor: Executor, *cells: Cell[Any]) -> dict[str, str | None]:
     """What was told of each cell, by title, in the order of the telling."""
     told: dict[str, str | None] = {}
 

@@ -13,7 +13,7 @@ import pytest
 
 from prefmerge.errors import ConfigError
 from prefmerge.lab import published
-from prefmerge.lab.methods import PAPERS
+from prefmerge.lab.entries import PAPERS
 from prefmerge.plotting import METHODS
 
 # Read off the paper's pages, not off our files: method, five means and stds, average.

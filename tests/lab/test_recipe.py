@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from prefmerge.errors import ConfigError
-from prefmerge.lab.methods import KNOWN, PAPERS
+from prefmerge.lab.entries import KNOWN, PAPERS
 from prefmerge.lab.recipe import Experiment, read_experiment, training_config
 from prefmerge.plotting import METHODS as STYLES
 
@@ -35,7 +35,7 @@ def test_the_defaults_are_the_papers(tmp_path: Path):
     assert recipe.similarity.of("cosine") == {"gamma": 50.0}
     assert recipe.similarity.of("mmd") == {"gamma": 100.0}
     assert recipe.diversity.counts == (1, 2, 3, 5, 10, 20)
-    assert [one.name for one in recipe.diverse_methods()] == list(PAPERS)
+    assert [one.name for one in recipe.entries()["diversity"]] == list(PAPERS)
     assert recipe.seeds == (3, 4, 5)
     assert recipe.search.patience == 10
 
@@ -55,7 +55,7 @@ def test_every_method_has_a_look_of_its_own():
 
 def test_a_method_of_ones_own(tmp_path: Path):
     text = "runs: [a]\nmethods: [MAGMAX, {name: Sharp, similarity: label, settings: {selection: optimal}}]"
-    magmax, sharp = read(tmp_path, text).method_list()
+    magmax, sharp = read(tmp_path, text).entries()["places"]
     assert magmax is KNOWN["MAGMAX"]
     assert (sharp.kind, sharp.similarity, sharp.settings) == ("preference", "label", {"selection": "optimal"})
 

@@ -14,9 +14,10 @@ import pytest
 
 from prefmerge.errors import DataError, OutputError
 from prefmerge.ground import atomic
-from prefmerge.lab import figures, report, tables
+from prefmerge.lab import figures, findings, report
 from prefmerge.lab.results import Results, Score, Shown, TaskScores
 from prefmerge.lab.statistics import Difference
+from prefmerge.lab.table import marked
 from tests.lab.made import KINDS, made, places, pools
 
 pytest.importorskip("matplotlib", reason="figures need the extra plot")
@@ -119,8 +120,8 @@ def test_text_and_page_say_the_same(whole: Results, written: Path):
     for title in ("Target environments", "Paired differences", "Similarities", "Preference control", "Diversity"):
         assert f"\n## {title}\n" in text
         assert f"<h2>{title}</h2>" in page
-    for sentence in report.about_places(whole):
-        assert tables.marked(sentence) in text
+    for sentence in findings.about_places(whole):
+        assert marked(sentence) in text
         assert sentence in page
     for name in re.findall(r"\]\((figures/[^)]*)\)", text):
         assert (written / name).is_file()
@@ -175,7 +176,7 @@ def compared(
         (
             [2, -2, 3, 0, 2],
             "At scale 1, Tunable (Label) has a higher mean than MAGMAX in 3 of 5 environments (not in e2, e4). Over 5 "
-            "places the difference is +5.6 points, 95 % interval [-8.2, 19.4]: not told apart. By training: +5.6 "
+            "places the difference is +5.6 points, 95 % interval [-8.2, 19.4]: no clear difference. By training: +5.6 "
             "(seed 3).",
         ),
         (
@@ -186,16 +187,16 @@ def compared(
     ],
 )
 def test_the_preference_against_magmax(gaps: list[int], sentence: str):
-    assert report.about_places(compared(gaps))[0] == sentence
+    assert findings.about_places(compared(gaps))[0] == sentence
 
 
 def test_who_is_ahead_and_who_is_best():
-    said = report.about_places(compared([2, 2, 3, 2, 2]))
+    said = findings.about_places(compared([2, 2, 3, 2, 2]))
     assert said[1:] == [
         "At scale 1, against MAGMAX (by the 95 % interval over all places): ahead: Tunable (Label).",
         "At scale 1, the highest average is 62.2 %: Tunable (Label).",
     ]
-    behind = report.about_places(compared([-2, -2, -3, -2, -2], method="Tunable (Label), carry 0.5"))
+    behind = findings.about_places(compared([-2, -2, -3, -2, -2], method="Tunable (Label), carry 0.5"))
     assert behind == [
         "At scale 1, against MAGMAX (by the 95 % interval over all places): behind: “Tunable (Label), carry 0.5”.",
         "At scale 1, the highest average is 50.0 %: MAGMAX.",
@@ -212,7 +213,7 @@ def test_who_is_ahead_and_who_is_best():
 )
 @pytest.mark.parametrize("method", ["Tunable (OT)", "Tunable (Cos)", "Tunable (MMD)"])
 def test_where_a_similarity_does_not_help_is_said_plainly(method: str, gaps: list[int], end: str):
-    (said,) = report.about_similarities(compared(gaps, method=method))
+    (said,) = findings.about_similarities(compared(gaps, method=method))
     assert said.startswith(f"{method} at scale 1 minus MAGMAX: ")
     assert said.endswith(end)
 
@@ -226,7 +227,7 @@ def test_similarities_that_are_no_nearer_than_equal_shares():
     )
     # Equal shares of three are 10/30 from e1, 14/30 from e2, 1/30 from e3 (7, 7 and 6 of 20), 4/30 from e4 and 8/30
     # from e5: 0.247.
-    assert report.about_similarities(dataclasses.replace(base, similarities=shown))[-1] == (
+    assert findings.about_similarities(dataclasses.replace(base, similarities=shown))[-1] == (
         "Total variation to the place's own shares, where equal shares have 0.25: nearer: Label (0.00); no nearer: OT "
         "(0.25)."
     )
@@ -242,19 +243,19 @@ def with_alphas(first: list[int], last: list[int]) -> Results:
 
 
 def test_whether_alpha_controls_is_computed():
-    assert report.about_alpha(with_alphas([4, 5, 8], [7, 5, 4])) == [
+    assert findings.about_alpha(with_alphas([4, 5, 8], [7, 5, 4])) == [
         "At scale 1, as \N{GREEK SMALL LETTER ALPHA} goes 0.5, 1, 2, the first task's accuracy is 40.0, 50.0, 80.0 %: "
         "it rises at every step. At \N{GREEK SMALL LETTER ALPHA} = 2 that is +30.0 points from MAGMAX's 50.0 %.",
         "At scale 1, as \N{GREEK SMALL LETTER ALPHA} goes 0.5, 1, 2, the last task's accuracy is 70.0, 50.0, 40.0 %: "
         "it falls at every step. At \N{GREEK SMALL LETTER ALPHA} = 0.5 that is +10.0 points from MAGMAX's 60.0 %.",
     ]
-    first, last = report.about_alpha(with_alphas([4, 4, 8], [5, 7, 4]))
+    first, last = findings.about_alpha(with_alphas([4, 4, 8], [5, 7, 4]))
     assert "it does not rise from 0.5 to 1." in first  # standing still is no rise
     assert "it does not fall from 0.5 to 1." in last
 
 
 def test_diversity_speaks_of_both_ends(whole: Results):
-    said = report.about_diversity(whole)
+    said = findings.about_diversity(whole)
     assert [text.partition(",")[0] for text in said] == [
         "Tunable (Label) minus MAGMAX at scale 0.5",
         "Tunable (OT) minus MAGMAX at scale 0.5",
@@ -265,7 +266,7 @@ def test_diversity_speaks_of_both_ends(whole: Results):
 
 
 def test_one_place_has_no_verdict():
-    assert report.verdict(Difference(0.5, None, None, 1, 1, 0, 0)) == "one place, so no interval"
+    assert findings.verdict(Difference(0.5, None, None, 1, 1, 0, 0)) == "one place, so no interval"
 
 
 # What is missing, and how it was made
@@ -282,14 +283,14 @@ def test_what_is_missing_is_said(tmp_path: Path):
     assert "2 results are missing." in text
     assert "- seed 3, TIES: no memory" in text
     assert "<li>seed 3, &lt;Search&gt;: stopped</li>" in page
-    assert "There is one training: how much another would differ cannot be told." in text
+    assert "There is one training: how much another would differ is not known." in text
     short = sum(bool(one.shortfall) for one in whole.environments)
     assert 0 < short < len(whole.environments)
     assert f"{short} of 25 places have fewer samples than asked" in text
 
 
 def test_nothing_is_missing(whole: Results):
-    assert report.about_missing(whole) == ["Nothing is missing."]
+    assert findings.about_missing(whole) == ["Nothing is missing."]
 
 
 def test_how_it_was_made(written: Path):

@@ -15,7 +15,7 @@ from prefmerge.errors import DataError
 from prefmerge.ground.stats import bootstrap_interval, t_interval
 from prefmerge.lab import statistics as ours
 from prefmerge.lab.results import Results, Score, TaskScores
-from prefmerge.lab.statistics import Scores, compare
+from prefmerge.lab.statistics import StudyScores, compare
 from tests.lab.made import made
 from tests.oracles import statistics as oracle
 
@@ -40,7 +40,7 @@ HAND = {
 
 
 def test_means_by_hand():
-    scores = Scores(results(HAND))
+    scores = StudyScores(results(HAND))
     assert scores.per_seed("A", "1", "e1") == pytest.approx({3: 0.65, 4: 0.55})
     mean = scores.mean("A", "1", "e1")
     assert mean is not None
@@ -53,7 +53,7 @@ def test_means_by_hand():
 
 
 def test_differences_by_hand():
-    found = compare(Scores(results(HAND)), "A", "B", "1")
+    found = compare(StudyScores(results(HAND)), "A", "B", "1")
     assert found is not None
     # Places: e1/0 (3 + 1) / 2, e1/1 (-1 + 1) / 2, e2/0 (0 + 1) / 2, e2/1 (-1 - 1) / 2; tenths.
     d = [0.2, 0.0, 0.05, -0.1]
@@ -72,7 +72,7 @@ def test_a_tie_is_a_tie_whatever_the_order_of_adding():
     # 1/3 of 7 samples and the like: float sums of these differ in the last bit.
     right = {("A", 3, "e1", 0): 1, ("A", 4, "e1", 0): 2, ("A", 5, "e1", 0): 4}
     other = {("B", 3, "e1", 0): 4, ("B", 4, "e1", 0): 1, ("B", 5, "e1", 0): 2}
-    found = compare(Scores(results({**right, **other}, n=7, seeds=(3, 4, 5))), "A", "B", "1")
+    found = compare(StudyScores(results({**right, **other}, n=7, seeds=(3, 4, 5))), "A", "B", "1")
     assert found is not None
     assert found.overall.tied == 1
     assert found.overall.mean == 0
@@ -95,7 +95,7 @@ def scored(draw: st.DrawFn) -> dict[tuple[str, int, str, int], int]:
 @given(scored())
 def test_like_the_loops(right: dict[tuple[str, int, str, int], int]):
     seeds = tuple(sorted({key[1] for key in right}))
-    scores = Scores(results(right, seeds=seeds))
+    scores = StudyScores(results(right, seeds=seeds))
     accuracies = {m: {key[1:]: count / 10 for key, count in right.items() if key[0] == m} for m in "AB"}
     for name in ("e1", "e2"):
         mean = scores.mean("A", "1", name)
@@ -161,8 +161,8 @@ def test_seeds_taken_for_places_would_not_cover():
 def test_more_seeds_of_the_same_answers_do_not_narrow_the_interval():
     one = {key: count for key, count in HAND.items() if key[1] == 3}
     twice = {**one, **{(m, 4, name, v): count for (m, _, name, v), count in one.items()}}
-    a = compare(Scores(results(one, seeds=(3,))), "A", "B", "1")
-    b = compare(Scores(results(twice)), "A", "B", "1")
+    a = compare(StudyScores(results(one, seeds=(3,))), "A", "B", "1")
+    b = compare(StudyScores(results(twice)), "A", "B", "1")
     assert a is not None
     assert b is not None
     assert a.overall == b.overall
@@ -177,25 +177,25 @@ def test_methods_must_have_seen_the_same_samples():
     at = next(i for i, s in enumerate(scores) if (s.method, s.seed, s.environment, s.variant) == ("B", 4, "e2", 1))
     scores[at] = dataclasses.replace(scores[at], samples="other")
     with pytest.raises(DataError) as found:
-        Scores(dataclasses.replace(whole, scores=tuple(scores)))
+        StudyScores(dataclasses.replace(whole, scores=tuple(scores)))
     assert str(found.value) == (
         "seed 4, e2, variant 1: B was scored on 10 samples (digest other), A on 10 samples (digest e2/1). Methods can "
         "be compared on the same samples only: score both on one frozen manifest."
     )
     scores[at] = dataclasses.replace(whole.scores[at], n=11)
     with pytest.raises(DataError, match=r"B was scored on 11 samples \(digest e2/1\), A on 10 samples"):
-        Scores(dataclasses.replace(whole, scores=tuple(scores)))
+        StudyScores(dataclasses.replace(whole, scores=tuple(scores)))
 
 
 def test_a_score_that_is_there_twice():
     whole = results(HAND)
     with pytest.raises(DataError, match=r"^A at scale 1, seed 3, e1, variant 0: there are two scores\. Keep the one"):
-        Scores(dataclasses.replace(whole, scores=(*whole.scores, whole.scores[0])))
+        StudyScores(dataclasses.replace(whole, scores=(*whole.scores, whole.scores[0])))
 
 
 def test_pairs_that_lack_a_side_are_listed():
     right = {key: count for key, count in HAND.items() if key not in {("B", 4, "e1", 1), ("A", 3, "e2", 0)}}
-    found = compare(Scores(results(right)), "A", "B", "1")
+    found = compare(StudyScores(results(right)), "A", "B", "1")
     assert found is not None
     assert found.missing == ("no score of B: e1 variant 1 seed 4", "no score of A: e2 variant 0 seed 3")
     assert found.overall.places == 4  # each still has one seed
@@ -204,12 +204,12 @@ def test_pairs_that_lack_a_side_are_listed():
 
 def test_methods_without_a_common_place():
     right = {key: count for key, count in HAND.items() if (key[0] == "A") == (key[2] == "e1")}
-    assert compare(Scores(results(right)), "A", "B", "1") is None
+    assert compare(StudyScores(results(right)), "A", "B", "1") is None
 
 
 def test_an_incomplete_seed_does_not_count():
     right = {key: count for key, count in HAND.items() if key != ("A", 4, "e1", 1)}
-    scores = Scores(results(right))
+    scores = StudyScores(results(right))
     mean = scores.mean("A", "1", "e1")
     assert mean is not None
     assert (mean.value, mean.std, mean.seeds) == (pytest.approx(0.65), None, (3,))
@@ -224,8 +224,8 @@ def test_an_incomplete_seed_does_not_count():
 def test_a_place_that_only_the_manifest_knows_is_missing():
     whole = made(seeds=(3,), scales=("1",), methods=("MAGMAX",), studies=("places",))
     less = dataclasses.replace(whole, scores=tuple(s for s in whole.scores if (s.environment, s.variant) != ("e1", 2)))
-    assert Scores(less).lacking("MAGMAX", "1", "e1") == (1, 5)
-    assert Scores(less).mean("MAGMAX", "1", "e1") is None
+    assert StudyScores(less).lacking("MAGMAX", "1", "e1") == (1, 5)
+    assert StudyScores(less).mean("MAGMAX", "1", "e1") is None
 
 
 # Scales
@@ -234,7 +234,7 @@ def test_a_place_that_only_the_manifest_knows_is_missing():
 def test_a_method_that_chooses_its_own_scale_stands_at_every_scale():
     whole = results(HAND)
     own = tuple(dataclasses.replace(s, scale="") if s.method == "A" else s for s in whole.scores)
-    scores = Scores(dataclasses.replace(whole, scores=own))
+    scores = StudyScores(dataclasses.replace(whole, scores=own))
     found = compare(scores, "A", "B", "1")
     assert found is not None
     assert found.scales == ("", "1")
@@ -247,15 +247,15 @@ def test_the_best_scale_has_the_best_average_and_the_lowest_of_equals():
     low, high = results(HAND, scale="0.5").scores, results(HAND, scale="1").scores
     better = tuple(dataclasses.replace(s, right=s.right + (s.method == "A")) for s in high)
     base = results(HAND)
-    assert Scores(dataclasses.replace(base, scores=(*better, *low))).best_scale("A") == "1"
-    assert Scores(dataclasses.replace(base, scores=(*high, *low))).best_scale("A") == "0.5"
+    assert StudyScores(dataclasses.replace(base, scores=(*better, *low))).best_scale("A") == "1"
+    assert StudyScores(dataclasses.replace(base, scores=(*high, *low))).best_scale("A") == "0.5"
 
 
 def test_studies_are_apart():
     whole = made(seeds=(3,), scales=("1",), methods=("MAGMAX", "TIES"))
-    assert Scores(whole).environments == ("e1", "e2", "e3", "e4", "e5")
-    assert Scores(whole, "diversity").environments == ("m1", "m2", "m3", "m5")
-    assert Scores(whole, "nothing").environments == ()
+    assert StudyScores(whole).environments == ("e1", "e2", "e3", "e4", "e5")
+    assert StudyScores(whole, "diversity").environments == ("m1", "m2", "m3", "m5")
+    assert StudyScores(whole, "nothing").environments == ()
 
 
 # Models on all tasks

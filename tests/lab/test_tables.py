@@ -13,7 +13,7 @@ from prefmerge.lab import tables
 from prefmerge.lab.environments import Mix
 from prefmerge.lab.results import Results, Score, Shown
 from prefmerge.lab.statistics import Mean
-from prefmerge.lab.tables import Cell, Table
+from prefmerge.lab.table import Table, Value
 from tests.lab.made import KINDS, made, places, pools
 
 PAPER = {"environments": "cifar100-5", "ablation": "5", "supplement": "vit-b-16-laion400m", "column": "CIFAR100/5"}
@@ -78,7 +78,7 @@ def test_a_small_table_of_environments():
 
 
 def test_html_says_the_same_with_every_text_escaped():
-    table = Table("t", "a < b & c", ("Method", "e1"), ((Cell("<script>"), Cell("1.0", True)),), ('"quoted" > note',))
+    table = Table("t", "a < b & c", ("Method", "e1"), ((Value("<script>"), Value("1.0", True)),), ('"quoted" > note',))
     assert table.html() == (
         '<div class="scroll"><table id="t">\n'
         "<caption>a &lt; b &amp; c</caption>\n"
@@ -90,7 +90,7 @@ def test_html_says_the_same_with_every_text_escaped():
 
 
 def test_markdown_keeps_marks_of_a_text_as_they_are():
-    table = Table("t", "c", ("Method", "x"), ((Cell("a|b*_c\nd"), Cell("[1.0, 2.0]")),))
+    table = Table("t", "c", ("Method", "x"), ((Value("a|b*_c\nd"), Value("[1.0, 2.0]")),))
     assert "| a\\|b\\*\\_c d | \\[1.0, 2.0\\] |" in table.markdown()
 
 

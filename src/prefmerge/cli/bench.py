@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,7 @@ from prefmerge.cli.app import command
 from prefmerge.errors import PrefmergeError, UsageError
 
 if TYPE_CHECKING:
+    from prefmerge.lab.prepare import Ready
     from prefmerge.lab.results import Results
 
 
@@ -33,7 +34,7 @@ def bench(
 ) -> None:
     """Run the papers' experiments on a run's checkpoints: tables, figures, one HTML report. Needs the extra `places`.
 
-    The same command goes on where it was interrupted: what is finished is kept. The smallest recipe:
+    After an interruption the same command resumes: what is finished is kept. The smallest recipe:
 
     \b
       runs: [runs/seed-3, runs/seed-4, runs/seed-5]
@@ -41,8 +42,11 @@ def bench(
     if out is None:
         raise UsageError("-o OUT is missing: where should results and report go?")
     from prefmerge.cli import progress, show
-    from prefmerge.lab import report, runner
+    from prefmerge.lab import bench as experiment
+    from prefmerge.lab import report
+    from prefmerge.lab.prepare import prepare
     from prefmerge.lab.recipe import read_experiment
+    from prefmerge.lab.trainings import untrained
     from prefmerge.training.finetuning import require_train
 
     require_train("an experiment")
@@ -52,16 +56,15 @@ def bench(
         print(text, file=sys.stderr, flush=True)
 
     if dry_run:
-        waiting = runner.untrained(asked, out)
+        waiting = untrained(asked, out)
         if waiting:
             _trainings(waiting, json)
             return
-        ready = runner.prepare(asked, out, jobs=jobs, say=say)
-        _planned(ready, json)
+        _planned(prepare(asked, out, jobs=jobs or experiment.default_jobs(), say=say), json)
         return
-    with progress.working() as told:
-        results = runner.run(asked, out, jobs=jobs, progress=told, say=say)
-    written = report.write(results, out, runner.analysis_figures(out))
+    with progress.working() as shown:
+        results = experiment.run(asked, out, jobs=jobs, progress=shown, say=say)
+    written = report.write(results, out, experiment.analysis_figures(out))
     if json:
         show.as_json(results.to_json())
     else:
@@ -79,10 +82,10 @@ def _trainings(waiting: list[str], json: bool) -> None:
     if json:
         show.as_json({"trainings": waiting})
         return
-    print(f"To be trained first: {', '.join(waiting)}. What else there is to do is known when these are there.")
+    print(f"To be trained first: {', '.join(waiting)}. The other work is known when they are finished.")
 
 
-def _planned(ready: Any, json: bool) -> None:
+def _planned(ready: Ready, json: bool) -> None:
     from prefmerge.cli import show
 
     cells = ready.work.cells()
@@ -105,14 +108,14 @@ def _done(results: Results, out: Path, written: list[Path]) -> None:
 
     console = show._console()
     for scale in results.scales:
-        found = tables.environments(results, scale)
-        if found is None:
+        table = tables.environments(results, scale)
+        if table is None:
             continue
-        shown = Table(title=found.caption, title_justify="left", box=box.SIMPLE)
-        for i, text in enumerate(found.header):
-            shown.add_column(text, justify="left" if i < found.words else "right")
-        for row in found.rows:
-            shown.add_row(*(cell.text for cell in row))
+        shown = Table(title=table.caption, title_justify="left", box=box.SIMPLE)
+        for i, text in enumerate(table.header):
+            shown.add_column(text, justify="left" if i < table.words else "right")
+        for row in table.rows:
+            shown.add_row(*(value.text for value in row))
         console.print(shown)
     console.print(f"Report: {out / 'report.html'}, with {len(written) - 1} tables and figures beside it.")
     console.print(f"All right answers: {out / 'results.json'}.")

@@ -20,9 +20,9 @@ def demo(
     force: o.Force = False,
     json: o.Json = False,
 ) -> None:
-    """Fine-tune a tiny model on digits and adapt it to one place.
+    """Fine-tune a tiny model on digits and adapt it to one target.
 
-    Five tasks of two handwritten digits each, in sequence; a place that sees two of them; a model for it, from 20
+    Five tasks of two handwritten digits each, in sequence; a target that sees two of them; a model for it, from 20
     labels and from a few images; what it gained beside other merges, as a table and a chart.
     Takes about a minute and needs the extra `demo`.
     """

@@ -1,4 +1,4 @@
-"""Target environments: places that mix the test samples of a few tasks, drawn once and frozen in a manifest.
+"""Target environments: mixes of the test samples of a few tasks, drawn once and frozen in a manifest.
 
     asked_m = a_m * size, rounded;  taken_m = the min(asked_m, N_m) samples of task m of the lowest hash(seed, mix, id)
     meta = the round(taken / 10) samples of the lowest hash under another purpose;  test = the others
@@ -8,7 +8,7 @@ remainder, of equal ones the first: the counts add up to `size`. Ranks of hashes
 same for any order of tasks and samples, a sample that is added displaces at most one other, and a task that is asked
 for more keeps what it gave. Seed and name of the mix are in the key, so variants and mixes are drawn independently,
 tasks included (the paper does not say). Cost: one hash for each sample of the tasks that are mixed, one reading of the
-contents that are taken. Leaves out: inputs; mixes of classes inside a task.
+contents that are taken. Not here: inputs; mixes of classes inside a task.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ from prefmerge.ground.words import did_you_mean
 from prefmerge.preference import Number, as_text, exact
 
 FORMAT = "prefmerge-environments/1"
+MANIFEST = "environments.json"  # its name in the output of an experiment
 SEEDS = (42, 123, 456, 789, 1011)  # one for each variant; authors' code
 DIVERSITY = (1, 2, 3, 5, 10, 20)  # numbers of tasks; Tunable MAGMAX, figure 4
 
-_BY_HAND = " Was the manifest edited by hand? Draw the environments anew."
+_BY_HAND = " Was the manifest edited by hand? Draw the environments again."
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,13 @@ class Pool:
 
 @dataclass(frozen=True)
 class Mix:
-    """A kind of place: how much of it comes from each of its tasks. `ratios` are normalised. Raises DataError for a
-    ratio that is not positive.
+    """A kind of environment: how much of it comes from each of its tasks. `ratios` are normalised. Raises DataError
+    for a ratio that is not positive.
     """
 
     name: str
     ratios: tuple[Fraction, ...]
-    tasks: tuple[str, ...] | None = None  # one for each ratio; None: drawn, anew for each variant
+    tasks: tuple[str, ...] | None = None  # one for each ratio; None: drawn for each variant
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -80,7 +81,9 @@ class Mix:
             raise DataError(f"{where} has no ratios. Give one for each of its tasks, such as 0.8, 0.2.")
         for i, ratio in enumerate(self.ratios, start=1):
             if ratio <= 0:
-                raise DataError(f"{where}: ratio {i} is {as_text(ratio)}; a part of a place needs a positive ratio.")
+                raise DataError(
+                    f"{where}: ratio {i} is {as_text(ratio)}; a part of an environment needs a positive ratio."
+                )
         if self.tasks is not None:
             if len(self.tasks) != len(self.ratios):
                 raise DataError(
@@ -120,7 +123,7 @@ def diversity(tasks: int, counts: Sequence[int] = DIVERSITY) -> tuple[Mix, ...]:
 
 
 @dataclass(frozen=True)
-class Part:
+class Portion:
     """What an environment takes from one task: ids of samples, in the order of the draw."""
 
     task: str
@@ -135,15 +138,20 @@ class Part:
 
 @dataclass(frozen=True)
 class Environment:
-    """One variant of one mix: the samples that every method is tested on, and the meta data that it may look at."""
+    """One variant of one mix: the samples that every method is tested on, and those that it is shown (meta)."""
 
     name: str  # of the mix
     variant: int  # counts from 0
     seed: int
     ratios: tuple[Fraction, ...]  # one for each part; they sum to 1
     size: int  # samples asked for
-    parts: tuple[Part, ...]
+    parts: tuple[Portion, ...]
     contents: str  # hash of the inputs and labels of all samples
+
+    @property
+    def key(self) -> str:
+        """`e1/0`: what cells and lookups call it."""
+        return f"{self.name}/{self.variant}"
 
     @property
     def meta_ids(self) -> tuple[str, ...]:
@@ -157,7 +165,7 @@ class Environment:
 
     @property
     def shortfall(self) -> dict[str, int]:
-        """How many samples a task lacks of what was asked; a task that has enough is left out."""
+        """How many samples a task lacks of what was asked; tasks that have enough are not in it."""
         return {part.task: part.asked - part.taken for part in self.parts if part.taken < part.asked}
 
     @cached_property
@@ -170,21 +178,21 @@ class Environment:
     def title(self) -> str:
         """`e2, variant 1: 80 % task-05, 20 % task-02`; variants as they are numbered everywhere, from 0."""
         shares = (f"{_percent(r)} {part.task}" for r, part in zip(self.ratios, self.parts, strict=True))
-        return f"{_place(self.name, self.variant)}: {', '.join(shares)}"
+        return f"{_called(self.name, self.variant)}: {', '.join(shares)}"
 
     def truth(self, tasks: Sequence[str]) -> tuple[float, ...]:
         """The share of each of `tasks` among the samples taken, which is not the ratio where samples lack. They sum to
         1. Raises DataError where a task of this environment is not among them.
         """
         for part in self.parts:
-            _known(part.task, tasks, _place(self.name, self.variant))
+            _known(part.task, tasks, _called(self.name, self.variant))
         taken = {part.task: part.taken for part in self.parts}
         total = sum(taken.values())
         return tuple(taken.get(task, 0) / total for task in tasks)
 
     def meta_positions(self, pool: Pool) -> np.ndarray:
-        """Positions (n,) int64 in `pool` of the meta samples that come from it, in the order of `Part.meta`; none where
-        the environment takes nothing from that task. Raises DataError for an id that the pool lacks.
+        """Positions (n,) int64 in `pool` of the meta samples that come from it, in the order of `Portion.meta`; none
+        where the environment takes nothing from that task. Raises DataError for an id that the pool lacks.
         """
         return self._positions(pool, "meta")
 
@@ -193,19 +201,19 @@ class Environment:
         return self._positions(pool, "test")
 
     def label_counts(self, pools: Iterable[Pool]) -> dict[str, int]:
-        """How often each class occurs in the meta data, by name: what a place knows that has labels and no inputs.
+        """How often each class occurs in the meta data, by name: what is known of a target by its labels alone.
 
         `pools` hold at least those of this environment's tasks. Raises DataError where one is missing.
         """
         by_name = {pool.name: pool for pool in pools}
         for part in self.parts:
-            _known(part.task, by_name, _place(self.name, self.variant))
+            _known(part.task, by_name, _called(self.name, self.variant))
         labels = (pool.labels[i] for pool in by_name.values() for i in self.meta_positions(pool))
         return dict(sorted(Counter(labels).items()))
 
     def _positions(self, pool: Pool, which: str) -> np.ndarray:
         ids = [name for part in self.parts if part.task == pool.name for name in getattr(part, which)]
-        _present(ids, pool, _place(self.name, self.variant))
+        _present(ids, pool, _called(self.name, self.variant))
         return np.asarray([pool.at[name] for name in ids], dtype=np.int64)
 
     def to_json(self) -> dict[str, Any]:
@@ -299,14 +307,14 @@ def load(path: str | Path, pools: Sequence[Pool] | None = None) -> tuple[Environ
     samples and tasks that came since do no harm. Raises DataError naming the file, the environment and the fault.
     """
     try:
-        found = jsons.read(Path(path))
+        data = jsons.read(Path(path))
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such file. Give a manifest of environments.") from error
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as a manifest of environments: {error}.") from error
     by_name = None if pools is None else _by_name(pools)
     try:
-        result = _read(found)
+        result = _read(data)
         if by_name is not None:
             for environment in result:
                 _check_against(environment, by_name)
@@ -315,7 +323,7 @@ def load(path: str | Path, pools: Sequence[Pool] | None = None) -> tuple[Environ
     return result
 
 
-def _place(name: str, variant: int) -> str:
+def _called(name: str, variant: int) -> str:
     return f"{name}, variant {variant}"
 
 
@@ -355,7 +363,7 @@ def _present(ids: Sequence[str], pool: Pool, where: str) -> None:
     if gone:
         raise DataError(
             f"{where}: {len(gone)} of its {len(ids)} samples of task {pool.name!r} are not among the test samples of "
-            f"that task, {gone[0]!r} for one. Give the data that the environment was drawn from, or draw anew."
+            f"that task, {gone[0]!r} for one. Give the data that the environment was drawn from, or draw again."
         )
 
 
@@ -382,14 +390,14 @@ def _tasks_of(mix: Mix, pools: Mapping[str, Pool], seed: int) -> list[str]:
         return list(mix.tasks)
     if wanted > len(pools):
         raise DataError(
-            f"{where} mixes {wanted} tasks, but there are {len(pools)}: {', '.join(pools)}. Leave the mix out, or give "
+            f"{where} mixes {wanted} tasks, but there are {len(pools)}: {', '.join(pools)}. Remove the mix, or give "
             "it fewer ratios."
         )
     return _ranked(pools, "environment tasks", seed, mix.name)[:wanted]
 
 
 def _drawn(pools: Mapping[str, Pool], mix: Mix, variant: int, seed: int, size: int, fraction: Fraction) -> Environment:
-    where = _place(mix.name, variant)
+    where = _called(mix.name, variant)
     tasks = _tasks_of(mix, pools, seed)
     asked = apportioned(mix.ratios, size)
     taken: list[list[str]] = []
@@ -400,7 +408,9 @@ def _drawn(pools: Mapping[str, Pool], mix: Mix, variant: int, seed: int, size: i
                 f"{math.ceil(1 / min(mix.ratios))}, or give the task a larger ratio."
             )
         if not pools[task].ids:
-            raise DataError(f"{where}: task {task!r} has no test samples. Give it some, or leave the task out.")
+            raise DataError(
+                f"{where}: task {task!r} has no test samples. Give it some, or remove the task from the mix."
+            )
         taken.append(_ranked(pools[task].ids, "environment samples", seed, mix.name)[:count])
     every = _ranked([name for names in taken for name in names], "environment meta", seed, mix.name)
     count = max(1, int(fraction * len(every) + Fraction(1, 2)))
@@ -411,13 +421,13 @@ def _drawn(pools: Mapping[str, Pool], mix: Mix, variant: int, seed: int, size: i
         )
     meta = set(every[:count])
     parts = tuple(
-        Part(task, n, tuple(i for i in names if i in meta), tuple(i for i in names if i not in meta))
+        Portion(task, n, tuple(i for i in names if i in meta), tuple(i for i in names if i not in meta))
         for task, n, names in zip(tasks, asked, taken, strict=True)
     )
     return Environment(mix.name, variant, seed, mix.ratios, size, parts, _contents(parts, pools))
 
 
-def _contents(parts: Iterable[Part], pools: Mapping[str, Pool]) -> str:
+def _contents(parts: Iterable[Portion], pools: Mapping[str, Pool]) -> str:
     """A hash of the inputs and labels of the samples, in their order."""
     digest = xxhash.xxh3_128()
     for part in parts:
@@ -429,31 +439,31 @@ def _contents(parts: Iterable[Part], pools: Mapping[str, Pool]) -> str:
 
 
 def _check_against(environment: Environment, pools: Mapping[str, Pool]) -> None:
-    where = _place(environment.name, environment.variant)
+    where = _called(environment.name, environment.variant)
     for part in environment.parts:
         _known(part.task, pools, where)
         _present([*part.meta, *part.test], pools[part.task], where)
     if _contents(environment.parts, pools) != environment.contents:
         raise DataError(
             f"{where}: the ids are the same, but inputs or labels of its samples have changed since it was drawn. Give "
-            "the data that it was drawn from, or draw anew."
+            "the data that it was drawn from, or draw again."
         )
 
 
 def _all_different(environments: Iterable[Environment]) -> None:
-    counts = Counter(_place(environment.name, environment.variant) for environment in environments)
+    counts = Counter(_called(environment.name, environment.variant) for environment in environments)
     twice = [place for place, count in counts.items() if count > 1]
     if twice:
         raise DataError(f"there are two environments {twice[0]}. Give mixes different names.")
 
 
-def _read(found: Any) -> tuple[Environment, ...]:
-    form = found.get("format") if isinstance(found, dict) else type(found).__name__
+def _read(data: Any) -> tuple[Environment, ...]:
+    form = data.get("format") if isinstance(data, dict) else type(data).__name__
     if form != FORMAT:
         raise DataError(f"its format is {form!r}; this prefmerge reads {FORMAT!r}.")
-    _only(found, ("format", "pools", "environments"), "the manifest")
+    _only(data, ("format", "pools", "environments"), "the manifest")
     samples: dict[str, int] = {}
-    for i, pool in enumerate(_list(found, "pools", "the manifest"), start=1):
+    for i, pool in enumerate(_list(data, "pools", "the manifest"), start=1):
         where = f"pool {i}"
         _only(pool, ("name", "samples"), where)
         name = _text(pool, "name", where)
@@ -461,12 +471,12 @@ def _read(found: Any) -> tuple[Environment, ...]:
             raise DataError(f"{where}: there are two pools {name!r}.{_BY_HAND}")
         samples[name] = _number(pool, "samples", where, least=0)
     result = tuple(
-        _parsed(one, f"environment {i}") for i, one in enumerate(_list(found, "environments", "the manifest"), start=1)
+        _parsed(one, f"environment {i}") for i, one in enumerate(_list(data, "environments", "the manifest"), start=1)
     )
     _all_different(result)
     for environment in result:
         for part in environment.parts:
-            where = _place(environment.name, environment.variant)
+            where = _called(environment.name, environment.variant)
             _known(part.task, samples, where)
             if part.taken > samples[part.task]:
                 raise DataError(
@@ -479,9 +489,9 @@ def _read(found: Any) -> tuple[Environment, ...]:
 def _parsed(data: Any, where: str) -> Environment:
     _only(data, ("name", "variant", "seed", "size", "shortfall", "contents", "parts", "digest"), where)
     name, variant = _text(data, "name", where), _number(data, "variant", where, least=0)
-    where = _place(name, variant)
+    where = _called(name, variant)
     ratios: list[Fraction] = []
-    parts: list[Part] = []
+    parts: list[Portion] = []
     for i, part in enumerate(_list(data, "parts", where), start=1):
         inner = f"{where}, part {i}"
         _only(part, ("task", "ratio", "asked", "meta", "test"), inner)
@@ -490,7 +500,7 @@ def _parsed(data: Any, where: str) -> Environment:
         except PreferenceError as error:
             raise DataError(str(error)) from error
         parts.append(
-            Part(
+            Portion(
                 _text(part, "task", inner),
                 _number(part, "asked", inner, least=1),
                 _ids(part, "meta", inner),

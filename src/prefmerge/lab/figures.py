@@ -3,7 +3,7 @@
 Each function gives a `Picture` (a figure with its caption), or None where the results hold nothing of the kind. Source:
 Tunable MAGMAX, figures 2 to 4; MAGMAX, supplement, figure 2; the others are ours. Accuracies in percent, differences in
 points. Colours and marks of a method are those of `prefmerge.plotting`, in every figure the same. Cost: a second each.
-Leaves out: what checkpoints are made of (`prefmerge.analysis`).
+Not here: what checkpoints are made of (`prefmerge.analysis`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from prefmerge import plotting
 from prefmerge.lab import tables
 from prefmerge.lab.results import Results, Shown, TaskScores
-from prefmerge.lab.statistics import Mean, Scores, by_alpha, by_size, over_seeds, over_tasks
+from prefmerge.lab.statistics import Mean, StudyScores, by_alpha, by_size, over_seeds, over_tasks
 from prefmerge.lab.tables import ALPHA
 from prefmerge.preference import Preference, budgets, exact
 
@@ -46,10 +46,10 @@ class Picture:
 
 def all_of(results: Results) -> list[Picture]:
     """Every figure that the results have numbers for, in the order of the report."""
-    scores = Scores(results)
-    found = [environments(results, scale) for scale in tables.scales_of(scores)]
-    found += [differences(results), similarities(results), alpha(results), allotted(results)]
-    return [one for one in (*found, diversity(results), tasks(results)) if one is not None]
+    scores = StudyScores(results)
+    pictures = [environments(results, scale) for scale in tables.scales_of(scores)]
+    pictures += [differences(results), similarities(results), alpha(results), allotted(results)]
+    return [one for one in (*pictures, diversity(results), tasks(results)) if one is not None]
 
 
 def _panels(width: float, height: float, rows: int, columns: int, **settings: Any) -> tuple[Figure, list[list[Axes]]]:
@@ -89,7 +89,7 @@ def _averaged(results: Results) -> str:
 
 def environments(results: Results, scale: str) -> Picture | None:
     """A panel per environment, a row per method: its mean, its places, and MAGMAX as a line."""
-    scores = Scores(results)
+    scores = StudyScores(results)
     methods = [name for name in tables.in_order(scores.methods) if scores.at(name, scale)]
     if not methods:
         return None
@@ -115,7 +115,7 @@ def environments(results: Results, scale: str) -> Picture | None:
 
 
 def _environment(
-    panel: Axes, scores: Scores, methods: Sequence[str], scale: str, name: str | None, results: Results
+    panel: Axes, scores: StudyScores, methods: Sequence[str], scale: str, name: str | None, results: Results
 ) -> None:
     panel.grid(axis="y", color="0.9", linewidth=0.6)
     panel.set_axisbelow(True)
@@ -124,8 +124,8 @@ def _environment(
         mean = scores.average(method, scale) if name is None else scores.mean(method, scale, name)
         value, bar = _bars(mean)
         if name is not None:
-            found = _by_variant(scores, method, scale, name)
-            panel.plot(found, [row] * len(found), ".", color=style.colour, alpha=0.5, markersize=5, mew=0)
+            values = _by_variant(scores, method, scale, name)
+            panel.plot(values, [row] * len(values), ".", color=style.colour, alpha=0.5, markersize=5, mew=0)
         if mean is not None:
             panel.errorbar(value, row, xerr=bar or None, fmt=style.marker, color=style.colour, markersize=6, lw=1.4)
         if method == tables.RIVAL and mean is not None:
@@ -134,7 +134,7 @@ def _environment(
     panel.set_title(title, fontsize=9)
 
 
-def _by_variant(scores: Scores, method: str, scale: str, name: str) -> list[float]:
+def _by_variant(scores: StudyScores, method: str, scale: str, name: str) -> list[float]:
     """The accuracy in percent of each variant, mean over the seeds."""
     there = scores.at(method, scale)
     groups = [
@@ -145,18 +145,18 @@ def _by_variant(scores: Scores, method: str, scale: str, name: str) -> list[floa
 
 def differences(results: Results) -> Picture | None:
     """A forest plot: every method minus MAGMAX over all places with its interval, a panel per scale."""
-    scores = Scores(results)
+    scores = StudyScores(results)
     scales: list[str | None] = list(tables.scales_of(scores))
     if len(scales) > 1:
         scales.append(None)
-    found = [(scale, tables.comparisons(results, scale)) for scale in scales]
-    found = [(scale, several) for scale, several in found if several]
-    if not found:
+    by_scale = [(scale, tables.comparisons(results, scale)) for scale in scales]
+    by_scale = [(scale, several) for scale, several in by_scale if several]
+    if not by_scale:
         return None
-    methods = tables.in_order(one.first for _, several in found for one in several)
-    width = min(14.0, 4.0 + 3.1 * len(found))
-    figure, axes = _panels(width, 1.5 + 0.27 * len(methods), 1, len(found), sharey=True, sharex=True)
-    for panel, (scale, several) in zip(axes[0], found, strict=True):
+    methods = tables.in_order(one.first for _, several in by_scale for one in several)
+    width = min(14.0, 4.0 + 3.1 * len(by_scale))
+    figure, axes = _panels(width, 1.5 + 0.27 * len(methods), 1, len(by_scale), sharey=True, sharex=True)
+    for panel, (scale, several) in zip(axes[0], by_scale, strict=True):
         panel.grid(axis="y", color="0.9", linewidth=0.6)
         panel.set_axisbelow(True)
         panel.axvline(0, color=plotting.style_of(tables.RIVAL).colour, linewidth=1.2, linestyle="--", zorder=1)
@@ -251,13 +251,13 @@ def _some(count: int, most: int = 6) -> list[int]:
 
 def alpha(results: Results) -> Picture | None:
     """Figure 3: accuracy of the first and of the last task over alpha, beside MAGMAX's; a panel per scale."""
-    found = by_alpha(results)
-    if not found:
+    by_scale = by_alpha(results)
+    if not by_scale:
         return None
-    figure, axes = _panels(max(5.0, 3.8 * len(found)), 4.0, 1, len(found), sharey=True)
+    figure, axes = _panels(max(5.0, 3.8 * len(by_scale)), 4.0, 1, len(by_scale), sharey=True)
     rival = plotting.style_of(tables.RIVAL)
     ends = ((0, "first task", "o", "-"), (-1, "last task", "s", "--"))
-    for panel, (scale, alphas) in zip(axes[0], found.items(), strict=True):
+    for panel, (scale, alphas) in zip(axes[0], by_scale.items(), strict=True):
         given = [value for value in alphas if value is not None and Fraction(value) > 0]
         for at, text, marker, dash in ends:
             means = [_bars(over_tasks(alphas[value], _task(at))) for value in given]
@@ -277,7 +277,7 @@ def alpha(results: Results) -> Picture | None:
         panel.set_title(f"scale {scale}", fontsize=10)
         panel.set_xlabel(f"{ALPHA} (logarithmic): below 1 for late tasks, above for early ones", fontsize=SMALL)
     axes[0][0].set_ylabel("accuracy among all classes (%)")
-    _legend(figure, axes[0][0], 4 if len(found) > 1 else 2)
+    _legend(figure, axes[0][0], 4 if len(by_scale) > 1 else 2)
     spread = "; bars and bands: standard deviation over the seeds" if len(results.seeds) > 1 else " (one seed)"
     return Picture(
         "alpha",
@@ -314,7 +314,7 @@ def allotted(results: Results) -> Picture | None:
 
 def diversity(results: Results) -> Picture | None:
     """Figure 4: accuracy against the number of tasks in a place; a panel per scale."""
-    scores = Scores(results, "diversity")
+    scores = StudyScores(results, "diversity")
     scales = tables.scales_of(scores) or ([""] if scores.methods else [])
     if not scales:
         return None

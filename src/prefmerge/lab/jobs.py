@@ -1,6 +1,6 @@
 """Doing the cells of an experiment: one after another in this process, or side by side in processes of their own.
 
-    executor.do(cells, told)        told(cell, error) for each cell as it ends; error is None where it is done
+    executor.do(cells, ended)        ended(cell, error) for each cell as it ends; error is None where it is done
 
 An executor knows which cell comes after which and which run a cell is about, and nothing of what a cell computes: that
 is the `Worker`'s. A worker keeps its run open, so it gets cells of that run while there are any, and then of a run that
@@ -23,7 +23,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from prefmerge.errors import DataError, PrefmergeError, RunError
 
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
     from prefmerge.lab.cells import Cell
 
-Told = Callable[["Cell", PrefmergeError | None], None]
+Ended = Callable[["Cell[Any]", PrefmergeError | None], None]
 
 
 class Worker(Protocol):
     """Does cells, one after another."""
 
-    def do(self, cell: Cell, /) -> None:
+    def do(self, cell: Cell[Any], /) -> None:
         """Do a cell and keep its result. Raises PrefmergeError where it cannot be done."""
         ...
 
@@ -51,7 +51,7 @@ Hire = Callable[[int | None], Worker]  # makes a worker that uses so many thread
 class Executor(Protocol):
     """Does cells. What a cell raises that is no PrefmergeError ends everything, and is raised."""
 
-    def do(self, cells: Sequence[Cell], told: Told, /) -> None: ...
+    def do(self, cells: Sequence[Cell[Any]], ended: Ended, /) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class Serial:
 
     hire: Hire
 
-    def do(self, cells: Sequence[Cell], told: Told) -> None:
-        queue, worker, run = _Queue(cells, told), self.hire(None), None
+    def do(self, cells: Sequence[Cell[Any]], ended: Ended) -> None:
+        queue, worker, run = _Queue(cells, ended), self.hire(None), None
         try:
             while (cell := queue.take(run, ())) is not None:
                 run = cell.run
@@ -87,8 +87,8 @@ class Processes:
     count: int
     threads: int
 
-    def do(self, cells: Sequence[Cell], told: Told) -> None:
-        queue, workers = _Queue(cells, told), list[_Process]()
+    def do(self, cells: Sequence[Cell[Any]], ended: Ended) -> None:
+        queue, workers = _Queue(cells, ended), list[_Process]()
         try:
             for _ in range(min(self.count, len(cells))):
                 workers.append(_Process(self.hire, self.threads))
@@ -106,20 +106,20 @@ class Processes:
             raise
         finally:
             for worker in workers:
-                worker.pipe.close()  # what tells an idle process to end
+                worker.pipe.close()  # an idle process ends with it
             for worker in workers:
                 worker.process.join()
 
 
 class _Queue:
-    """The cells that are not finished, and who is told when one is."""
+    """The cells that are not finished, and what is called as one ends."""
 
-    def __init__(self, cells: Sequence[Cell], told: Told) -> None:
-        self.told = told
+    def __init__(self, cells: Sequence[Cell[Any]], ended: Ended) -> None:
+        self.ended = ended
         self.waiting = list(cells)
         self.unfinished = {cell.key for cell in cells}
 
-    def take(self, run: str | None, elsewhere: Collection[str | None]) -> Cell | None:
+    def take(self, run: str | None, elsewhere: Collection[str | None]) -> Cell[Any] | None:
         """The next cell for a worker that has `run` open, while others have `elsewhere` open. None where there is no
         cell left, or each waits for one that is not finished.
         """
@@ -130,10 +130,10 @@ class _Queue:
         self.waiting.remove(chosen)
         return chosen
 
-    def finish(self, cell: Cell, error: PrefmergeError | None) -> None:
+    def finish(self, cell: Cell[Any], error: PrefmergeError | None) -> None:
         """Say that a cell is done, or why not; then the cells that come after it cannot be done either."""
         self.unfinished.discard(cell.key)
-        self.told(cell, error)
+        self.ended(cell, error)
         if error is None:
             return
         for other in [other for other in self.waiting if other.after == cell.key]:
@@ -148,18 +148,18 @@ class _Process:
         context = get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs, threads))
-        self.cell: Cell | None = None
+        self.cell: Cell[Any] | None = None
         self.run: str | None = None
         self.process.start()
         theirs.close()  # theirs is the only one now, so the pipe ends with the process
         self._send(hire)
 
-    def hand(self, cell: Cell | None) -> None:
+    def hand(self, cell: Cell[Any] | None) -> None:
         if cell is not None:
             self._send(cell)
             self.cell, self.run = cell, cell.run
 
-    def answer(self) -> tuple[Cell, PrefmergeError | None]:
+    def answer(self) -> tuple[Cell[Any], PrefmergeError | None]:
         """The cell that it was at and why that could not be done, if so. Raises RunError where the process is gone."""
         try:
             error = self.pipe.recv()
@@ -171,7 +171,7 @@ class _Process:
             raise error
         return cell, error
 
-    def _send(self, what: Hire | Cell) -> None:
+    def _send(self, what: Hire | Cell[Any]) -> None:
         try:
             self.pipe.send(what)
         except OSError as gone:
@@ -205,7 +205,7 @@ def _work(pipe: Connection, threads: int) -> None:
         worker.close()
 
 
-def _error_of(worker: Worker, cell: Cell) -> Exception | None:
+def _error_of(worker: Worker, cell: Cell[Any]) -> Exception | None:
     """What doing the cell raises, in a form that can be sent; None where it is done."""
     try:
         worker.do(cell)

@@ -5,7 +5,7 @@
 Source: Tunable MAGMAX (arXiv:2605.20803), tables 2 to 8, printed there as fractions with two digits; MAGMAX
 (arXiv:2407.06322), supplementary material, tables 1 and 2, percent with two digits. Always percent here. Methods have
 the names of `prefmerge.plotting.METHODS`. The printed averages are of unrounded means: they may lie up to one point
-off the mean of the printed ones, and four of them lie 0.6 off. Cost: two small files, read once. Left out: figures.
+off the mean of the printed ones, and four of them lie 0.6 off. Cost: two small files, read once. Not here: figures.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def keys(kind: Kind) -> tuple[str, ...]:
     return tuple(_tables(kind))
 
 
-def _found(kind: Kind, key: str) -> Any:
+def _table(kind: Kind, key: str) -> Any:
     tables = _tables(kind)
     if key not in tables:
         raise ConfigError(f"paper.{kind}: no table was published for {key!r}.{_nearest(key, tables)}")
@@ -74,18 +74,18 @@ def environments(key: str) -> dict[str, dict[str, Any]]:
     """
     return {
         method: {"mean": list(row["mean"]), "std": list(row["std"]), "average": row["average"]}
-        for method, row in _found("environments", key)["rows"].items()
+        for method, row in _table("environments", key)["rows"].items()
     }
 
 
 def ablation(tasks: str) -> dict[str, float]:
     """Table 4, CIFAR-100 with so many tasks: method -> average over e1 to e5; percent, whole numbers."""
-    return dict(_found("ablation", tasks))
+    return dict(_table("ablation", tasks))
 
 
 def columns(model: str) -> tuple[str, ...]:
     """The columns of a table of the supplement: "CIFAR100/5" to "Cars/20"."""
-    return tuple(_found("supplement", model)["rows"]["MAGMAX"]["values"])
+    return tuple(_table("supplement", model)["rows"]["MAGMAX"]["values"])
 
 
 def supplement(model: str, column: str) -> dict[str, float]:
@@ -93,7 +93,7 @@ def supplement(model: str, column: str) -> dict[str, float]:
 
     `column` is one of `columns`, or "average". Zero-shot and joint have one number per data set. Raises ConfigError.
     """
-    rows = _found("supplement", model)["rows"]
+    rows = _table("supplement", model)["rows"]
     if column == "average":
         return {method: row["average"] for method, row in rows.items()}
     if column not in columns(model):
@@ -107,5 +107,5 @@ def supplement(model: str, column: str) -> dict[str, float]:
 def source(kind: Kind, key: str) -> str:
     """Where a table is printed, as a reader would look it up."""
     file = _file("magmax_supplement" if kind == "supplement" else "tunable_magmax")
-    number = file["ablation"]["table"] if kind == "ablation" else _found(kind, key)["table"]
+    number = file["ablation"]["table"] if kind == "ablation" else _table(kind, key)["table"]
     return f"{file['source']}{', supplementary material' if kind == 'supplement' else ''}, table {number}"

@@ -5,8 +5,8 @@
     seeds: [3, 4, 5]
 
 Read from YAML, checked, with every default spelled out in the output's `recipe.yaml`. Source of the values: Tunable
-MAGMAX, sections 4.1 to 4.4. Refusals name file, key, what was found and the nearest known key. Cost: one small file.
-Leaves out: whether runs and data exist.
+MAGMAX, sections 4.1 to 4.4. Errors name file, key, value and the nearest known key. Cost: one small file. Not here:
+whether runs and data exist.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from prefmerge.errors import ConfigError, PreferenceError, PrefmergeError
 from prefmerge.ground.words import nearest
 from prefmerge.ground.yaml_file import Section, complaints, read_mapping
 from prefmerge.lab import published
-from prefmerge.lab.methods import ABLATION, KNOWN, PAPERS, Method
+from prefmerge.lab.entries import ABLATION, KNOWN, PAPERS, Entry
 from prefmerge.preference import as_text, exact
 from prefmerge.runs import Training
 from prefmerge.training.config_file import anchored, read_config
@@ -45,7 +45,7 @@ def _number(value: Any) -> str:
 
 
 class MixConfig(Section):
-    """A user's own environment: `{name: clinic, ratios: [8, 2], tasks: [cars, birds]}`; tasks are drawn if left out."""
+    """A user's own environment: `{name: clinic, ratios: [8, 2], tasks: [cars, birds]}`; else tasks are drawn."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
     ratios: tuple[str, ...] = Field(min_length=1)
@@ -98,7 +98,7 @@ class MmdConfig(Section):
 
 
 class SimilarityConfig(Section):
-    """How a place is compared with the tasks."""
+    """How a target is compared with the tasks."""
 
     samples: int = Field(default=500, gt=1)  # training samples of each task
     ot: OtConfig = OtConfig()
@@ -106,7 +106,7 @@ class SimilarityConfig(Section):
     mmd: MmdConfig = MmdConfig()
 
     def of(self, kind: str) -> dict[str, Any]:
-        """The settings of one similarity, for the function of `prefmerge.target.similarity`."""
+        """The parameters of one similarity, for the function of `prefmerge.target.similarity`."""
         return {} if kind == "label" else getattr(self, kind).model_dump()
 
 
@@ -118,10 +118,12 @@ class AlphaConfig(Section):
     @field_validator("values", mode="before")
     @classmethod
     def _exact(cls, value: Any) -> Any:
-        found = [_number(one) for one in value] if isinstance(value, list | tuple) else value
-        if isinstance(found, list) and any(Fraction(one) < 0 for one in found):
+        if not isinstance(value, list | tuple):
+            return value
+        numbers = [_number(one) for one in value]
+        if any(Fraction(one) < 0 for one in numbers):
             raise ValueError("an alpha cannot be negative")
-        return found
+        return numbers
 
 
 class DiversityConfig(Section):
@@ -133,7 +135,7 @@ class DiversityConfig(Section):
 
 
 class SearchConfig(Section):
-    """The search of `prefmerge search`, for the method `Search`."""
+    """The search of `prefmerge search`, for the entry `Search`."""
 
     trials: int = Field(default=40, gt=0)
     patience: int = Field(default=10, gt=0)  # the paper's
@@ -148,8 +150,8 @@ class PaperConfig(Section):
     column: str | None = None
 
 
-class OwnMethod(Section):
-    """A method of the recipe's own: a merge with a preference from a similarity, or one without."""
+class OwnEntry(Section):
+    """An entry of the recipe's own: a merge with a preference from a similarity, or one without."""
 
     name: str = Field(min_length=1)
     similarity: Literal["label", "ot", "cosine", "mmd"] | None = None
@@ -187,7 +189,7 @@ class Experiment(Section):
     trainings: tuple[Training, ...] | dict[Training, tuple[int, ...]] = ("sequential",)  # or with seeds for each
     studies: tuple[Study, ...] = ("places", "alpha", "diversity", "methods", "analysis")
     scales: tuple[str, ...] = Field(default=("0.5",), min_length=1)  # the paper's; every method at each
-    methods: tuple[str | OwnMethod, ...] = PAPERS + ABLATION
+    methods: tuple[str | OwnEntry, ...] = PAPERS + ABLATION
     environments: EnvironmentsConfig = EnvironmentsConfig()
     similarity: SimilarityConfig = SimilarityConfig()
     alpha: AlphaConfig = AlphaConfig()
@@ -233,7 +235,7 @@ class Experiment(Section):
             raise ValueError("trainings: sequential is needed; the places and the alphas are studied on it")
         for what, names in (("methods", self.methods), ("diversity.methods", self.diversity.methods)):
             shown = [one if isinstance(one, str) else one.name for one in names]
-            own = [one.name for one in self.methods if isinstance(one, OwnMethod)]
+            own = [one.name for one in self.methods if isinstance(one, OwnEntry)]
             for one in names:
                 if isinstance(one, str) and one not in KNOWN and one not in own:
                     near = nearest(one, [*KNOWN, *own], fold=True, cutoff=0.0)
@@ -251,14 +253,14 @@ class Experiment(Section):
         """The runs that are trained: seeds by training."""
         return self.trainings if isinstance(self.trainings, dict) else dict.fromkeys(self.trainings, self.seeds)
 
-    def method_list(self) -> list[Method]:
-        """The methods of the main study, in order."""
-        return [_method(one) for one in self.methods]
-
-    def diverse_methods(self) -> list[Method]:
-        """Those of the diversity study."""
-        own = {one.name: one for one in self.methods if isinstance(one, OwnMethod)}
-        return [_method(own.get(name, name)) for name in self.diversity.methods]
+    def entries(self) -> dict[Study, list[Entry]]:
+        """The rows of each study of environments that is asked for, in order."""
+        own = {one.name: one for one in self.methods if isinstance(one, OwnEntry)}
+        rows: dict[Study, list[Entry]] = {
+            "places": [_entry(one) for one in self.methods],
+            "diversity": [_entry(own.get(name, name)) for name in self.diversity.methods],
+        }
+        return {study: several for study, several in rows.items() if study in self.studies}
 
     def size(self, tasks: int) -> int:
         """Samples of an environment: as asked, or the paper's for that number of tasks."""
@@ -276,22 +278,21 @@ class Experiment(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
 
 
-def _method(one: str | OwnMethod) -> Method:
+def _entry(one: str | OwnEntry) -> Entry:
     if isinstance(one, str):
         return KNOWN[one]
-    return Method(one.name, "preference" if one.similarity else "fixed", one.settings, one.similarity)
+    return Entry(one.name, "preference" if one.similarity else "fixed", one.settings, one.similarity)
 
 
 def read_experiment(file: str | Path) -> Experiment:
     """The recipe in a YAML file. Paths in it (runs, finetune, environments.frozen) are beside it.
 
-    Raises ConfigError naming file, key, what was found and the nearest known key; of published numbers the nearest
-    table.
+    Raises ConfigError that names file, key, value and the nearest known key, or the nearest published table.
     """
     file = Path(file)
-    found = read_mapping(file, "Give the YAML file of an experiment; examples/bench has some.", "`runs` or `finetune`")
+    keys = read_mapping(file, "Give the YAML file of an experiment; examples/bench has some.", "`runs` or `finetune`")
     try:
-        recipe = Experiment.model_validate(found)
+        recipe = Experiment.model_validate(keys)
     except ValidationError as error:
         raise ConfigError("\n".join(f"{file}: {line}" for line in complaints(error, Experiment))) from error
     paper = recipe.paper

@@ -1,4 +1,4 @@
-"""What an experiment found: right answers of every model on every environment, as plain numbers.
+"""The results of an experiment: right answers of every model on every environment, as plain numbers.
 
 A `Score` is one model on the test samples of one environment; `samples` is the digest of those samples, which every
 method on that environment must share. `TaskScores` is one model on all test samples, task by task. `Shown` is what a
@@ -113,8 +113,8 @@ class Results:
     def from_json(cls, data: Any) -> Results:
         """The inverse of `to_json`. Raises DataError for another format."""
         if not isinstance(data, Mapping) or data.get("format") != FORMAT:
-            found = data.get("format") if isinstance(data, Mapping) else type(data).__name__
-            raise DataError(f"results of format {found!r}; this version reads {FORMAT!r}. Run `prefmerge bench` again.")
+            form = data.get("format") if isinstance(data, Mapping) else type(data).__name__
+            raise DataError(f"results of format {form!r}; this version reads {FORMAT!r}. Run `prefmerge bench` again.")
         return cls(
             title=data["title"],
             tasks=tuple(data["tasks"]),

@@ -1,4 +1,4 @@
-"""What is said of scores: means over variants and seeds, and paired differences between methods with an interval.
+"""Statistics of scores: means over variants and seeds, and paired differences between methods with an interval.
 
     accuracy of a method in an environment:  mean over its variants, for each seed; then mean and s over the seeds
     difference at a place p:  d_p = mean over seeds of (right_a - right_b) / n;   mean(d) ± t(level, P - 1) s(d) / √P
@@ -8,7 +8,7 @@ MAGMAX, section 4.3 (means); the paired differences are ours. Seeds are averaged
 one place are not two places. Printed is the t interval: with the five variants of an environment the bootstrap, which
 draws places with replacement, is too short (it misses the truth in 1 of 7 draws where it promises 1 of 20). Both take
 the trainings as given and speak of places like these: what another training would do, they do not know. Shapes: plain
-numbers, fractions of 1. Cost: O(scores). Left out: corrections for many comparisons.
+numbers, fractions of 1. Cost: O(scores). Not here: corrections for many comparisons.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def over_seeds(values: Mapping[int, float]) -> Mean | None:
 # Which scores belong together
 
 
-class Scores:
+class StudyScores:
     """The scores of one study, by method, scale, seed and place. Raises DataError where two methods saw other samples
     at one place, or a score is there twice.
     """
@@ -123,12 +123,12 @@ class Scores:
         """The scale with the highest average over all environments and seeds, of equal ones the lowest; None where no
         scale has them all.
         """
-        found: dict[str, float] = {}
+        averages: dict[str, float] = {}
         for scale in sorted(self.scales(method), key=by_size):
             mean = self.average(method, scale)
             if mean is not None and set(mean.seeds) == set(self.seeds):
-                found[scale] = mean.value
-        return max(found, key=lambda scale: found[scale]) if found else None
+                averages[scale] = mean.value
+        return max(averages, key=lambda scale: averages[scale]) if averages else None
 
     def own(self, method: str, scale: str) -> str:
         """The scale of what `at` gives: "" for a method that chooses its own."""
@@ -201,7 +201,7 @@ def _difference(values: Sequence[Fraction], level: float, draws: int) -> Differe
 
 
 def compare(
-    scores: Scores, first: str, second: str, scale: str, second_scale: str | None = None, *, level: float = LEVEL,
+    scores: StudyScores, first: str, second: str, scale: str, second_scale: str | None = None, *, level: float = LEVEL,
     draws: int = DRAWS,
 ) -> Comparison | None:  # fmt: skip
     """`first` minus `second`, each at its scale. None where they have no place in common.
@@ -253,10 +253,10 @@ def by_alpha(results: Results) -> dict[str, dict[str | None, list[TaskScores]]]:
     the study of methods where the study of alpha has none.
     """
     study = [one for one in results.task_scores if one.study == "alpha"]
-    found: dict[str, dict[str | None, list[TaskScores]]] = {}
+    by_scale: dict[str, dict[str | None, list[TaskScores]]] = {}
     for one in sorted((one for one in study if one.alpha is not None), key=_scale_and_alpha):
-        found.setdefault(one.scale, {}).setdefault(one.alpha, []).append(one)
-    for scale, alphas in found.items():
+        by_scale.setdefault(one.scale, {}).setdefault(one.alpha, []).append(one)
+    for scale, alphas in by_scale.items():
         for name in ("alpha", "methods"):
             magmax = [
                 one
@@ -266,7 +266,7 @@ def by_alpha(results: Results) -> dict[str, dict[str | None, list[TaskScores]]]:
             ]
             if magmax and None not in alphas:
                 alphas[None] = magmax
-    return found
+    return by_scale
 
 
 def _scale_and_alpha(one: TaskScores) -> tuple[Fraction, Fraction]:

@@ -1,19 +1,14 @@
-"""The tables of an experiment, each as numbers already made into text: Markdown, CSV and HTML say the same.
+"""The tables of an experiment.
 
 Accuracies in percent with one decimal, mean ± sample standard deviation over seeds; differences in points with a 95 %
 interval. Source: Tunable MAGMAX, tables 2 to 8, whose form these have; MAGMAX, supplement, tables 1 and 2. What is
 missing is a dash, and a note says what; an average over fewer seeds than the others bears a star. Cost: O(scores) for
-each. A table with nothing in it is None. Leaves out: sentences about the tables, which are `report`'s.
+each. A table with nothing in it is None. Not here: sentences about the tables (`findings`).
 """
 
 from __future__ import annotations
 
-import csv
-import html
-import io
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from statistics import fmean
 from typing import Any
@@ -27,7 +22,7 @@ from prefmerge.lab.statistics import (
     Comparison,
     Difference,
     Mean,
-    Scores,
+    StudyScores,
     by_alpha,
     by_size,
     compare,
@@ -35,12 +30,12 @@ from prefmerge.lab.statistics import (
     over_tasks,
     total_variation,
 )
+from prefmerge.lab.table import Table, Value
 from prefmerge.plotting import METHODS
 from prefmerge.preference import as_text
 
 MISSING = "\N{EN DASH}"
 ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
-LONG = 45  # characters of a cell that may be folded
 RIVAL, OURS = "MAGMAX", "Tunable (Label)"
 KINDS = {"label": "Label", "ot": "OT", "cosine": "Cos", "mmd": "MMD"}  # as the paper calls them
 UNMERGED = ("Zero-shot", "Joint", "LwF", "EWC")
@@ -49,75 +44,6 @@ SEES = {  # beginnings of names
     "labels alone": ("Tunable (Label)",),
     "inputs alone": ("Tunable (OT)", "Tunable (Cos)", "Tunable (MMD)"),
 }
-
-
-@dataclass(frozen=True)
-class Cell:
-    text: str
-    bold: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """`name` is a file's stem. The first `words` columns are words, the others numbers."""
-
-    name: str
-    caption: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    notes: tuple[str, ...] = ()
-    words: int = 1
-
-    def markdown(self) -> str:
-        """A table of GitHub's Markdown, with its caption above and its notes below."""
-        lines = [
-            f"**{marked(self.caption)}**",
-            "",
-            "| " + " | ".join(map(marked, self.header)) + " |",
-            "|" + "|".join(" --- " if i < self.words else " ---: " for i in range(len(self.header))) + "|",
-        ]
-        for row in self.rows:
-            texts = [f"**{marked(cell.text)}**" if cell.bold else marked(cell.text) for cell in row]
-            lines.append("| " + " | ".join(texts) + " |")
-        return "\n".join([*lines, "", *(f"- {marked(note)}" for note in self.notes)]).rstrip() + "\n"
-
-    def csv(self) -> str:
-        """Header and rows as they are printed; no caption, no notes."""
-        file = io.StringIO()
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(self.header)
-        writer.writerows([cell.text for cell in row] for row in self.rows)
-        return file.getvalue()
-
-    def html(self) -> str:
-        """A `table` element in a box that scrolls, followed by its notes; every text escaped."""
-        parts = [f'<div class="scroll"><table id="{html.escape(self.name)}">']
-        parts.append(f"<caption>{html.escape(self.caption)}</caption>")
-        titles = "".join(
-            f'<th scope="col"{_align(i < self.words)}>{html.escape(text)}</th>' for i, text in enumerate(self.header)
-        )
-        parts.append(f"<thead><tr>{titles}</tr></thead><tbody>")
-        for row in self.rows:
-            cells = []
-            for i, cell in enumerate(row):
-                text = html.escape(cell.text)
-                text = f"<strong>{text}</strong>" if cell.bold else text
-                kind = _align(i < self.words, len(cell.text) > LONG)
-                cells.append(f'<th scope="row"{kind}>{text}</th>' if i == 0 else f"<td{kind}>{text}</td>")
-            parts.append(f"<tr>{''.join(cells)}</tr>")
-        parts.append("</tbody></table></div>")
-        if self.notes:
-            parts.append('<ul class="notes">' + "".join(f"<li>{html.escape(n)}</li>" for n in self.notes) + "</ul>")
-        return "\n".join(parts)
-
-
-def _align(words: bool, long: bool = False) -> str:
-    return f' class="w{" long" * long}"' if words else ""
-
-
-def marked(text: str) -> str:
-    """Plain text that Markdown shows as it is, in a table too."""
-    return re.sub(r"([\\`*_{}\[\]<>|~#])", r"\\\1", " ".join(text.split()))
 
 
 # Numbers as text
@@ -158,30 +84,29 @@ def in_order(methods: Iterable[str]) -> list[str]:
     return sorted(several, key=lambda name: known.index(name) if name in METHODS else len(known) + several.index(name))
 
 
-def scales_of(scores: Scores) -> list[str]:
+def scales_of(scores: StudyScores) -> list[str]:
     """The scales that a method was asked for, by size."""
-    found = {scale for method in scores.methods for scale in scores.scales(method)} - {""}
-    return sorted(found, key=by_size)
+    return sorted({scale for method in scores.methods for scale in scores.scales(method)} - {""}, key=by_size)
 
 
 def ratios(results: Results, name: str) -> str:
     """`(0.8, 0.2)`; `3 x 1/3` where more than three are equal."""
-    found = next((one.ratios for one in results.environments if one.name == name), ())
-    if len(found) > 3 and len(set(found)) == 1:
-        return f"({len(found)} \N{MULTIPLICATION SIGN} {as_text(found[0])})"
-    return f"({', '.join(map(as_text, found))})" if found else ""
+    parts = next((one.ratios for one in results.environments if one.name == name), ())
+    if len(parts) > 3 and len(set(parts)) == 1:
+        return f"({len(parts)} \N{MULTIPLICATION SIGN} {as_text(parts[0])})"
+    return f"({', '.join(map(as_text, parts))})" if parts else ""
 
 
 def _heading(results: Results, name: str) -> str:
     return f"{name} {ratios(results, name)}".strip()
 
 
-def _bold_best(rows: list[list[Cell]], column: int) -> None:
+def _bold_best(rows: list[list[Value]], column: int) -> None:
     """Embolden the highest mean of a column as it is printed; a number with a star does not compete."""
     values = {i: float(row[column].text.split()[0]) for i, row in enumerate(rows) if _competes(row[column].text)}
     for i, value in values.items():
         if len(values) > 1 and value == max(values.values()):
-            rows[i][column] = Cell(rows[i][column].text, True)
+            rows[i][column] = Value(rows[i][column].text, True)
 
 
 def _competes(text: str) -> bool:
@@ -189,7 +114,7 @@ def _competes(text: str) -> bool:
 
 
 def _made(
-    name: str, caption: str, header: Sequence[str], rows: Iterable[Sequence[Cell]], notes: Iterable[str], words=1
+    name: str, caption: str, header: Sequence[str], rows: Iterable[Sequence[Value]], notes: Iterable[str], words=1
 ):
     return Table(name, caption, tuple(header), tuple(map(tuple, rows)), tuple(filter(None, notes)), words)
 
@@ -203,7 +128,7 @@ def _seeds_note(results: Results) -> str:
     return f"± is the standard deviation over the trainings (seeds {', '.join(map(str, results.seeds))})."
 
 
-def _samples_note(scores: Scores, results: Results, study: str) -> str:
+def _samples_note(scores: StudyScores, results: Results, study: str) -> str:
     sizes = {one.n for one in results.scores if one.study == study}
     counts = {len(variants) for variants in scores.variants.values()}
     n = f"{min(sizes)}" if len(sizes) == 1 else f"{min(sizes)} to {max(sizes)}"
@@ -214,20 +139,20 @@ def _samples_note(scores: Scores, results: Results, study: str) -> str:
     )
 
 
-def _missing_notes(scores: Scores, methods: Sequence[tuple[str, str]]) -> list[str]:
-    found = []
+def _missing_notes(scores: StudyScores, methods: Sequence[tuple[str, str]]) -> list[str]:
+    notes = []
     for method, scale in methods:
         lacks = [(name, *scores.lacking(method, scale, name)) for name in scores.environments]
         there = [f"{name} ({gone} of {all_} scores)" for name, gone, all_ in lacks if gone]
         if there:
             where = f" at scale {scale}" if scores.own(method, scale) else ""
-            found.append(f"Missing: {method}{where}: {listed(there, SHOWN)}.")
+            notes.append(f"Missing: {method}{where}: {listed(there, SHOWN)}.")
     starred = any(
         mean is not None and len(mean.seeds) < len(scores.seeds)
         for method, scale in methods
         for mean in (scores.average(method, scale), *(scores.mean(method, scale, e) for e in scores.environments))
     )
-    return found + ["*: fewer seeds than the other numbers, so not to be compared with them."] * starred
+    return notes + ["*: fewer seeds than the other numbers, so not to be compared with them."] * starred
 
 
 def _sees_note(methods: Sequence[str], results: Results) -> str:
@@ -254,7 +179,7 @@ def _own_methods(results: Results) -> list[Mapping[str, Any]]:
 
 def environments(results: Results, scale: str | None, *, study: str = "places") -> Table | None:
     """A row per method, a column per environment. `scale` None: each method at the scale with its best average."""
-    scores = Scores(results, study)
+    scores = StudyScores(results, study)
     chosen = [(name, scores.best_scale(name) if scale is None else scale) for name in in_order(scores.methods)]
     methods = [(name, one) for name, one in chosen if one is not None and scores.at(name, one)]
     if not methods:
@@ -264,16 +189,16 @@ def environments(results: Results, scale: str | None, *, study: str = "places") 
     for name in scores.environments:
         header += [_heading(results, name)] + [f"{name} paper"] * bool(paper)
     header += ["Average"] + ["Average paper"] * bool(paper)
-    rows: list[list[Cell]] = []
+    rows: list[list[Value]] = []
     for method, one in methods:
-        row = [Cell(method)]
+        row = [Value(method)]
         if scale is None:
-            row.append(Cell(scores.own(method, one) or "own"))
+            row.append(Value(scores.own(method, one) or "own"))
         for name in scores.environments:
-            row.append(Cell(with_std(scores.mean(method, one, name), results.seeds)))
-            row += [Cell(_paper_cell(paper, method, name))] * bool(paper)
-        row.append(Cell(with_std(scores.average(method, one), results.seeds)))
-        row += [Cell(_paper_cell(paper, method, "average"))] * bool(paper)
+            row.append(Value(with_std(scores.mean(method, one, name), results.seeds)))
+            row += [Value(_paper_cell(paper, method, name))] * bool(paper)
+        row.append(Value(with_std(scores.average(method, one), results.seeds)))
+        row += [Value(_paper_cell(paper, method, "average"))] * bool(paper)
         rows.append(row)
     for column, title in enumerate(header):
         if column >= 1 + (scale is None) and not title.endswith(" paper"):
@@ -314,7 +239,7 @@ def _paper_environments(results: Results, scale: str | None) -> dict[str, dict[s
     theirs = {mix.name: mix.ratios for mix in PAPERS}
     if any(ours.get(name, ratios) != ratios for name, ratios in theirs.items()):
         return {}  # environments of the same name, and other ones
-    whole = set(theirs) == set(Scores(results).environments)
+    whole = set(theirs) == set(StudyScores(results).environments)
     return {
         method: {
             **{
@@ -346,47 +271,47 @@ def comparisons(
     results: Results, scale: str | None, *, first: str | None = None, second: str | None = None
 ) -> list[Comparison]:
     """Every method minus `second`, or `first` minus every other. `scale` None: each at its best."""
-    scores = Scores(results)
-    found = []
+    scores = StudyScores(results)
+    pairs = []
     for name in in_order(scores.methods):
         a, b = (first, name) if first is not None else (name, second or RIVAL)
         pair = [scores.best_scale(one) if scale is None else scale for one in (a, b)]
         if a != b and pair[0] is not None and pair[1] is not None:
-            found.append(compare(scores, a, b, pair[0], pair[1]))
-    return [one for one in found if one is not None]
+            pairs.append(compare(scores, a, b, pair[0], pair[1]))
+    return [one for one in pairs if one is not None]
 
 
 def differences(
     results: Results, scale: str | None, *, first: str | None = None, second: str | None = None
 ) -> Table | None:
     """`comparisons` as a table: points by environment and over all places, with 95 % intervals."""
-    found = comparisons(results, scale, first=first, second=second)
-    if not found:
+    pairs = comparisons(results, scale, first=first, second=second)
+    if not pairs:
         return None
-    scores = Scores(results)
-    names = [name for name in scores.environments if any(name in one.environments for one in found)]
+    scores = StudyScores(results)
+    names = [name for name in scores.environments if any(name in one.environments for one in pairs)]
     several = len(results.seeds) > 1
     header = ["Minus" if first is not None else "Method"]
     header += [*names, "All places", "Won / tied / lost"] + ["By seed"] * several
     rows = []
-    for one in found:
+    for one in pairs:
         name, scales = (one.second, one.scales[1]) if first is not None else (one.first, one.scales[0])
-        row = [Cell(f"{name} (scale {scales})" if scale is None and scales else name)]
+        row = [Value(f"{name} (scale {scales})" if scale is None and scales else name)]
         for part in (*(one.environments.get(e) for e in names), one.overall):
-            row.append(Cell(with_interval(part), part is not None and part.verdict != 0))
-        row.append(Cell(f"{one.overall.won} / {one.overall.tied} / {one.overall.lost}"))
-        row += [Cell(", ".join(points(v) for v in one.per_seed.values()))] * several
+            row.append(Value(with_interval(part), part is not None and part.verdict != 0))
+        row.append(Value(f"{one.overall.won} / {one.overall.tied} / {one.overall.lost}"))
+        row += [Value(", ".join(points(v) for v in one.per_seed.values()))] * several
         rows.append(row)
     what = f"{first} minus every other method" if first is not None else f"Every method minus {second or RIVAL}"
-    fixed = found[0].scales[0] if first is not None else found[0].scales[1]
+    fixed = pairs[0].scales[0] if first is not None else pairs[0].scales[1]
     at = (
         f"scale {scale}"
         if scale is not None
         else "each method at its best scale" + (f" ({first or second or RIVAL} at {fixed})" * bool(fixed))
     )
     stem = f"{'ours' if first is not None else 'rival'}-{'best' if scale is None else f'scale-{scale}'}"
-    missing = [f"{one.first} minus {one.second}: {text}." for one in found for text in one.missing]
-    compared = {name for one in found for name in (one.first, one.second)}
+    missing = [f"{one.first} minus {one.second}: {text}." for one in pairs for text in one.missing]
+    compared = {name for one in pairs for name in (one.first, one.second)}
     alone = [name for name in in_order(scores.methods) if name not in compared]
     return _made(
         f"differences-{stem}",
@@ -411,16 +336,16 @@ def differences(
     )
 
 
-def comparison_rows(found: Iterable[Comparison]) -> Table:
+def comparison_rows(pairs: Iterable[Comparison]) -> Table:
     """Every comparison in long form, in fractions of 1 and with both intervals: for CSV."""
     header = ("first", "second", "first scale", "second scale", "environment", "places", "mean")
     header += ("t low", "t high", "bootstrap low", "bootstrap high", "won", "tied", "lost")
     rows = []
-    for one in found:
+    for one in pairs:
         for name, part in (*one.environments.items(), ("all", one.overall)):
             ends = [*(part.interval or ("", "")), *(part.bootstrap or ("", ""))]
             values = [one.first, one.second, *one.scales, name, part.places, part.mean, *ends]
-            rows.append([Cell(str(value)) for value in (*values, part.won, part.tied, part.lost)])
+            rows.append([Value(str(value)) for value in (*values, part.won, part.tied, part.lost)])
     return _made("comparisons", "Paired differences", header, rows, [], 5)
 
 
@@ -429,7 +354,7 @@ def comparison_rows(found: Iterable[Comparison]) -> Table:
 
 def ablation(results: Results) -> Table | None:
     """Table 4, turned: MAGMAX and the four similarities, average over the environments at each scale."""
-    scores = Scores(results)
+    scores = StudyScores(results)
     names = [RIVAL, *(f"Tunable ({KINDS[kind]})" for kind in ("cosine", "mmd", "ot", "label"))]
     names = [name for name in names if name in scores.methods]
     scales = scales_of(scores)
@@ -441,15 +366,15 @@ def ablation(results: Results) -> Table | None:
     for scale in scales:
         header += [f"Average, scale {scale}", f"minus {RIVAL}, scale {scale}"]
     header += [f"paper, scale {published.SCALE}"] * bool(paper)
-    rows: list[list[Cell]] = []
+    rows: list[list[Value]] = []
     for name in names:
-        row = [Cell(name)]
+        row = [Value(name)]
         for scale in scales:
-            found = compare(scores, name, RIVAL, scale) if name != RIVAL and RIVAL in names else None
-            part = found.overall if found is not None else None
-            row.append(Cell(with_std(scores.average(name, scale), results.seeds)))
-            row.append(Cell(with_interval(part) if name != RIVAL else "", part is not None and part.verdict != 0))
-        row += [Cell(f"{paper[name]}" if name in paper else "")] * bool(paper)
+            comparison = compare(scores, name, RIVAL, scale) if name != RIVAL and RIVAL in names else None
+            part = comparison.overall if comparison is not None else None
+            row.append(Value(with_std(scores.average(name, scale), results.seeds)))
+            row.append(Value(with_interval(part) if name != RIVAL else "", part is not None and part.verdict != 0))
+        row += [Value(f"{paper[name]}" if name in paper else "")] * bool(paper)
         rows.append(row)
     for column in range(1, 2 * len(scales), 2):
         _bold_best(rows, column)
@@ -485,19 +410,19 @@ def similarities(results: Results, study: str = "places") -> Table | None:
         kind: [one for one in shown if one.kind == kind]
         for kind in sorted({one.kind for one in shown}, key=_kind_order)
     }
-    rows: list[list[Cell]] = []
+    rows: list[list[Value]] = []
     for kind, several in by_kind.items():
-        row = [Cell(KINDS.get(kind, kind))]
+        row = [Value(KINDS.get(kind, kind))]
         distances = {name: _distances([one for one in several if one.environment == name]) for name in names}
-        row += [Cell(_two(over_seeds(by_seed))) for by_seed in distances.values()]
+        row += [Value(_two(over_seeds(by_seed))) for by_seed in distances.values()]
         whole = [seed for seed in results.seeds if all(seed in by_seed for by_seed in distances.values())]
-        row.append(Cell(_two(over_seeds({s: fmean(d[s] for d in distances.values()) for s in whole}))))
+        row.append(Value(_two(over_seeds({s: fmean(d[s] for d in distances.values()) for s in whole}))))
         right = fmean(one.truth[_largest(one.shares)] == max(one.truth) for one in several)
-        rows.append([*row, Cell(percent(right))])
-    uniform = [Cell("Equal shares")]
+        rows.append([*row, Value(percent(right))])
+    uniform = [Value("Equal shares")]
     share = [1 / len(results.tasks)] * len(results.tasks)
     distances = [fmean(total_variation(share, one.truth) for one in shown if one.environment == name) for name in names]
-    rows.append([*uniform, *(Cell(f"{value:.2f}") for value in (*distances, fmean(distances))), Cell("")])
+    rows.append([*uniform, *(Value(f"{value:.2f}") for value in (*distances, fmean(distances))), Value("")])
     return _made(
         "similarities-shares" if study == "places" else f"similarities-shares-{study}",
         "How far the shares are from those that the place has: total variation (0: the same, 1: no task in common)",
@@ -537,8 +462,8 @@ def _two(mean: Mean | None) -> str:
 
 def alpha(results: Results) -> Table | None:
     """Figure 3 as a table: the first and the last task, and all, at geometric preferences."""
-    found = by_alpha(results)
-    if not found:
+    by_scale = by_alpha(results)
+    if not by_scale:
         return None
     reads: list[Callable[[TaskScores], float]] = [
         lambda one: one.accuracies[0],
@@ -546,9 +471,9 @@ def alpha(results: Results) -> Table | None:
         lambda one: one.overall,
     ]
     rows = [
-        [Cell(scale), Cell(RIVAL if value is None else value)]
-        + [Cell(with_std(over_tasks(several, read), results.seeds)) for read in reads]
-        for scale, alphas in found.items()
+        [Value(scale), Value(RIVAL if value is None else value)]
+        + [Value(with_std(over_tasks(several, read), results.seeds)) for read in reads]
+        for scale, alphas in by_scale.items()
         for value, several in alphas.items()
     ]
     first, last = results.tasks[0], results.tasks[-1]
@@ -561,7 +486,7 @@ def alpha(results: Results) -> Table | None:
             f"Shares in proportion to {ALPHA}^(T-t): above 1 for early tasks, below 1 for late ones. All tasks: every "
             "test sample weighs the same.",
             _seeds_note(results),
-            _seeds_missing(several for alphas in found.values() for several in alphas.values()),
+            _seeds_missing(several for alphas in by_scale.values() for several in alphas.values()),
         ],
         2,
     )
@@ -574,12 +499,12 @@ def _seeds_missing(groups: Iterable[Sequence[TaskScores]]) -> str:
 
 def single_models(results: Results) -> list[TaskScores]:
     """Models of sequential runs, each once: those of the study of methods, else those that the study of alpha has."""
-    found: dict[tuple[str, Fraction, int], TaskScores] = {}
+    models: dict[tuple[str, Fraction, int], TaskScores] = {}
     for study in ("methods", "alpha"):
         for one in results.task_scores:
             if one.study == study and one.alpha is None and one.training in ("sequential", ""):
-                found.setdefault((one.method, by_size(one.scale), one.seed), one)
-    return list(found.values())
+                models.setdefault((one.method, by_size(one.scale), one.seed), one)
+    return list(models.values())
 
 
 def scale_text(method: str, scale: str) -> str:
@@ -598,14 +523,14 @@ def methods(results: Results) -> Table | None:
     model, column = results.paper.get("supplement"), results.paper.get("column")
     paper = published.supplement(model, column) if model is not None and column is not None else {}
     order = in_order(method for method, _, _ in groups)
-    rows: list[list[Cell]] = []
+    rows: list[list[Value]] = []
     for key in sorted(groups, key=lambda k: (order.index(k[0]), k[1], by_size(k[2]))):
         method, training, scale = key
-        row = [Cell(method), Cell(training if method != "Zero-shot" else ""), Cell(scale)]
-        row.append(Cell(with_std(over_tasks(groups[key], lambda one: one.overall), results.seeds)))
+        row = [Value(method), Value(training if method != "Zero-shot" else ""), Value(scale)]
+        row.append(Value(with_std(over_tasks(groups[key], lambda one: one.overall), results.seeds)))
         if paper:
             here = method in paper and published.TRAININGS[method] in (training, "")
-            row.append(Cell(f"{paper[method]:.2f}" if here else ""))
+            row.append(Value(f"{paper[method]:.2f}" if here else ""))
         rows.append(row)
     _bold_best(rows, 3)
     return _made(
@@ -638,7 +563,7 @@ def places(results: Results) -> Table | None:
         tasks = ", ".join(f"{part.taken} {part.task}" for part in one.parts)
         lacks = ", ".join(f"{count} {task}" for task, count in one.shortfall.items())
         numbers = [str(one.seed), str(len(one.meta_ids)), str(len(one.test_ids))]
-        rows.append([Cell(f"{one.name}, variant {one.variant}"), Cell(tasks), Cell(lacks), *map(Cell, numbers)])
+        rows.append([Value(f"{one.name}, variant {one.variant}"), Value(tasks), Value(lacks), *map(Value, numbers)])
     return _made(
         "places",
         "The places: samples drawn from each task's test set",

@@ -172,11 +172,15 @@ def told(method: str, without: str, with_prior: str, **more: Any) -> dict[str, A
 @pytest.mark.parametrize(
     ("average", "expected"),
     [
-        ("1111111100", "Next best: average with the prior, 10.0 points less (standard error 9.5, not told apart)."),
+        (
+            "1111111100",
+            "Next best: average with the prior, 10.0 points less (standard error 9.5, no clear difference).",
+        ),
         ("1111111110", "Something else is as good: average with the prior."),
         (
             "1111111111",
-            "Something else wins: average with the prior has 10.0 points more (standard error 9.5, not told apart).",
+            "Something else wins: average with the prior has 10.0 points more (standard error 9.5, no clear "
+            "difference).",
         ),
     ],
 )
@@ -203,9 +207,9 @@ def test_the_verdict_says_loses_and_what_it_costs() -> None:
     ]
     rows[2]["with_prior"]["all_digits"] = 0.25
     assert verdicts({"rows": rows}) == [
-        "Adapt: 40.0 %, 10.0 points less than the last checkpoint (standard error 9.5, not told apart). The truth is "
-        "inside the interval of its estimate. It kept the last checkpoint: all of the change is the head's.",
-        "Adapt: 50.0 %, as much as the last checkpoint (standard error 0.0, not told apart).",
+        "Adapt: 40.0 %, 10.0 points less than the last checkpoint (standard error 9.5, no clear difference). The truth "
+        "is inside the interval of its estimate. It kept the last checkpoint: all of the change is the head's.",
+        "Adapt: 50.0 %, as much as the last checkpoint (standard error 0.0, no clear difference).",
         "Something else is as good: last as it is.",
         "The price: 25.0 % over all ten digits alike, where the last checkpoint has 50.0 %. Use it at the place only.",
     ]
@@ -284,7 +288,7 @@ def test_a_finished_demo_is_begun_anew_only_by_force(few: None, tmp_path: Path) 
     quick(tmp_path, 1)
     model = tmp_path / "tasks" / NAMES[0] / "model.safetensors"
     first = model.read_bytes()
-    with pytest.raises(OutputExists, match=r"a demo is there already. Give another folder, or --force to begin it"):
+    with pytest.raises(OutputExists, match=r"a demo is there already. Give another folder, or --force to replace it"):
         quick(tmp_path, 1)
     assert model.read_bytes() == first
     with pytest.raises(KeyboardInterrupt):

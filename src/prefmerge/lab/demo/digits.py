@@ -4,7 +4,7 @@ A place (i, j) sees task i with share 0.8 and task j with share 0.2; it owns a f
 and test images, and the two never meet. Label similarity (paper section 3.3): sim_t = sum over classes y of p_place(y)
 p_task_t(y), whence the preference s_t = sim_t / sum sim. Source of the images: UCI's optical recognition of handwritten
 digits (1,797 of them, 8 x 8 counts 0..16), as scikit-learn ships them. The split is by a hash of the image's number:
-frozen for ever, whatever the versions. Shapes: an image is (1, 8, 8) float32 in [0, 1]. Cost: milliseconds. Leaves out:
+frozen for ever, whatever the versions. Shapes: an image is (1, 8, 8) float32 in [0, 1]. Cost: milliseconds. Not here:
 augmentation.
 """
 
@@ -34,7 +34,7 @@ SHOWN = (
 )  # random.Random(42).sample(range(5), 2), 42 being the paper's first seed: drawn before anything was trained
 PARTS = {"meta": 10, "test": 50, "validation": 20}  # images per digit; "train" is the rest
 MAIN_SHARE = Fraction(4, 5)  # the paper's environment e2 (section 4.3)
-META_LABELS = 20  # what the place tells of itself
+META_LABELS = 20  # labels that the target gives
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ class Digits:
         shares allow.
         """
         labels = int(META_LABELS * (1 - MAIN_SHARE))
-        told, told_side = (self.ids("meta", t) for t in tasks)
-        meta = told[: META_LABELS - labels] + told_side[:labels]
+        labelled, beside = (self.ids("meta", t) for t in tasks)
+        meta = labelled[: META_LABELS - labels] + beside[:labels]
         return Place(tasks, meta, self._mixed(tasks, "meta"), self._mixed(tasks, part))
 
     def _mixed(self, tasks: tuple[int, int], part: str) -> tuple[int, ...]:

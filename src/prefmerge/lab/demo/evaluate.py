@@ -1,8 +1,8 @@
-"""How often a model names the right digit, always among all ten, at places that share their images.
+"""How often a model names the right digit, always among all ten, at targets that share their images.
 
 accuracy(S) = (images of S whose nearest head row is their own) / |S|; the standard error of one such number is sqrt(a
 (1 - a) / |S|). The model is run once over a part of the digits; every accuracy is then a count. Cost: 0.2 s for the 500
-test images on one core. Leaves out: how an answer is found, which is `models.evaluation`'s.
+test images on one core. Not here: how an answer is made (`models.evaluation`).
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def right_by_head(
     examples = digits.examples(ids)
     with torch_threads(1):
         embeddings = embed(encoder, examples)
-        found = [right_answers(embeddings, head, examples.labels, range(len(CLASSES))) for head in heads]
-    return [dict(zip(ids, right.tolist(), strict=True)) for right in found]
+        rights = [right_answers(embeddings, head, examples.labels, range(len(CLASSES))) for head in heads]
+    return [dict(zip(ids, right.tolist(), strict=True)) for right in rights]
 
 
 def share(right: Right, ids: Sequence[int]) -> float:

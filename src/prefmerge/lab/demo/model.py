@@ -4,7 +4,7 @@
 
 The rows were learned on printed characters, in place of a text tower; base.safetensors and head.safetensors are made by
 benchmarks/demo_base.py. Shapes: images (1, 8, 8) in [0, 1], enlarged to IMAGE_SIZE; embeddings (N, EMBED_WIDTH); head
-(10, EMBED_WIDTH). Cost: that of the tower. Leaves out: phrases, crops.
+(10, EMBED_WIDTH). Cost: that of the tower. Not here: phrases, crops.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What the demo shows: one table, one chart, what the user gained, and the commands that do it by hand.
 
 Reads demo.json's object and computes nothing new but differences, whose standard error is that of paired images:
-sd(right_a - right_b) / sqrt(n). Colours are Okabe and Ito's, told apart in every common colour blindness. Accuracies
-are in percent. Leaves out: what `adapt` tried, which its own report.html shows.
+sd(right_a - right_b) / sqrt(n). Colours are Okabe and Ito's, distinct in every common colour blindness. Accuracies
+are in percent. Not here: what `adapt` tried, which its own report.html shows.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def show(console: Console, result: Mapping[str, Any], folder: Path) -> None:
     for row in result["rows"]:
         ours = row["method"] == "adapt"
         cells = [f"{100 * row[head]['place']:.1f}" for head in ("without_prior", "with_prior")]
-        table.add_row(row["model"], *cells, _told(row), style="bold" if ours else None)
+        table.add_row(row["model"], *cells, _estimate(row), style="bold" if ours else None)
     console.print(table)
     console.print("")
     for line in verdicts(result):
@@ -56,7 +56,7 @@ def show(console: Console, result: Mapping[str, Any], folder: Path) -> None:
 
 
 def verdicts(result: Mapping[str, Any]) -> list[str]:
-    """What each model of `adapt` gained, whether it told the truth, whether something else wins, and what it costs."""
+    """What each model of `adapt` gained and costs, whether its estimate was right, and whether something else wins."""
     rows = result["rows"]
     last = next(row for row in rows if row["method"] == "last")
     ours = [row for row in rows if row["method"] == "adapt"]
@@ -115,16 +115,16 @@ def draw(result: Mapping[str, Any], file: Path) -> None:
         text.set_fontweight("bold" if mine else "normal")
     prior = [(spot, 100 * row["with_prior"]["place"]) for spot, row in zip(spots, rows, strict=True) if not ours[spot]]
     axes.plot([x for _, x in prior], [y for y, _ in prior], "o", color="black", markersize=6, label="with the prior")
-    told = [(spot, row["estimate"]) for spot, row in zip(spots, rows, strict=True) if row.get("estimate")]
-    if told:
-        centres = [100 * one["value"] for _, one in told]
+    estimated = [(spot, row["estimate"]) for spot, row in zip(spots, rows, strict=True) if row.get("estimate")]
+    if estimated:
+        centres = [100 * one["value"] for _, one in estimated]
         ends = [
-            [100 * (one["value"] - one["low"]) for _, one in told],
-            [100 * (one["high"] - one["value"]) for _, one in told],
+            [100 * (one["value"] - one["low"]) for _, one in estimated],
+            [100 * (one["high"] - one["value"]) for _, one in estimated],
         ]
         axes.errorbar(
             centres,
-            [spot for spot, _ in told],
+            [spot for spot, _ in estimated],
             xerr=ends,
             fmt="D",
             color=ESTIMATE,
@@ -161,7 +161,7 @@ def _ahead(one: Model, other: Model) -> tuple[float, float]:
 
 
 def _error(gap: float, error: float) -> str:
-    return f"(standard error {error:.1f}{'' if abs(gap) > 2 * error else ', not told apart'})"
+    return f"(standard error {error:.1f}{'' if abs(gap) > 2 * error else ', no clear difference'})"
 
 
 def _name(model: Model) -> str:
@@ -169,6 +169,6 @@ def _name(model: Model) -> str:
     return f"{row['model']} {'as it is' if head == 'without_prior' else 'with the prior'}"
 
 
-def _told(row: Mapping[str, Any]) -> str:
+def _estimate(row: Mapping[str, Any]) -> str:
     one = row.get("estimate")
     return "" if one is None else f"{100 * one['value']:.1f} [{100 * one['low']:.1f}, {100 * one['high']:.1f}]"

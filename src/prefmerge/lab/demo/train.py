@@ -1,8 +1,8 @@
 """The demo's regime, and a run of `prefmerge.training` with it: theta_t starts from theta_{t-1} and learns two digits.
 
 The recipe of both papers, shortened: REGIME says how, `benchmarks/demo_regimes.py` why. One CPU thread, so that a seed
-gives the same bytes on one machine. Cost: about 4 s a task. Leaves out: states inside a task, since a run that was
-killed begins again the task that it was in.
+gives the same bytes on one machine. Cost: about 4 s a task. Not here: states inside a task; after a kill, the task
+that was being trained starts again.
 """
 
 from __future__ import annotations
@@ -65,6 +65,6 @@ def fine_tune_in_sequence(
 ) -> Run:
     """theta_1..theta_T in the run folder `out`, from the base that the encoder holds. Raises as `run_tasks` does."""
     config = configuration(seed, regime)
-    if not force and run_folder.holds_none_out(out):  # begun before the demo kept images: it goes on without
+    if not force and run_folder.holds_none_out(out):  # of a version that kept no images: resumed without
         config = config.model_copy(update={"held_out": 0})
     return run_tasks(scenario_of(digits), encoder, lambda: head, config, out, force=force, progress=progress)

@@ -21,11 +21,12 @@ import pytest
 
 import prefmerge
 from prefmerge.errors import ConfigError, DataError, MissingExtra, RunError
-from prefmerge.lab import runner
+from prefmerge.lab import prepare as preparing
+from prefmerge.lab.bench import run
+from prefmerge.lab.prepare import Ready, freeze, planned_pools
 from prefmerge.lab.recipe import Experiment, read_experiment
 from prefmerge.lab.results import Results
-from prefmerge.lab.runner import run
-from prefmerge.lab.work import ids_digest
+from prefmerge.lab.samples import ids_digest
 
 pytest.importorskip("transformers", reason="experiments need the extra train")
 
@@ -54,6 +55,10 @@ def recipe(runs: Path, folder: Path, text: str = RECIPE) -> Experiment:
     file = folder / "words.yaml"
     file.write_text(text.replace("RUNS", str(runs)))
     return read_experiment(file)
+
+
+def prepared(asked: Experiment, out: Path) -> Ready:
+    return preparing.prepare(asked, out, jobs=1, say=lambda text: None)
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +189,7 @@ def test_after_a_kill_the_same_command_goes_on(runs: Path, done: tuple[Path, Res
     code = (
         "import sys\n"
         "from prefmerge.lab.recipe import read_experiment\n"
-        "from prefmerge.lab.runner import run\n"
+        "from prefmerge.lab.bench import run\n"
         "if __name__ == '__main__': run(read_experiment(sys.argv[1]), sys.argv[2], jobs=1)"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "words.yaml"), str(out)]
@@ -243,8 +248,8 @@ def test_a_method_that_was_judged_on_other_samples_is_refused(
     from prefmerge.lab import work
 
     shutil.copytree(done[0], tmp_path / "out")
-    monkeypatch.setattr(work.Bench, "judged", lambda bench, place: bench.shown(place))
-    monkeypatch.setattr(work.Bench, "everything", lambda bench: bench.shown(next(iter(bench.environments.values()))))
+    monkeypatch.setattr(work.Bench, "judged", lambda bench, key: bench.shown(key))
+    monkeypatch.setattr(work.Bench, "everything", lambda bench: bench.shown(next(iter(bench.samples.environments))))
     for file in (tmp_path / "out" / "cells").glob("*.json"):
         if json.loads(file.read_text())["title"].endswith(f"even variant 0, {method}") or method == "MAGMAX":
             file.unlink()
@@ -273,7 +278,7 @@ def test_training_data_that_changed_are_refused_where_they_are_encoded(
 
 
 def test_a_head_that_changed_is_another_run(runs: Path, tmp_path: Path):
-    from prefmerge.lab.cells import run_identity
+    from prefmerge.lab.plan import run_identity
     from prefmerge.runs import read_run
 
     shutil.copytree(runs / "sequential-1", tmp_path / "run")
@@ -290,8 +295,8 @@ def test_a_missing_extra_is_told_before_anything_is_trained(
 ):
     again = pickle.loads(pickle.dumps(MissingExtra("search", "places")))  # as it comes from another process
     assert (type(again), str(again)) == (MissingExtra, str(MissingExtra("search", "places")))
-    real = runner.importlib.util.find_spec
-    monkeypatch.setattr(runner.importlib.util, "find_spec", lambda name: None if name == "ot" else real(name))
+    real = preparing.importlib.util.find_spec
+    monkeypatch.setattr(preparing.importlib.util, "find_spec", lambda name: None if name == "ot" else real(name))
     text = f"finetune: {runs}/sequential-1.yaml\nseeds: [1]\n"
     with pytest.raises(MissingExtra, match=r"optimal transport needs .* 'prefmerge\[places\]'"):
         run(recipe(runs, tmp_path, text), tmp_path / "out", jobs=1)
@@ -313,11 +318,11 @@ def test_environments_of_more_tasks_than_there_are(runs: Path, tmp_path: Path):
     (runs / "two.yaml").write_text(config)
     told: list[str] = []
     asked = recipe(runs, tmp_path, f"finetune: {runs}/two.yaml\nseeds: [1]\nenvironments: {{size: 100}}\n")
-    pools, _ = runner.planned_pools(asked)
-    places, _ = runner._environments(asked, pools, tmp_path / "environments.json", told.append)
-    assert {place.name for place in places} == {"e1", "e2"}
-    assert "the papers' environments of more tasks are left out" in told[0]
-    assert "At `environments: {size: 75}` all would hold." in told[1]  # 60 samples a task, 0.8 of one
+    pools, _ = planned_pools(asked)
+    environments = freeze(asked, pools, tmp_path / "environments.json", told.append)
+    assert {place.name for place in environments["places"]} == {"e1", "e2"}
+    assert "There are 2 tasks, so there are no environments of more tasks" in told[0]
+    assert "At `environments: {size: 75}` all ratios hold." in told[1]  # 60 samples a task, 0.8 of one
 
 
 def test_another_frozen_manifest_is_taken(runs: Path, tmp_path: Path):
@@ -327,13 +332,13 @@ def test_another_frozen_manifest_is_taken(runs: Path, tmp_path: Path):
         text = (
             f"runs: [RUNS/sequential-1]\nstudies: [places]\nenvironments: {{size: 20, variants: [42], mixes: {mixes}}}"
         )
-        runner.prepare(recipe(runs, tmp_path / first, text), tmp_path / first / "out", say=lambda text: None)
+        prepared(recipe(runs, tmp_path / first, text), tmp_path / first / "out")
         return tmp_path / first / "out" / "environments.json"
 
     for first in ("task-01", "task-02", "task-01"):
         text = f"runs: [RUNS/sequential-1]\nstudies: [places]\nenvironments: {{frozen: {frozen(first)}}}"
-        ready = runner.prepare(recipe(runs, tmp_path, text), tmp_path / "out", say=lambda text: None)
-        assert ready.places[0].parts[0].task == first
+        ready = prepared(recipe(runs, tmp_path, text), tmp_path / "out")
+        assert ready.environments["places"][0].parts[0].task == first
 
 
 def test_a_worker_that_is_killed_is_one_message(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -357,9 +362,9 @@ def test_an_environment_that_was_frozen_elsewhere(runs: Path, done: tuple[Path, 
     out, results = done
     lines = [line for line in RECIPE.splitlines() if not line.startswith("environments")]
     text = "\n".join([*lines, f"environments: {{frozen: {out / 'environments.json'}}}", "studies: [places]"])
-    ready = runner.prepare(recipe(runs, tmp_path, text), tmp_path / "out", say=lambda text: None)
+    ready = prepared(recipe(runs, tmp_path, text), tmp_path / "out")
     wanted = [place for place in results.environments if place.name in ("even", "most")]
-    assert [place.digest for place in ready.places] == [place.digest for place in wanted]
+    assert [place.digest for place in ready.environments["places"]] == [place.digest for place in wanted]
 
 
 def test_the_runs_must_belong_together(runs: Path, tmp_path: Path):
@@ -380,12 +385,12 @@ def test_the_runs_must_belong_together(runs: Path, tmp_path: Path):
 
 def test_cells_are_named_after_all_that_decides_them(runs: Path, done: tuple[Path, Results], tmp_path: Path):
     asked = recipe(runs, tmp_path)
-    ready = runner.prepare(asked, tmp_path / "out", say=lambda text: None)
+    ready = prepared(asked, tmp_path / "out")
     keys = {cell.title: cell.key for cell in ready.work.cells()}
     assert len(set(keys.values())) == len(ready.work.cells())
 
     def changed(**what: Any) -> set[str]:
-        other = runner.prepare(asked.model_copy(update=what), tmp_path / "out", say=lambda text: None)
+        other = prepared(asked.model_copy(update=what), tmp_path / "out")
         return {cell.title for cell in other.work.cells() if keys.get(cell.title) not in (cell.key, None)}
 
     assert changed() == set()
@@ -420,7 +425,7 @@ def test_workers_end_with_their_parent(runs: Path, tmp_path: Path):
     code = (
         "import sys\n"
         "from prefmerge.lab.recipe import read_experiment\n"
-        "from prefmerge.lab.runner import run\n"
+        "from prefmerge.lab.bench import run\n"
         "if __name__ == '__main__': run(read_experiment(sys.argv[1]), sys.argv[2], jobs=2)"
     )
     file = tmp_path / "go.py"
