@@ -26,7 +26,7 @@ _RESOLVED = re.compile(r"training\.(epochs|warmup_steps)|data\[\d+\]\.epochs|hel
 def read_config(file: str | Path) -> FinetuneConfig:
     """The configuration in a YAML file. Relative paths in it that exist beside the file mean those.
 
-    Raises ConfigError naming file, key, what was found and the nearest known key.
+    Raises ConfigError naming file, key, the value found and the nearest known key.
     """
     file = Path(file)
     content = read_mapping(
