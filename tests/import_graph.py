@@ -9,7 +9,7 @@ also runs the files of the packages around it; they count only when a name is ta
 taken by a dot, `a.b.c` after `import a`. Of `import_module`, a written name counts as it is, an f-string as every
 module that fits, and with anything else every string in the file that names a module.
 
-Leaves out names made at run time from parts, `getattr` on a module, and programs started by name.
+Not here: names made at run time from parts, `getattr` on a module, and programs started by name.
 """
 
 from __future__ import annotations

@@ -70,9 +70,9 @@ def test_what_is_refused(changes: dict[str, Any], said: str):
 def test_samples_held_out_are_a_number_or_one_for_each_task():
     assert make_config(LEAST).held_out is None
     for asked, read in ((0, 0), (7, 7), ([3, 0], (3, 0)), (None, None)):
-        found = make_config({**LEAST, "held_out": asked})
-        assert found.held_out == read
-        assert make_config(yaml.safe_load(found.to_yaml())) == found
+        result = make_config({**LEAST, "held_out": asked})
+        assert result.held_out == read
+        assert make_config(yaml.safe_load(result.to_yaml())) == result
     for wrong in (-1, 2.5, True, "auto", [], [1, -1], {"a": 1}):
         with pytest.raises(ConfigError, match="held_out: expected a number of samples of each task"):
             make_config({**LEAST, "held_out": wrong})

@@ -61,9 +61,9 @@ def test_what_is_no_manifest(content: Any, said: str, tmp_path: Path):
 def test_a_checkpoint_finds_its_run(tmp_path: Path):
     written(tmp_path, manifest(tasks=[{"name": "a", "file": "tasks/a"}, {"name": "b", "file": "b.safetensors"}]))
     for index, path in enumerate((tmp_path / "tasks" / "a", tmp_path / "b.safetensors")):
-        found = run_of(path)
-        assert found is not None
-        assert found[1] == index
+        result = run_of(path)
+        assert result is not None
+        assert result[1] == index
     assert run_of(tmp_path / "tasks" / "c") is None
     assert run_of(tmp_path / "base") is None
 

@@ -2,7 +2,7 @@
 
 Read from YAML, checked, resolved (defaults spelled out) and kept in the run folder as `config.yaml`; a resolved
 configuration reads back as itself. Source of the values: both papers, section 4.1 of Tunable MAGMAX, and the authors'
-released code where the papers are silent. Refusals name file, key, what was found and the nearest known key. Cost: one
+released code where the papers are silent. Errors name file, key, the value found and the nearest known key. Cost: one
 small file. Not here: whether models and data exist.
 """
 
@@ -45,7 +45,7 @@ class DataConfig(Section):
     revision: str | None = None  # of the hub
     train_per_class: int | None = Field(default=None, gt=0)  # at most so many training samples of a class
     test_per_class: int | None = Field(default=None, gt=0)
-    epochs: int | None = Field(default=None, gt=0)  # in a sequence of data sets: None: the papers', or training.epochs
+    epochs: int | None = Field(default=None, gt=0)  # of its tasks; None: training.epochs, else the papers'
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -64,7 +64,8 @@ class DataConfig(Section):
 class ScenarioConfig(Section):
     """How the samples become tasks."""
 
-    kind: Literal["class-incremental", "domain-incremental", "datasets", "auto"] = "auto"  # auto: datasets if several
+    # auto: datasets where there are several, else class-incremental
+    kind: Literal["class-incremental", "domain-incremental", "datasets", "auto"] = "auto"
     tasks: int | None = Field(default=None, gt=0)  # class-incremental only; None: 5
     class_order: str | tuple[str, ...] = "auto"  # natural, A, B, C, imagenet_r, random, or names; auto: the papers'
     domain_order: tuple[str, ...] | None = None  # None: the papers', else the data set's own
@@ -94,8 +95,8 @@ class TrainingConfig(Section):
     micro_batch: int | None = Field(default=None, gt=0)  # samples in memory at once, per process; None: the whole batch
     learning_rate: float = Field(default=1e-5, gt=0)
     weight_decay: float = Field(default=0.1, ge=0)
-    warmup_steps: int | None = Field(default=None, ge=0)  # of each task; None: 500, as both papers; or
-    warmup_fraction: float | None = Field(default=None, ge=0, lt=1)  # of each task's steps, in its place
+    warmup_steps: int | None = Field(default=None, ge=0)  # of each task; None: 500, as in both papers
+    warmup_fraction: float | None = Field(default=None, ge=0, lt=1)  # instead of warmup_steps: of each task's steps
     clip_norm: float | None = Field(default=1.0, gt=0)  # of all gradients together; None: no clipping
     augmentation: bool = True  # images: random resized crop
     crop_scale: tuple[float, float] = (0.9, 1.0)  # of the image's area
@@ -105,13 +106,12 @@ class TrainingConfig(Section):
     precision: Literal["no", "fp16", "bf16"] = "no"  # accelerate's mixed precision; the papers train in float32
     device: Literal["auto", "cpu"] = "auto"
     fused: bool = True  # PyTorch's one-kernel AdamW; not the same last bits as the other
-    threads: int | None = Field(
-        default=None, gt=0, le=4096
-    )  # PyTorch's on a CPU; None: its own choice. 1: same on any machine
-    workers: int | None = Field(
-        default=None, ge=0, le=4096
-    )  # processes that read images; None: up to 4, and 0 for text
-    save_every: int | None = Field(default=1, gt=0)  # epochs between resumable states inside a task; None: none
+    # PyTorch's threads on a CPU. None: its own choice; 1: the same bytes on any machine.
+    threads: int | None = Field(default=None, gt=0, le=4096)
+    # Processes that read images. None: up to 4, and 0 for text.
+    workers: int | None = Field(default=None, ge=0, le=4096)
+    # Epochs between two states that a task can resume from. None: it starts again from its first epoch.
+    save_every: int | None = Field(default=1, gt=0)
 
     @field_validator("precision", mode="before")
     @classmethod
@@ -135,8 +135,8 @@ class FinetuneConfig(Section):
     scenario: ScenarioConfig = ScenarioConfig()
     head: Literal["auto", "text", "prototype"] = "auto"  # auto: text where there is a text side
     training: TrainingConfig = TrainingConfig()
-    # Samples of each task that training does not see and the run keeps, to judge and adapt it where the data are not.
-    # None: a tenth of the task, at most 100. 0: none, as in the papers. Resolved to one number, or one for each task.
+    # Samples of each task that training does not see and the run keeps, for where the data cannot be read. One number,
+    # or one for each task. None: a tenth of the task, at most 100. 0: none, as in the papers.
     held_out: int | tuple[int, ...] | None = None
     seed: int = Field(default=0, ge=0, lt=2**32)
 

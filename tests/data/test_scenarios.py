@@ -91,8 +91,8 @@ def registered_corpus(name: str, classes: tuple[str, ...] | None = None) -> Corp
 
 @pytest.mark.parametrize(("name", "order"), [("cifar100", "A"), ("imagenet_r", "imagenet_r"), ("cub200", "imagenet_r")])
 def test_auto_is_the_papers_order(name: str, order: str):
-    found = build(registered_corpus(name), {"tasks": 5})
-    assert [c for task in found.tasks for c in task.classes] == list(CLASS_ORDERS[order].positions)
+    result = build(registered_corpus(name), {"tasks": 5})
+    assert [c for task in result.tasks for c in task.classes] == list(CLASS_ORDERS[order].positions)
     assert build(registered_corpus("cars"), {"tasks": 4}).tasks[0].classes == tuple(range(49))
 
 
@@ -100,8 +100,8 @@ def test_a_published_order_maps_by_name():
     """A folder of CIFAR-100 whose classes stand in another order learns the same names in the same order."""
     expected = build(registered_corpus("cifar100"), {"tasks": 5, "class_order": "B"})
     turned = text_corpus("mine", tuple(name.replace(" ", "_") for name in reversed(REGISTRY["cifar100"].classes)))
-    found = build(turned, {"tasks": 5, "class_order": "B"})
-    assert [n.replace("_", " ") for i in range(5) for n in names(found, i)] == [
+    result = build(turned, {"tasks": 5, "class_order": "B"})
+    assert [n.replace("_", " ") for i in range(5) for n in names(result, i)] == [
         n for i in range(5) for n in names(expected, i)
     ]
 
@@ -192,10 +192,10 @@ def test_joined_holds_everything_once():
 
 @given(st.lists(st.text(max_size=6), min_size=1, max_size=12))
 def test_names_are_safe_and_different(wanted: list[str]):
-    found = safe_names(wanted)
-    assert len(found) == len(wanted)
-    assert len({name.casefold() for name in found}) == len(wanted)
-    assert all(re.fullmatch(r"[A-Za-z0-9_-]+", name) for name in found)
+    result = safe_names(wanted)
+    assert len(result) == len(wanted)
+    assert len({name.casefold() for name in result}) == len(wanted)
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]+", name) for name in result)
 
 
 # What cannot be made into tasks.
@@ -292,10 +292,10 @@ def test_labels_stay_int64():
 
 def held_out_of(config_held_out: Any, train: int = 40, classes: int = 4, tasks: int = 2) -> Scenario:
     """Class-incremental over a corpus of `train` samples a class, with so many held out."""
-    found = make_config(
+    result = make_config(
         {"model": "m", "data": "x", "scenario": {"tasks": tasks, "class_order": "natural"}, "held_out": config_held_out}
     )
-    return build_scenario(found, [plain_corpus([train] * classes)])
+    return build_scenario(result, [plain_corpus([train] * classes)])
 
 
 def plain_corpus(sizes: list[int]) -> Corpus:
@@ -341,16 +341,16 @@ def test_every_class_keeps_a_sample_to_train_on():
         ConfigError, match=r"held_out: 79 of the 80 training samples of task 'task-01'.* at most 78 out"
     ):
         held_out_of(79)
-    found = make_config({"model": "m", "data": "x", "scenario": {"tasks": 1}})
-    task = build_scenario(found, [plain_corpus([1] * 30)]).tasks[0]
+    result = make_config({"model": "m", "data": "x", "scenario": {"tasks": 1}})
+    task = build_scenario(result, [plain_corpus([1] * 30)]).tasks[0]
     assert (len(task.train), len(task.held_out)) == (30, 0)
 
 
 def test_held_out_samples_are_in_proportion_and_a_larger_number_keeps_them():
-    found = make_config({"model": "m", "data": "x", "scenario": {"tasks": 1}})
+    result = make_config({"model": "m", "data": "x", "scenario": {"tasks": 1}})
     corpus, before = plain_corpus([200, 100, 40, 3, 1]), set[str]()
     for count in (1, 4, 5, 17, 34, 60, 339):
-        one = found.model_copy(update={"held_out": count})
+        one = result.model_copy(update={"held_out": count})
         task = build_scenario(one, [corpus]).tasks[0]
         assert len(task.held_out) == count
         assert before <= set(task.held_out.ids)
@@ -364,12 +364,12 @@ def test_held_out_samples_are_in_proportion_and_a_larger_number_keeps_them():
 
 
 def test_other_samples_and_their_order_move_none_that_is_held_out():
-    found = make_config({"model": "m", "data": "x", "scenario": {"tasks": 1}, "held_out": 10})
+    result = make_config({"model": "m", "data": "x", "scenario": {"tasks": 1}, "held_out": 10})
     corpus = plain_corpus([50, 50])
     turned = replace(corpus, train=corpus.train.take(np.arange(100)[::-1]))
-    one, other = (build_scenario(found, [c]).tasks[0].held_out for c in (corpus, turned))
+    one, other = (build_scenario(result, [c]).tasks[0].held_out for c in (corpus, turned))
     assert set(one.ids) == set(other.ids)
-    seeded = build_scenario(found.model_copy(update={"seed": 9}), [corpus]).tasks[0]
+    seeded = build_scenario(result.model_copy(update={"seed": 9}), [corpus]).tasks[0]
     assert seeded.held_out.ids == one.ids  # runs of other seeds are judged on the same
 
 

@@ -87,14 +87,14 @@ def test_the_near_quantile_is_near(degrees: int):
 @settings(deadline=None)
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=9), st.floats(0.1, 0.9))
 def test_the_t_interval_is_that_of_a_textbook(values: list[float], level: float):
-    found = t_interval(values, level)
+    result = t_interval(values, level)
     if len(set(values)) == 1:
-        assert found is None
+        assert result is None
         return
-    assert found is not None
+    assert result is not None
     middle, s = oracle.mean(values), oracle.deviation(values)
     half = t_quantile(level, len(values) - 1) * s / len(values) ** 0.5
-    assert found == pytest.approx((middle - half, middle + half), abs=1e-12)
+    assert result == pytest.approx((middle - half, middle + half), abs=1e-12)
 
 
 def test_the_bootstrap_is_the_same_every_time():

@@ -89,10 +89,10 @@ class ToyEncoder(Encoder):
         return dict(self.tower.state_dict())
 
     def load(self, checkpoint: Path) -> None:
-        found = load_file(checkpoint / "model.safetensors" if checkpoint.is_dir() else checkpoint)
-        if set(found) != set(self.state()):
-            raise CheckpointMismatch(f"{checkpoint}: other tensors than the toy's: {sorted(found)}.")
-        self.tower.load_state_dict(found)
+        result = load_file(checkpoint / "model.safetensors" if checkpoint.is_dir() else checkpoint)
+        if set(result) != set(self.state()):
+            raise CheckpointMismatch(f"{checkpoint}: other tensors than the toy's: {sorted(result)}.")
+        self.tower.load_state_dict(result)
 
     def save(self, folder: Path) -> None:
         folder.mkdir()

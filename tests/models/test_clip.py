@@ -140,7 +140,7 @@ def test_an_augmented_image_is_the_box_resized_and_normalised(encoder: Encoder):
     from PIL.Image import Resampling
 
     (image,) = pictures((50, 40))
-    found = encoder.prepare([image], Augmentation(), [3])["pixel_values"][0].double().numpy()
+    result = encoder.prepare([image], Augmentation(), [3])["pixel_values"][0].double().numpy()
     box = crop_box(50, 40, Augmentation(), 3)
     crop = np.asarray(image.crop(box).resize((16, 16), Resampling.BICUBIC), np.float64) / 255
     mean, std = (
@@ -148,7 +148,7 @@ def test_an_augmented_image_is_the_box_resized_and_normalised(encoder: Encoder):
         [0.26862954, 0.26130258, 0.27577711],
     )  # CLIP's, from its paper's code
     expected = ((crop - mean) / std).transpose(2, 0, 1)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)  # values up to 3 in float32, three operations
+    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5)  # values up to 3 in float32, three operations
 
 
 def test_boxes_have_the_area_and_aspect_asked_for():
@@ -246,9 +246,9 @@ def test_every_parameter_of_the_tower_is_trained_and_no_text(encoder: Encoder):
 
 
 def test_a_long_phrase_is_cut_and_none_is_an_empty_tensor(encoder: Encoder):
-    found = encoder.phrases(["owl " * 50, "owl " * 60])
-    assert found is not None
-    assert torch.equal(found[0], found[1])
+    result = encoder.phrases(["owl " * 50, "owl " * 60])
+    assert result is not None
+    assert torch.equal(result[0], result[1])
     nothing = encoder.phrases([])
     assert nothing is not None
     assert nothing.shape == (0, PROJECTED)

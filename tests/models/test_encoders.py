@@ -62,9 +62,9 @@ def nudged(encoder: Encoder) -> None:
 
 
 def change(folder: Path, file: str, **entries: Any) -> None:
-    found = json.loads((folder / file).read_text()) if (folder / file).exists() else {}
+    result = json.loads((folder / file).read_text()) if (folder / file).exists() else {}
     (folder / file).parent.mkdir(exist_ok=True)
-    (folder / file).write_text(json.dumps(found | entries))
+    (folder / file).write_text(json.dumps(result | entries))
 
 
 def drop(folder: Path, *names: str) -> None:
@@ -118,9 +118,9 @@ def test_a_checkpoint_comes_back_from_folder_and_file(folders: dict[str, Path], 
 @pytest.mark.parametrize("kind", MAKERS)
 def test_the_state_has_the_names_of_the_files(folders: dict[str, Path], kind: str):
     stored = load_file(folders[kind] / "model.safetensors")
-    found = load(folders[kind]).state()
-    assert set(found) == set(stored)
-    for name, tensor in found.items():
+    result = load(folders[kind]).state()
+    assert set(result) == set(stored)
+    for name, tensor in result.items():
         assert torch.equal(tensor, stored[name])
         assert tensor.dtype == torch.float32
         assert not tensor.requires_grad
@@ -184,12 +184,12 @@ def test_every_type_that_auto_knows_loads_saves_and_loads(folders: dict[str, Pat
     with quiet():
         transformers.AutoModel.from_config(transformers.AutoConfig.for_model(kind, **shape)).save_pretrained(folder)
     encoder = load(folder)
-    found = embedded(encoder, inputs_of(encoder))
-    assert found.shape == (len(inputs_of(encoder)), encoder.width)
+    result = embedded(encoder, inputs_of(encoder))
+    assert result.shape == (len(inputs_of(encoder)), encoder.width)
     encoder.save(tmp_path / "saved")
     nudged(encoder)
     encoder.load(tmp_path / "saved")
-    assert torch.equal(embedded(encoder, inputs_of(encoder)), found)
+    assert torch.equal(embedded(encoder, inputs_of(encoder)), result)
     with prefmerge_open(tmp_path / "saved") as names:
         assert names == set(encoder.state())
     encoder.tower.train()
@@ -288,8 +288,8 @@ def test_what_sentence_transformers_needs_is_kept(copied: dict[str, Path], tmp_p
     for path in ("modules.json", "sentence_bert_config.json", "1_Pooling/config.json"):
         assert (tmp_path / "same" / path).read_bytes() == (folder / path).read_bytes()
     load(folder, pooling="mean").save(tmp_path / "mean")
-    found = json.loads((tmp_path / "mean" / "1_Pooling" / "config.json").read_text())
-    assert found == {"word_embedding_dimension": 16, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
+    result = json.loads((tmp_path / "mean" / "1_Pooling" / "config.json").read_text())
+    assert result == {"word_embedding_dimension": 16, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
     assert torch.equal(embedded(load(tmp_path / "mean"), TEXTS), embedded(load(folder, pooling="mean"), TEXTS))
 
     change(folder, "1_Pooling/config.json", pooling_mode_mean_tokens=True)
@@ -320,8 +320,8 @@ def test_what_is_trained_does_not_depend_on_the_callers_mode(folders: dict[str, 
     expected = {name for name, parameter in load(folders[kind]).tower.named_parameters() if parameter.requires_grad}
     assert len(expected) > 30
     with torch.no_grad():
-        found = {name for name, parameter in load(folders[kind]).tower.named_parameters() if parameter.requires_grad}
-    assert found == expected
+        result = {name for name, parameter in load(folders[kind]).tower.named_parameters() if parameter.requires_grad}
+    assert result == expected
 
 
 def test_minilm_is_what_it_was_published_as(tmp_path: Path):

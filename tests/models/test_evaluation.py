@@ -26,32 +26,32 @@ UNEVEN = (2, 5, 3)  # test samples per class: overall and mean over tasks differ
 
 
 def right_by_loops(encoder: ToyEncoder, head: Head, scenario: Scenario, knowing: str) -> list[list[bool]]:
-    found = []
+    result = []
     for task in scenario.tasks:
         embeddings = embed(encoder, task.test).astype(np.float64)
         among = task.among if knowing == "agnostic" else task.classes
-        found.append(oracle.right(embeddings.tolist(), head.rows.double().tolist(), task.test.labels.tolist(), among))
-    return found
+        result.append(oracle.right(embeddings.tolist(), head.rows.double().tolist(), task.test.labels.tolist(), among))
+    return result
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_accuracies_like_the_loops(seed: int):
     scenario = toy_scenario(test=UNEVEN, seed=seed)
     encoder, head = ToyEncoder(seed), toy_head(scenario, seed)
-    found = evaluate(encoder, head, scenario, batch=4, per_class=True)
+    result = evaluate(encoder, head, scenario, batch=4, per_class=True)
     assert encoder.prepared == 20  # each test sample once
-    for knowing, overall in (("agnostic", found.overall.agnostic), ("aware", found.overall.aware)):
+    for knowing, overall in (("agnostic", result.overall.agnostic), ("aware", result.overall.aware)):
         right = right_by_loops(encoder, head, scenario, knowing)
-        assert found.accuracies(knowing) == pytest.approx([sum(r) / len(r) for r in right])  # type: ignore[arg-type]
-        assert found.mean(knowing) == pytest.approx(sum(sum(r) / len(r) for r in right) / 3)  # type: ignore[arg-type]
+        assert result.accuracies(knowing) == pytest.approx([sum(r) / len(r) for r in right])  # type: ignore[arg-type]
+        assert result.mean(knowing) == pytest.approx(sum(sum(r) / len(r) for r in right) / 3)  # type: ignore[arg-type]
         flat = [one for r in right for one in r]
         assert overall == pytest.approx(sum(flat) / 20)
         labels = [int(label) for task in scenario.tasks for label in task.test.labels]
-        for c, one in enumerate(found.classes):
+        for c, one in enumerate(result.classes):
             own = [r for r, label in zip(flat, labels, strict=True) if label == c]
             assert one.n == len(own)
             assert getattr(one, knowing) == pytest.approx(sum(own) / len(own))
-    assert all(aware >= agnostic for _, _, agnostic, aware in found.rows())
+    assert all(aware >= agnostic for _, _, agnostic, aware in result.rows())
 
 
 def test_a_class_without_test_samples_has_no_accuracy():
@@ -59,8 +59,8 @@ def test_a_class_without_test_samples_has_no_accuracy():
     seen = np.flatnonzero(plain.tasks[0].test.labels == 1)
     first = dataclasses.replace(plain.tasks[0], test=plain.tasks[0].test.take(seen))
     scenario = dataclasses.replace(plain, tasks=(first, *plain.tasks[1:]))
-    found = evaluate(ToyEncoder(), toy_head(scenario), scenario, per_class=True)
-    assert [one.name for one in found.classes] == [f"class {c}" for c in range(1, 6)]
+    result = evaluate(ToyEncoder(), toy_head(scenario), scenario, per_class=True)
+    assert [one.name for one in result.classes] == [f"class {c}" for c in range(1, 6)]
 
 
 def test_right_answers_by_hand():
@@ -92,19 +92,19 @@ def test_a_sequence_of_data_sets_is_judged_within_each():
     plain = toy_scenario()
     own = dataclasses.replace(plain, tasks=tuple(dataclasses.replace(t, among=t.classes) for t in plain.tasks))
     head = toy_head(plain)
-    found = evaluate(ToyEncoder(), head, own)
-    assert found.accuracies() == found.accuracies("aware") == evaluate(ToyEncoder(), head, plain).accuracies("aware")
+    result = evaluate(ToyEncoder(), head, own)
+    assert result.accuracies() == result.accuracies("aware") == evaluate(ToyEncoder(), head, plain).accuracies("aware")
 
 
 def test_json_and_rows():
-    found = Evaluation((Count("a", 4, 1, 2), Count("b", 1, 1, 1)), (Count("x", 5, 2, 3),), {"checkpoint": "m"})
-    assert found.rows() == [
+    result = Evaluation((Count("a", 4, 1, 2), Count("b", 1, 1, 1)), (Count("x", 5, 2, 3),), {"checkpoint": "m"})
+    assert result.rows() == [
         ("a", 4, 0.25, 0.5),
         ("b", 1, 1.0, 1.0),
         ("mean over tasks", 5, 0.625, 0.75),
         ("overall", 5, 0.4, 0.6),
     ]
-    assert json.loads(json.dumps(found.to_json())) == {
+    assert json.loads(json.dumps(result.to_json())) == {
         "format": "prefmerge-evaluation/1",
         "about": {"checkpoint": "m"},
         "overall": {
@@ -120,7 +120,7 @@ def test_json_and_rows():
         ],
         "classes": [{"name": "x", "n": 5, "agnostic": 0.4, "aware": 0.6}],
     }
-    assert set(Evaluation(found.tasks).to_json()) == {"format", "overall", "mean", "tasks"}
+    assert set(Evaluation(result.tasks).to_json()) == {"format", "overall", "mean", "tasks"}
 
 
 def test_with_the_cache_the_same_evaluation(tmp_path: Path):

@@ -35,13 +35,13 @@ def test_embeddings_are_the_towers_in_eval_mode(examples: Examples, batch: int):
     encoder = ToyEncoder()
     encoder.tower.train()
     encoder.tower.second.eval()  # a part that its owner keeps in eval mode
-    found = embed(encoder, examples, batch=batch)
-    assert (found.shape, found.dtype) == ((11, E), np.float32)
+    result = embed(encoder, examples, batch=batch)
+    assert (result.shape, result.dtype) == ((11, E), np.float32)
     assert [m.training for m in (encoder.tower, encoder.tower.dropout, encoder.tower.second)] == [True, True, False]
     W1, b1, W2 = (p.detach().double().numpy() for p in encoder.tower.parameters())
     x = np.array(examples.read(range(11)), np.float64)
     # float32 sums of at most six terms near 1 against float64.
-    assert found == pytest.approx(np.tanh(x @ W1.T + b1) @ W2.T, abs=1e-6)
+    assert result == pytest.approx(np.tanh(x @ W1.T + b1) @ W2.T, abs=1e-6)
 
 
 def test_training_goes_on_after_it(examples: Examples):
@@ -109,9 +109,9 @@ class Subclass(ToyEncoder):
 def test_another_model_is_another_key(examples: Examples, tmp_path: Path, other: Any):
     embed(ToyEncoder(), examples, cache=tmp_path)
     encoder = other()
-    found = embed(encoder, examples, cache=tmp_path)
+    result = embed(encoder, examples, cache=tmp_path)
     assert encoder.prepared == 11
-    assert bits(found) == bits(embed(encoder, examples))
+    assert bits(result) == bits(embed(encoder, examples))
 
 
 def test_an_encoder_that_does_not_say_its_preprocessing_is_not_cached(examples: Examples, tmp_path: Path):
@@ -134,8 +134,8 @@ def test_a_merged_model_is_encoded_anew(examples: Examples, tmp_path: Path):
 def test_other_inputs_ids_order_and_batch_are_other_keys(examples: Examples, tmp_path: Path):
     def encoded(of: Examples, batch: int = 256) -> int:
         encoder = ToyEncoder()
-        found = embed(encoder, of, batch=batch, cache=tmp_path)
-        assert bits(found) == bits(embed(ToyEncoder(), of, batch=batch))
+        result = embed(encoder, of, batch=batch, cache=tmp_path)
+        assert bits(result) == bits(embed(ToyEncoder(), of, batch=batch))
         return encoder.prepared
 
     x = np.array(examples.read(range(11)))
@@ -178,12 +178,12 @@ def test_a_damaged_file_is_encoded_and_written_anew(examples: Examples, tmp_path
     encoder = ToyEncoder()
     if damage == "a folder":
         with pytest.warns(UserWarning, match=r"\.features: the features cannot be kept \(.*encoded again next time"):
-            found = embed(encoder, examples, cache=tmp_path)
+            result = embed(encoder, examples, cache=tmp_path)
     else:
-        found = embed(encoder, examples, cache=tmp_path)
+        result = embed(encoder, examples, cache=tmp_path)
         assert file.read_bytes() == content
     assert encoder.prepared == 11
-    assert bits(found) == bits(wanted)
+    assert bits(result) == bits(wanted)
 
 
 def test_a_write_that_is_killed_leaves_what_was_there(
@@ -201,8 +201,8 @@ def test_a_write_that_is_killed_leaves_what_was_there(
 def test_a_cache_that_cannot_be_written_is_said_and_done_without(examples: Examples, tmp_path: Path):
     (tmp_path / "cache").write_text("a file where the folder would be")
     with pytest.warns(UserWarning, match="cannot be kept"):
-        found = embed(ToyEncoder(), examples, cache=tmp_path / "cache")
-    assert bits(found) == bits(embed(ToyEncoder(), examples))
+        result = embed(ToyEncoder(), examples, cache=tmp_path / "cache")
+    assert bits(result) == bits(embed(ToyEncoder(), examples))
 
 
 def test_progress(examples: Examples, tmp_path: Path):
@@ -220,8 +220,8 @@ def test_progress(examples: Examples, tmp_path: Path):
 
 def test_no_example(tmp_path: Path):
     encoder = ToyEncoder()
-    found = embed(encoder, toy_examples(np.zeros((0, D), np.float32), []), cache=tmp_path)
-    assert (found.shape, found.dtype, encoder.prepared) == ((0, E), np.float32, 0)
+    result = embed(encoder, toy_examples(np.zeros((0, D), np.float32), []), cache=tmp_path)
+    assert (result.shape, result.dtype, encoder.prepared) == ((0, E), np.float32, 0)
 
 
 def test_a_tower_that_diverged_is_named(examples: Examples):
@@ -295,8 +295,8 @@ def test_texts_are_read_by_length_and_come_back_in_their_own_order(monkeypatch: 
     encoder = Lengths()
     encoder.kind = "text"
     examples = Examples(tuple("abcde"), np.zeros(5, np.int64), lambda at: [texts[i] for i in at], lambda at: "")
-    found = embed(encoder, examples, batch=2)
+    result = embed(encoder, examples, batch=2)
     assert seen == [[4, 3], [2, 1], [1]]
     encoder.kind = "image"
     # Matrix products of other sizes round otherwise; neighbours here differ by 1e-2.
-    assert np.allclose(found, embed(encoder, examples, batch=1), atol=1e-6)
+    assert np.allclose(result, embed(encoder, examples, batch=1), atol=1e-6)

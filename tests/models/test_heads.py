@@ -124,14 +124,14 @@ def test_a_prototype_is_the_mean_of_unit_samples_under_the_base(batch: int):
 def test_logits_are_scaled_cosines_with_the_rows_asked_for():
     head = text_head(Known(), CLASSES)
     embeddings = np.random.default_rng(1).standard_normal((4, 2)) * 30
-    found = head.logits(torch.tensor(embeddings, dtype=torch.float32), classes=(2, 0))
-    assert found.shape == (4, 2)
+    result = head.logits(torch.tensor(embeddings, dtype=torch.float32), classes=(2, 0))
+    assert result.shape == (4, 2)
     for n in range(4):
         for column, c in enumerate((2, 0)):
             expected = 7.5 * float(unit(embeddings[n]) @ head.rows[c].double().numpy())
-            assert found[n, column].item() == pytest.approx(expected, abs=7.5 * CLOSE)
+            assert result[n, column].item() == pytest.approx(expected, abs=7.5 * CLOSE)
     tensor = torch.tensor(embeddings, dtype=torch.float32)
-    assert torch.equal(head.logits(tensor)[:, [2, 0]], found)
+    assert torch.equal(head.logits(tensor)[:, [2, 0]], result)
     assert torch.equal(head.logits(tensor, scale=1.0), head.logits(tensor) / 7.5) or torch.allclose(
         head.logits(tensor, scale=1.0) * 7.5, head.logits(tensor), rtol=1e-6
     )
@@ -141,10 +141,10 @@ def test_logits_are_float32_under_autocast_and_carry_gradients():
     head = text_head(Known(), CLASSES)
     embeddings = torch.randn(5, 2, generator=torch.Generator().manual_seed(0), requires_grad=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = head.logits(embeddings)
-    assert found.dtype == torch.float32
-    assert torch.equal(found, head.logits(embeddings))
-    found.sum().backward()
+        result = head.logits(embeddings)
+    assert result.dtype == torch.float32
+    assert torch.equal(result, head.logits(embeddings))
+    result.sum().backward()
     assert embeddings.grad is not None
     assert head.logits(embeddings.detach().bfloat16()).dtype == torch.float32
 
@@ -153,23 +153,23 @@ def test_a_head_comes_back_from_its_file(tmp_path: Path):
     classes = (ClassInfo('Größe, "7"', ("a",)), ClassInfo("oak", ("oo",)))
     head = text_head(Known(), classes)
     head.save(tmp_path / "head.safetensors")
-    found = Head.load(tmp_path / "head.safetensors")
-    assert torch.equal(found.rows, head.rows)
-    assert (found.classes, found.scale, found.kind) == (head.classes, head.scale, head.kind)
+    result = Head.load(tmp_path / "head.safetensors")
+    assert torch.equal(result.rows, head.rows)
+    assert (result.classes, result.scale, result.kind) == (head.classes, head.scale, head.kind)
     assert [path.name for path in tmp_path.iterdir()] == ["head.safetensors"]
 
 
 def test_a_prototype_head_comes_back_as_one(tmp_path: Path):
     Head(torch.eye(2), 1 / 3, ("a", "b"), "prototype").save(tmp_path / "h")
-    found = Head.load(tmp_path / "h")
-    assert (found.kind, found.scale) == ("prototype", 1 / 3)
+    result = Head.load(tmp_path / "h")
+    assert (result.kind, result.scale) == ("prototype", 1 / 3)
 
 
 def test_auto_is_text_where_there_is_a_text_side():
-    found = scenario(samples(np.eye(3), [0, 1, 2]))
-    assert make_head("auto", Known(), found).kind == "text"
-    assert make_head("auto", Known(speaks=False), found).kind == "prototype"
-    assert make_head("prototype", Known(), found).kind == "prototype"
+    result = scenario(samples(np.eye(3), [0, 1, 2]))
+    assert make_head("auto", Known(), result).kind == "text"
+    assert make_head("auto", Known(speaks=False), result).kind == "prototype"
+    assert make_head("prototype", Known(), result).kind == "prototype"
 
 
 def test_prototypes_take_the_samples_of_all_tasks():
@@ -209,9 +209,9 @@ def test_a_head_with_a_bias_is_written_in_another_format_and_answers_with_it(tmp
     rows = torch.eye(3)[:2] * torch.tensor([[2.0], [1.0]])
     adapted = Head(rows, 4.0, ("cat", "dog"), "text", torch.tensor([0.5, -1.0]))
     adapted.save(tmp_path / "head.safetensors")
-    found = Head.load(tmp_path / "head.safetensors")
+    result = Head.load(tmp_path / "head.safetensors")
     embeddings = torch.tensor([[3.0, 4.0, 0.0]])
-    assert torch.allclose(found.logits(embeddings), torch.tensor([[4 * 2 * 0.6 + 0.5, 4 * 0.8 - 1.0]]))
-    assert torch.equal(found.logits(embeddings, [1]), found.logits(embeddings)[:, 1:])
+    assert torch.allclose(result.logits(embeddings), torch.tensor([[4 * 2 * 0.6 + 0.5, 4 * 0.8 - 1.0]]))
+    assert torch.equal(result.logits(embeddings, [1]), result.logits(embeddings)[:, 1:])
     with safe_open(tmp_path / "head.safetensors", framework="np") as opened:
         assert json.loads(opened.metadata()["prefmerge"])["format"] == "prefmerge-head/2"  # which 0.1 refuses

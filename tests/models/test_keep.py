@@ -47,10 +47,12 @@ def test_an_image_that_cannot_be_kept_so_is_kept_whole(tmp_path: Path, monkeypat
             return getattr(inner, name)
 
         def __call__(self, images: Any, **how: Any) -> Any:
-            found = inner(images=images, **how)
+            result = inner(images=images, **how)
             if how.get("do_resize", True):
-                found["pixel_values"] = found["pixel_values"] + 1 if "do_rescale" not in how else found["pixel_values"]
-            return found
+                result["pixel_values"] = (
+                    result["pixel_values"] + 1 if "do_rescale" not in how else result["pixel_values"]
+                )
+            return result
 
     encoder._processor = Odd()
     images = [picture(i, size) for i, size in enumerate(SIZES)]

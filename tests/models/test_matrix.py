@@ -32,11 +32,11 @@ def test_the_matrix_of_a_run(tmp_path: Path):
     assert seen == [(20 * k + n, 80) for k in range(4) for n in (16, 20)]
     for knowing in ("agnostic", "aware"):
         R, b = [one.accuracies(knowing) for one in rows[1:]], rows[0].accuracies(knowing)  # type: ignore[arg-type]
-        found = report.metrics(knowing)  # type: ignore[arg-type]
+        result = report.metrics(knowing)  # type: ignore[arg-type]
         assert report.matrix(knowing).tolist() == [list(row) for row in R]  # type: ignore[arg-type]
-        assert found.last_accuracy == pytest.approx(oracle.last(R))
-        assert found.forgetting == pytest.approx(oracle.forgetting(R))
-        assert found.forward_transfer == pytest.approx(oracle.forward_transfer(R, b))
+        assert result.last_accuracy == pytest.approx(oracle.last(R))
+        assert result.forgetting == pytest.approx(oracle.forgetting(R))
+        assert result.forward_transfer == pytest.approx(oracle.forward_transfer(R, b))
     assert report.rows()[0] == ("theta_0", *rows[0].accuracies(), rows[0].mean(), rows[0].overall.agnostic)
     assert [row[0] for row in report.rows("aware")] == ["theta_0", "task-1", "task-2", "task-3"]
     assert report.rows("aware")[3][-1] == rows[3].overall.aware

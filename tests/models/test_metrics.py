@@ -59,14 +59,14 @@ def test_one_task_has_no_transfer():
 
 
 def test_without_a_baseline_there_is_no_forward_transfer():
-    found = metrics(HAND, None, in_sequence=True)
-    assert found.forward_transfer is None
-    assert found.forgetting == pytest.approx(0.15)
+    result = metrics(HAND, None, in_sequence=True)
+    assert result.forward_transfer is None
+    assert result.forgetting == pytest.approx(0.15)
 
 
 def test_checkpoints_that_know_nothing_of_each_other_forget_nothing():
-    found = metrics(HAND, START, in_sequence=False)
-    assert found.to_json() == {
+    result = metrics(HAND, START, in_sequence=False)
+    assert result.to_json() == {
         "last_accuracy": pytest.approx(0.7),
         "average_incremental_accuracy": None,
         "forgetting": None,

@@ -111,11 +111,11 @@ def test_both_layouts_of_the_same_weights_give_the_same_features(activation: str
     model = hugging_face_tower(activation)
     model.load_state_dict(to_hugging_face(state), strict=True)
     with torch.no_grad():
-        found = model(pixel_values=batch()).image_embeds.double()
+        result = model(pixel_values=batch()).image_embeds.double()
     expected = features(state, batch(), activation)
     # Features of size 1 to 5: float32 against float64 through two blocks. The other activation differs by a hundred
     # times more.
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)
     other = next(name for name in ACTIVATIONS if name != activation)
     assert (features(state, batch(), other) - expected).abs().max() > 1e-3
 
@@ -204,13 +204,13 @@ def test_the_real_tower_gives_the_same_features(real: tuple[Any, Path], tmp_path
     library, folder = real
     encoder = load_encoder(ModelConfig(id=str(folder), kind="open_clip"))
     with torch.no_grad():
-        found = encoder.tower(pixel_values=batch())
+        result = encoder.tower(pixel_values=batch())
         model = hugging_face_tower("quick_gelu")
         model.load_state_dict(to_hugging_face(encoder.state(), prefix=""), strict=True)
         theirs = model(pixel_values=batch()).image_embeds
-    torch.testing.assert_close(found, theirs, rtol=0, atol=1e-5)
+    torch.testing.assert_close(result, theirs, rtol=0, atol=1e-5)
     torch.testing.assert_close(
-        found.double(), features(tower_in_open_clips_layout(), batch(), "quick_gelu"), rtol=0, atol=1e-5
+        result.double(), features(tower_in_open_clips_layout(), batch(), "quick_gelu"), rtol=0, atol=1e-5
     )
 
     whole, transform = library.create_model_from_pretrained(f"local-dir:{folder}")
@@ -238,16 +238,16 @@ def test_a_saved_tower_is_loaded_by_open_clip(real: tuple[Any, Path], tmp_path: 
     with torch.no_grad():
         for tensor in encoder.state().values():
             tensor.add_(0.01)
-        found = encoder.tower(pixel_values=batch())
+        result = encoder.tower(pixel_values=batch())
     encoder.save(tmp_path / "saved")
     with quiet(), torch.no_grad():
         model, _ = library.create_model_from_pretrained(
             f"local-dir:{folder}", pretrained_image_path=str(tmp_path / "saved" / "model.safetensors")
         )
-        assert torch.equal(model.encode_image(batch()), found)
+        assert torch.equal(model.encode_image(batch()), result)
         again = load_encoder(ModelConfig(id=str(folder), kind="open_clip"))
         again.load(tmp_path / "saved")
-        assert torch.equal(again.tower(pixel_values=batch()), found)
+        assert torch.equal(again.tower(pixel_values=batch()), result)
     assert all(parameter.requires_grad for parameter in again.tower.parameters())
 
 

@@ -12,17 +12,17 @@ from prefmerge.models.seeds import summary_over_seeds
 def test_summary_over_seeds():
     one = Evaluation((Count("a", 4, 1, 2), Count("b", 4, 3, 4)))
     two = Evaluation((Count("a", 4, 3, 4), Count("b", 4, 3, 4)))
-    found = summary_over_seeds([one.to_json(), two.to_json()])
-    assert found["runs"] == 2
+    result = summary_over_seeds([one.to_json(), two.to_json()])
+    assert result["runs"] == 2
     half = 0.5**0.5 / 2  # the sample deviation of 0.25 and 0.75
-    assert found["tasks"][0] == {
+    assert result["tasks"][0] == {
         "name": "a",
         "agnostic": {"mean": 0.5, "std": pytest.approx(half)},
         "aware": {"mean": 0.75, "std": pytest.approx(half)},
     }
-    assert found["tasks"][1]["agnostic"] == {"mean": 0.75, "std": 0.0}
-    assert found["overall"]["agnostic"] == {"mean": 0.625, "std": pytest.approx(half / 2)}
-    assert found["mean"]["aware"] == {"mean": 0.875, "std": pytest.approx(half / 2)}
+    assert result["tasks"][1]["agnostic"] == {"mean": 0.75, "std": 0.0}
+    assert result["overall"]["agnostic"] == {"mean": 0.625, "std": pytest.approx(half / 2)}
+    assert result["mean"]["aware"] == {"mean": 0.875, "std": pytest.approx(half / 2)}
     assert summary_over_seeds([one.to_json()])["overall"]["agnostic"] == {"mean": 0.5, "std": None}
 
 

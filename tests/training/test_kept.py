@@ -55,9 +55,9 @@ def run(out: Path, scenario: Scenario, method: str = "sequential", **how: Any) -
 
 
 def kept_of(run: Run) -> Kept:
-    found = read_kept(run)
-    assert found is not None
-    return found
+    result = read_kept(run)
+    assert result is not None
+    return result
 
 
 def kept_bytes(out: Path) -> dict[str, bytes]:
@@ -75,22 +75,22 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_is_kept_comes_back(method: str, tmp_path: Path):
     scenario = holding_out()
     made = run(tmp_path / "run", scenario, method)
-    found = kept_of(read_run(tmp_path / "run"))
-    assert found.classes == tuple(one.name for one in scenario.classes)
-    assert found.names == ("task-1", "task-2", "task-3")
+    result = kept_of(read_run(tmp_path / "run"))
+    assert result.classes == tuple(one.name for one in scenario.classes)
+    assert result.names == ("task-1", "task-2", "task-3")
     for t, task in enumerate(scenario.tasks):
-        held_out = found.held_out[t]
-        assert (found.of_task[t], found.among[t]) == (task.classes, task.among)
+        held_out = result.held_out[t]
+        assert (result.of_task[t], result.among[t]) == (task.classes, task.among)
         assert held_out.ids == task.held_out.ids
         assert held_out.labels.tolist() == task.held_out.labels.tolist()
         np.testing.assert_array_equal(held_out.read([2, 0]), task.held_out.read([2, 0]))
         assert held_out.fingerprint([0, 1]) == held_out.take([0, 1]).fingerprint([0, 1]) != held_out.fingerprint([1, 0])
-        own = found.tasks == t
-        assert sorted(found.labels[own]) == sorted(task.train.labels)
+        own = result.tasks == t
+        assert sorted(result.labels[own]) == sorted(task.train.labels)
     # All at once, as they were made: batches of other sizes round differently.
     every = concatenated([task.train for task in scenario.tasks])
-    np.testing.assert_array_equal(found.embeddings, embed(KeepingEncoder(), every, batch=64))
-    assert (found.embeddings.dtype, found.labels.dtype, found.tasks.dtype) == (np.float32, np.int64, np.int64)
+    np.testing.assert_array_equal(result.embeddings, embed(KeepingEncoder(), every, batch=64))
+    assert (result.embeddings.dtype, result.labels.dtype, result.tasks.dtype) == (np.float32, np.int64, np.int64)
     said = made.about["kept"]
     assert (said["held_out"], said["embeddings"]) == (9, 39)
     files = kept_bytes(made.folder)
@@ -101,8 +101,8 @@ def test_what_is_kept_comes_back(method: str, tmp_path: Path):
 
 def test_embeddings_are_of_a_hundred_samples_a_class_at_most(tmp_path: Path):
     scenario = holding_out(tasks=1, train=130)
-    found = kept_of(run(tmp_path / "run", scenario))
-    assert np.bincount(found.labels).tolist() == [100, 100]
+    result = kept_of(run(tmp_path / "run", scenario))
+    assert np.bincount(result.labels).tolist() == [100, 100]
 
 
 def test_a_run_that_holds_none_out_is_as_it_was(tmp_path: Path):
@@ -120,10 +120,10 @@ def test_keeping_samples_changes_no_byte_of_the_training(tmp_path: Path):
     run(tmp_path / "kept", scenario, "ewc")
     bare = replace(scenario, tasks=tuple(replace(task, held_out=no_examples()) for task in scenario.tasks))
     run_tasks(bare, ToyEncoder(), lambda: toy_head(bare), config("ewc"), tmp_path / "bare")
-    found = checkpoints(tmp_path / "kept")
-    for name in [name for name in found if name.startswith(("held-out", "base-embeddings"))]:
-        del found[name]
-    assert found == checkpoints(tmp_path / "bare")
+    result = checkpoints(tmp_path / "kept")
+    for name in [name for name in result if name.startswith(("held-out", "base-embeddings"))]:
+        del result[name]
+    assert result == checkpoints(tmp_path / "bare")
 
 
 class Stop(Exception):
@@ -196,18 +196,18 @@ def test_a_format_of_the_future_is_told(tmp_path: Path, done: Path):
 
 
 def test_images_that_vanish_after_opening_are_told(tmp_path: Path, done: Path):
-    found = kept_of(read_run(shutil.copytree(done, tmp_path / "run")))
+    result = kept_of(read_run(shutil.copytree(done, tmp_path / "run")))
     shutil.rmtree(tmp_path / "run")
     with pytest.raises(RunError, match=r"task-01\.safetensors: what the run kept cannot be read"):
-        found.held_out[0].read([0])
+        result.held_out[0].read([0])
 
 
 def test_a_task_may_hold_none_out(tmp_path: Path):
     scenario = holding_out()
     first = replace(scenario.tasks[0], held_out=no_examples())
-    found = kept_of(run(tmp_path / "run", replace(scenario, tasks=(first, *scenario.tasks[1:]))))
-    assert [len(one) for one in found.held_out] == [0, 3, 3]
-    assert set(found.tasks.tolist()) == {0, 1, 2}
+    result = kept_of(run(tmp_path / "run", replace(scenario, tasks=(first, *scenario.tasks[1:]))))
+    assert [len(one) for one in result.held_out] == [0, 3, 3]
+    assert set(result.tasks.tolist()) == {0, 1, 2}
 
 
 @pytest.mark.parametrize("kind", ["datasets", "domain-incremental"])
@@ -220,9 +220,9 @@ def test_other_layouts_of_tasks_come_back(kind: str, tmp_path: Path):
     ]
     scenario = replace(scenario, kind=kind, tasks=tuple(tasks))
     made = run(tmp_path / "run", scenario)
-    found = kept_of(made)
-    assert found.of_task == tuple(task.classes for task in scenario.tasks)
-    assert found.among == tuple(task.among for task in scenario.tasks)
+    result = kept_of(made)
+    assert result.of_task == tuple(task.classes for task in scenario.tasks)
+    assert result.among == tuple(task.among for task in scenario.tasks)
     for opened in (open_kept(made.folder), open_tasks(made.folder)):
         assert opened is not None
         assert opened[2].kind == kind
@@ -238,9 +238,9 @@ def test_texts_are_kept_as_they_are(tmp_path: Path):
 
     scenario = holding_out()
     run_tasks(scenario, Texts(), lambda: toy_head(scenario), config(), tmp_path / "run")
-    found = kept_of(read_run(tmp_path / "run")).held_out[1]
-    assert found.read([0, 1]) == Texts().keep(scenario.tasks[1].held_out.read([0, 1]))[1]
-    assert found.fingerprint([0]) != found.fingerprint([1])
+    result = kept_of(read_run(tmp_path / "run")).held_out[1]
+    assert result.read([0, 1]) == Texts().keep(scenario.tasks[1].held_out.read([0, 1]))[1]
+    assert result.fingerprint([0]) != result.fingerprint([1])
 
 
 def test_reading_needs_no_torch(done: Path):
@@ -260,6 +260,6 @@ assert found is not None and len(found.held_out[0].read([0, 1])) == 2 and found.
 def test_readers_can_be_sent_to_other_processes(done: Path):
     import pickle
 
-    found: Examples = kept_of(read_run(done)).held_out[0]
-    again = pickle.loads(pickle.dumps(found))
-    assert torch.equal(torch.tensor(np.array(again.read([1]))), torch.tensor(np.array(found.read([1]))))
+    result: Examples = kept_of(read_run(done)).held_out[0]
+    again = pickle.loads(pickle.dumps(result))
+    assert torch.equal(torch.tensor(np.array(again.read([1]))), torch.tensor(np.array(result.read([1]))))

@@ -112,9 +112,9 @@ def test_a_moved_run_is_evaluated_on_what_it_held_out(made: Callable[[Path], dic
     opened.encoder.load(opened.run.task_path(1))
     for task, then in zip(opened.scenario.tasks, before, strict=True):
         np.testing.assert_array_equal(embed(opened.encoder, task.test), then)
-    found = evaluate_checkpoint(opened.run.last_path, target, device="cpu")
-    assert [one.n for one in found.tasks] == [6, 6]
-    assert found.to_json()["about"]["samples"] == "held-out"
+    result = evaluate_checkpoint(opened.run.last_path, target, device="cpu")
+    assert [one.n for one in result.tasks] == [6, 6]
+    assert result.to_json()["about"]["samples"] == "held-out"
     with pytest.raises(DataError):
         open_run(target, samples="test")
 
@@ -172,8 +172,8 @@ def test_a_moved_run_is_preferred_and_searched(tmp_path: Path):
         f"{text},{label}\n" for label in ("ab", "cd", "ef", "gh") for text in (label, label * 2, label[::-1])
     )
     here.write_text(f"text,label\n{rows}")
-    found = prefer.from_inputs(Checkpoints.of_run(target), here, kind="cosine", draws=20)
-    assert found.about["samples_of_tasks"] == [6, 6]
+    result = prefer.from_inputs(Checkpoints.of_run(target), here, kind="cosine", draws=20)
+    assert result.about["samples_of_tasks"] == [6, 6]
     assert search(target, here, None, trials=1, batch=1).settings
     assert prefer.from_pairs(Checkpoints.of_run(target), here, draws=20).beside is not None
 

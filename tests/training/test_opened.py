@@ -44,10 +44,10 @@ def test_any_checkpoint_with_the_data_of_a_run(tmp_path: Path, toys: Scenario):
     toy_run(tmp_path / "run", toys)
     merged = ToyEncoder(8)
     merged.save(tmp_path / "merged")
-    found = evaluate_checkpoint(tmp_path / "merged", tmp_path / "run", device="cpu", per_class=True)
-    assert found.tasks == evaluate(merged, toy_head(toys), toys).tasks
-    assert len(found.classes) == 6
-    assert found.about == {
+    result = evaluate_checkpoint(tmp_path / "merged", tmp_path / "run", device="cpu", per_class=True)
+    assert result.tasks == evaluate(merged, toy_head(toys), toys).tasks
+    assert len(result.classes) == 6
+    assert result.about == {
         "checkpoint": str(tmp_path / "merged"),
         "run": str(tmp_path / "run"),
         "training": "sequential",

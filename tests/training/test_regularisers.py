@@ -54,8 +54,8 @@ def put(tower: Any, values: np.ndarray) -> None:
 
 
 def gradients(tower: Any, value: Any) -> np.ndarray:
-    found = torch.autograd.grad(value, list(tower.parameters()), allow_unused=True)
-    pairs = zip(found, tower.parameters(), strict=True)
+    result = torch.autograd.grad(value, list(tower.parameters()), allow_unused=True)
+    pairs = zip(result, tower.parameters(), strict=True)
     return torch.cat([(torch.zeros_like(p) if g is None else g).reshape(-1) for g, p in pairs]).numpy()
 
 
@@ -64,12 +64,12 @@ def test_lwf_is_the_cross_entropy_of_softened_answers(temperature: float, scale:
     old, new, head, x = double_tower(0), double_tower(1).eval(), double_head(), inputs()
     config = LwfConfig(coefficient=0.3, temperature=temperature)
     classes = (0, 3, 1)
-    found = Lwf(old, head, classes, config, scale).per_sample({"x": x}, new(x))
-    assert found is not None
+    result = Lwf(old, head, classes, config, scale).per_sample({"x": x}, new(x))
+    assert result is not None
     with torch.no_grad():
         before, now = (head.logits(tower(x), classes, scale).tolist() for tower in (old, new))
     # Both in float64; exp and log of other libraries agree to a few units in the last place.
-    assert found.tolist() == pytest.approx([0.3 * v for v in oracle.lwf(before, now, temperature)], rel=1e-12)
+    assert result.tolist() == pytest.approx([0.3 * v for v in oracle.lwf(before, now, temperature)], rel=1e-12)
 
 
 def test_lwf_gradient_against_differences():
@@ -77,9 +77,9 @@ def test_lwf_gradient_against_differences():
     lwf = Lwf(old, head, range(4), LwfConfig())
 
     def loss() -> Any:
-        found = lwf.per_sample({"x": x}, new(x))
-        assert found is not None
-        return found.sum()
+        result = lwf.per_sample({"x": x}, new(x))
+        assert result is not None
+        return result.sum()
 
     def at(values: np.ndarray) -> float:
         put(new, values)
@@ -107,10 +107,10 @@ def test_lwf_leaves_the_old_model_alone():
 
 def test_lwf_of_the_same_model_is_at_its_minimum():
     old, new, head, x = double_tower(0), double_tower(0).eval(), double_head(), inputs()
-    found = Lwf(old, head, range(6), LwfConfig()).per_sample({"x": x}, new(x))
-    assert found is not None
-    assert np.abs(gradients(new, found.sum())).max() < 1e-13
-    assert float(found.detach().min()) > 0  # an entropy: a cross-entropy, not a divergence
+    result = Lwf(old, head, range(6), LwfConfig()).per_sample({"x": x}, new(x))
+    assert result is not None
+    assert np.abs(gradients(new, result.sum())).max() < 1e-13
+    assert float(result.detach().min()) > 0  # an entropy: a cross-entropy, not a divergence
 
 
 @pytest.mark.parametrize(("coefficient", "classes"), [(0.0, (0, 1)), (0.3, ())])
@@ -125,9 +125,9 @@ def test_lwf_that_adds_nothing_does_not_even_run_the_old_model(coefficient: floa
 
 
 def penalty(tower: Any, anchor: Mapping[str, Any], weights: Mapping[str, Any], coefficient: float) -> Any:
-    found = Ewc(anchor, weights, EwcConfig(coefficient=coefficient)).per_step(dict(tower.named_parameters()))
-    assert found is not None
-    return found
+    result = Ewc(anchor, weights, EwcConfig(coefficient=coefficient)).per_step(dict(tower.named_parameters()))
+    assert result is not None
+    return result
 
 
 def some_fisher(tower: Any, seed: int = 5) -> dict[str, Any]:
@@ -140,9 +140,9 @@ def test_ewc_penalty_and_gradient(coefficient: float):
     before, tower = double_tower(0), double_tower(1)
     anchor, weights = dict(before.named_parameters()), some_fisher(tower)
     F = torch.cat([w.reshape(-1) for w in weights.values()]).numpy()
-    found = penalty(tower, anchor, weights, coefficient)
-    assert float(found.detach()) == pytest.approx(oracle.ewc(flat(tower), flat(before), F, coefficient), rel=1e-12)
-    got = gradients(tower, found)
+    result = penalty(tower, anchor, weights, coefficient)
+    assert float(result.detach()) == pytest.approx(oracle.ewc(flat(tower), flat(before), F, coefficient), rel=1e-12)
+    got = gradients(tower, result)
     assert got == pytest.approx(coefficient * F * (flat(tower) - flat(before)), rel=1e-12)
 
     def at(values: np.ndarray) -> float:
@@ -235,17 +235,17 @@ def closed_form() -> tuple[Any, Any, Any, np.ndarray]:
 def test_fisher_of_a_linear_softmax_is_its_closed_form_whatever_the_batches(batch: int):
     tower, x, y, wanted = closed_form()
     batches = [({"x": x[i : i + batch]}, y[i : i + batch]) for i in range(0, 10, batch)]
-    found = fisher(tower, batches, cross_entropy)
-    assert found["weight"].numpy() == pytest.approx(wanted, rel=1e-12)
-    assert not found["unused"].any()
+    result = fisher(tower, batches, cross_entropy)
+    assert result["weight"].numpy() == pytest.approx(wanted, rel=1e-12)
+    assert not result["unused"].any()
 
 
 def test_fisher_is_not_the_square_of_the_batch_gradient():
     tower, x, y, wanted = closed_form()
     (summed,) = torch.autograd.grad(functional.cross_entropy(tower(x), y), [tower.weight])
-    found = fisher(tower, [({"x": x}, y)], cross_entropy)["weight"]
-    assert float((found / summed.square()).min()) > 1.0  # by Jensen's inequality, strictly for samples that differ
-    assert found.numpy() == pytest.approx(wanted, rel=1e-12)
+    result = fisher(tower, [({"x": x}, y)], cross_entropy)["weight"]
+    assert float((result / summed.square()).min()) > 1.0  # by Jensen's inequality, strictly for samples that differ
+    assert result.numpy() == pytest.approx(wanted, rel=1e-12)
 
 
 def test_fisher_is_taken_in_eval_mode_and_leaves_no_trace():
@@ -279,8 +279,8 @@ def test_fisher_is_taken_in_eval_mode_and_leaves_no_trace():
 def test_fisher_of_half_precision_does_not_underflow():
     tower, x, y, _ = closed_form()
     tower = tower.bfloat16()
-    found = fisher(tower, [({"x": x.bfloat16()}, y)], lambda e, label: cross_entropy(e.float(), label))
-    assert found["weight"].dtype == torch.float32
+    result = fisher(tower, [({"x": x.bfloat16()}, y)], lambda e, label: cross_entropy(e.float(), label))
+    assert result["weight"].dtype == torch.float32
 
 
 def test_modes_come_back_after_an_error():

@@ -190,31 +190,29 @@ def _images(folder: Path) -> list[tuple[str, str]]:
     root = Path(os.path.realpath(folder))
     images: list[tuple[str, str]] = []
     seen: set[str] = set()
-    places = [str(folder)]
-    while places:
+    starts = [str(folder)]
+    while starts:
         links: list[str] = []
-        for start in places:
-            for place, folders, names in os.walk(start):
-                real = os.path.realpath(place)
+        for start in starts:
+            for path, folders, names in os.walk(start):
+                real = os.path.realpath(path)
                 if real in seen:
                     folders.clear()
                     continue
                 seen.add(real)
                 folders[:] = [name for name in folders if not name.startswith(".")]
-                for link in (
-                    os.path.join(place, name) for name in folders if os.path.islink(os.path.join(place, name))
-                ):
+                for link in (os.path.join(path, name) for name in folders if os.path.islink(os.path.join(path, name))):
                     target = os.path.realpath(link)
                     if not root.is_relative_to(target) and not Path(real).is_relative_to(target):
                         links.append(link)
-                inside = Path(place).relative_to(folder).parts
+                inside = Path(path).relative_to(folder).parts
                 if inside:
                     images += [
-                        (os.path.join(place, name), inside[0])
+                        (os.path.join(path, name), inside[0])
                         for name in names
                         if name.lower().endswith(SUFFIXES) and not name.startswith(".")
                     ]
-        places = sorted(links)  # after all real folders, so that those keep their own class
+        starts = sorted(links)  # after all real folders, so that those keep their own class
     return sorted(images)
 
 

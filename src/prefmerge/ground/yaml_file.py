@@ -1,6 +1,6 @@
-"""What people write in YAML, read and checked: one mapping in a file, and pydantic's refusals in our words.
+"""What people write in YAML, read and checked: one mapping in a file, and pydantic's errors in our words.
 
-Refusals name file, key, what was found and the nearest known key. Cost: one small file. Not here: recipes of a merge,
+Errors name file, key, the value found and the nearest known key. Cost: one small file. Not here: recipes of a merge,
 whose messages have line numbers (`merging.recipe_file`).
 """
 
@@ -17,6 +17,8 @@ from prefmerge.ground.words import did_you_mean
 
 
 class Section(BaseModel):
+    """A part of a configuration: no unknown key, no NaN or infinity."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
@@ -36,11 +38,11 @@ def read_mapping(file: Path, which: str, keys: str) -> dict[str, Any]:
 
 
 def complaints(error: ValidationError, root: type[BaseModel]) -> Iterator[str]:
-    """One line per refusal of a configuration of the kind `root`, with the nearest known key."""
-    refusals = error.errors(include_url=False)
-    for one in refusals:
-        if one["type"] == "too_short" and any(len(other["loc"]) > len(one["loc"]) for other in refusals):
-            continue  # what is inside it was refused, and counts as absent
+    """One line for each error in a configuration of the kind `root`, with the nearest known key."""
+    errors = error.errors(include_url=False)
+    for one in errors:
+        if one["type"] == "too_short" and any(len(other["loc"]) > len(one["loc"]) for other in errors):
+            continue  # what is inside it is wrong, and counts as absent
         at = ".".join(str(part) for part in one["loc"]) or "the top level"
         if one["type"] == "extra_forbidden":
             keys = _keys(root, one["loc"][:-1])

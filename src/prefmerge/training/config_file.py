@@ -28,7 +28,7 @@ def read_config(file: str | Path) -> FinetuneConfig:
 
         config = prefmerge.read_config("cifar100.yaml")
 
-    Raises ConfigError naming file, key, what was found and the nearest known key.
+    Raises ConfigError naming file, key, the value found and the nearest known key.
     """
     file = Path(file)
     content = read_mapping(
