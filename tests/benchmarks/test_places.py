@@ -86,3 +86,8 @@ def test_the_page_is_the_one_that_the_results_make(tmp_path: Path):
     assert (tmp_path / "places.md").read_text() == (docs / "places.md").read_text()
     assert (tmp_path / places_page.FIGURE).stat().st_size > 10_000
     assert [file.name for file in (docs / "places").iterdir()] == [Path(places_page.FIGURE).name]
+
+
+def test_the_page_on_similarities_is_the_one_that_the_results_make(tmp_path: Path):
+    similarity_encoders.main(["--render-only", "--docs", str(tmp_path / "similarities.md")])
+    assert (tmp_path / "similarities.md").read_text() == (common.ROOT / "docs" / "similarities.md").read_text()
