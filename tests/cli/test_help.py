@@ -33,6 +33,25 @@ def test_help_imports_nothing_heavy(line: str) -> None:
     assert done.stderr.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize(
+    ("line", "modules"), [("--help", []), ("verify --help", ["prefmerge.cli.merging"]), ("unheard-of", [])]
+)
+def test_only_the_module_of_the_command_is_imported(line: str, modules: list[str]) -> None:
+    done = python(
+        f"import sys; from prefmerge.cli import main, app; sys.argv = ['prefmerge', *{line.split()!r}]\n"
+        f"try: main()\nexcept SystemExit: pass\nfrom prefmerge.cli.app import COMMANDS\n"
+        f"homes = dict.fromkeys(f'prefmerge.cli.{{home}}' for home, _ in COMMANDS.values())\n"
+        f"print([home for home in homes if home in sys.modules], file=sys.stderr)"
+    )
+    assert done.stderr.splitlines()[-1] == str(modules)
+
+
+def test_the_phrases_of_the_commands_are_whole(call: Callable[[str], Result]) -> None:
+    lines = call("--help").stdout.partition("Commands:\n")[2].splitlines()
+    assert sorted(line.split()[0] for line in lines) == sorted(EXAMPLES)
+    assert all(line.endswith(".") and not line.endswith("..") for line in lines)
+
+
 def test_every_command_has_help_with_its_examples(call: Callable[[str], Result]) -> None:
     listed = call("--help")
     assert listed.code == 0

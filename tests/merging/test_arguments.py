@@ -39,8 +39,7 @@ def expected(one: Parameter[Any]) -> Any:
     else:
         single = str if one.kind.metavar in ("METHOD", "DTYPE") else Number
     if one.per_task:
-        several = Sequence[Number | None]
-        return Number | several if one.flag else several | None
+        single = Number | Sequence[Number | None] if one.flag else Sequence[Number | None] | None
     return single | None if one.by_method or one.default is None else single
 
 

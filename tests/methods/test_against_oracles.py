@@ -84,7 +84,7 @@ def entries(receipt: Receipt, tensors: Sequence[str], scope: str) -> dict[str, A
 def by_pass(entry: dict[str, Any], passes: int, tasks: int) -> list[list[int]]:
     """The receipt's counts by pass; passes that had nothing to do may be left out."""
     missing = passes - len(entry["passes"])
-    return [*entry["passes"], *([0] * tasks for _ in range(missing))]
+    return [*map(list, entry["passes"]), *([0] * tasks for _ in range(missing))]
 
 
 def in_competition(problem: Problem, law: str) -> Problem:
@@ -186,7 +186,7 @@ def test_equal_magnitudes_are_all_records(problem: Problem, block: int, passes: 
         )
         entry = rule.report.entries()
         assert by_pass(entry, passes, len(problem.tasks)) == truth.passes
-        assert entry["random"] == truth.random
+        assert list(entry["random"]) == truth.random
 
 
 def test_a_full_task_takes_each_candidate_equally_often() -> None:

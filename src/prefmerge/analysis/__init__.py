@@ -5,6 +5,7 @@ layer_types.py   layer norm, attention, MLP, ...: what a tensor is, from its nam
 task_vectors.py  `measure`: one streamed reading of a base and its tasks
 kernels.py       the loops over elements
 measured.py      what was measured: sign conflicts, magnitudes, distributions, angles; JSON
+inspecting.py    `prefmerge.inspect`: a merged model, or task vectors
 findings.py      what the numbers say, a sentence each
 figures.py       the pictures of the papers' analyses
 """

@@ -5,8 +5,8 @@ optional `__metadata__` of strings, then the tensors, row-major and gapless; off
 https://github.com/huggingface/safetensors#format
 
 Opening reads and checks the header, O(tensors). Every claim of the header is checked here, for a message that names
-file and tensor; the safetensors library then has the last word, so that nothing passes here which others refuse. Left
-out: formats that pack several elements into a byte (F4, F6).
+file and tensor; the safetensors library then has the last word, so that nothing passes here which others refuse. Not
+here: formats that pack several elements into a byte (F4, F6).
 """
 
 from __future__ import annotations

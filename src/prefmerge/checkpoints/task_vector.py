@@ -1,8 +1,8 @@
 """Files that hold a task vector, tau = theta_t - theta_0, instead of a model.
 
 Such a file is a checkpoint like any other whose safetensors metadata says so and names, by content fingerprint, the
-base that the vector belongs to. Unscaled, float32, every tensor: so MAGMAX can be carried on from it exactly. Left
-out: formats without metadata.
+base that the vector belongs to. Unscaled, float32, every tensor: so MAGMAX can be carried on from it exactly. Not
+here: formats without metadata.
 """
 
 from __future__ import annotations

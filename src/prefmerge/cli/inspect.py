@@ -42,7 +42,9 @@ def inspect(
             help="Compare with the tasks of another run, or with these, over the same base. Repeatable.",
         ),
     ] = None,
-    exclude: o.Exclude = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="Do not measure these tensors (head.*). Repeatable.")
+    ] = None,
     png: Annotated[
         Path | None,
         typer.Option(

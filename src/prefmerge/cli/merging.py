@@ -86,7 +86,9 @@ def plan(
 @command
 def verify(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A merged file or folder.")],
-    inputs: Annotated[bool, typer.Option("--inputs", help="Also hash the inputs again, where they still are.")] = False,
+    inputs: Annotated[
+        bool, typer.Option("--inputs", help="Also compare the inputs with their fingerprints, where they still are.")
+    ] = False,
     rerun: Annotated[
         bool, typer.Option("--rerun", help="Also merge again from the receipt, into a temporary folder, and compare.")
     ] = False,

@@ -24,14 +24,11 @@ Run = Annotated[
         "--run", metavar="RUN", help="Take base and tasks, in order and with their names, from a run of finetune."
     ),
 ]
-Exclude = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="PATTERN", help="Leave these tensors out of the merge (head.*): the base's are copied. Repeatable."
-    ),
-]
 Threads = Annotated[
-    int | None, typer.Option(metavar="N", min=1, help="Default: one per core. The output does not depend on it.")
+    int | None,
+    typer.Option(
+        metavar="N", min=1, help="How many threads work. Default: one per core. The output does not depend on it."
+    ),
 ]
 MaxMemory = Annotated[
     str,

@@ -44,7 +44,7 @@ class RecipeArguments(TypedDict, total=False):
     passes: int
     weights: Sequence[Number | None] | None  # one for each task
     base_weight: Number
-    density: Number | Sequence[Number | None]  # one for all tasks, or one for each
+    density: Number | Sequence[Number | None] | None  # one for all tasks, or one for each
     normalize: bool | None
     dtype: str | None
     exclude: str | Sequence[str]

@@ -51,7 +51,7 @@ EXCLUDE: Parameter[tuple[str, ...]] = Parameter(
     "exclude",
     Kind(_patterns, "PATTERN"),
     (),
-    "leave these tensors out of the merge (head.*): the base's are copied. Repeatable",
+    "copy these tensors from the base (head.*), and do not merge them. Repeatable",
     top=True,
     several=True,
     group=Group.OUTPUT,
@@ -60,7 +60,7 @@ AS_TASK_VECTOR = Parameter(
     "as_task_vector",
     YES_OR_NO,
     False,
-    "write the merged task vector, unscaled, to carry on with as tasks arrive",
+    "write the merged task vector, unscaled, so that later tasks can be merged with it",
     top=True,
     group=Group.OUTPUT,
 )

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from prefmerge.errors import CheckpointCorrupt
 from prefmerge.ground import jsons
+from prefmerge.merging.parameters import AS_TASK_VECTOR, METHOD
 
 FORMAT = "prefmerge-receipt/1"
 AGAIN = "Merge again to have one."
@@ -198,9 +199,9 @@ class Receipt:
 
     def _problems(self) -> Iterator[tuple[str, str]]:
         """Key and problem of what the types do not say: parameters that every recipe has, and one count per task."""
-        for key in ("method", "as_task_vector"):
-            if key not in self.recipe:
-                yield f"recipe.{key}", "Field required"
+        for parameter in (METHOD, AS_TASK_VECTOR):
+            if parameter.name not in self.recipe:
+                yield f"recipe.{parameter.name}", "Field required"
         rows: dict[str, ReceiptTotals | ReceiptTensor] = {"totals": self.totals}
         rows |= {f"tensors.{name}": tensor for name, tensor in self.tensors.items()}
         lists = {"inputs.tasks": self.inputs.tasks, "shares": self.shares}

@@ -3,8 +3,8 @@
 Built from arguments (`Recipe(...)`), from a YAML file (`recipe_file.read_recipe`) or from a receipt
 (`Recipe.from_settings`). Which parameters there are is declared by the methods and in `parameters`; a recipe takes them
 by name, keeps those that were given, and has every other's default: `recipe[SCALE]`, `recipe.scale`. Here every value
-is checked by itself; whether it fits the checkpoints is for the plan to say. Cost: none; no checkpoint is opened. Left
-out: how the merge is carried out (threads, memory, force).
+is checked by itself; whether it fits the checkpoints is for the plan to say. Cost: none; no checkpoint is opened. Not
+here: how the merge is carried out (threads, memory, force).
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def verify(
     inputs: bool = False,
     rerun: bool = False,
     threads: int | None = None,
-    max_memory: str = "256MiB",
+    max_memory: str | int = "256MiB",
     progress: Progress | None = None,
 ) -> VerifyReport:
     """Compare the output at `out` with its receipt. Raises VerificationFailed naming the first five tensors that are
@@ -190,7 +190,7 @@ def _check_rerun(
     checkpoint: Checkpoint,
     out: Path,
     threads: int | None,
-    max_memory: str,
+    max_memory: str | int,
     progress: Progress | None,
 ) -> None:
     """Merge again beside the output (its disk has room for one) and compare tensor by tensor."""

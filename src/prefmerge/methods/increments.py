@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 PRESENT = Fraction(1, 50)  # the share from which on a task counts as present at the target
 
-START = Parameter("start", NUMBER, Fraction(1), "how much is kept of what each task added", group=Group.RULE)
-BOOST = Parameter("boost", NUMBER, Fraction(0), "so much more of it, times the task's share", group=Group.RULE)
+START = Parameter("start", NUMBER, Fraction(1), "how much is kept of what each task changed", group=Group.RULE)
+BOOST = Parameter("boost", NUMBER, Fraction(0), "what is added to start, times the task's share", group=Group.RULE)
 DROP = Parameter(
     "drop",
     NUMBER,
     Fraction(0),
-    f"so much less of it where the task's share is below {100 * PRESENT} %",
+    f"what is taken from start where the task's share is below {100 * PRESENT} %",
     group=Group.RULE,
 )
 

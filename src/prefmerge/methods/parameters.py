@@ -253,7 +253,7 @@ CARRY = Parameter(
     "carry",
     UNIT,
     Fraction(0),
-    "how much of a task's share its successors may serve",
+    "how much of a task's share may go to the tasks after it",
     search=Range(0.0, 1.0, 2, usual=True),
     group=Group.RULE,
 )

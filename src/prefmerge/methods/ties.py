@@ -31,7 +31,7 @@ DENSITY = Parameter(
     "density",
     PART,
     Fraction(1, 5),  # the paper's top 20 %
-    "share of each task vector that is kept",
+    "what part of each task vector is kept",
     by_method=True,
     per_task=True,
     mergekit=("density",),

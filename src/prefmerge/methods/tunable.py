@@ -47,8 +47,8 @@ SELECTION = Parameter(
     "selection",
     choice("paper", "optimal", "printed", "released"),
     "paper",
-    "who gets which element: Algorithm 1 (paper), the best for the budgets (optimal), the printed letter (printed), or "
-    "the authors' code (released)",
+    "how elements get an owner: by Algorithm 1 (paper), the best way for the budgets (optimal), Algorithm 1 to the "
+    "letter (printed), or as the authors' code does it (released)",
     search=Choices(("paper", "optimal")),  # not unless asked for: `optimal` takes much longer to merge
     group=Group.RULE,
 )
@@ -56,18 +56,22 @@ IMPORTANCE = Parameter(
     "importance",
     choice("magnitude", "step"),
     "magnitude",
-    "what ranks an element for a task: its whole change (magnitude) or that of the task alone (step)",
+    "what ranks an element for a task: its change since the base (magnitude) or since the task before (step)",
     search=Choices(("magnitude", "step")),
     group=Group.RULE,
 )
 TOWARD_LAST = Parameter(
-    "toward_last", UNIT, Fraction(0), "how far to go from there to the last checkpoint", group=Group.RULE
+    "toward_last",
+    UNIT,
+    Fraction(0),
+    "how far to go from the owner's value (0) to that of the last checkpoint (1)",
+    group=Group.RULE,
 )
 PASSES = Parameter(
     "passes",
     whole(1, 256, "K"),
     2,
-    "passes of Algorithm 1 before the random rest",
+    "how many passes of Algorithm 1 come before the rest is shared out at random",
     unless=Unless(SELECTION, "optimal", "which has no passes"),
     group=Group.BUDGET,
 )

@@ -42,7 +42,7 @@ RECEIPT = "receipt.json"
 MAX_SHARD_BYTES = 5_000_000_000  # Hugging Face's limit for one file
 
 Kind = Literal["file", "folder"]
-Receipt = bytes | Callable[[list[dict[str, Any]]], bytes]
+ReceiptBytes = bytes | Callable[[list[dict[str, Any]]], bytes]
 
 
 def create_output(
@@ -297,7 +297,7 @@ class Output:
                 _write_file(place, data)
         self._companions.add(name)
 
-    def publish(self, receipt: Receipt) -> None:
+    def publish(self, receipt: ReceiptBytes) -> None:
         """Make everything durable and put it at the target in one step. `receipt` is JSON, or makes it from `files`.
 
         Raises OutputExists when something appeared at the target meanwhile, ValueError when a tensor is not wholly
