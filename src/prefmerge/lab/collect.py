@@ -81,7 +81,7 @@ class _Finished:
         """(scale, right or wrong for every test sample)."""
         result = self.result(cell)
         for scale, answers in ({} if result is None else result.scales).items():
-            if answers.samples != ids_digest(self.samples.ids):
+            if answers.samples != self.samples.all_digest:
                 raise DataError(f"{cell.title}: {_OTHER}")
             yield scale, answers.right
 

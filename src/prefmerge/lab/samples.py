@@ -83,6 +83,11 @@ class Samples:
         """The rows that models are judged on at an environment, in its order."""
         return self._rows(key, Environment.test_positions)
 
+    @cached_property
+    def all_digest(self) -> str:
+        """A hash of the ids of all rows."""
+        return ids_digest(self.ids)
+
     def digest(self, rows: np.ndarray) -> str:
         """A hash of the ids in these rows."""
         return ids_digest([self.ids[row] for row in rows])
@@ -92,12 +97,11 @@ class Samples:
         return tuple(int(part.sum()) for part in np.split(right, self.starts[1:-1]))
 
     def groups(self, rows: np.ndarray) -> list[tuple[int, np.ndarray]]:
-        """The rows as (task, positions in its pool), as long as one task follows itself."""
+        """The rows, at least one, cut where the task changes: (task, positions in its pool)."""
         tasks = np.searchsorted(self.starts, rows, side="right") - 1
         cuts = np.flatnonzero(np.diff(tasks)) + 1
-        parts = np.split(rows, cuts) if len(rows) else []
-        owners = tasks[[0, *cuts]].tolist() if len(rows) else []
-        return [(task, part - self.starts[task]) for task, part in zip(owners, parts, strict=True)]
+        owners = tasks[[0, *cuts]].tolist()
+        return [(task, part - self.starts[task]) for task, part in zip(owners, np.split(rows, cuts), strict=True)]
 
     def _rows(self, key: str, positions: Callable[[Environment, Pool], np.ndarray]) -> np.ndarray:
         environment = self.environments[key]
