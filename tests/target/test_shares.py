@@ -741,7 +741,7 @@ def test_pairs_that_do_not_fit_are_refused(labels: np.ndarray, message: str):
             {"of_task": ((0, 6), (2, 3), (4, 5))},
             "task 'task-0' has the classes [0, 6]; expected different numbers from 0 to 5, at least one.",
         ),
-        ({"of_task": ((0,), (2, 3), (4, 5))}, "class 'class-1' belongs to no task. Leave it out."),
+        ({"of_task": ((0,), (2, 3), (4, 5))}, "class 'class-1' belongs to no task. Remove it."),
         (
             {"counts": np.full((3, 6), 1)},
             "counts of training samples must be whole numbers, and 0 for classes that a task lacks.",
