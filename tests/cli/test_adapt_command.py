@@ -24,7 +24,6 @@ from safetensors.numpy import load_file
 import prefmerge
 from prefmerge.cli.options import EXAMPLES
 from prefmerge.errors import MissingExtra, UsageError
-from prefmerge.ground.words import flag
 from prefmerge.models.head_file import read_head
 from prefmerge.target.parameters import Parameters, declarations
 from tests.cli.conftest import Result
@@ -116,12 +115,6 @@ def test_the_examples_work(place: Path, call: Callable[[str], Result], line: str
         path.name for path in out.iterdir()
     }
     prefmerge.verify(out, rerun=True)
-
-
-def test_every_declared_parameter_is_a_flag(call: Callable[[str], Result]) -> None:
-    shown = call("adapt --help").stdout
-    for name, (_, declared) in declarations(Parameters).items():
-        assert declared.argument or f"{flag(name)}" in shown, name
 
 
 def test_the_printed_command_makes_the_same_weights(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:

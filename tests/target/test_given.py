@@ -229,6 +229,9 @@ def made(folder: Path) -> None:
     lines(folder / "broken.json", "{")
     saved(folder / "nested.json", {"cat": {"n": 1}})
     saved(folder / "flat.json", {"cat": 1})
+    saved(folder / "list.json", ["cat", 7, {"n": 1}])
+    saved(folder / "number.json", 3)
+    saved(folder / "half.json", {"cars": {"cat": 1.5}})
     saved(folder / "zero.json", {"cars": {"cat": 0}})
     (folder / "latin.txt").write_bytes(b"caf\xe9\n")
     np.savez(folder / "other.npz", cars=np.ones((2, 3)), bird=np.ones((2, 3)))
@@ -252,6 +255,13 @@ def made(folder: Path) -> None:
         (given.read_labels, "minus.csv", "minus.csv: row 1: count is '-1'; expected a number of samples."),
         (given.read_labels, "broken.json", "broken.json: cannot be read as JSON: "),
         (given.read_labels, "nested.json", "nested.json: 'cat': expected a number of samples, found {'n': 1}."),
+        (given.read_labels, "list.json", "list.json: entry 3: expected a label, found {'n': 1}."),
+        (
+            given.read_labels,
+            "number.json",
+            "number.json: expected an object {label: number of samples} or a list of labels, found 3.",
+        ),
+        (given.read_task_labels, "half.json", "half.json: 'cars': 'cat': expected a number of samples, found 1.5."),
         (given.read_labels, "latin.txt", "latin.txt: byte 3 is not UTF-8. Save the file as UTF-8."),
         (given.read_labels, "nan.npy", "nan.npy: its name ends in '.npy'; labels are read from .csv, .tsv, .txt or"),
         (

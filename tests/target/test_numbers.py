@@ -282,7 +282,7 @@ def test_all_right_is_not_certain_and_a_model_is_not_ahead_of_itself():
     assert first.accuracy.low < 0.99
     assert second.ahead is not None
     assert second.ahead.value == 0
-    assert not second.told_apart
+    assert not second.clear
     found = recall_of(judge, model.right(judge.proxy.labels, judge.log_prior), known.classes)
     assert {n for n, _ in found.values()} == {int(n) for n in np.bincount(labels) if n}
 

@@ -1,4 +1,4 @@
-"""What `adapt` can be told: every refusal, and flags that are derived from the declarations."""
+"""The parameters of `adapt`, `prefer` and `search`: every refusal, and flags that are derived from the declarations."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from prefmerge.errors import UsageError
 from prefmerge.ground.words import flag
 from prefmerge.target import adapt as module
 from prefmerge.target.arguments import AdaptArguments, PreferArguments
-from prefmerge.target.parameters import Parameters, PreferParameters, declarations
-from prefmerge.target.parameters.declared import Declaring
+from prefmerge.target.parameters import Declaring, Parameters, PreferParameters, SearchParameters, declarations
 
 RUN = {"run": "my-run", "labels": "seen.csv"}
 FILES = {"checkpoints": ["base", "one"], "prefer": "1"}
@@ -114,7 +113,7 @@ def test_paths_are_taken_as_text_or_path_one_or_several(run: Any):
     assert one.run is None
 
 
-def test_what_is_told_of_them_holds_no_folder_and_nothing_local():
+def test_what_is_written_of_them_holds_no_folder_and_nothing_local():
     made = Parameters.of(
         run="/home/me/my-run", labels="/secret/seen.csv", candidate=["/home/me/a.yaml"], out="/tmp/out", force=True
     )
@@ -127,10 +126,13 @@ def test_what_is_told_of_them_holds_no_folder_and_nothing_local():
 # The command line
 
 
-def command() -> Any:
+COMMANDS = (Parameters, PreferParameters, SearchParameters)
+
+
+def command(of: type[Declaring]) -> Any:
     """Of click, or of the copy of it that newer versions of Typer bring along."""
     group: Any = typer.main.get_command(app)
-    return group.commands["adapt"]
+    return group.commands[of.command]
 
 
 def words(declared: Any, name: str) -> list[str]:
@@ -138,23 +140,33 @@ def words(declared: Any, name: str) -> list[str]:
     return [declared.metavar] if declared.argument else [flag(name), *declared.flags]
 
 
-def test_every_parameter_is_declared_with_help():
-    assert list(declarations(Parameters)) == [one.name for one in dataclasses.fields(Parameters)]
-    for name, (_, declared) in declarations(Parameters).items():
-        assert declared.help.endswith((".", ")")), name
+@pytest.mark.parametrize("of", COMMANDS)
+def test_every_parameter_is_declared_with_help(of: type[Declaring]):
+    assert list(declarations(of)) == [one.name for one in dataclasses.fields(of)]
+    for name, (_, declared) in declarations(of).items():
+        assert declared.help.endswith((".", ")", "...")), name
         assert declared.help[0].isupper(), name
-    spelled = [word for name, (_, declared) in declarations(Parameters).items() for word in words(declared, name)]
+    spelled = [word for name, (_, declared) in declarations(of).items() for word in words(declared, name)]
     assert len(set(spelled)) == len(spelled)
 
 
-def test_the_command_takes_every_parameter_once():
-    taken = [one.name for one in command().params if one.name in declarations(Parameters)]
-    assert taken == list(declarations(Parameters))
-    rest = {one.name for one in command().params} - set(declarations(Parameters))
+def test_a_flag_of_several_commands_is_spelled_alike():
+    known: dict[str, list[str]] = {}
+    for of in COMMANDS:
+        for name, (_, declared) in declarations(of).items():
+            assert known.setdefault(name, words(declared, name)) == words(declared, name), name
+    assert known["inputs"] == ["--inputs", "--features"]
+
+
+@pytest.mark.parametrize("of", COMMANDS)
+def test_the_command_takes_every_parameter_once(of: type[Declaring]):
+    taken = [one.name for one in command(of).params if one.name in declarations(of)]
+    assert taken == list(declarations(of))
+    rest = {one.name for one in command(of).params} - set(declarations(of))
     assert rest == {"json"}
-    for one in command().params:
-        if one.name in declarations(Parameters):
-            kind, declared = declarations(Parameters)[one.name]
+    for one in command(of).params:
+        if one.name in declarations(of):
+            kind, declared = declarations(of)[one.name]
             if one.param_type_name == "option":
                 assert sorted(one.opts) == sorted(words(declared, one.name))
                 assert one.is_flag == (kind is bool)
@@ -162,13 +174,14 @@ def test_the_command_takes_every_parameter_once():
             assert (one.param_type_name == "argument") == declared.argument
 
 
-def test_its_help_lists_every_parameter_once():
-    shown = CliRunner().invoke(app, ["adapt", "--help"], prog_name="prefmerge", env={"COLUMNS": "200"})
+@pytest.mark.parametrize("of", COMMANDS)
+def test_its_help_lists_every_parameter_once(of: type[Declaring]):
+    shown = CliRunner().invoke(app, [of.command, "--help"], prog_name="prefmerge", env={"COLUMNS": "200"})
     assert shown.exit_code == 0
     flat = " ".join(shown.stdout.split())
     entries = [re.split(r" {2,}", line.strip())[0] for line in shown.stdout.splitlines() if re.match(r"  \S", line)]
     listed = [word for entry in entries for word in re.split(r"[ ,]+", entry) if word.startswith("-")]
-    for name, (_, declared) in declarations(Parameters).items():
+    for name, (_, declared) in declarations(of).items():
         assert flat.count(" ".join(declared.help.split())) == 1, name
         if declared.argument:
             assert sum(entry.startswith(str(declared.metavar)) for entry in entries) == 1, name
@@ -176,11 +189,55 @@ def test_its_help_lists_every_parameter_once():
             assert [listed.count(word) for word in words(declared, name)] == [1] * (1 + len(declared.flags)), name
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"labels": "a", "inputs": "b"},
+            "--labels and --inputs: give one of them. With labels for the inputs, that is",
+        ),
+        (
+            {"checkpoints": ["base", "one"]},
+            "--run my-run already says which checkpoints to take; base is one too many.",
+        ),
+        ({"level": 1.0}, "--level 1: expected a number between 0 and 1, such as 0.9."),
+        ({"labels": "a", "gamma": 3.0}, "--gamma has no use with --labels."),
+        ({"pairs": "a", "samples": 3}, "--samples has no use with --pairs."),
+        ({"inputs": "a", "similarity": "mmd", "solver": "exact"}, "--solver has no use with --similarity mmd."),
+        ({"draws": 0}, "--draws has no use without --labels, --inputs or --pairs."),
+        ({"inputs": "a", "solver": "magic"}, "--solver magic: expected sinkhorn, exact or debiased."),
+        ({"inputs": "a", "samples": 0}, "--samples 0: expected at least 1."),
+        (
+            {"run": None},
+            "nothing to go by. Say what the tasks are (--run RUN, or BASE TASK...) and what you have of the",
+        ),
+    ],
+)
+def test_what_makes_no_sense_for_a_preference_is_refused(given: dict[str, Any], message: str):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        PreferParameters.of(**{"run": "my-run", **given})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"run": None}, "--run RUN is missing: the run whose tasks are to be merged."),
+        ({"pairs": None}, "--pairs PATH is missing: inputs of the target with their labels."),
+        ({"out": None}, "--out OUT is missing: where to keep the search."),
+        ({"patience": 0}, "--patience 0: expected at least 1."),
+        ({"batch": 1.5}, "--batch: 1.5 is no N."),
+    ],
+)
+def test_what_makes_no_sense_for_a_search_is_refused(given: dict[str, Any], message: str):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        SearchParameters.of(**{"run": "my-run", "pairs": "a", "out": "b", **given})
+
+
 def test_what_is_typed_is_what_is_asked(monkeypatch: pytest.MonkeyPatch):
     """Every parameter, given on the command line, arrives under its name, and nothing else does."""
     asked: list[Parameters] = []
 
-    def work(parameters: Parameters, told: object = None) -> None:
+    def work(parameters: Parameters, progress: object = None) -> None:
         asked.append(parameters)
         raise UsageError("that will do.")
 
@@ -199,10 +256,10 @@ def test_what_is_typed_is_what_is_asked(monkeypatch: pytest.MonkeyPatch):
         done = CliRunner().invoke(app, ["adapt", *typed], prog_name="prefmerge")
         assert "that will do." in done.stderr, (name, done.stderr, done.exception)
         defaults = {one.name: one.default for one in dataclasses.fields(Parameters)}
-        found = asked[-1]
-        changed = {one for one, default in defaults.items() if getattr(found, one) != default}
+        made = asked[-1]
+        changed = {one for one, default in defaults.items() if getattr(made, one) != default}
         assert changed == {*needed, name}, name
-        value = getattr(found, name)
+        value = getattr(made, name)
         several, single = get_origin(kind) is tuple, Path if Path in get_args(kind) else object
         assert isinstance(value, tuple) == several, name
         assert all(isinstance(one, single) for one in (value if several else [value])), name

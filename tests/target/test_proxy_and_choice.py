@@ -313,7 +313,7 @@ def test_allowed_classes_hold_in_scores():
     labels = judge.proxy.labels
     allowed = np.zeros((len(labels), 4), bool)
     allowed[np.arange(len(labels)), labels] = True
-    allowed[np.arange(len(labels)), labels ^ 1] = True  # told apart from one other class
+    allowed[np.arange(len(labels)), labels ^ 1] = True  # named among two classes
     eased = replace(judge, proxy=replace(judge.proxy, allowed=allowed))
     everything = judge.proxy.everything
     assert eased.score(one, everything)[0] > judge.score(one, everything)[0]

@@ -173,7 +173,7 @@ def test_labels_join_the_counts_of_em():
     np.testing.assert_allclose(found.second, found.shares, atol=1e-6)
 
 
-def test_domains_are_told_apart_by_inputs_and_not_by_labels():
+def test_inputs_say_the_domain_and_labels_do_not():
     assert DOMAINS.tasks.shared
     assert DOMAINS.tasks.alike
     inputs, labels = DOMAINS.drawn((20, 15, 5), 3)
@@ -210,7 +210,7 @@ def test_held_out_samples_lie_further_from_the_means_than_those_in_them():
     assert found.held_distance_N.mean() / within == pytest.approx(math.sqrt((4 / 3) / (3 / 4)), rel=0.1)
 
 
-def test_one_class_in_all_is_told_apart_by_looks():
+def test_looks_say_the_task_where_there_is_one_class_in_all():
     alone = world([(0,), (0,), (0,)])
     found = from_inputs(alone.tasks, alone.drawn((8, 2, 0), 0)[0])
     np.testing.assert_allclose(found.shares, [0.8, 0.2, 0], atol=1e-6)
@@ -741,7 +741,7 @@ def test_pairs_that_do_not_fit_are_refused(labels: np.ndarray, message: str):
             {"of_task": ((0, 6), (2, 3), (4, 5))},
             "task 'task-0' has the classes [0, 6]; expected different numbers from 0 to 5, at least one.",
         ),
-        ({"of_task": ((0,), (2, 3), (4, 5))}, "class 'class-1' belongs to no task. Leave it out."),
+        ({"of_task": ((0,), (2, 3), (4, 5))}, "class 'class-1' belongs to no task. Remove it."),
         (
             {"counts": np.full((3, 6), 1)},
             "counts of training samples must be whole numbers, and 0 for classes that a task lacks.",

@@ -158,7 +158,7 @@ def _numbers(row: Row) -> tuple[str, str, str]:
     ahead = ""
     if row.ahead is not None:
         ahead = f"{100 * row.ahead.value:+.1f} {_interval(row.ahead)}"
-        ahead += "" if row.told_apart else ", not told apart"
+        ahead += "" if row.clear else ", no clear difference"
     return f"{100 * row.accuracy.value:.1f} %", _interval(row.accuracy), ahead
 
 

@@ -211,7 +211,7 @@ class _Plan:
         return self.one.cell(title, CheckpointsSpec(self.recipe.scales, marks, self.recipe.batch))
 
     def _similarity(self, entries: Sequence[Entry], marks: tuple[Mark, ...]) -> Cell[Likenesses] | None:
-        kinds = sorted({entry.similarity for entry in entries if entry.similarity})
+        kinds: list[Kind] = sorted({entry.similarity for entry in entries if entry.similarity})
         if not kinds:
             return None
         asked = self.recipe.similarity

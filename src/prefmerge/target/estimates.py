@@ -10,7 +10,7 @@ same estimate it looks better than under the true mix. What a prior made for a d
 shows by how much (Efron 1983). Intervals: a bootstrap that draws the mix (with the shown samples) and the held-out
 samples together, with one more sample imagined at each end. Models that are there are judged on the same samples: as
 they are, with the log prior, and with a bias fitted without the fold. Shapes: N samples, C classes, B draws. Cost: five
-choices, B N C. Leaves out: drift of the mix.
+choices, B N C. Not here: drift of the mix.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ class Row:
     ahead: Estimate | None = None
 
     @property
-    def told_apart(self) -> bool:
+    def clear(self) -> bool:
         """Whether the interval of the difference leaves 0."""
         return self.ahead is not None and (self.ahead.low > 0 or self.ahead.high < 0)
 
     def to_json(self) -> dict[str, Any]:
-        ahead = None if self.ahead is None else {**self.ahead.to_json(), "told_apart": self.told_apart}
+        ahead = None if self.ahead is None else {**self.ahead.to_json(), "told_apart": self.clear}
         return {"name": self.name, "how": self.how, "accuracy": self.accuracy.to_json(), "ahead": ahead}
 
 
@@ -104,16 +104,16 @@ class Judged:
     def right(self, labels: np.ndarray, log_prior: np.ndarray) -> np.ndarray:
         """(N,): 1 right, 0 wrong, NaN where the sample was not seen."""
         seen = ~np.isnan(self.logits[:, 0])
-        found = np.full(len(labels), np.nan)
+        right = np.full(len(labels), np.nan)
         logits = self.logits[seen] + log_prior if self.prior else self.logits[seen]
-        found[seen] = margins(logits, labels[seen]) > 0
-        return found
+        right[seen] = margins(logits, labels[seen]) > 0
+        return right
 
 
 def by_procedure(judge: Judge, pool: Sequence[Answers], name: str) -> Judged:
     """The procedure: each sample by the candidate and the fit that are chosen without its fold."""
     proxy = judge.proxy
-    everything, found = proxy.everything, np.full((len(proxy), len(judge.rows)), np.nan)
+    everything, logits = proxy.everything, np.full((len(proxy), len(judge.rows)), np.nan)
     outer = proxy.outer(everything)
     for fold in range(5):
         training, judged = everything[outer != fold], everything[outer == fold]
@@ -122,8 +122,8 @@ def by_procedure(judge: Judge, pool: Sequence[Answers], name: str) -> Judged:
         choice = choose(judge, pool, training)
         seen = pool[choice.index].seen(judged)
         if len(seen):
-            found[seen] = judge.logits(pool[choice.index].of(seen), seen, choice.fit) - judge.log_prior
-    return Judged(name, "chosen", _unlearned(judge, found, judge.use_prior), judge.use_prior)
+            logits[seen] = judge.logits(pool[choice.index].of(seen), seen, choice.fit) - judge.log_prior
+    return Judged(name, "chosen", _unlearned(judge, logits, judge.use_prior), judge.use_prior)
 
 
 def _unlearned(judge: Judge, logits: np.ndarray, prior: bool) -> np.ndarray:
@@ -133,23 +133,23 @@ def _unlearned(judge: Judge, logits: np.ndarray, prior: bool) -> np.ndarray:
 
 def as_it_is(judge: Judge, answers: Answers, prior: bool) -> Judged:
     """One model without any fit; `prior`: with the log prior on its logits."""
-    found = np.full((len(judge.proxy), len(judge.rows)), np.nan)
+    logits = np.full((len(judge.proxy), len(judge.rows)), np.nan)
     scores = judge.scores(answers.of(answers.at), answers.at)
-    found[answers.at] = scores.logits(plain(len(judge.rows)), np.zeros(len(judge.rows)))
+    logits[answers.at] = scores.logits(plain(len(judge.rows)), np.zeros(len(judge.rows)))
     how = "with the prior" if prior else "as it is"
-    return Judged(answers.name, how, _unlearned(judge, found, prior), prior)
+    return Judged(answers.name, how, _unlearned(judge, logits, prior), prior)
 
 
 def with_bias(judge: Judge, answers: Answers) -> Judged:
     """One model with bias and temperature fitted without the sample's fold."""
-    proxy, found = judge.proxy, np.full((len(judge.proxy), len(judge.rows)), np.nan)
+    proxy, logits = judge.proxy, np.full((len(judge.proxy), len(judge.rows)), np.nan)
     outer = proxy.outer(answers.at)
     for fold in range(5):
         judged, training = answers.at[outer == fold], answers.at[outer != fold]
         if len(judged) and judge.weights(training).sum() > 0:
             fit = judge.fitted(answers.of(training), training)
-            found[judged] = judge.logits(answers.of(judged), judged, fit) - judge.log_prior
-    return Judged(answers.name, "with a fitted bias", _unlearned(judge, found, True), True)
+            logits[judged] = judge.logits(answers.of(judged), judged, fit) - judge.log_prior
+    return Judged(answers.name, "with a fitted bias", _unlearned(judge, logits, True), True)
 
 
 def estimate(
@@ -183,7 +183,7 @@ def estimate(
     mixes = [(joint, proxy.weights(joint, everything, judge.metric)) for joint in joints[:MIXES]]
     priors = [log_prior_of(tasks, joint, s) for (joint, _), s in zip(mixes, drawn_shares, strict=False)]
 
-    def told(values: np.ndarray, known: np.ndarray, ends: tuple[float, float], less: float) -> Estimate | None:
+    def interval(values: np.ndarray, known: np.ndarray, ends: tuple[float, float], less: float) -> Estimate | None:
         part = weights[:, known]
         total = part @ np.ones(part.shape[1])  # summed as the values are, so that no accuracy rounds to more than 1
         if total[0] <= 0:
@@ -216,24 +216,26 @@ def estimate(
     rows: list[Row] = []
     first: tuple[np.ndarray, float] | None = None
     for model in models:
-        found, less = model.right(proxy.labels, judge.prior.logits), optimism(model)
-        known = ~np.isnan(found)
-        accuracy = told(found, known, (0.0, 1.0), less)
+        right, less = model.right(proxy.labels, judge.prior.logits), optimism(model)
+        known = ~np.isnan(right)
+        accuracy = interval(right, known, (0.0, 1.0), less)
         if accuracy is None:
             continue
         if first is None:
-            first = found, less
+            first = right, less
             rows.append(Row(model.name, model.how, accuracy))
             continue
         both = known & ~np.isnan(first[0])
-        rows.append(Row(model.name, model.how, accuracy, told(first[0] - found, both, (-1.0, 1.0), first[1] - less)))
+        rows.append(
+            Row(model.name, model.how, accuracy, interval(first[0] - right, both, (-1.0, 1.0), first[1] - less))
+        )
     return tuple(rows)
 
 
 def recall_of(judge: Judge, right: np.ndarray, classes: Sequence[str]) -> dict[str, tuple[int, float]]:
     """Per class that occurs among the samples: how many were judged, and which part was named correctly."""
-    known, found = ~np.isnan(right), {}
+    known, recall = ~np.isnan(right), {}
     for c in np.unique(judge.proxy.labels[known]).tolist():
         own = right[known & (judge.proxy.labels == c)]
-        found[classes[c]] = (len(own), float(own.mean()))
-    return found
+        recall[classes[c]] = (len(own), float(own.mean()))
+    return recall

@@ -1,4 +1,4 @@
-"""What stands on top of an encoder: a temperature and a bias per class, or rows of the head fitted anew.
+"""What stands on top of an encoder: a temperature and a bias per class, or rows of the head fitted again.
 
     logits = beta scale <e / |e|, w_c> + a_c + b_c
     bias:   minimise  sum_i w_i NLL_i(beta, b) + RIDGE |b|^2
@@ -8,7 +8,7 @@ beta = 1 / temperature; a: the log prior (`prior`); w_i sum to 1. b and dw are 0
 as good as fitted ones there, and no riskier when the mix drifts. The first problem is convex; the second is not quite
 (beta multiplies dw), and starts from the solution of the first. Source: ours; bias and temperature as in Alexandari,
 Kundaje and Shrikumar 2020. Shapes: N samples, C classes, E numbers an embedding. Cost: N C (bias) or N C E (rows) an
-iteration of L-BFGS, some dozens of them. No torch. Leaves out: who the samples are (`proxy`).
+iteration of L-BFGS, some dozens of them. No torch. Not here: who the samples are (`proxy`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Fit:
 @dataclass(frozen=True, eq=False)
 class Scores:
     """What a candidate says of N samples: cosines times the head's scale, (N, C) float64. `allowed` (N, C): the classes
-    that each sample is told apart from; None: all.
+    among which each sample is named; None: all.
     """
 
     values: np.ndarray
@@ -97,8 +97,8 @@ def fit_bias(scores: Scores, labels: np.ndarray, weights: np.ndarray, prior: np.
         return plain(classes)
     problem = _Problem(scores, labels, weights / weights.sum(), prior, free)
     start = np.concatenate([[1.0], np.zeros(len(free))])
-    found = _minimised(problem.bias, start)
-    return Fit(float(found[0]), _spread(found[1:], free, classes))
+    best = _minimised(problem.bias, start)
+    return Fit(float(best[0]), _spread(best[1:], free, classes))
 
 
 def fit_rows(
@@ -117,10 +117,10 @@ def fit_rows(
     free = np.unique(labels)
     problem = _Problem(scores, labels, weights / weights.sum(), prior, free)
     first = np.concatenate([[start.beta], start.bias[free], np.zeros(len(free) * units.shape[1])])
-    found = _minimised(lambda x: problem.rows(x, units, scale, l2), first)
+    best = _minimised(lambda x: problem.rows(x, units, scale, l2), first)
     rows = np.zeros((scores.values.shape[1], units.shape[1]))
-    rows[free] = found[1 + len(free) :].reshape(len(free), -1)
-    return Fit(float(found[0]), _spread(found[1 : 1 + len(free)], free, scores.values.shape[1]), rows, l2)
+    rows[free] = best[1 + len(free) :].reshape(len(free), -1)
+    return Fit(float(best[0]), _spread(best[1 : 1 + len(free)], free, scores.values.shape[1]), rows, l2)
 
 
 class _Problem:
@@ -165,9 +165,9 @@ class _Problem:
 
 
 def _spread(values: np.ndarray, free: np.ndarray, classes: int) -> np.ndarray:
-    found = np.zeros(classes)
-    found[free] = values
-    return found
+    spread = np.zeros(classes)
+    spread[free] = values
+    return spread
 
 
 def _minimised(function: Any, start: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ from prefmerge.target.shares import PRESENT, from_labels
 from prefmerge.target.source import Source
 
 FIRST = 50  # samples of each task on which every candidate is tried
-MOST_UNJUDGED = 0.5  # part of the target that no sample stands for, beyond which no accuracy is told
+MOST_UNJUDGED = 0.5  # part of the target that no sample stands for, beyond which no accuracy is given
 OTHERS = 100  # samples of absent tasks, together, that show what is lost there
 
 

@@ -1,6 +1,6 @@
 """The merged models of candidates, made in as few readings as memory allows and kept while it does.
 
-Cost: one merge for each different setting; `MEMORY` bytes of float32 models, the oldest let go first. Leaves out: which
+Cost: one merge for each different setting; `MEMORY` bytes of float32 models, the oldest dropped first. Not here: which
 settings (`pool`).
 """
 
@@ -28,14 +28,14 @@ class Merges:
         self.made = 0
 
     def each(
-        self, settings: Sequence[Mapping[str, Any]], told: Callable[[int, int], None] | None = None
+        self, settings: Sequence[Mapping[str, Any]], progress: Callable[[int, int], None] | None = None
     ) -> Iterator[tuple[int, Model]]:
         """(position, model) of every one of `settings`, in the order in which they are at hand."""
-        places: dict[str, list[int]] = {}
+        positions: dict[str, list[int]] = {}
         for i, one in enumerate(settings):
-            places.setdefault(_key(one), []).append(i)
+            positions.setdefault(_key(one), []).append(i)
         waiting = []
-        for key, own in places.items():
+        for key, own in positions.items():
             if key in self._kept:
                 model = self._kept[key]
                 yield from ((i, model) for i in own)
@@ -49,14 +49,14 @@ class Merges:
             several = 1  # until it is known how large a model is
             while waiting:
                 some, waiting = waiting[:several], waiting[several:]
-                if told is not None:
-                    told(len(some), len(waiting))
-                models = merges.models([settings[places[key][0]] for key in some])
+                if progress is not None:
+                    progress(len(some), len(waiting))
+                models = merges.models([settings[positions[key][0]] for key in some])
                 self.made += len(some)
                 for key, model in zip(some, models, strict=True):
                     several = max(1, MEMORY // max(1, _size(model)))
                     self._keep(key, model)
-                    yield from ((i, model) for i in places[key])
+                    yield from ((i, model) for i in positions[key])
 
     def _keep(self, key: str, model: Model) -> None:
         size = _size(model)
@@ -71,5 +71,5 @@ def _size(model: Model) -> int:
 
 
 def _key(settings: Mapping[str, Any]) -> str:
-    told = {name: value.describe() if isinstance(value, Preference) else value for name, value in settings.items()}
-    return repr(sorted(told.items()))
+    written = {name: value.describe() if isinstance(value, Preference) else value for name, value in settings.items()}
+    return repr(sorted(written.items()))

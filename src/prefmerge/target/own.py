@@ -4,7 +4,7 @@
 
 So T (a + b) goes into the classifier's bias, and no other weight changes: the model answers for the target by itself,
 without a head beside it. Its probabilities are sharper or flatter than those that were fitted, by T. Shapes: C classes.
-Cost: one config.json for each checkpoint. No torch. Leaves out: finding the bias among the weights
+Cost: one config.json for each checkpoint. No torch. Not here: finding the bias among the weights
 (`encoders.classifier`), adding to it (`merging.added`).
 """
 

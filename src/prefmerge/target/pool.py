@@ -4,7 +4,7 @@ Ordered tasks: the last checkpoint; each one whose task has a share above SINGLE
 selection and step importance at two scales, with carry, and half-way to the last checkpoint; `increments` with six
 settings. Tasks without an order have no last one, no increments and no steps. A fixed rule that wins on one data set
 loses on another, so none is fixed. Source: ours. Cost: none here; two of the merges assign owners, the others are sums.
-Leaves out: merging (`merging.candidates`), encoding.
+Not here: merging (`merging.candidates`), encoding.
 """
 
 from __future__ import annotations
@@ -59,20 +59,20 @@ def candidates(names: Sequence[str], shares: np.ndarray, ordered: bool, own: Seq
     """The candidates for a mix, (T,) shares. `own`: recipes of the user. Raises UsageError, RecipeError."""
     preference = {"preference": rounded(shares)}
     wanted = {int(np.argmax(shares)) if not ordered else len(names) - 1, *np.flatnonzero(shares > SINGLE).tolist()}
-    found = [Candidate(_called(names, task, ordered), task=task) for task in sorted(wanted)]
+    pool = [Candidate(_called(names, task, ordered), task=task) for task in sorted(wanted)]
     if ordered:
-        found += [
+        pool += [
             Candidate("optimal + step, scale 1", {**_BEST, **preference}),
             Candidate("optimal + step, scale 1.25", {**_BEST, **preference, "scale": "1.25"}),
             Candidate("optimal + step, carry 0.5", {**_BEST, **preference, "carry": "0.5"}),
             Candidate("optimal + step, half-way to the last", {**_BEST, **preference, "toward_last": "0.5"}),
         ]
         for settings in INCREMENTS:
-            told = ", ".join(f"{name} {value}" for name, value in settings.items())
-            found.append(Candidate(f"increments, {told}", {"method": "increments", **preference, **settings}))
+            words = ", ".join(f"{name} {value}" for name, value in settings.items())
+            pool.append(Candidate(f"increments, {words}", {"method": "increments", **preference, **settings}))
     else:
         plain = {"method": "tunable_magmax", "selection": "optimal", **preference}
-        found += [
+        pool += [
             Candidate("optimal, scale 0.5", {**plain, "scale": "0.5"}),
             Candidate("optimal, scale 1", {**plain, "scale": "1"}),
             Candidate("optimal, strength 0.5, scale 1", {**plain, "scale": "1", "strength": "0.5"}),
@@ -80,7 +80,7 @@ def candidates(names: Sequence[str], shares: np.ndarray, ordered: bool, own: Seq
             Candidate("max_abs", {"method": "max_abs"}),
             Candidate("mean weighted by shares", {"method": "linear", "weights": _weights(shares)}),
         ]
-    return [*found, *(_from_file(path, names) for path in own)]
+    return [*pool, *(_from_file(path, names) for path in own)]
 
 
 def baselines(shares: np.ndarray, ordered: bool) -> list[Candidate]:

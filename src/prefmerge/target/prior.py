@@ -7,8 +7,8 @@
 s: shares of the tasks; n_c: labels of the target (0 where only inputs are known); C_t: the classes of task t; p(c | t):
 how often c occurred in training, which a trained model has learned and the target need not repeat (0 where even). The
 guard keeps a class that was not seen possible: a mix is estimated from few samples, and it drifts. Source: ours, after
-Saerens, Latinne and Decaestecker 2002. Shapes: T tasks, C classes. Cost: T C. Leaves out: how s and n are found
-(`shares`), biases that are fitted (`fit`).
+Saerens, Latinne and Decaestecker 2002. Shapes: T tasks, C classes. Cost: T C. Not here: how s and n are
+estimated (`shares`), biases that are fitted (`fit`).
 """
 
 from __future__ import annotations
@@ -56,20 +56,20 @@ def joint_of(tasks: Tasks, shares: np.ndarray, label_counts: np.ndarray) -> np.n
     inside = _inside(tasks)
     spread = shares[:, None] * inside / inside.sum(axis=1, keepdims=True)
     expected = spread.sum(axis=0)
-    found = (label_counts + EVIDENCE * expected) / (label_counts.sum() + EVIDENCE)
+    rates = (label_counts + EVIDENCE * expected) / (label_counts.sum() + EVIDENCE)
     # A class of several tasks is theirs in proportion to their shares; evenly where none of them has any.
     holders = inside.sum(axis=0)
     part = np.where(expected > 0, spread / np.where(expected > 0, expected, 1), inside / np.maximum(holders, 1))
-    joint = part * found
+    joint = part * rates
     return joint / joint.sum()
 
 
 def _inside(tasks: Tasks) -> np.ndarray:
     """(T, C): 1 where a class belongs to a task."""
-    found = np.zeros((len(tasks.names), len(tasks.classes)))
+    inside = np.zeros((len(tasks.names), len(tasks.classes)))
     for task, own in enumerate(tasks.of_task):
-        found[task, list(own)] = 1
-    return found
+        inside[task, list(own)] = 1
+    return inside
 
 
 def _learned(tasks: Tasks, shares: np.ndarray) -> np.ndarray:

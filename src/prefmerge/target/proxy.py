@@ -6,7 +6,7 @@
 
 q: the joint prior without its guard (`prior`); n_tc: how many samples of that task and class are at hand. Folds are
 drawn by a keyed hash of the samples' ids, class by class, so they do not depend on the order. Shapes: N samples. Cost:
-N. Leaves out: encoding, and what is done with the weights (`choice`, `estimates`).
+N. Not here: encoding, and what is done with the weights (`choice`, `estimates`).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ FOLDS = 10  # 5 outer folds, and 2 inner ones that cut across them
 
 @dataclass(frozen=True, eq=False)
 class Proxy:
-    """`labels`, `tasks`, `pair`, `first`, `fold` are (N,); `allowed` (N, C), or None where every sample is told apart
-    from all classes. `tasks` is -1 for a pair. `first`: the samples on which every candidate is tried.
+    """`labels`, `tasks`, `pair`, `first`, `fold` are (N,); `allowed` (N, C), or None where every sample is named
+    among all classes. `tasks` is -1 for a pair. `first`: the samples on which every candidate is tried.
     """
 
     ids: tuple[str, ...]
@@ -76,13 +76,13 @@ class Proxy:
         if metric == "balanced" and len(pairs):
             pair_weights /= np.bincount(labels[pairs], times[pairs], minlength=classes)[labels[pairs]]
         parts = []
-        for at, found in ((held, held_weights), (pairs, pair_weights)):
-            if len(at) and found.sum() > 0:
-                found = found / found.sum()
-                parts.append((at, found, 1 / np.sum(found**2)))
+        for at, own in ((held, held_weights), (pairs, pair_weights)):
+            if len(at) and own.sum() > 0:
+                own = own / own.sum()
+                parts.append((at, own, 1 / np.sum(own**2)))
         most = sum(size for _, _, size in parts)
-        for at, found, size in parts:
-            weights[at] = found * size / most
+        for at, own, size in parts:
+            weights[at] = own * size / most
         return weights
 
 

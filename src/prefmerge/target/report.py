@@ -1,7 +1,7 @@
-"""report.html: what was found of the target and what the model is worth there, in one file without a script.
+"""report.html: what is known of the target and what the model is worth there, in one file without a script.
 
 Nothing is computed here. Every name is escaped; nothing is fetched; light and dark, phone and paper. Cost: some
-kilobytes. Leaves out: who owns which element, which `prefmerge inspect OUT` shows.
+kilobytes. Not here: who owns which element, which `prefmerge inspect OUT` shows.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _gain(made: Adapted) -> str:
     told = f"<b>{_percent(chosen.accuracy)}</b> {of} {_span(chosen.accuracy)}"
     if before is None or before.ahead is None:
         return told + "."
-    apart = "" if before.told_apart else " (not told apart)"
+    apart = "" if before.clear else " (no clear difference)"
     return (
         f"{told}; the {escape(before.name)}: {_percent(before.accuracy)}. Gain: {_signed(before.ahead)} points{apart}."
     )
@@ -217,4 +217,4 @@ def _signed(one: Estimate) -> str:
 def _ahead(row: Row) -> str:
     if row.ahead is None:
         return ""
-    return _signed(row.ahead) + ("" if row.told_apart else ", not told apart")
+    return _signed(row.ahead) + ("" if row.clear else ", no clear difference")

@@ -1,6 +1,6 @@
-"""What `adapt` found, as one value: what was chosen and why, what it is worth, and how to make the same again.
+"""What came of `adapt`, as one value: what was chosen and why, what it is worth, and how to make the same again.
 
-Cost: none. Leaves out: finding it (`adapt`), writing it (`output`), drawing it (`report`).
+Cost: none. Not here: finding it (`adapt`), writing it (`output`), drawing it (`report`).
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class Adapted:
     def verdict(self) -> str:
         """What was chosen and why, in a sentence or two."""
         if self.choice is None:
-            told = "there are no samples of the tasks, so it could not be compared with anything"
-            return f"Took {self.chosen.name}: {told}."
+            why = "there are no samples of the tasks, so it could not be compared with anything"
+            return f"Took {self.chosen.name}: {why}."
         if self.choice.best_single is None or not self.chosen.single:
             return f"Chose {self.chosen.name} out of {len(self.pool)} candidates."
         kept = f"Kept the weights of the {self.chosen.name}"
@@ -114,7 +114,7 @@ class Adapted:
 
     def to_json(self) -> dict[str, Any]:
         """What adapt.json holds: no path, no host."""
-        found: dict[str, Any] = {
+        data: dict[str, Any] = {
             "format": FORMAT,
             "parameters": self.parameters.to_json(),
             "tasks": list(self.source.tasks.names),
@@ -130,12 +130,12 @@ class Adapted:
             "cost": dict(self.cost),
         }
         if self.added is not None:
-            found["added"] = {
+            data["added"] = {
                 "tensor": self.added.tensor,
                 "values": dict(zip(self.source.tasks.classes, self.added.values.tolist(), strict=True)),
             }
         if self.choice is not None:
-            found["candidates"] = [
+            data["candidates"] = [
                 {
                     "name": one.name,
                     "single": one.single,
@@ -145,13 +145,13 @@ class Adapted:
                 }
                 for i, one in enumerate(self.pool)
             ]
-            found["choice"] = {
+            data["choice"] = {
                 "ahead_of_best_checkpoint": self.choice.ahead,
                 "standard_error": self.choice.error,
                 "temperature": 1 / self.choice.fit.beta,
                 "rows_l2": self.choice.fit.l2 if np.isfinite(self.choice.fit.l2) else None,
             }
-        return found
+        return data
 
 
 def recipe(made: Adapted) -> Recipe:

@@ -10,7 +10,7 @@ NAMES = ("cars", "birds", "digits")
 
 @st.composite
 def two_samples(draw: st.DrawFn, least: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """A task's sample and the place's, of a few whole-numbered points: many coincide."""
+    """A task's sample and the target's, of a few whole-numbered points: many coincide."""
     width = draw(st.integers(1, 3))
     sizes = draw(st.integers(least, 6)), draw(st.integers(least, 6))
     number = st.integers(-3, 3)
@@ -19,9 +19,9 @@ def two_samples(draw: st.DrawFn, least: int = 1) -> tuple[np.ndarray, np.ndarray
 
 
 def gaussians(seed: int, rows: tuple[int, int] = (40, 25), width: int = 6) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Features of three tasks and, by each task's encoder, of one place that resembles the first most."""
+    """Features of three tasks and, by each task's encoder, of one target that resembles the first most."""
     rng = np.random.default_rng(seed)
     tasks = [rng.standard_normal((rows[0], width)) + 1 for _ in NAMES]
     away = 2 * np.eye(width)[0]
-    meta = [rng.standard_normal((rows[1], width)) + 1 + t * away for t in range(len(NAMES))]
-    return tasks, meta
+    target = [rng.standard_normal((rows[1], width)) + 1 + t * away for t in range(len(NAMES))]
+    return tasks, target

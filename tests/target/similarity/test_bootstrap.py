@@ -35,8 +35,8 @@ def label_coverage(
     held = np.zeros(len(tasks))
     for repeat in range(repeats):
         drawn = rng.multinomial(samples, list(mixture.values()))
-        place = {c: int(n) for c, n in zip(mixture, drawn, strict=True) if n}
-        found = label_interval(tasks, place, FIVE[: len(tasks)], draws=400, seed=repeat)
+        target = {c: int(n) for c, n in zip(mixture, drawn, strict=True) if n}
+        found = label_interval(tasks, target, FIVE[: len(tasks)], draws=400, seed=repeat)
         held += (found.low <= truth) & (truth <= found.high)
     return truth, held / repeats
 
@@ -74,8 +74,8 @@ def test_coverage_where_tasks_share_classes_and_are_not_balanced():
 @pytest.mark.parametrize("counts", [(20, 0, 0), (12, 7, 1), (1, 0, 0)])
 def test_label_intervals_are_clopper_and_pearsons_in_the_binomial_case(counts: tuple[int, ...], level: float):
     tasks = [{f"{t}.{i}": 9 for i in range(3)} for t in range(3)]
-    place = {f"{t}.{i % 3}": n - 2 * (n // 3) if i == 0 else n // 3 for t, n in enumerate(counts) for i in range(3)}
-    found = label_interval(tasks, {c: n for c, n in place.items() if n}, NAMES, draws=20_000, level=level)
+    target = {f"{t}.{i % 3}": n - 2 * (n // 3) if i == 0 else n // 3 for t, n in enumerate(counts) for i in range(3)}
+    found = label_interval(tasks, {c: n for c, n in target.items() if n}, NAMES, draws=20_000, level=level)
     expected = np.array([oracle.clopper_pearson(n, sum(counts), level) for n in counts])
     # A quantile of 20,000 draws has a standard error near 0.002 here.
     np.testing.assert_allclose(np.stack([found.low, found.high], axis=1), expected, atol=0.008)
@@ -84,14 +84,14 @@ def test_label_intervals_are_clopper_and_pearsons_in_the_binomial_case(counts: t
 
 
 def test_labels_that_no_task_knows_tell_nothing():
-    place = {"0.0": 5, "1.1": 3}
-    known = label_interval(BALANCED, place, FIVE, seed=3)
-    more = label_interval(BALANCED, {**place, "yak": 1000}, FIVE, seed=3)
+    target = {"0.0": 5, "1.1": 3}
+    known = label_interval(BALANCED, target, FIVE, seed=3)
+    more = label_interval(BALANCED, {**target, "yak": 1000}, FIVE, seed=3)
     assert (known.low.tolist(), known.high.tolist()) == (more.low.tolist(), more.high.tolist())
 
 
 def test_classes_that_every_task_has_bound_the_shares():
-    # Domains: both tasks have both classes, so no place can give the first less than 1/4 or more than 3/4.
+    # Domains: both tasks have both classes, so no target can give the first less than 1/4 or more than 3/4.
     found = label_interval([{"a": 3, "b": 1}, {"a": 1, "b": 3}], {"a": 1}, ["x", "y"], level=0.99)
     assert found.low[0] == pytest.approx(0.25, abs=0.01)
     assert found.high[0] == pytest.approx(0.75)
@@ -100,13 +100,13 @@ def test_classes_that_every_task_has_bound_the_shares():
 def test_one_task_has_all():
     found = label_interval([{"a": 1, "b": 2}], {"a": 1}, ["one"])
     assert (found.low.tolist(), found.high.tolist()) == ([1], [1])
-    tasks, meta = gaussians(0)
-    found = feature_interval("cosine", tasks[:1], meta[:1], ["one"])
+    tasks, target = gaussians(0)
+    found = feature_interval("cosine", tasks[:1], target[:1], ["one"])
     assert (found.low.tolist(), found.high.tolist()) == ([1], [1])
 
 
-def turned_places(seed: int, width: int, shares: list[float]) -> tuple[list[np.ndarray], Any]:
-    """Three tasks, each a Gaussian seen by an encoder of its own (a rotation), and who draws n samples of a place that
+def turned_targets(seed: int, width: int, shares: list[float]) -> tuple[list[np.ndarray], Any]:
+    """Three tasks, each a Gaussian seen by an encoder of its own (a rotation), and who draws n samples of a target that
     mixes them.
     """
     rng = np.random.default_rng(seed)
@@ -118,33 +118,33 @@ def turned_places(seed: int, width: int, shares: list[float]) -> tuple[list[np.n
     def seen(task: np.ndarray) -> np.ndarray:
         return centres[task] + rng.standard_normal((len(task), width)) / math.sqrt(width)
 
-    def place(samples: int) -> list[np.ndarray]:
+    def target(samples: int) -> list[np.ndarray]:
         inputs = seen(rng.choice(3, samples, p=shares))
         return [inputs @ turn for turn in turns]
 
-    return [seen(np.full(40, t)) @ turn for t, turn in enumerate(turns)], place
+    return [seen(np.full(40, t)) @ turn for t, turn in enumerate(turns)], target
 
 
 @pytest.mark.parametrize(("kind", "gamma", "repeats"), [("cosine", 10, 400), ("mmd", 5, 80), ("ot", 30, 60)])
 def test_coverage_of_the_share_that_a_huge_sample_would_give(kind: FeatureKind, gamma: float, repeats: int):
-    tasks, place = turned_places(0, 16, [0.5, 0.3, 0.2])
-    truth = KINDS[kind](tasks, place(2000), NAMES, gamma=gamma).shares()
+    tasks, target = turned_targets(0, 16, [0.5, 0.3, 0.2])
+    truth = KINDS[kind](tasks, target(2000), NAMES, gamma=gamma).shares()
     assert truth.min() > 1e-3
     held = np.zeros(3)
     for repeat in range(repeats):
-        found = feature_interval(kind, tasks, place(25), NAMES, draws=100, seed=repeat, gamma=gamma)
+        found = feature_interval(kind, tasks, target(25), NAMES, draws=100, seed=repeat, gamma=gamma)
         held += (found.low <= truth) & (truth <= found.high)
     # As the docstring says, up to 0.05 off the level on average over tasks.
     assert held.mean() / repeats == pytest.approx(0.9, abs=0.05 + allowed(0.9, repeats))
 
 
 def test_intervals_narrow_with_samples_and_widen_with_the_level():
-    tasks, place = turned_places(1, 8, [0.6, 0.3, 0.1])
+    tasks, target = turned_targets(1, 8, [0.6, 0.3, 0.1])
 
     def width(found: Interval) -> float:
         return float((found.high - found.low).sum())
 
-    few, many = place(10), place(400)
+    few, many = target(10), target(400)
     assert (
         width(feature_interval("cosine", tasks, many, NAMES)) < width(feature_interval("cosine", tasks, few, NAMES)) / 3
     )
@@ -156,13 +156,13 @@ def test_intervals_narrow_with_samples_and_widen_with_the_level():
 
 @pytest.mark.parametrize("kind", ["ot", "cosine", "mmd"])
 def test_one_seed_one_answer_around_the_estimate(kind: FeatureKind):
-    tasks, meta = gaussians(2)
+    tasks, target = gaussians(2)
     first, again, other = (
-        feature_interval(kind, tasks, meta, NAMES, draws=40, seed=seed, gamma=9) for seed in (1, 1, 2)
+        feature_interval(kind, tasks, target, NAMES, draws=40, seed=seed, gamma=9) for seed in (1, 1, 2)
     )
     assert (first.low.tolist(), first.high.tolist()) == (again.low.tolist(), again.high.tolist())
     assert first.low.tolist() != other.low.tolist()
-    shares = KINDS[kind](tasks, meta, NAMES, gamma=9).shares()
+    shares = KINDS[kind](tasks, target, NAMES, gamma=9).shares()
     for found in (first, other):
         assert ((found.low >= 0) & (found.low < shares) & (shares < found.high) & (found.high <= 1)).all()
 
@@ -170,10 +170,10 @@ def test_one_seed_one_answer_around_the_estimate(kind: FeatureKind):
 def test_an_estimate_that_resampling_leaves_behind_stays_inside():
     # One sample in ten points the other way; a level this low takes the middle of the resamples alone.
     x, y = np.array([[1.0, 0.0]]), np.array([[1.0, 0.0]] * 9 + [[0.0, 5.0]])
-    tasks, meta, names = [x, x[:, ::-1]], [y, y], ["right", "up"]
+    tasks, target, names = [x, x[:, ::-1]], [y, y], ["right", "up"]
     for seed in range(20):
-        found = feature_interval("cosine", tasks, meta, names, level=0.01, seed=seed)
-        shares = KINDS["cosine"](tasks, meta, names).shares()
+        found = feature_interval("cosine", tasks, target, names, level=0.01, seed=seed)
+        shares = KINDS["cosine"](tasks, target, names).shares()
         assert (found.low <= shares).all()
         assert (shares <= found.high).all()
     found = label_interval(BALANCED, {"0.0": 1, "1.0": 50}, FIVE, level=0.01)
@@ -183,15 +183,15 @@ def test_an_estimate_that_resampling_leaves_behind_stays_inside():
 
 def test_the_same_samples_are_drawn_for_every_task():
     # Two encoders that see alike: whatever is drawn, their shares are equal.
-    tasks, meta = gaussians(3)
-    found = feature_interval("ot", [tasks[0]] * 2, [meta[0]] * 2, ["a", "b"], draws=40)
+    tasks, target = gaussians(3)
+    found = feature_interval("ot", [tasks[0]] * 2, [target[0]] * 2, ["a", "b"], draws=40)
     np.testing.assert_allclose([found.low, found.high], 0.5, atol=1e-9)
 
 
 def test_one_sample_says_nothing():
-    tasks, meta = gaussians(4)
+    tasks, target = gaussians(4)
     for kind in ("ot", "cosine"):
-        found = feature_interval(kind, tasks, [y[:1] for y in meta], NAMES)
+        found = feature_interval(kind, tasks, [y[:1] for y in target], NAMES)
         assert (found.low.tolist(), found.high.tolist()) == ([0, 0, 0], [1, 1, 1])
 
 
@@ -219,5 +219,5 @@ def test_kinds_without_features():
         PreferenceError, match=r"^intervals of features are known for ot, cosine, mmd, not for 'label'\.$"
     ):
         feature_interval("label", *gaussians(6), NAMES)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(PreferenceError, match="no label of the place occurs in any task"):
+    with pytest.raises(PreferenceError, match="no label of the target occurs in any task"):
         label_interval(BALANCED, {"x": 1}, FIVE)

@@ -44,7 +44,7 @@ def test_cosine_by_hand():
 def test_a_mean_that_only_rounding_keeps_from_zero_has_no_direction():
     x = np.array([[0.1, 0.2], [0.2, 0.3], [-0.3, -0.5]])
     assert x.mean(axis=0).any()  # 0.1 + 0.2 is not 0.3
-    with pytest.raises(PreferenceError, match="the mean of its features of the place is zero"):
+    with pytest.raises(PreferenceError, match="the mean of its features of the target is zero"):
         cos(x + 1, x)
 
 
@@ -64,8 +64,8 @@ def test_mmd_is_the_slow_loop(both: tuple[np.ndarray, np.ndarray]):
 @pytest.mark.parametrize("rows", [1, 4, 5])
 def test_blocks_of_the_place_change_nothing(monkeypatch: pytest.MonkeyPatch, rows: int):
     monkeypatch.setattr(mean_discrepancy, "_ROWS", rows)
-    tasks, meta = gaussians(6, rows=(9, 11))
-    for x, y in zip(tasks, meta, strict=True):
+    tasks, target = gaussians(6, rows=(9, 11))
+    for x, y in zip(tasks, target, strict=True):
         expected = max(oracle.squared_mmd(x, y, oracle.bandwidth(x)), 0)
         assert discrepancy(x, y) ** 2 == pytest.approx(expected, abs=1e-12)
 
@@ -103,7 +103,7 @@ def test_mmd_is_unbiased_and_clamped():
 
 def test_bandwidth_of_zero():
     x = np.array([[1.0, 1.0]] * 5)
-    # All distances within the task are zero: the median between it and the place, here sqrt(4), is taken.
+    # All distances within the task are zero: the median between it and the target, here sqrt(4), is taken.
     y = np.array([[1.0, 3.0], [1.0, 3.0], [1.0, 1.0]])
     found = mmd([x], [y], ["one"])
     assert found.settings["bandwidth"] == [2.0]
@@ -118,30 +118,30 @@ def test_bandwidth_of_zero():
 
 def test_mmd_needs_a_pair_on_either_side():
     x = np.random.default_rng(2).standard_normal((5, 2))
-    with pytest.raises(PreferenceError, match=r"task 'one': its features of the place: expected at least 2 samples of"):
+    with pytest.raises(PreferenceError, match=r"task 'one': its features of the target: expected at least 2 samples"):
         mmd([x], [x[:1]], ["one"])
     with pytest.raises(PreferenceError, match=r"task 'one': its own features: expected at least 2 samples of"):
         mmd([x[:1]], [x], ["one"])
 
 
 def test_blind_to_order_and_scale():
-    tasks, meta = gaussians(3)
+    tasks, target = gaussians(3)
     rng = np.random.default_rng(0)
     for measure in (cosine, mmd):
-        expected = measure(tasks, meta, NAMES).distances
-        shuffled = measure([rng.permutation(x) for x in tasks], [rng.permutation(y) for y in meta], NAMES)
+        expected = measure(tasks, target, NAMES).distances
+        shuffled = measure([rng.permutation(x) for x in tasks], [rng.permutation(y) for y in target], NAMES)
         np.testing.assert_allclose(shuffled.distances, expected, atol=1e-9)
         for factor in (1e-200, 1e200):
-            found = measure([factor * x for x in tasks], [factor * y for y in meta], NAMES)
+            found = measure([factor * x for x in tasks], [factor * y for y in target], NAMES)
             np.testing.assert_allclose(found.distances, expected, atol=1e-9)
-    widths = mmd(tasks, meta, NAMES).settings["bandwidth"]
-    assert mmd([8 * x for x in tasks], [8 * y for y in meta], NAMES).settings["bandwidth"] == [8 * w for w in widths]
+    widths = mmd(tasks, target, NAMES).settings["bandwidth"]
+    assert mmd([8 * x for x in tasks], [8 * y for y in target], NAMES).settings["bandwidth"] == [8 * w for w in widths]
 
 
 def test_gamma_of_the_papers():
-    tasks, meta = gaussians(4)
+    tasks, target = gaussians(4)
     for measure, gamma in ((cosine, 50), (mmd, 100)):
-        found = measure(tasks, meta, NAMES)
+        found = measure(tasks, target, NAMES)
         assert found.settings["gamma"] == gamma
         np.testing.assert_allclose(found.log_similarities, -gamma * found.distances)
 
@@ -157,10 +157,10 @@ def test_resampling_by_weights_is_resampling_rows():
     for row in rows:
         # Pairs of one sample and itself are no pairs, however often it was drawn.
         pairs = [(a, b) for a in row for b in row if a != b]
-        within_place = np.mean([math.exp(-sum((y[a] - y[b]) ** 2) / (2 * width**2)) for a, b in pairs])
+        within_target = np.mean([math.exp(-sum((y[a] - y[b]) ** 2) / (2 * width**2)) for a, b in pairs])
         table = np.array(oracle.costs(x, x))[np.triu_indices(15, 1)]
         across = np.exp(-np.array(oracle.costs(x, y[row])) / (2 * width**2)).mean()
-        expected.append(max(np.exp(-table / (2 * width**2)).mean() + within_place - 2 * across, 0))
+        expected.append(max(np.exp(-table / (2 * width**2)).mean() + within_target - 2 * across, 0))
     np.testing.assert_allclose(mean_discrepancy.resampled(x, y, weights) ** 2, expected, atol=1e-12)
 
 

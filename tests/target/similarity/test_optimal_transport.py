@@ -79,8 +79,8 @@ def test_sinkhorn_is_the_slow_loop(both: tuple[np.ndarray, np.ndarray], regulari
 
 
 def test_is_the_number_that_pot_returns():
-    tasks, meta = gaussians(1)
-    x, y = tasks[0], meta[0]
+    tasks, target = gaussians(1)
+    x, y = tasks[0], target[0]
     ot = pot()
     cost = ot.dist(x, y)
     a, b = ot.unif(len(x)), ot.unif(len(y))
@@ -111,20 +111,20 @@ def test_gaussians_in_closed_form():
 
 
 def test_debiased_is_zero_for_a_sample_and_itself_and_never_negative():
-    tasks, meta = gaussians(3)
-    for z in (*tasks, *meta):
+    tasks, target = gaussians(3)
+    for z in (*tasks, *target):
         assert distance(z, z, "debiased") == 0
         assert distance(z, z[::-1].copy(), "debiased") < 1e-7
         assert distance(z, z) > 0.1  # the spread of the sample: what debiasing takes away
         assert distance(z, z, "exact") == pytest.approx(0, abs=1e-12)
-    for x, y in zip(tasks, meta, strict=True):
+    for x, y in zip(tasks, target, strict=True):
         assert distance(x, y, "debiased") > 0
 
 
 @pytest.mark.parametrize("solver", ["sinkhorn", "exact", "debiased"])
 def test_symmetric_and_blind_to_order_scale_shift_and_rotation(solver: Solver):
-    tasks, meta = gaussians(4)
-    x, y = tasks[0], meta[1]
+    tasks, target = gaussians(4)
+    x, y = tasks[0], target[1]
     rng = np.random.default_rng(0)
     expected = distance(x, y, solver)
     assert distance(y, x, solver) == pytest.approx(expected, abs=1e-7)
@@ -150,8 +150,8 @@ def test_points_that_all_but_coincide_far_from_zero():
 
 @pytest.mark.parametrize("regularization", [1e-4, 1e-3, 1e4])
 def test_nothing_underflows(regularization: float):
-    tasks, meta = gaussians(6)
-    far = [y + 30 for y in meta]
+    tasks, target = gaussians(6)
+    far = [y + 30 for y in target]
     with warnings.catch_warnings(), np.errstate(all="raise"):
         warnings.simplefilter("error")
         found = optimal_transport(tasks, far, NAMES, regularization=regularization)
@@ -168,24 +168,24 @@ def test_nothing_underflows(regularization: float):
 
 
 def test_similarities_shares_and_settings():
-    tasks, meta = gaussians(7)
-    found = optimal_transport(tasks, meta, NAMES, gamma=20)
+    tasks, target = gaussians(7)
+    found = optimal_transport(tasks, target, NAMES, gamma=20)
     np.testing.assert_allclose(found.similarities, np.exp(-20 * found.distances))
     np.testing.assert_allclose(found.shares(), found.similarities / found.similarities.sum())
     assert found.shares()[0] == max(found.shares())
     assert found.settings == {"gamma": 20, "solver": "sinkhorn", "regularization": 0.1, "iterations": 100}
-    assert optimal_transport(tasks, meta, NAMES).settings["gamma"] == 100
+    assert optimal_transport(tasks, target, NAMES).settings["gamma"] == 100
 
 
 @pytest.mark.parametrize("solver", ["sinkhorn", "exact", "debiased"])
 @pytest.mark.parametrize(("regularization", "iterations"), [(0.1, 100), (1e-3, 100), (1e-3, 2)])
 def test_resampling_by_weights_is_resampling_rows(solver: Solver, regularization: float, iterations: int):
-    tasks, meta = gaussians(8, rows=(12, 7), width=1)
+    tasks, target = gaussians(8, rows=(12, 7), width=1)
     rows = np.random.default_rng(0).integers(0, 7, (9, 7))
     weights = np.stack([np.bincount(row, minlength=7) / 7 for row in rows], axis=1)
     given_ = {"regularization": regularization, "iterations": iterations}
-    found = resampled(tasks[0], meta[0], weights, solver=solver, **given_)  # pyright: ignore[reportArgumentType]
-    expected = [distance(tasks[0], meta[0][row], solver, **given_) for row in rows]
+    found = resampled(tasks[0], target[0], weights, solver=solver, **given_)  # pyright: ignore[reportArgumentType]
+    expected = [distance(tasks[0], target[0][row], solver, **given_) for row in rows]
     # A row drawn twice weighs twice, converged (to 1e-9) or not; below 1/200 in the log domain.
     np.testing.assert_allclose(found, expected, atol=1e-7)
 
@@ -209,17 +209,17 @@ def test_resampling_from_one_point():
     ],
 )
 def test_settings_that_make_no_sense(wrong: dict[str, float], message: str):
-    tasks, meta = gaussians(9)
+    tasks, target = gaussians(9)
     with pytest.raises(PreferenceError) as caught:
-        optimal_transport(tasks, meta, NAMES, **wrong)  # pyright: ignore[reportArgumentType]
+        optimal_transport(tasks, target, NAMES, **wrong)  # pyright: ignore[reportArgumentType]
     assert str(caught.value) == message
 
 
 def test_an_exact_solver_that_gives_up_says_so(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("prefmerge.target.similarity.ot_distance._PIVOTS", 1)
-    tasks, meta = gaussians(10)
+    tasks, target = gaussians(10)
     with pytest.raises(PreferenceError, match=r"the exact solver gave up on 40 by 25 samples: .* Use fewer samples or"):
-        optimal_transport(tasks, meta, NAMES, solver="exact")
+        optimal_transport(tasks, target, NAMES, solver="exact")
 
 
 def test_pot_is_imported_without_frameworks_and_its_absence_is_told(monkeypatch: pytest.MonkeyPatch):

@@ -42,8 +42,8 @@ def test_shares_are_similarities_over_their_sum_where_those_do_not_underflow():
 
 @pytest.mark.parametrize("kind", FEATURES)
 def test_kinds_name_the_nearest_task_and_can_be_written_down(kind: str):
-    tasks, meta = gaussians(0)
-    found: Similarity = KINDS[kind](tasks, meta, NAMES)  # pyright: ignore[reportArgumentType]
+    tasks, target = gaussians(0)
+    found: Similarity = KINDS[kind](tasks, target, NAMES)  # pyright: ignore[reportArgumentType]
     assert (found.kind, found.names) == (kind, NAMES)
     assert found.shares().argmax() == 0
     written = json.loads(json.dumps(found.to_json(), allow_nan=False))
@@ -55,31 +55,31 @@ def test_kinds_name_the_nearest_task_and_can_be_written_down(kind: str):
 
 @pytest.mark.parametrize("kind", FEATURES)
 def test_number_formats_and_the_input_are_left_alone(kind: str):
-    tasks, meta = gaussians(1)
-    tasks, meta = [x.astype(np.float32) for x in tasks], [y.astype(np.float32) for y in meta]
-    before = [z.copy() for z in (*tasks, *meta)]
+    tasks, target = gaussians(1)
+    tasks, target = [x.astype(np.float32) for x in tasks], [y.astype(np.float32) for y in target]
+    before = [z.copy() for z in (*tasks, *target)]
     measure = KINDS[kind]  # pyright: ignore[reportArgumentType]
-    wide = measure([x.astype(np.float64) for x in tasks], [y.astype(np.float64) for y in meta], NAMES)
-    assert measure(tasks, meta, NAMES).distances.tolist() == wide.distances.tolist()
-    assert all((a == b).all() for a, b in zip(before, (*tasks, *meta), strict=True))
+    wide = measure([x.astype(np.float64) for x in tasks], [y.astype(np.float64) for y in target], NAMES)
+    assert measure(tasks, target, NAMES).distances.tolist() == wide.distances.tolist()
+    assert all((a == b).all() for a, b in zip(before, (*tasks, *target), strict=True))
 
 
 @pytest.mark.parametrize("kind", FEATURES)
 def test_tasks_do_not_change_one_another(kind: str):
-    tasks, meta = gaussians(2)
+    tasks, target = gaussians(2)
     measure = KINDS[kind]  # pyright: ignore[reportArgumentType]
-    every = measure(tasks, meta, NAMES).distances
-    assert [measure([x], [y], ["one"]).distances[0] for x, y in zip(tasks, meta, strict=True)] == every.tolist()
-    assert measure(tasks[:1], meta[:1], ["one"]).shares().tolist() == [1]
+    every = measure(tasks, target, NAMES).distances
+    assert [measure([x], [y], ["one"]).distances[0] for x, y in zip(tasks, target, strict=True)] == every.tolist()
+    assert measure(tasks[:1], target[:1], ["one"]).shares().tolist() == [1]
     # Every task has an encoder of its own, and encoders may differ in width.
-    narrow = measure([tasks[0], tasks[1][:, :2], tasks[2]], [meta[0], meta[1][:, :2], meta[2]], NAMES)
+    narrow = measure([tasks[0], tasks[1][:, :2], tasks[2]], [target[0], target[1][:, :2], target[2]], NAMES)
     assert narrow.distances[[0, 2]].tolist() == every[[0, 2]].tolist()
 
 
 def broken(**change: object) -> tuple[list[np.ndarray], list[np.ndarray], tuple[str, ...]]:
-    tasks, meta = gaussians(3)
-    parts: dict[str, object] = {"task": tasks[1], "meta": meta[1], "names": NAMES} | change
-    return [tasks[0], parts["task"], tasks[2]], [meta[0], parts["meta"], meta[2]], parts["names"]  # pyright: ignore[reportReturnType]
+    tasks, target = gaussians(3)
+    parts: dict[str, object] = {"task": tasks[1], "target": target[1], "names": NAMES} | change
+    return [tasks[0], parts["task"], tasks[2]], [target[0], parts["target"], target[2]], parts["names"]  # pyright: ignore[reportReturnType]
 
 
 @pytest.mark.parametrize("kind", FEATURES)
@@ -88,23 +88,23 @@ def broken(**change: object) -> tuple[list[np.ndarray], list[np.ndarray], tuple[
     [
         (
             {"task": np.ones((40, 5))},
-            r"task 'birds': its own features are 5 wide, its features of the place 6\. Embed both",
+            r"task 'birds': its own features are 5 wide, its features of the target 6\. Embed both",
         ),
         (
-            {"meta": np.ones((24, 6))},
-            r"task 'birds': it has features of 24 samples of the place, task 'cars' of 25\. Embed",
+            {"target": np.ones((24, 6))},
+            r"task 'birds': it has features of 24 samples of the target, task 'cars' of 25\. Embed",
         ),
         (
             {"task": np.ones((0, 6))},
             r"task 'birds': its own features: expected at least \d samples? of at least one feature",
         ),
         (
-            {"meta": np.ones((25, 0))},
-            r"task 'birds': its features of the place: expected at least .* found shape \(25, 0\)",
+            {"target": np.ones((25, 0))},
+            r"task 'birds': its features of the target: expected at least .* found shape \(25, 0\)",
         ),
         (
-            {"meta": np.ones(25)},
-            r"task 'birds': its features of the place: expected a table of numbers, .* shape \(25,\)",
+            {"target": np.ones(25)},
+            r"task 'birds': its features of the target: expected a table of numbers, .* shape \(25,\)",
         ),
         ({"task": np.array([["a", "b"]])}, r"task 'birds': its own features: expected a table of numbers, .* of <U1"),
         (
@@ -112,8 +112,8 @@ def broken(**change: object) -> tuple[list[np.ndarray], list[np.ndarray], tuple[
             r"its own features: 1 of 2 samples hold NaN or infinity, the first is sample 0",
         ),
         (
-            {"meta": [[1.0, 2.0], [np.inf, 2.0]]},
-            r"its features of the place: 1 of 2 samples hold NaN .* sample 1\. Check",
+            {"target": [[1.0, 2.0], [np.inf, 2.0]]},
+            r"its features of the target: 1 of 2 samples hold NaN .* sample 1\. Check",
         ),
         ({"names": NAMES[:2]}, r"3 tasks were given, but 2 names: cars, birds\. Name each task"),
         ({"names": ("a", "b", "a")}, r"two tasks are called 'a'\. Give each task its own name"),
@@ -125,11 +125,11 @@ def test_features_that_do_not_fit(kind: str, change: dict[str, object], message:
 
 
 def test_a_place_that_was_embedded_too_seldom():
-    tasks, meta = gaussians(4)
+    tasks, target = gaussians(4)
     with pytest.raises(
-        PreferenceError, match=r"^3 tasks were given, but the place's samples 2 times\. Give them once per"
+        PreferenceError, match=r"^3 tasks were given, but the target's samples 2 times\. Give them once per"
     ):
-        cosine(tasks, meta[:2], NAMES)
+        cosine(tasks, target[:2], NAMES)
     with pytest.raises(PreferenceError, match="needs at least one task"):
         optimal_transport([], [], [])
 
@@ -155,12 +155,12 @@ def test_needs_no_torch_and_pot_only_for_transport():
         from prefmerge.target.similarity import KINDS, feature_interval, label_interval
         assert "ot" not in sys.modules and "scipy" not in sys.modules
         rng = np.random.default_rng(0)
-        tasks, meta, names = rng.standard_normal((2, 9, 3)), rng.standard_normal((2, 5, 3)), ["a", "b"]
+        tasks, target, names = rng.standard_normal((2, 9, 3)), rng.standard_normal((2, 5, 3)), ["a", "b"]
         label_interval([{"a": 1}, {"b": 1}], {"a": 3}, names)
         for kind in ("cosine", "mmd", "ot"):
             assert "ot" not in sys.modules and "scipy" not in sys.modules
-            KINDS[kind](tasks, meta, names).preference()
-            feature_interval(kind, tasks, meta, names, draws=20)
+            KINDS[kind](tasks, target, names).preference()
+            feature_interval(kind, tasks, target, names, draws=20)
         assert "ot" in sys.modules and "torch" not in sys.modules
     """
     done = subprocess.run(

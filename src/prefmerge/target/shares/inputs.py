@@ -50,7 +50,7 @@ def from_inputs(
 ) -> Shares:
     """Shares from unlabelled inputs (M, E), embedded by the base, and labels of other samples of the target.
 
-    Where the base's embeddings do not tell the tasks' own training samples apart, the shares are those of the labels,
+    Where the base's embeddings do not separate the tasks' own training samples, the shares are those of the labels,
     or even and entirely open, and `tells` is False. Raises DataError for inputs that cannot be used, for a task without
     training samples, and for labels like `from_labels`; MissingExtra.
     """
@@ -227,7 +227,7 @@ def _estimated(
 
 
 def _recogniser(tasks: Tasks, x_ME: np.ndarray) -> tuple[shift.Recogniser, tuple[str, ...]]:
-    """What tells the tasks apart, and a note on classes that it has no samples of."""
+    """What says which task an input comes from, and a note on classes that it has no samples of."""
     if tasks.embeddings is None or tasks.labels is None or tasks.tasks is None:
         raise DataError(
             "inputs of the target are compared with training samples of the tasks, and there are no embeddings of "

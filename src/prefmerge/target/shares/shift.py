@@ -43,7 +43,7 @@ def order(rows_NE: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Recogniser:
-    """What tells the tasks apart, and how well it does on training samples that it did not see.
+    """What says which task an input comes from, and how well it does on training samples that it did not see.
 
     `confusion_TT[t, u]`: how often a sample of t is taken for u's, each class of t weighing the same; None where a task
     has no class of two samples. `worth_T`: what an input says of t, as a part of what a label says, 0 to 1: its mean
@@ -278,7 +278,7 @@ def _em(
 
 
 def misses(recogniser: Recogniser, shares_T: np.ndarray, draws: int, random: np.random.Generator) -> np.ndarray:
-    """How far EM is off (B, T) where the truth is known: on held-out training samples in this mix, weighted Exp(1) anew
+    """How far EM is off (B, T) where the truth is known: on held-out training samples in this mix, weighted Exp(1)
     for each draw. It is what too few training samples do to the weights and to the temperature.
     """
     weight_N = recogniser.in_mix(shares_T)

@@ -52,7 +52,7 @@ class Tasks:
                 )
         lost = np.flatnonzero(~self.has_TC.any(axis=0))
         if lost.size:
-            raise DataError(f"class {self.classes[lost[0]]!r} belongs to no task. Leave it out.")
+            raise DataError(f"class {self.classes[lost[0]]!r} belongs to no task. Remove it.")
         counts = np.asarray(self.counts)
         if counts.dtype.kind not in "iu" or (counts < 0).any() or counts[~self.has_TC].any():
             raise DataError("counts of training samples must be whole numbers, and 0 for classes that a task lacks.")
@@ -95,7 +95,7 @@ class Tasks:
 
     @property
     def alike(self) -> bool:
-        """Whether all tasks have the same classes, so that no label tells one from another."""
+        """Whether all tasks have the same classes, so that no label says which task a sample is of."""
         return len(self.names) > 1 and bool((self.has_TC == self.has_TC[0]).all())
 
 

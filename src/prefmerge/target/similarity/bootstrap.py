@@ -1,4 +1,4 @@
-"""How sure a share is, given that another M samples of the same place would have been others.
+"""How sure a share is, given that another M samples of the same target would have been others.
 
     features: s* = shares of M samples drawn with replacement; [low, high] = quantiles of s* at q and 1 - q,
               q = Phi(-t sqrt(M / (M - 1))), t = Student's quantile at (1 + level) / 2 with M - 1 degrees of freedom
@@ -8,7 +8,7 @@
 
 Source: percentile bootstrap (Efron 1979) widened for small samples (Hesterberg 2015); Bayesian bootstrap (Rubin 1981)
 with one imagined sample (Walley's imprecise Dirichlet model, s = 1). Cost: labels, B T classes; features, B columns of
-weights over one matrix of costs per task. Left out: that the tasks' own samples, and their encoders, are samples too.
+weights over one matrix of costs per task. Not here: that the tasks' own samples, and their encoders, are samples too.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ class Interval:
 
 def label_interval(
     tasks: Sequence[Mapping[str, int]],
-    meta: Mapping[str, int],
+    target: Mapping[str, int],
     names: Sequence[str],
     *,
     draws: int = 1000,
     level: float = 0.9,
     seed: int = 0,
 ) -> Interval:
-    """Intervals for the label shares (eq. 7) that the place itself has, of which `meta` is a sample.
+    """Intervals for the label shares (eq. 7) that the target itself has, of which `target` is a sample.
 
     A plain bootstrap gives a task without any sample the interval [0, 0], which claims too much. Here each end is taken
     with one more sample imagined, of the class that moves that end furthest. Where classes are disjoint and tasks
@@ -60,11 +60,11 @@ def label_interval(
     Raises PreferenceError like `label`, and for a level or number of draws that makes no sense.
     """
     check_draws(draws, level, PreferenceError)
-    estimate = label(tasks, meta, names)
+    estimate = label(tasks, target, names)
     classes = sorted({name for task in tasks for name in task}, key=str)
     sizes = [sum(task.values()) for task in tasks]
     rates_TC = np.array([[task.get(c, 0) / size for c in classes] for task, size in zip(tasks, sizes, strict=True)])
-    counts_C = np.array([meta.get(c, 0) for c in classes])
+    counts_C = np.array([target.get(c, 0) for c in classes])
     drawn = counts_C > 0
     random = np.random.default_rng(seed)
     weights = random.standard_gamma(counts_C[drawn].astype(np.float64), size=(draws, int(drawn.sum())))
@@ -85,7 +85,7 @@ def label_interval(
 def feature_interval(
     kind: FeatureKind,
     tasks: Sequence[np.ndarray],
-    meta: Sequence[np.ndarray],
+    target: Sequence[np.ndarray],
     names: Sequence[str],
     *,
     draws: int = 200,
@@ -93,13 +93,13 @@ def feature_interval(
     seed: int = 0,
     **settings: Any,
 ) -> Interval:
-    """Intervals for the shares that a much larger sample of the place would give; `settings` are those of the kind.
+    """Intervals for the shares that a much larger sample of the target would give; `settings` are those of the kind.
 
     The same samples are drawn for every task. One sample alone says nothing: [0, 1].
 
     Coverage is somewhat below the level, and a test holds by how much. It is lowest for `ot` in many dimensions, since
     the largest cost, which divides the others, grows with the sample; for `exact` and `debiased`, whose estimates are
-    biased in small samples; and for so few samples that they may miss a task of the place, which cannot be foreseen.
+    biased in small samples; and for so few samples that they may miss a task of the target, which cannot be foreseen.
 
     Solver `exact`, and a regularization below 1/200, which is solved draw by draw in the log domain, take many times as
     long as the others.
@@ -115,8 +115,8 @@ def feature_interval(
         raise PreferenceError(f"intervals of features are known for {', '.join(kinds)}, not for {kind!r}.")
     check_draws(draws, level, PreferenceError)
     measure, resampled = kinds[kind]
-    estimate = measure(tasks, meta, names, **settings)
-    samples = len(meta[0])
+    estimate = measure(tasks, target, names, **settings)
+    samples = len(target[0])
     if samples == 1:
         alone = len(estimate.names) == 1
         return Interval(np.full(len(estimate.names), float(alone)), np.ones(len(estimate.names)))
@@ -128,7 +128,7 @@ def feature_interval(
     distances_TB = np.stack(
         [
             resampled(np.asarray(x, np.float64), np.asarray(y, np.float64), weights_MB, **used)
-            for x, y in zip(tasks, meta, strict=True)
+            for x, y in zip(tasks, target, strict=True)
         ]
     )
     shares_TB = normalised(-estimate.settings["gamma"] * distances_TB)

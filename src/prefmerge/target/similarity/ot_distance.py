@@ -1,12 +1,12 @@
-"""How far a place is from each task by optimal transport (OT) between two samples of embeddings.
+"""How far a target is from each task by optimal transport (OT) between two samples of embeddings.
 
     C_ij = |f_t(x_i) - f_t(y_j)|^2 / max C,   P = argmin over plans of <P, C> - regularization entropy(P)
     d_t = <P, C>,   sim_t = exp(-100 d_t)
 
 Source: Tunable MAGMAX, section 3.3.1; the largest cost, regularization, iterations and gamma from the authors' code.
-Solvers are POT's. Shapes: x (N, E) task, y (M, E) place, uniform weights; 0 <= d <= 1. Cost per task: N M E for the
+Solvers are POT's. Shapes: x (N, E) task, y (M, E) target, uniform weights; 0 <= d <= 1. Cost per task: N M E for the
 costs, then 2 N M exponentials per iteration in the log domain (it stops early once the marginals hold to 1e-9); about
-five matrices of 8 N M bytes; `debiased` also N^2 and M^2. Left out: labels (OTDD's label-to-label costs).
+five matrices of 8 N M bytes; `debiased` also N^2 and M^2. Not here: labels (OTDD's label-to-label costs).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from prefmerge.target.similarity.similarity import Similarity, checked_gamma, fr
 
 Solver = Literal["sinkhorn", "exact", "debiased"]
 
-_CONVERGED = 1e-9  # norm of what the place's marginal misses; POT's own default
+_CONVERGED = 1e-9  # norm of what the target's marginal misses; POT's own default
 _SAFE = 200.0  # largest cost / regularization outside the log domain: exp(-200), squared, is far from underflow
 _PIVOTS = 10_000_000  # of the exact solver; POT's 100,000 is not enough for thousands of samples
 _BACKENDS = ("PYTORCH", "JAX", "CUPY", "TENSORFLOW")
@@ -52,7 +52,7 @@ def pot() -> Any:
 
 def optimal_transport(
     tasks: Sequence[np.ndarray],
-    meta: Sequence[np.ndarray],
+    target: Sequence[np.ndarray],
     names: Sequence[str],
     *,
     solver: Solver = "sinkhorn",
@@ -60,7 +60,7 @@ def optimal_transport(
     iterations: int = 100,  # authors' code
     gamma: float = 100.0,  # paper
 ) -> Similarity:
-    """OT similarity of a place to T tasks: tasks[t] (N_t, E) and meta[t] (M, E), both embedded by task t's encoder.
+    """OT similarity of a target to T tasks: tasks[t] (N_t, E) and target[t] (M, E), both embedded by task t's encoder.
 
     `sinkhorn`: the transport cost <P, C> of the entropic plan, the paper's; above 0 for a sample and itself. `exact`:
     of the best plan; no regularization. `debiased`: the Sinkhorn divergence S(x, y) - (S(x, x) + S(y, y)) / 2, with the
@@ -73,10 +73,10 @@ def optimal_transport(
     """
     settings = _checked(solver, regularization, iterations)
     gamma = checked_gamma(gamma)
-    ours, theirs, found = checked(tasks, meta, names)
+    ours, theirs, known = checked(tasks, target, names)
     pot()
     distances = [_distance(x, y, **settings) for x, y in zip(ours, theirs, strict=True)]
-    return from_distances("ot", found, distances, gamma, **settings)
+    return from_distances("ot", known, distances, gamma, **settings)
 
 
 def _checked(solver: Solver, regularization: float, iterations: int) -> dict[str, Any]:
@@ -156,39 +156,39 @@ def _sinkhorn(
 
 def resampled(
     task: np.ndarray,
-    meta: np.ndarray,
+    target: np.ndarray,
     weights_MB: np.ndarray,
     *,
     solver: Solver,
     regularization: float,
     iterations: int,
 ) -> np.ndarray:
-    """Distances (B,) of a task's sample (N, E) to the place's (M, E) under each column of weights, which sum to 1.
+    """Distances (B,) of a task's sample (N, E) to the target's (M, E) under each column of weights, which sum to 1.
 
     What `optimal_transport` would find for the resample: the costs are divided by the largest among the samples that
     the column holds. Columns with one such divisor are solved together, two matrix products per iteration, where
     cost / regularization is at most 200; beyond, and for `exact`, one by one.
     """
-    x, y, _ = scaled(task, meta)
+    x, y, _ = scaled(task, target)
     cost = squared_distances(x, y)
     of_x, of_y = (squared_distances(z, z) if solver == "debiased" else np.zeros((1, 1)) for z in (x, y))
     largest = np.where(weights_MB > 0, cost.max(axis=0)[:, None], 0).max(axis=0)
-    found = np.zeros(weights_MB.shape[1])
+    distances = np.zeros(weights_MB.shape[1])
     a = _uniform(len(x))
     for divisor in np.unique(largest[largest > 0]):
         columns = np.flatnonzero(largest == divisor)
         weights = weights_MB[:, columns]
         if solver == "exact":
-            found[columns] = [_exact(cost[:, w > 0] / divisor, a, w[w > 0]) for w in weights.T]
+            distances[columns] = [_exact(cost[:, w > 0] / divisor, a, w[w > 0]) for w in weights.T]
             continue
         transport, entropic = _sinkhorn_many(cost / divisor, a[:, None], weights, regularization, iterations)
         if solver == "debiased":
             _, own = _sinkhorn_many(of_x / divisor, a[:, None], a[:, None], regularization, iterations)
-            _, place = _sinkhorn_many(of_y / divisor, weights, weights, regularization, iterations)
-            found[columns] = np.maximum(entropic - (own + place) / 2, 0)
+            _, their = _sinkhorn_many(of_y / divisor, weights, weights, regularization, iterations)
+            distances[columns] = np.maximum(entropic - (own + their) / 2, 0)
         else:
-            found[columns] = transport
-    return found
+            distances[columns] = transport
+    return distances
 
 
 def _sinkhorn_many(

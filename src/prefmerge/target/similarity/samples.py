@@ -4,7 +4,7 @@
 
 Shapes: x (N, E), y (M, E), C (N, M); float64 whatever the input. Cost: one matrix product of N M E multiplications, and
 8 N M bytes. The sum of three terms cancels where two points are close; those pairs are computed from their differences,
-so that equal points are at distance zero. Left out: which distance between samples is made of it.
+so that equal points are at distance zero. Not here: which distance between samples is made of it.
 """
 
 from __future__ import annotations
@@ -22,47 +22,47 @@ _CANCELLED = 1e-4  # of |x|^2 + |y|^2: below it fewer than 11 of float64's 15 di
 
 
 def checked(
-    tasks: Sequence[np.ndarray], meta: Sequence[np.ndarray], names: Sequence[str], *, least: int = 1
+    tasks: Sequence[np.ndarray], target: Sequence[np.ndarray], names: Sequence[str], *, least: int = 1
 ) -> tuple[list[np.ndarray], list[np.ndarray], tuple[str, ...]]:
-    """Features as float64, tasks[t] (N_t, E_t) and meta[t] (M, E_t), and the names. `least` samples are needed on
+    """Features as float64, tasks[t] (N_t, E_t) and target[t] (M, E_t), and the names. `least` samples are needed on
     either side. Raises PreferenceError naming the task.
     """
-    found = checked_names(names, len(tasks))
-    if len(meta) != len(found):
+    known = checked_names(names, len(tasks))
+    if len(target) != len(known):
         raise PreferenceError(
-            f"{len(found)} tasks were given, but the place's samples {len(meta)} times. Give them once per task, as "
+            f"{len(known)} tasks were given, but the target's samples {len(target)} times. Give them once per task, as "
             "that task's encoder embeds them."
         )
-    ours = [_features(x, f"task {name!r}: its own features", least) for x, name in zip(tasks, found, strict=True)]
+    ours = [_features(x, f"task {name!r}: its own features", least) for x, name in zip(tasks, known, strict=True)]
     theirs = [
-        _features(y, f"task {name!r}: its features of the place", least) for y, name in zip(meta, found, strict=True)
+        _features(y, f"task {name!r}: its features of the target", least) for y, name in zip(target, known, strict=True)
     ]
-    for x, y, name in zip(ours, theirs, found, strict=True):
+    for x, y, name in zip(ours, theirs, known, strict=True):
         if x.shape[1] != y.shape[1]:
             raise PreferenceError(
-                f"task {name!r}: its own features are {x.shape[1]} wide, its features of the place {y.shape[1]}. Embed "
-                "both with the same encoder."
+                f"task {name!r}: its own features are {x.shape[1]} wide, its features of the target {y.shape[1]}. "
+                "Embed both with the same encoder."
             )
         if len(y) != len(theirs[0]):
             raise PreferenceError(
-                f"task {name!r}: it has features of {len(y)} samples of the place, task {found[0]!r} of "
+                f"task {name!r}: it has features of {len(y)} samples of the target, task {known[0]!r} of "
                 f"{len(theirs[0])}. Embed the same samples with every task's encoder."
             )
-    return ours, theirs, found
+    return ours, theirs, known
 
 
 def _features(values: np.ndarray, what: str, least: int) -> np.ndarray:
-    found = np.asarray(values)
-    if found.ndim != 2 or found.dtype.kind not in "fiu":
+    rows = np.asarray(values)
+    if rows.ndim != 2 or rows.dtype.kind not in "fiu":
         raise PreferenceError(
-            f"{what}: expected a table of numbers, one row per sample, found shape {found.shape} of {found.dtype}."
+            f"{what}: expected a table of numbers, one row per sample, found shape {rows.shape} of {rows.dtype}."
         )
-    if len(found) < least or found.shape[1] == 0:
+    if len(rows) < least or rows.shape[1] == 0:
         raise PreferenceError(
             f"{what}: expected at least {counted(least, 'sample')} of at least one feature, found shape "
-            f"{found.shape}. Give more samples."
+            f"{rows.shape}. Give more samples."
         )
-    wide = found.astype(np.float64)
+    wide = rows.astype(np.float64)
     wrong = np.flatnonzero(~np.isfinite(wide).all(axis=1))
     if wrong.size:
         raise PreferenceError(
@@ -88,10 +88,10 @@ def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     with np.errstate(under="ignore"):
         near_x, near_y = x - centre, y - centre
         squares = (near_x**2).sum(axis=1)[:, None] + (near_y**2).sum(axis=1)
-        found = squares - 2 * (near_x @ near_y.T)
-        close = found <= _CANCELLED * squares
+        distances = squares - 2 * (near_x @ near_y.T)
+        close = distances <= _CANCELLED * squares
         rows, columns = np.nonzero(close)
         for start in range(0, len(rows), _PAIRS):
             i, j = rows[start : start + _PAIRS], columns[start : start + _PAIRS]
-            found[i, j] = ((x[i] - y[j]) ** 2).sum(axis=1)
-    return found
+            distances[i, j] = ((x[i] - y[j]) ** 2).sum(axis=1)
+    return distances

@@ -1,9 +1,9 @@
-"""What a similarity between a place and T tasks is, whichever kind: shares s_t = sim_t / sum sim.
+"""What a similarity between a target and T tasks is, whichever kind: shares s_t = sim_t / sum sim.
 
     sim_t = exp(-gamma d_t),   s_t = exp(l_t - max l) / sum over u of exp(l_u - max l),   l_t = -gamma d_t
 
 Source: Tunable MAGMAX, section 3.3 and eq. 5, 6. Shapes: (T,) float64; distances have no unit. Cost: O(T). Shares are
-formed in log space: exp(-100 d) underflows float32 at d = 1 and float64 at d = 8, these do not. Left out: the distances
+formed in log space: exp(-100 d) underflows float32 at d = 1 and float64 at d = 8, these do not. Not here: the distances
 themselves, one module per kind.
 """
 
@@ -28,7 +28,7 @@ _LARGEST_GAMMA = 1e300  # distances are at most 2, so that gamma times a distanc
 
 @dataclass(frozen=True, eq=False)
 class Similarity:
-    """How much a place resembles each of T tasks. Arrays are (T,) float64."""
+    """How much a target resembles each of T tasks. Arrays are (T,) float64."""
 
     kind: Kind
     names: tuple[str, ...]
@@ -76,36 +76,36 @@ def from_distances(
     kind: Kind, names: tuple[str, ...], distances: Sequence[float], gamma: float, **settings: Any
 ) -> Similarity:
     """sim_t = exp(-gamma d_t)."""
-    found = np.array(distances, dtype=np.float64)
-    logs = -gamma * found
+    exact = np.array(distances, dtype=np.float64)
+    logs = -gamma * exact
     with np.errstate(under="ignore"):
         similarities = np.exp(logs)
-    return Similarity(kind, names, similarities, logs, found, {"gamma": gamma, **settings})
+    return Similarity(kind, names, similarities, logs, exact, {"gamma": gamma, **settings})
 
 
 def checked_names(names: Sequence[str], tasks: int) -> tuple[str, ...]:
     """One name per task, each once. Raises PreferenceError."""
-    found = tuple(names)
+    known = tuple(names)
     if tasks == 0:
         raise PreferenceError("a similarity needs at least one task; none was given.")
-    if len(found) != tasks:
-        raise PreferenceError(f"{tasks} tasks were given, but {len(found)} names: {', '.join(found)}. Name each task.")
-    twice = [name for i, name in enumerate(found) if name in found[:i]]
+    if len(known) != tasks:
+        raise PreferenceError(f"{tasks} tasks were given, but {len(known)} names: {', '.join(known)}. Name each task.")
+    twice = [name for i, name in enumerate(known) if name in known[:i]]
     if twice:
         raise PreferenceError(f"two tasks are called {twice[0]!r}. Give each task its own name.")
-    return found
+    return known
 
 
 def positive(value: float, what: str, largest: float = math.inf) -> float:
     """A finite number above zero. Raises PreferenceError naming the setting."""
     try:
-        found = float(value)
+        number = float(value)
     except (TypeError, ValueError):
-        found = math.nan
-    if isinstance(value, bool) or not (0 < found <= largest and math.isfinite(found)):
+        number = math.nan
+    if isinstance(value, bool) or not (0 < number <= largest and math.isfinite(number)):
         bound = f", at most {largest:g}" if math.isfinite(largest) else ""
         raise PreferenceError(f"{what}: expected a number above zero{bound}, found {value!r}.")
-    return found
+    return number
 
 
 def checked_gamma(gamma: float) -> float:
