@@ -72,7 +72,7 @@ def measure(bench: Bench, places: Sequence[Environment], samples: int) -> dict[s
     union = Union(places, bench)
     names = bench.candidates.names
     truths = [place.truth(names) for place in places]
-    found: dict[str, list[tuple[float, float]]] = {
+    by_distance: dict[str, list[tuple[float, float]]] = {
         "equal shares": [judged([1 / len(names)] * len(names), truth) for truth in truths],
         "labels": [judged(bench.label_similarity(p).shares().tolist(), t) for p, t in zip(places, truths, strict=True)],
     }
@@ -84,9 +84,9 @@ def measure(bench: Bench, places: Sequence[Environment], samples: int) -> dict[s
                 rows = union.rows(place)
                 one = compare(tasks, [all_of[rows] for all_of in place_by_task], names, gamma=GAMMAS[kind], **settings)
                 several.append(judged(one.shares().tolist(), truth))
-            found[f"{title} | {encoder}"] = several
+            by_distance[f"{title} | {encoder}"] = several
             print(f"{title}, {encoder}: {fmean(tv for tv, _ in several):.2f}", flush=True)
-    return found
+    return by_distance
 
 
 def run(work: Path, runs: Sequence[Path], samples: int = SAMPLES) -> dict[str, Any]:
