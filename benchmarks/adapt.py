@@ -156,7 +156,7 @@ class Bench:
         return forwards.units(candidates, examples, "judging")
 
     def judge(self, place: targets.Environment) -> dict[str, Any]:
-        """Everything that is told of one target."""
+        """Everything that is measured at one target."""
         started = time.perf_counter()
         self.merges = self._merges()  # those of another target are of no use here
         names = self.source.tasks.names
@@ -232,14 +232,21 @@ class Bench:
 
     def _alternatives(self, place: targets.Environment, made: work.Adapted, judged: Examples) -> dict[str, float]:
         """What the pairs of the target would give, and what fine-tuning the last checkpoint would."""
+<<<<<<< HEAD
         pairs, found = self.shown(place), self.adapted(place, "pairs")
         ((units,),) = self.units([found.chosen], [judged])
         assert found.head is not None
         held, proxy = stand_ins(made.source, made.evidence, made.prior, made.evidence.shares.present, made.parameters)
+=======
+        pairs, from_pairs = self.shown(place), self.adapted(place, "pairs")
+        ((units,),) = self.units([from_pairs.chosen], [judged])
+        assert from_pairs.head is not None
+        held, proxy = work._proxy(made.source, made.evidence, made.prior, made.evidence.shares.present, made.parameters)
+>>>>>>> wt-docs
         weights, prior = proxy.weights(made.prior.joint, proxy.everything), made.prior.logits
         even = np.full(len(pairs), 1 / len(pairs))
         return {
-            "adapt from pairs": float(np.mean(found.head.logits(units).argmax(axis=1) == judged.labels)),
+            "adapt from pairs": float(np.mean(from_pairs.head.logits(units).argmax(axis=1) == judged.labels)),
             "fine-tuned on the pairs": self._fine_tuned(pairs, even, np.zeros(len(prior)), judged),
             "fine-tuned on held-out samples, with the prior": self._fine_tuned(held, weights, prior, judged),
         }

@@ -70,8 +70,8 @@ def run(folder: Path, *, seeds: int = SEEDS, places: int | None = None) -> dict[
             for number, tasks in enumerate(PLACES[:places]):
                 kept = folder / f"{seed}-{number}.json"
                 if not kept.exists():
-                    told = judge(folder / f"run-{seed}", digits, digits.place(tasks), folder / f"{seed}-{number}.csv")
-                    atomic.write_whole(kept, json.dumps({"seed": seed, **told}).encode())
+                    row = judge(folder / f"run-{seed}", digits, digits.place(tasks), folder / f"{seed}-{number}.csv")
+                    atomic.write_whole(kept, json.dumps({"seed": seed, **row}).encode())
                 rows.append(json.loads(kept.read_text()))
             print(f"seed {seed}: done", flush=True)
     return {"question": common.question(__doc__), **began, "summary": summary_of_digits(rows), "rows": rows}

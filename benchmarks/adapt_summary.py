@@ -1,6 +1,8 @@
 """What the rows of `benchmarks.adapt` and `benchmarks.adapt_digits` say: means, intervals, paired differences.
 
-python -m benchmarks.adapt_summary     # writes the summary of every results/adapt*.json anew from its rows
+    python -m benchmarks.adapt_summary     # makes the summary of every results/adapt*.json from its rows
+
+Not here: tables.
 """
 
 from __future__ import annotations

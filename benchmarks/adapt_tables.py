@@ -1,6 +1,8 @@
 """The tables of docs/adapt.md, out of results/adapt.json, adapt_17.json and adapt_digits.json.
 
-python -m benchmarks.adapt_tables     # writes them between the marks of the page
+    python -m benchmarks.adapt_tables     # writes them between the marks of the page
+
+Not here: what the numbers are means of (`benchmarks.adapt_summary`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """docs/demo.md out of results/demo_*.json: every number of the page comes from these files.
 
-python -m benchmarks.demo_tables
+    python -m benchmarks.demo_tables
+
+Not here: measuring (`benchmarks.demo_regimes`).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ The step x |x| has the heavy tail of real fine-tuning (kurtosis 12) for one rand
 is written, and each tensor has its own random stream: the first files are the same bytes for any T and any number of
 threads. Models: `vit-b-16`, CLIP's ViT-B/16 visual tower (86,192,640 elements, names of the released weights);
 `billion`, the same architecture at width 2,048 and 20 layers (1.01 B); `toy`, width 32. Shapes: as in the released
-weights, row-major. Cost: about a second per 100 M elements and core; memory of one tensor per core. Left out: anything
+weights, row-major. Cost: about a second per 100 M elements and core; memory of one tensor per core. Not here: anything
 trained.
 """
 

@@ -4,7 +4,7 @@ A ViT-B/16 visual tower (86.2 M elements) and T tasks on disk; every method as a
 start, merge, fsync), with a warm page cache unless it says cold. The yardstick is measured in the same run, before,
 between and after the methods. First the results are checked: budgets against exact fractions, and a few tensors
 element by element. Writes `results/merge_speed.json`; `--docs` renders it. At T = 20: 7.2 GB of disk, two minutes.
-Left out: other tools.
+Not here: other tools.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Case:
         return [w / sum(weights) for w in weights]
 
 
-def place_of_two(tasks: int) -> str:
+def target_of_two(tasks: int) -> str:
     """0.8 of the first task, 0.2 of the middle one, nothing of the others: what a deployment asks for."""
     wanted = ["0"] * tasks
     wanted[0], wanted[tasks // 2] = "0.8", "0.2"
@@ -64,7 +64,7 @@ def cases(tasks: int, cold: bool) -> list[Case]:
         Case("tunable-magmax, alpha 1", (*tunable, "alpha:1")),
         Case("tunable-magmax, alpha 2", (*tunable, "alpha:2")),
         Case("tunable-magmax, alpha 0.5", (*tunable, "alpha:0.5")),
-        Case("tunable-magmax, a place of two tasks", (*tunable, place_of_two(tasks))),
+        Case("tunable-magmax, a target of two tasks", (*tunable, target_of_two(tasks))),
         Case("tunable-magmax, alpha 1, scope model", (*tunable, "alpha:1", "--scope", "model")),
         *(Case(method, ("--method", method)) for method in ("magmax", "average", "task-arithmetic", "ties")),
     ]
@@ -80,7 +80,7 @@ def receipt_of(out: Path) -> dict[str, Any]:
 
 
 def check(case: Case, base: Path, tasks: Sequence[Path], out: Path) -> None:
-    """AssertionError unless the merge that was just run is right where it can be told cheaply."""
+    """AssertionError unless the merge that was just run is right where that is cheap to check."""
     receipt = receipt_of(out)
     shares = case.shares(len(tasks))
     if shares is None and case.name != "magmax":

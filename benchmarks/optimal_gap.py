@@ -22,7 +22,7 @@ from safetensors import safe_open
 
 from benchmarks import common, yardstick
 from benchmarks.make_checkpoints import MODELS, make
-from benchmarks.merge_speed import Case, check, command, place_of_two, receipt_of
+from benchmarks.merge_speed import Case, check, command, receipt_of, target_of_two
 
 MOST_GAP = 1e-6  # relative; the design's promise
 
@@ -98,7 +98,7 @@ def render(data: dict[str, Any]) -> str:
     for row in data["rows"]:
         optimal, paper = row["optimal"], row["paper"]
         more = f"{100 * (row['retained_ratio'] - 1):.1f} %"
-        prefer = row["prefer"] if ":" in row["prefer"] else "a place of two tasks"
+        prefer = row["prefer"] if ":" in row["prefer"] else "a target of two tasks"
         seconds = f"{optimal['seconds']['median']:.2f}"
         rows.append(
             (
@@ -143,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if not options.render_only:
         model, tasks, runs = ("toy", 4, 0) if options.toy else (options.model, options.tasks, options.runs)
-        preferences = [place_of_two(tasks)] if options.toy else ["alpha:1", "alpha:2", place_of_two(tasks)]
+        preferences = [target_of_two(tasks)] if options.toy else ["alpha:1", "alpha:2", target_of_two(tasks)]
         with tempfile.TemporaryDirectory(dir=options.workdir) as scratch:
             workdir = options.workdir if options.keep and options.workdir else Path(scratch)
             data = benchmark(workdir, model=model, tasks=tasks, runs=runs, preferences=preferences, keep=options.keep)

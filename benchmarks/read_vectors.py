@@ -4,7 +4,7 @@ Processor time, one thread. *pass*: `vectors.kernels.subtract` over a block in m
 elements. *NumPy*: the same in whole-array steps (convert both, subtract, look for what is not finite, hash), the
 baseline. *read*: `TaskVectors.read` from files in the page cache, T = 4, every chunk read and hashed once, the base's
 too. The vectors are compared with NumPy's first. Rows are measured in turn, run after run.
-Left out: what a method does.
+Not here: what a method does.
 """
 
 from __future__ import annotations

@@ -71,8 +71,13 @@ def measure(bench: Bench, keys: Sequence[str], samples: int) -> dict[str, list[t
     """(total variation, share of present tasks) of every environment, by distance and encoder."""
     shown, rows = bench.union(keys)
     names = bench.candidates.names
+<<<<<<< HEAD
     truths = [bench.samples.environments[key].truth(names) for key in keys]
     found: dict[str, list[tuple[float, float]]] = {
+=======
+    truths = [place.truth(names) for place in places]
+    by_distance: dict[str, list[tuple[float, float]]] = {
+>>>>>>> wt-docs
         "equal shares": [judged([1 / len(names)] * len(names), truth) for truth in truths],
         "labels": [judged(bench.label_similarity(k).shares().tolist(), t) for k, t in zip(keys, truths, strict=True)],
     }
@@ -85,9 +90,9 @@ def measure(bench: Bench, keys: Sequence[str], samples: int) -> dict[str, list[t
                     tasks, [all_of[rows[key]] for all_of in place_by_task], names, gamma=GAMMAS[kind], **settings
                 )
                 several.append(judged(one.shares().tolist(), truth))
-            found[f"{title} | {encoder}"] = several
+            by_distance[f"{title} | {encoder}"] = several
             print(f"{title}, {encoder}: {fmean(tv for tv, _ in several):.2f}", flush=True)
-    return found
+    return by_distance
 
 
 def run(work: Path, runs: Sequence[Path], samples: int = SAMPLES) -> dict[str, Any]:

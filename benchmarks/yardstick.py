@@ -5,7 +5,7 @@ output and fsync it.
               + seconds to write and fsync a file as large as the base
 
 Every merge must read its inputs and write its output, so times are given as multiples of this, measured in the same
-run. Cost: one reading. Left out: opening, checking, starting Python.
+run. Cost: one reading. Not here: opening, checking, starting Python.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def test_cases_have_the_shares_they_ask_for() -> None:
     assert [float(s) for s in shares["tunable-magmax, alpha 2"] or []] == pytest.approx(
         [8 / 15, 4 / 15, 2 / 15, 1 / 15]
     )
-    assert [float(s) for s in shares["tunable-magmax, a place of two tasks"] or []] == [0.8, 0, 0.2, 0]
+    assert [float(s) for s in shares["tunable-magmax, a target of two tasks"] or []] == [0.8, 0, 0.2, 0]
     assert shares["ties"] is None
 
 
@@ -104,7 +104,7 @@ def test_optimal_gap_at_toy_size(tmp_path: Path, capsys: pytest.CaptureFixture[s
         ("model", "0.8,0,0.2,0"),
     ]
     assert all(0 <= row["optimal"]["gap"] < 1e-6 and row["retained_ratio"] >= 1 for row in data["rows"])
-    assert "a place of two tasks" in capsys.readouterr().out
+    assert "a target of two tasks" in capsys.readouterr().out
 
 
 def test_a_result_has_one_row_on_one_line(tmp_path: Path) -> None:

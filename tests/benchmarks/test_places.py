@@ -43,8 +43,11 @@ def tables_of(results: Results) -> list[str]:
         *(tables.similarities(results, study) for study in STUDIES),
         *(make(results) for make in (tables.alpha, tables.methods, tables.places, tables.ablation)),
     ]
-    told = (report.about_places, report.about_similarities, report.about_alpha, report.about_diversity)
-    return [*(one.markdown() for one in made if one is not None), *(line for tell in told for line in tell(results))]
+    about = (report.about_places, report.about_similarities, report.about_alpha, report.about_diversity)
+    return [
+        *(one.markdown() for one in made if one is not None),
+        *(line for make in about for line in make(results)),
+    ]
 
 
 def test_from_definitions_to_a_page(wordnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -41,7 +41,7 @@ def test_a_version_that_merges_otherwise_is_seen(other: Path) -> None:
     assert data["differences"][0]["what"] == "problem of 1: --method last (block 65536)"
 
 
-def test_receipts_and_refusals_are_told() -> None:
+def test_receipts_and_refusals_are_counted() -> None:
     receipt: dict[str, Any] = {"run": {"seconds": 1}, "output": {"path": "a", "files": [{"bytes": 3}]}, "seed": 0}
     merged = {"code": 0, "weights": {"w": "0"}, "receipt": receipt}
     later = {**merged, "receipt": {**receipt, "run": {"seconds": 2}, "output": {"path": "b", "files": [{"bytes": 3}]}}}

@@ -41,6 +41,7 @@ from prefmerge.runs import Run
 
 if TYPE_CHECKING:
     from prefmerge.analysis import Measured
+    from prefmerge.target.similarity import Kind
 
 ALPHA_METHOD = "Tunable MAGMAX"
 
