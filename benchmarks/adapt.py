@@ -232,17 +232,10 @@ class Bench:
 
     def _alternatives(self, place: targets.Environment, made: work.Adapted, judged: Examples) -> dict[str, float]:
         """What the pairs of the target would give, and what fine-tuning the last checkpoint would."""
-<<<<<<< HEAD
-        pairs, found = self.shown(place), self.adapted(place, "pairs")
-        ((units,),) = self.units([found.chosen], [judged])
-        assert found.head is not None
-        held, proxy = stand_ins(made.source, made.evidence, made.prior, made.evidence.shares.present, made.parameters)
-=======
         pairs, from_pairs = self.shown(place), self.adapted(place, "pairs")
         ((units,),) = self.units([from_pairs.chosen], [judged])
         assert from_pairs.head is not None
-        held, proxy = work._proxy(made.source, made.evidence, made.prior, made.evidence.shares.present, made.parameters)
->>>>>>> wt-docs
+        held, proxy = stand_ins(made.source, made.evidence, made.prior, made.evidence.shares.present, made.parameters)
         weights, prior = proxy.weights(made.prior.joint, proxy.everything), made.prior.logits
         even = np.full(len(pairs), 1 / len(pairs))
         return {

@@ -71,13 +71,8 @@ def measure(bench: Bench, keys: Sequence[str], samples: int) -> dict[str, list[t
     """(total variation, share of present tasks) of every environment, by distance and encoder."""
     shown, rows = bench.union(keys)
     names = bench.candidates.names
-<<<<<<< HEAD
     truths = [bench.samples.environments[key].truth(names) for key in keys]
-    found: dict[str, list[tuple[float, float]]] = {
-=======
-    truths = [place.truth(names) for place in places]
     by_distance: dict[str, list[tuple[float, float]]] = {
->>>>>>> wt-docs
         "equal shares": [judged([1 / len(names)] * len(names), truth) for truth in truths],
         "labels": [judged(bench.label_similarity(k).shares().tolist(), t) for k, t in zip(keys, truths, strict=True)],
     }
