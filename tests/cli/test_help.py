@@ -39,7 +39,7 @@ def test_help_imports_nothing_heavy(line: str) -> None:
 def test_only_the_module_of_the_command_is_imported(line: str, modules: list[str]) -> None:
     done = python(
         f"import sys; from prefmerge.cli import main, app; sys.argv = ['prefmerge', *{line.split()!r}]\n"
-        f"try: main()\nexcept SystemExit: pass\nfrom prefmerge.cli.app import COMMANDS\n"
+        f"try: main()\nexcept SystemExit: pass\nfrom prefmerge.cli.commands import COMMANDS\n"
         f"homes = dict.fromkeys(f'prefmerge.cli.{{home}}' for home, _ in COMMANDS.values())\n"
         f"print([home for home in homes if home in sys.modules], file=sys.stderr)"
     )

@@ -1,0 +1,69 @@
+"""Every command by its name, and the program that has them.
+
+A command's module is imported when the command is asked for; to list them none is, so `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Annotated, Any
+
+import typer
+import typer.main
+from typer.core import TyperGroup
+
+from prefmerge.cli.app import app
+
+COMMANDS = {  # in the order of the help: the module that has the command, and what it does
+    "merge": ("merging", "Merge a base and its tasks into one model with a receipt."),
+    "plan": ("merging", "Say what merge would do."),
+    "verify": ("merging", "Check a merged model against its receipt."),
+    "adapt": ("adapt", "Make the best model for a target, and say how good it will be."),
+    "prefer": ("prefer", "Find the preference for a target from what is known of it."),
+    "search": ("search", "Search for the preference and scale with the best accuracy."),
+    "inspect": ("inspect", "Show which task owns how much, per layer."),
+    "finetune": ("training", "Fine-tune one checkpoint per task, one task after another."),
+    "evaluate": ("training", "Measure the accuracy of a checkpoint on every task of a run."),
+    "bench": ("bench", "Run the papers' experiments on a run's checkpoints."),
+    "demo": ("demo", "Fine-tune a tiny model on digits and adapt it to one target."),
+}
+
+
+class Commands(TyperGroup):
+    """The commands, each from its own module."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in COMMANDS and cmd_name not in self.commands:
+            module, _ = COMMANDS[cmd_name]
+            importlib.import_module(f"prefmerge.cli.{module}")  # registers its commands
+            self.commands.update(typer.main.get_group(app).commands)
+        return self.commands.get(cmd_name)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, phrase) for name, (_, phrase) in COMMANDS.items()])
+
+
+def main() -> None:
+    """The script `prefmerge`."""
+    app(prog_name="prefmerge")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"prefmerge {version('prefmerge')}")
+        raise typer.Exit
+
+
+@app.callback(cls=Commands)
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
