@@ -434,7 +434,7 @@ def test_passes_have_no_use_with_optimal(folder: Path) -> None:
         ),
         (
             f"merge_method: tunable_magmax\nparameters: {{selection: best}}\n{MODELS}",
-            "line 2: parameters.selection: expected paper, optimal or printed, found 'best'.",
+            "line 2: parameters.selection: expected paper, optimal, printed or released, found 'best'.",
         ),
         (
             f"merge_method: tunable_magmax\nparameters: {{passes: 0}}\n{MODELS}",
