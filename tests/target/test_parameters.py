@@ -132,7 +132,7 @@ COMMANDS = (Parameters, PreferParameters, SearchParameters)
 def command(of: type[Declaring]) -> Any:
     """Of click, or of the copy of it that newer versions of Typer bring along."""
     group: Any = typer.main.get_command(app)
-    return group.commands[of.command]
+    return group.get_command(None, of.command)
 
 
 def words(declared: Any, name: str) -> list[str]:
