@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import subprocess
 import sys
@@ -64,6 +65,20 @@ def test_no_files_import_one_another_in_a_circle():
         for circle in circles(found())
     ]
     assert not told, "circles of imports (in a function or for types alone they count too):\n" + "\n".join(told)
+
+
+def test_tensors_are_walked_in_one_place():
+    """`Workspace.walk` is the one scheduler: the engine merges with it, the analysis measures with it."""
+    walkers = {
+        path.relative_to(SOURCE).as_posix()
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "walk"
+        and not (isinstance(node.func.value, ast.Name) and node.func.value.id in ("ast", "os"))
+    }
+    assert walkers == {"analysis/task_vectors.py", "merging/engine.py"}
 
 
 # The checker itself, on a package of few files: `low` lies below `high`.
