@@ -21,7 +21,7 @@ from prefmerge.errors import PreferenceError
 from prefmerge.ground.words import did_you_mean
 
 Number = int | float | str | Fraction
-Kind = Literal["uniform", "geometric", "shares", "counts"]
+PreferenceKind = Literal["uniform", "geometric", "shares", "counts"]
 
 FORMAT = "prefmerge-preference/1"
 LARGEST_EXPONENT = 400  # beyond every float; with more digits exact arithmetic takes for ever
@@ -83,7 +83,7 @@ class Preference:
     Not tied to a number of tasks until resolved, except explicit shares and counts.
     """
 
-    kind: Kind = "uniform"
+    kind: PreferenceKind = "uniform"
     values: tuple[Fraction, ...] = ()  # shares or counts; (alpha,) when geometric
     names: tuple[str, ...] | None = None  # the tasks that `values` speak of; None: by position
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from prefmerge.checkpoints.dtypes import DTYPES, Dtype
 from prefmerge.checkpoints.protocol import Checkpoint, TensorInfo
-from prefmerge.outputs.write import Kind, create_output
+from prefmerge.outputs.write import OutputKind, create_output
 
 BY_STORAGE: dict[np.dtype, Dtype] = {
     dtype.storage: dtype for dtype in DTYPES.values() if dtype.family != "other" and dtype.code != "BF16"
@@ -47,7 +47,7 @@ def info_of(name: str, array: np.ndarray) -> TensorInfo:
 
 
 def save(
-    target: Path, arrays: Mapping[str, np.ndarray], *, kind: Kind = "file", receipt: bytes = b"{}", **options: Any
+    target: Path, arrays: Mapping[str, np.ndarray], *, kind: OutputKind = "file", receipt: bytes = b"{}", **options: Any
 ) -> Path:
     """`arrays` written with create_output, whole tensors at once."""
     options = {"metadata": {}, "force": False, **options}

@@ -7,12 +7,12 @@ import pytest
 
 from prefmerge.checkpoints import base_fingerprint, is_task_vector, open_checkpoint, task_vector_metadata
 from prefmerge.errors import CheckpointCorrupt
-from prefmerge.outputs.write import Kind
+from prefmerge.outputs.write import OutputKind
 from tests.checkpoints.files import save
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_round_trip(tmp_path: Path, kind: Kind) -> None:
+def test_round_trip(tmp_path: Path, kind: OutputKind) -> None:
     arrays = {"a": np.zeros(30, np.float32), "b": np.ones(30, np.float32)}
     path = save(
         tmp_path / "tv.safetensors",

@@ -25,7 +25,7 @@ from prefmerge.checkpoints import content_fingerprint, from_state_dict
 from prefmerge.checkpoints.dtypes import by_name
 from prefmerge.checkpoints.protocol import TensorInfo
 from prefmerge.ground import atomic
-from prefmerge.outputs.write import Kind, create_output
+from prefmerge.outputs.write import OutputKind, create_output
 
 TARGET = {"file": "merged.safetensors", "folder": "merged"}
 CALLS = ["pwrite", "ftruncate", "fsync", "mkdir", "rename", "replace", "link", "unlink", "rmdir"]
@@ -44,7 +44,7 @@ def receipt(version: int) -> Callable[[list[dict[str, Any]]], bytes]:
     ).encode()
 
 
-def publish(place: Path, kind: Kind, version: int, *, force: bool = True) -> None:
+def publish(place: Path, kind: OutputKind, version: int, *, force: bool = True) -> None:
     """Write and publish one version at PLACE/merged, in blocks, with a companion made of bytes and one copied."""
     infos = [TensorInfo(name, by_name("float32"), array.shape) for name, array in model(version).items()]
     target = place / TARGET[kind]
@@ -58,7 +58,7 @@ def publish(place: Path, kind: Kind, version: int, *, force: bool = True) -> Non
         out.publish(receipt(version))
 
 
-def prepare(place: Path, kind: Kind, previous: str) -> None:
+def prepare(place: Path, kind: OutputKind, previous: str) -> None:
     if previous not in ("old", "none"):
         shutil.copytree(previous, place)
         return
@@ -91,7 +91,7 @@ def patch(after: Callable[[], None], exchange: bool) -> None:
         atomic._rename_with = lambda flag, source, target: False  # pyright: ignore[reportPrivateUsage]
 
 
-def dies_after(n: int, place: Path, kind: Kind, version: int, *, force: bool, exchange: bool) -> bool:
+def dies_after(n: int, place: Path, kind: OutputKind, version: int, *, force: bool, exchange: bool) -> bool:
     """Publish a version in a child that is killed after its n-th change. False when it had fewer."""
     child = os.fork()
     if child == 0:
@@ -112,7 +112,7 @@ def dies_after(n: int, place: Path, kind: Kind, version: int, *, force: bool, ex
     return status != 0
 
 
-def main(place: Path, kind: Kind, previous: str, exchange: bool) -> None:
+def main(place: Path, kind: OutputKind, previous: str, exchange: bool) -> None:
     n, version = 1, 2 if previous in ("old", "none") else 3
     while True:
         prepare(place / str(n), kind, previous)

@@ -18,14 +18,14 @@ import pytest
 from prefmerge.checkpoints import content_fingerprint, open_checkpoint
 from prefmerge.errors import DiskFull, OutputError
 from prefmerge.ground import atomic, locks
-from prefmerge.outputs.write import Kind, find_receipt, receipt_beside
+from prefmerge.outputs.write import OutputKind, find_receipt, receipt_beside
 from tests.outputs import killed
 
 LINUX_OR_MAC = sys.platform in ("linux", "darwin")
 pytestmark = pytest.mark.skipif(not LINUX_OR_MAC, reason="the writer is POSIX only")
 
 
-def version_at(place: Path, kind: Kind) -> int | None:
+def version_at(place: Path, kind: OutputKind) -> int | None:
     """Which version is at the target, after checking that it is whole; None for nothing."""
     target = place / killed.TARGET[kind]
     if not target.exists():
@@ -53,12 +53,12 @@ def version_at(place: Path, kind: Kind) -> int | None:
     return version
 
 
-def expected_names(kind: Kind) -> set[str]:
+def expected_names(kind: OutputKind) -> set[str]:
     names = {"merged"} if kind == "folder" else {"merged.safetensors", "merged.safetensors.receipt.json"}
     return names | {"source-1.txt", "source-2.txt"}
 
 
-def kill_everywhere(place: Path, kind: Kind, *, previous: bool, exchange: bool) -> int:
+def kill_everywhere(place: Path, kind: OutputKind, *, previous: bool, exchange: bool) -> int:
     """Run every case and return how many changes a merge makes."""
     command = [sys.executable, killed.__file__, str(place), kind, "old" if previous else "none", str(int(exchange))]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -74,7 +74,9 @@ def kill_everywhere(place: Path, kind: Kind, *, previous: bool, exchange: bool) 
         ("folder", False, True),
     ],
 )
-def test_a_kill_after_every_change_to_the_disk(tmp_path: Path, kind: Kind, previous: bool, exchange: bool) -> None:
+def test_a_kill_after_every_change_to_the_disk(
+    tmp_path: Path, kind: OutputKind, previous: bool, exchange: bool
+) -> None:
     cases = kill_everywhere(tmp_path, kind, previous=previous, exchange=exchange)
     found = [version_at(tmp_path / str(n), kind) for n in range(1, cases + 1)]
     old = 1 if previous else None
@@ -138,7 +140,7 @@ class Failing:
         return failing
 
 
-def publish_failing(place: Path, kind: Kind, failing: Failing) -> OutputError | None:
+def publish_failing(place: Path, kind: OutputKind, failing: Failing) -> OutputError | None:
     """What publishing version 2 raises when one of its calls fails."""
     with pytest.MonkeyPatch.context() as patched:
         for name in ("pwrite", "ftruncate", "fsync", "mkdir", "rename", "replace", "link"):
@@ -154,7 +156,7 @@ def publish_failing(place: Path, kind: Kind, failing: Failing) -> OutputError | 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_any_call_that_fails(tmp_path: Path, kind: Kind, code: int) -> None:
+def test_any_call_that_fails(tmp_path: Path, kind: OutputKind, code: int) -> None:
     """An error instead of a kill: one OutputError, the old output or the new one, and no temporary left."""
     n = failed = 0
     failing = Failing(0, code)

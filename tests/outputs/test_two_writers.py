@@ -20,11 +20,11 @@ import pytest
 from prefmerge.checkpoints import content_fingerprint, open_checkpoint
 from prefmerge.errors import OutputBusy, OutputExists
 from prefmerge.ground import atomic, disk, locks
-from prefmerge.outputs.write import Kind, Output, create_output, find_receipt
+from prefmerge.outputs.write import Output, OutputKind, create_output, find_receipt
 from tests.checkpoints.files import info_of
 from tests.outputs import killed
 
-KINDS: list[Kind] = ["file", "folder"]
+KINDS: list[OutputKind] = ["file", "folder"]
 IN_HERE = (
     r"out: another prefmerge merge in this process is writing this output\. Wait until it has ended, or choose "
     r"another output; --force does not take it over\."
@@ -34,7 +34,7 @@ MEANWHILE = (
 )
 
 
-def start(target: Path, kind: Kind, version: int, *, force: bool = False) -> Output:
+def start(target: Path, kind: OutputKind, version: int, *, force: bool = False) -> Output:
     """An output of which every element is written, and equals the version."""
     model = killed.model(version)
     infos = [info_of(name, array) for name, array in model.items()]
@@ -44,7 +44,7 @@ def start(target: Path, kind: Kind, version: int, *, force: bool = False) -> Out
     return out
 
 
-def save(target: Path, kind: Kind, version: int, *, force: bool = False) -> None:
+def save(target: Path, kind: OutputKind, version: int, *, force: bool = False) -> None:
     with start(target, kind, version, force=force) as out:
         out.publish(killed.receipt(version))
 
@@ -63,7 +63,7 @@ def version_at(target: Path) -> int:
 
 @pytest.mark.parametrize("force", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_second_is_refused_from_the_first_check_to_the_end(tmp_path: Path, kind: Kind, force: bool) -> None:
+def test_the_second_is_refused_from_the_first_check_to_the_end(tmp_path: Path, kind: OutputKind, force: bool) -> None:
     if force:
         save(tmp_path / "out", kind, 3)
     with start(tmp_path / "out", kind, 1, force=force) as out:
@@ -86,7 +86,7 @@ def test_the_second_is_refused_from_the_first_check_to_the_end(tmp_path: Path, k
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_target_however_it_is_spelled(tmp_path: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_target_however_it_is_spelled(tmp_path: Path, kind: OutputKind, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     monkeypatch.chdir(tmp_path / "real")
@@ -116,7 +116,7 @@ time.sleep(60)
 
 
 @contextmanager
-def a_process_with(what: Kind | Literal["claim"], target: Path) -> Iterator[int]:
+def a_process_with(what: OutputKind | Literal["claim"], target: Path) -> Iterator[int]:
     """The number of a process that has begun an output, or only claimed its place, and is killed in the end."""
     with subprocess.Popen([sys.executable, "-c", HOLDER, what, str(target)], stdout=subprocess.PIPE) as holder:
         try:
@@ -128,7 +128,7 @@ def a_process_with(what: Kind | Literal["claim"], target: Path) -> Iterator[int]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_another_process_is_named_and_its_death_frees_the_target(tmp_path: Path, kind: Kind) -> None:
+def test_another_process_is_named_and_its_death_frees_the_target(tmp_path: Path, kind: OutputKind) -> None:
     target = tmp_path / "made" / "out"
     with a_process_with(kind, target) as pid:
         for force in (False, True):
@@ -156,7 +156,7 @@ def test_who_holds_a_target_elsewhere(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_threads(tmp_path: Path, kind: Kind) -> None:
+def test_threads(tmp_path: Path, kind: OutputKind) -> None:
     for n in range(20):
         target = tmp_path / str(n) / "out"  # whose folder each of them would make
         barrier, said = threading.Barrier(3), list[object]()
@@ -241,7 +241,7 @@ def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_locks")
 @pytest.mark.parametrize("kind", KINDS)
-def test_too_late_without_locks(tmp_path: Path, kind: Kind) -> None:
+def test_too_late_without_locks(tmp_path: Path, kind: OutputKind) -> None:
     with start(tmp_path / "out", kind, 1) as first, start(tmp_path / "out", kind, 2) as second:
         second.publish(killed.receipt(2))
         with pytest.raises(OutputExists, match=MEANWHILE):
@@ -255,7 +255,7 @@ def test_too_late_without_locks(tmp_path: Path, kind: Kind) -> None:
     ("kind", "moment"), [*(("file", moment) for moment in range(4)), *(("folder", moment) for moment in range(2))]
 )
 def test_any_order_without_locks(
-    tmp_path: Path, kind: Kind, moment: int, flags: bool, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, kind: OutputKind, moment: int, flags: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second publishes all of its own before or after a rename of the first: weights, then receipt."""
     if not flags:

@@ -21,15 +21,15 @@ from prefmerge.checkpoints import content_fingerprint, from_state_dict, open_che
 from prefmerge.checkpoints.protocol import TensorInfo
 from prefmerge.errors import DiskFull, OutputError, OutputExists
 from prefmerge.ground import atomic, disk
-from prefmerge.outputs.write import Kind, create_output, find_receipt
+from prefmerge.outputs.write import OutputKind, create_output, find_receipt
 from tests.checkpoints.files import a_model, arrays_of, assert_same, info_of, save
 
 MODEL = a_model()
 INFOS = [info_of(name, array) for name, array in MODEL.items()]
-KINDS: list[Kind] = ["file", "folder"]
+KINDS: list[OutputKind] = ["file", "folder"]
 
 
-def start(target: Path, kind: Kind = "file", force: bool = False, **options: Any) -> Any:
+def start(target: Path, kind: OutputKind = "file", force: bool = False, **options: Any) -> Any:
     return create_output(target, INFOS, metadata={}, kind=kind, force=force, **options)
 
 
@@ -99,7 +99,7 @@ def test_weights_and_index_are_called_as_asked(tmp_path: Path, name: str, shard:
 
 @pytest.mark.parametrize("block", [1, 7, 4096])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_bytes_for_blocks_in_any_order_from_threads(tmp_path: Path, kind: Kind, block: int) -> None:
+def test_the_same_bytes_for_blocks_in_any_order_from_threads(tmp_path: Path, kind: OutputKind, block: int) -> None:
     small = {name: array for name, array in MODEL.items() if array.size < 100} | {"w": MODEL["embed.weight"][:9].copy()}
     expected = save(tmp_path / "whole", small, kind=kind, max_shard_bytes=300)
     blocks = [(name, begin) for name, array in small.items() for begin in range(0, array.size, block)]
@@ -150,7 +150,7 @@ def test_what_was_written_can_be_read_before_it_is_published(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_receipt_is_told_the_weights_files(tmp_path: Path, kind: Kind) -> None:
+def test_the_receipt_is_told_the_weights_files(tmp_path: Path, kind: OutputKind) -> None:
     told: list[list[dict[str, Any]]] = []
     with start(tmp_path / "out", kind, max_shard_bytes=1000) as out:
         for name, array in MODEL.items():
@@ -193,7 +193,7 @@ def test_companions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_permissions_are_those_of_any_new_file(tmp_path: Path, kind: Kind) -> None:
+def test_permissions_are_those_of_any_new_file(tmp_path: Path, kind: OutputKind) -> None:
     before = os.umask(0o027)
     try:
         path = save(tmp_path / "out", MODEL, kind=kind)
@@ -209,7 +209,7 @@ def test_permissions_are_those_of_any_new_file(tmp_path: Path, kind: Kind) -> No
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_existing_output(tmp_path: Path, kind: Kind) -> None:
+def test_an_existing_output(tmp_path: Path, kind: OutputKind) -> None:
     path = save(tmp_path / "out", MODEL, kind=kind)
     before = content_of(path)
     with pytest.raises(OutputExists, match=r"out: already exists. .*--force"):
@@ -257,7 +257,7 @@ def test_a_folder_that_prefmerge_did_not_make(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("force", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_link_is_neither_replaced_nor_followed(tmp_path: Path, kind: Kind, force: bool) -> None:
+def test_a_link_is_neither_replaced_nor_followed(tmp_path: Path, kind: OutputKind, force: bool) -> None:
     real = save(tmp_path / "real", MODEL, kind=kind)
     before = content_of(real)
     for name, goal in (("link", real), ("dangling", tmp_path / "gone")):
@@ -314,7 +314,7 @@ def test_a_receipt_that_appears_at_the_last_moment(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_disk_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind) -> None:
+def test_no_disk_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: OutputKind) -> None:
     usage = namedtuple("usage", "total used free")
     needed = sum(
         len(content)
@@ -354,7 +354,7 @@ def test_a_parent_that_is_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_unpublished_leaves_nothing(tmp_path: Path, kind: Kind) -> None:
+def test_unpublished_leaves_nothing(tmp_path: Path, kind: OutputKind) -> None:
     def interrupted() -> None:
         with start(tmp_path / "a" / "b" / "out", kind) as out:
             out.write("mask", 0, MODEL["mask"])
@@ -366,12 +366,12 @@ def test_unpublished_leaves_nothing(tmp_path: Path, kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_parents_are_made(tmp_path: Path, kind: Kind) -> None:
+def test_parents_are_made(tmp_path: Path, kind: OutputKind) -> None:
     assert_same(arrays_of(open_checkpoint(save(tmp_path / "a" / "b" / "out.safetensors", MODEL, kind=kind))), MODEL)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_tensor_that_is_not_wholly_written(tmp_path: Path, kind: Kind) -> None:
+def test_a_tensor_that_is_not_wholly_written(tmp_path: Path, kind: OutputKind) -> None:
     with (
         start(tmp_path / "out", kind) as out,
         pytest.raises(ValueError, match=r"tensor 'embed.weight': 0 of 150000 elements were written"),
@@ -393,7 +393,7 @@ def test_a_tensor_given_twice(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_stale_temporary_goes_and_a_living_one_stays(tmp_path: Path, kind: Kind) -> None:
+def test_a_stale_temporary_goes_and_a_living_one_stays(tmp_path: Path, kind: OutputKind) -> None:
     stale = tmp_path / ".out.prefmerge-0123456789ab.tmp"
     (stale / "below").mkdir(parents=True)
     (stale / "model.safetensors").write_bytes(b"half")
@@ -416,7 +416,7 @@ def test_a_stale_temporary_goes_and_a_living_one_stays(tmp_path: Path, kind: Kin
 @pytest.mark.parametrize("supported", [True, False])
 @pytest.mark.parametrize(("home", "moment"), [(disk, "sync_path"), (atomic, "rename_new")])
 def test_what_appears_at_the_last_moment_is_not_overwritten(
-    tmp_path: Path, kind: Kind, supported: bool, home: ModuleType, moment: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, kind: OutputKind, supported: bool, home: ModuleType, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the last check and the rename."""
     if not supported:

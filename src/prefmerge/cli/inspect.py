@@ -33,7 +33,7 @@ def inspect(
             show_default=False,
         ),
     ] = None,
-    run: o.Run = None,
+    run: o.RunFlag = None,
     against: Annotated[
         list[Path] | None,
         typer.Option(

@@ -28,7 +28,7 @@ def merge(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="OUT", help="A .safetensors file, or a folder.")
     ] = None,
-    run: o.Run = None,
+    run: o.RunFlag = None,
     threads: o.Threads = None,
     max_memory: o.MaxMemory = "256MiB",
     dry_run: Annotated[
@@ -74,7 +74,7 @@ def merge(
 @of_a_merge
 def plan(
     inputs: o.Inputs = None,
-    run: o.Run = None,
+    run: o.RunFlag = None,
     json: o.Json = False,
     **given: Any,
 ) -> None:

@@ -15,7 +15,7 @@ from prefmerge.cli.derived import keyword, with_flags
 from prefmerge.ground.words import flag
 from prefmerge.target.parameters import Declared, Declaring, declarations
 
-Kind = TypeVar("Kind", bound=Declaring)
+Asked = TypeVar("Asked", bound=Declaring)
 
 
 def flags_of(of: type[Declaring]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -28,7 +28,7 @@ def flags_of(of: type[Declaring]) -> Callable[[Callable[..., None]], Callable[..
     return lambda run: with_flags(run, taken)
 
 
-def parameters(of: type[Kind], given: dict[str, Any]) -> Kind:
+def parameters(of: type[Asked], given: dict[str, Any]) -> Asked:
     """The parameters that the flags gave. Raises UsageError."""
     several = {name for name, (kind, _) in declarations(of).items() if get_origin(kind) is tuple}
     return of.of(**{name: () if value is None and name in several else value for name, value in given.items()})

@@ -18,7 +18,7 @@ Inputs = Annotated[
         show_default=False,
     ),
 ]
-Run = Annotated[
+RunFlag = Annotated[
     Path | None,
     typer.Option(
         "--run", metavar="RUN", help="Take base and tasks, in order and with their names, from a run of finetune."

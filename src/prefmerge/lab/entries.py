@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from prefmerge.target.similarity import Kind
+    from prefmerge.target.similarity import SimilarityKind
 
 EntryKind = Literal["fixed", "checkpoint", "preference", "search"]
 
@@ -27,7 +27,7 @@ class Entry:
     name: str
     kind: EntryKind
     settings: Mapping[str, Any] = field(default_factory=dict)
-    similarity: Kind | None = None
+    similarity: SimilarityKind | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -29,7 +29,7 @@ from prefmerge.preference import Preference
 
 if TYPE_CHECKING:
     from prefmerge.analysis import Measured
-    from prefmerge.target.similarity import Kind, Similarity
+    from prefmerge.target.similarity import Similarity, SimilarityKind
 
 CellKind = Literal["fixed", "model", "similarity", "checkpoints", "place", "search", "measure"]
 
@@ -265,7 +265,7 @@ class SimilaritySpec(Spec[Likenesses]):
     """The similarities of these environments' shown samples and the tasks."""
 
     kind: ClassVar[CellKind] = "similarity"
-    kinds: Mapping[Kind, Mapping[str, Any]]  # with the parameters of each
+    kinds: Mapping[SimilarityKind, Mapping[str, Any]]  # with the parameters of each
     samples_per_task: int
     environments: tuple[Mark, ...]
     batch: int

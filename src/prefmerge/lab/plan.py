@@ -36,19 +36,19 @@ from prefmerge.lab.kinds import (
     Spec,
     TargetSpec,
 )
-from prefmerge.lab.recipe import Experiment, Study
+from prefmerge.lab.recipe import Experiment, StudyName
 from prefmerge.runs import Run
 
 if TYPE_CHECKING:
     from prefmerge.analysis import Measured
-    from prefmerge.target.similarity import Kind
+    from prefmerge.target.similarity import SimilarityKind
 
 ALPHA_METHOD = "Tunable MAGMAX"
 
 # MAGMAX's own coefficients, where the recipe's are others (supplement; TIES: 0.55).
 MAGMAX_SCALES = {"MAGMAX": "0.5", "Max Abs": "0.5", "Rand Mix": "1.0", "Average": "1.0", "TIES": "0.55"}
 
-Environments = Mapping[Study, Sequence[Environment]]  # of the studies that have some
+Environments = Mapping[StudyName, Sequence[Environment]]  # of the studies that have some
 
 
 def run_identity(run: Run, config: bytes) -> str:
@@ -104,7 +104,7 @@ class Use(Generic[R]):
     cell: Cell[R]
     name: str
     training: str
-    study: Study
+    study: StudyName
     alpha: str | None = None
     environment: str = ""  # the key of the one that it is about
 
@@ -160,7 +160,7 @@ class _Plan:
     def __init__(self, recipe: Experiment, one: Prepared, environments: Environments, samples: str) -> None:
         self.recipe, self.one, self.samples = recipe, one, samples
         self.marks = {study: [Mark.of(place) for place in several] for study, several in environments.items()}
-        self.entries: dict[Study, list[Entry]] = recipe.entries()
+        self.entries: dict[StudyName, list[Entry]] = recipe.entries()
         every = [entry for several in self.entries.values() for entry in several]
         self.everywhere = {entry.name: entry for entry in every if entry.kind == "fixed"}
         marks = tuple(mark for several in self.marks.values() for mark in several)
@@ -193,7 +193,7 @@ class _Plan:
             for mark in self.marks[study]
         ]
 
-    def _at(self, study: Study, entry: Entry, mark: Mark) -> Use[AtTarget] | Use[Searched]:
+    def _at(self, study: StudyName, entry: Entry, mark: Mark) -> Use[AtTarget] | Use[Searched]:
         recipe, one = self.recipe, self.one
         title = f"seed {one.seed}, {mark.name} variant {mark.variant}, {entry.name}"
         if entry.kind == "search":
@@ -212,7 +212,7 @@ class _Plan:
         return self.one.cell(title, CheckpointsSpec(self.recipe.scales, marks, self.recipe.batch))
 
     def _similarity(self, entries: Sequence[Entry], marks: tuple[Mark, ...]) -> Cell[Likenesses] | None:
-        kinds: list[Kind] = sorted({entry.similarity for entry in entries if entry.similarity})
+        kinds: list[SimilarityKind] = sorted({entry.similarity for entry in entries if entry.similarity})
         if not kinds:
             return None
         asked = self.recipe.similarity

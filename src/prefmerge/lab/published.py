@@ -19,7 +19,7 @@ from prefmerge.errors import ConfigError
 from prefmerge.ground import jsons
 from prefmerge.ground.words import did_you_mean
 
-Kind = Literal["environments", "ablation", "supplement"]
+TableKind = Literal["environments", "ablation", "supplement"]
 
 NAMES = ("e1", "e2", "e3", "e4", "e5")  # the environments of `environments`, in order
 SCALE = "0.5"  # of every merge in tables 2 to 8
@@ -43,19 +43,19 @@ def _file(name: str) -> dict[str, Any]:
     return jsons.decoded(folder.joinpath(f"{name}.json").read_bytes())
 
 
-def _tables(kind: Kind) -> dict[str, Any]:
+def _tables(kind: TableKind) -> dict[str, Any]:
     if kind == "supplement":
         return _file("magmax_supplement")["tables"]
     part = _file("tunable_magmax")[kind]
     return part["tables"] if kind == "environments" else part["rows"]
 
 
-def keys(kind: Kind) -> tuple[str, ...]:
+def keys(kind: TableKind) -> tuple[str, ...]:
     """What can be asked for: scenarios ("cifar100-5"), numbers of tasks ("5"), models ("vit-b-16-laion400m")."""
     return tuple(_tables(kind))
 
 
-def _table(kind: Kind, key: str) -> Any:
+def _table(kind: TableKind, key: str) -> Any:
     tables = _tables(kind)
     if key not in tables:
         raise ConfigError(f"paper.{kind}: no table was published for {key!r}.{_nearest(key, tables)}")
@@ -104,7 +104,7 @@ def supplement(model: str, column: str) -> dict[str, float]:
     return {method: row["values"].get(column, row["values"].get(data)) for method, row in rows.items()}
 
 
-def source(kind: Kind, key: str) -> str:
+def source(kind: TableKind, key: str) -> str:
     """Where a table is printed, as a reader would look it up."""
     file = _file("magmax_supplement" if kind == "supplement" else "tunable_magmax")
     number = file["ablation"]["table"] if kind == "ablation" else _table(kind, key)["table"]

@@ -29,8 +29,8 @@ from prefmerge.preference import as_text, exact
 from prefmerge.runs import Training
 from prefmerge.training.config_file import anchored, read_config
 
-Study = Literal["places", "alpha", "diversity", "methods", "analysis"]
-STUDIES: tuple[str, ...] = get_args(Study)
+StudyName = Literal["places", "alpha", "diversity", "methods", "analysis"]
+STUDIES: tuple[str, ...] = get_args(StudyName)
 SIZES = ((10, 1000), (20, 500))  # tasks up to, samples of an environment (section 4.3); 200 beyond
 FEWEST = 200
 DIVERSE = re.compile(r"m\d+")  # what `prefmerge.lab.environments.diversity` calls its mixes
@@ -187,7 +187,7 @@ class Experiment(Section):
     finetune: str | dict[str, Any] | None = None  # or the configuration of fine-tuning, and what to train with it
     seeds: tuple[int, ...] = (3, 4, 5)  # of the trainings (authors' code)
     trainings: tuple[Training, ...] | dict[Training, tuple[int, ...]] = ("sequential",)  # or with seeds for each
-    studies: tuple[Study, ...] = ("places", "alpha", "diversity", "methods", "analysis")
+    studies: tuple[StudyName, ...] = ("places", "alpha", "diversity", "methods", "analysis")
     scales: tuple[str, ...] = Field(default=("0.5",), min_length=1)  # the paper's; every method at each
     methods: tuple[str | OwnEntry, ...] = PAPERS + ABLATION
     environments: EnvironmentsConfig = EnvironmentsConfig()
@@ -253,10 +253,10 @@ class Experiment(Section):
         """The runs that are trained: seeds by training."""
         return self.trainings if isinstance(self.trainings, dict) else dict.fromkeys(self.trainings, self.seeds)
 
-    def entries(self) -> dict[Study, list[Entry]]:
+    def entries(self) -> dict[StudyName, list[Entry]]:
         """The rows of each study of environments that is asked for, in order."""
         own = {one.name: one for one in self.methods if isinstance(one, OwnEntry)}
-        rows: dict[Study, list[Entry]] = {
+        rows: dict[StudyName, list[Entry]] = {
             "places": [_entry(one) for one in self.methods],
             "diversity": [_entry(own.get(name, name)) for name in self.diversity.methods],
         }

@@ -24,7 +24,7 @@ from prefmerge.ground.words import listed
 from prefmerge.lab.results import Results, Score, TaskScores
 
 SHOWN = 6  # names that a sentence lists
-Place = tuple[str, int]  # environment, variant
+EnvironmentKey = tuple[str, int]  # environment, variant
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class StudyScores:
         self.seeds = results.seeds
         mine = [score for score in results.scores if score.study == study]
         self.methods = tuple(dict.fromkeys(score.method for score in mine))
-        self._by: dict[tuple[str, str], dict[tuple[int, Place], Score]] = {}
-        seen: dict[tuple[int, Place], Score] = {}
+        self._by: dict[tuple[str, str], dict[tuple[int, EnvironmentKey], Score]] = {}
+        seen: dict[tuple[int, EnvironmentKey], Score] = {}
         for score in mine:
             key = (score.seed, (score.environment, score.variant))
             _same_samples(score, seen.setdefault(key, score))
@@ -83,14 +83,14 @@ class StudyScores:
         return tuple(self.variants)
 
     @property
-    def places(self) -> list[Place]:
+    def places(self) -> list[EnvironmentKey]:
         return [(name, variant) for name, variants in self.variants.items() for variant in variants]
 
     def scales(self, method: str) -> tuple[str, ...]:
         """The scales at which the method was scored; "" where it chooses its own."""
         return tuple(scale for name, scale in self._by if name == method)
 
-    def at(self, method: str, scale: str) -> Mapping[tuple[int, Place], Score]:
+    def at(self, method: str, scale: str) -> Mapping[tuple[int, EnvironmentKey], Score]:
         """(seed, place) -> score; of a method that chooses its own scale, those, whatever `scale`."""
         return self._by.get((method, scale)) or self._by.get((method, ""), {})
 
@@ -210,7 +210,7 @@ def compare(
     """
     second_scale = scale if second_scale is None else second_scale
     one, other = scores.at(first, scale), scores.at(second, second_scale)
-    by_place: dict[Place, list[Fraction]] = {}
+    by_place: dict[EnvironmentKey, list[Fraction]] = {}
     by_seed: dict[int, list[float]] = {}
     lost: dict[str, list[str]] = {}
     for place in scores.places:

@@ -27,7 +27,7 @@ from prefmerge.merging.parameters import AS_TASK_VECTOR, METHOD
 FORMAT = "prefmerge-receipt/1"
 AGAIN = "Merge again to have one."
 
-Counts = tuple[int, ...]  # elements, one number for each task
+PerTask = tuple[int, ...]  # elements, one number for each task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,10 +85,10 @@ class ReceiptElements:
 class ReceiptTotals:
     """The sums over all merged tensors; None where the method has no such number."""
 
-    asked: Counts | None
-    owned: Counts | None
-    passes: tuple[Counts, ...] | None
-    random: Counts | None
+    asked: PerTask | None
+    owned: PerTask | None
+    passes: tuple[PerTask, ...] | None
+    random: PerTask | None
     gap: float | None  # of `optimal`: how far the retained importance may be from the best
     prices: tuple[float | None, ...] | None = None  # of `optimal` over the whole model
 
@@ -101,12 +101,12 @@ class ReceiptTensor:
     dtype: str
     role: Literal["merged", "unchanged", "excluded", "copied", "tied"]
     tied_to: str | None = None
-    asked: Counts | None = None
-    passes: tuple[Counts, ...] | None = None
-    random: Counts | None = None
+    asked: PerTask | None = None
+    passes: tuple[PerTask, ...] | None = None
+    random: PerTask | None = None
     gap: float | None = None
     prices: tuple[float | None, ...] | None = None
-    owned: Counts | None = None
+    owned: PerTask | None = None
     xxh3: str | None = None
 
 
@@ -142,7 +142,7 @@ class Receipt:
     run: ReceiptRun
 
     @property
-    def owned(self) -> Counts | None:
+    def owned(self) -> PerTask | None:
         """Elements per task over the model; None for methods in which an element has no owner."""
         return self.totals.owned
 

@@ -21,7 +21,7 @@ from prefmerge.merging.added import Added, entries
 from prefmerge.merging.engine import Outcome
 from prefmerge.merging.plan import Plan
 from prefmerge.merging.receipt import (
-    Counts,
+    PerTask,
     Receipt,
     ReceiptElements,
     ReceiptFile,
@@ -89,7 +89,7 @@ def record(
 
 
 def _totals(merged: Sequence[ReceiptTensor], outcome: Outcome) -> ReceiptTotals:
-    def summed(rows: Sequence[Counts | None]) -> Counts | None:
+    def summed(rows: Sequence[PerTask | None]) -> PerTask | None:
         counts = [row for row in rows if row is not None]
         return tuple(map(sum, zip(*counts, strict=True))) if counts and len(counts) == len(merged) else None
 

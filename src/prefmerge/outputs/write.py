@@ -41,7 +41,7 @@ from prefmerge.ground import atomic, disk, jsons, locks
 RECEIPT = "receipt.json"
 MAX_SHARD_BYTES = 5_000_000_000  # Hugging Face's limit for one file
 
-Kind = Literal["file", "folder"]
+OutputKind = Literal["file", "folder"]
 ReceiptBytes = bytes | Callable[[list[dict[str, Any]]], bytes]
 
 
@@ -50,7 +50,7 @@ def create_output(
     tensors: Sequence[TensorInfo],
     *,
     metadata: Mapping[str, str] | Callable[[], Mapping[str, str]],
-    kind: Kind,
+    kind: OutputKind,
     force: bool,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     scratch_bytes: int = 0,
@@ -116,7 +116,7 @@ def _reporting(target: Path) -> Iterator[None]:
         raise OutputError(f"{target}: cannot be written ({error.strerror or error}).") from error
 
 
-def _check_target(target: Path, kind: Kind, force: bool, began: float) -> None:
+def _check_target(target: Path, kind: OutputKind, force: bool, began: float) -> None:
     """Raise OutputExists unless `target` is free, or may be replaced by an output of this kind."""
     receipt = receipt_beside(target)
     if target.is_symlink():  # to replace it would surprise one user, to follow it another
@@ -220,10 +220,10 @@ class Output:
     trace."""
 
     def __init__(
-        self, target: Path, kind: Kind, force: bool, shards: list[_Shard], claim: locks.Claim, began: float
+        self, target: Path, kind: OutputKind, force: bool, shards: list[_Shard], claim: locks.Claim, began: float
     ) -> None:
         self.target = target
-        self.kind: Kind = kind
+        self.kind: OutputKind = kind
         self._force = force
         self._shards = shards
         self._index = index_name(output_name(shards[0].name, in_folder=True))

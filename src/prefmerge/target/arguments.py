@@ -10,26 +10,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypedDict
 
-Place = str | Path
+from prefmerge.target.kinds import FeatureKind, Solver
+
+Where = str | Path
 
 
 class AdaptArguments(TypedDict, total=False):
-    checkpoints: Sequence[Place]
-    run: Place | None
-    labels: Place | None
-    inputs: Place | None
-    pairs: Place | None
+    checkpoints: Sequence[Where]
+    run: Where | None
+    labels: Where | None
+    inputs: Where | None
+    pairs: Where | None
     prefer: str | None
-    out: Place | None
-    task_samples: Place | Sequence[Place]
-    task_labels: Place | None
-    head: Place | None
+    out: Where | None
+    task_samples: Where | Sequence[Where]
+    task_labels: Where | None
+    head: Where | None
     model: str | None
     unordered: bool
     keep: float
     no_prior: bool
     metric: Literal["accuracy", "balanced"]
-    candidate: Place | Sequence[Place]
+    candidate: Where | Sequence[Where]
     samples: int
     level: float
     seed: int
@@ -41,21 +43,21 @@ class AdaptArguments(TypedDict, total=False):
 
 
 class PreferArguments(TypedDict, total=False):
-    checkpoints: Sequence[Place]
-    run: Place | None
-    labels: Place | None
-    inputs: Place | None
-    pairs: Place | None
-    similarity: Literal["ot", "cosine", "mmd"] | None
-    solver: Literal["sinkhorn", "exact", "debiased"] | None
+    checkpoints: Sequence[Where]
+    run: Where | None
+    labels: Where | None
+    inputs: Where | None
+    pairs: Where | None
+    similarity: FeatureKind | None
+    solver: Solver | None
     regularization: float | None
     gamma: float | None
     samples: int | None
-    task_labels: Place | None
-    task_samples: Place | Sequence[Place]
+    task_labels: Where | None
+    task_samples: Where | Sequence[Where]
     model: str | None
     level: float
     draws: int | None
     seed: int
-    out: Place | None
+    out: Where | None
     force: bool

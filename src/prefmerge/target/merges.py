@@ -15,7 +15,7 @@ import numpy as np
 from prefmerge.preference import Preference
 
 MEMORY = 2 << 30  # bytes
-Model = Mapping[str, np.ndarray]
+MergedModel = Mapping[str, np.ndarray]
 
 
 class Merges:
@@ -24,12 +24,12 @@ class Merges:
     def __init__(self, base: Path, tasks: Sequence[Path], names: Sequence[str], threads: int | None = None) -> None:
         self._inputs: tuple[Any, ...] = (base, tasks, names)
         self._threads = threads
-        self._kept: dict[str, Model] = {}
+        self._kept: dict[str, MergedModel] = {}
         self.made = 0
 
     def each(
         self, settings: Sequence[Mapping[str, Any]], progress: Callable[[int, int], None] | None = None
-    ) -> Iterator[tuple[int, Model]]:
+    ) -> Iterator[tuple[int, MergedModel]]:
         """(position, model) of every one of `settings`, in the order in which they are at hand."""
         positions: dict[str, list[int]] = {}
         for i, one in enumerate(settings):
@@ -58,7 +58,7 @@ class Merges:
                     self._keep(key, model)
                     yield from ((i, model) for i in positions[key])
 
-    def _keep(self, key: str, model: Model) -> None:
+    def _keep(self, key: str, model: MergedModel) -> None:
         size = _size(model)
         while self._kept and size * (len(self._kept) + 1) > MEMORY:
             self._kept.pop(next(iter(self._kept)))
@@ -66,7 +66,7 @@ class Merges:
             self._kept[key] = model
 
 
-def _size(model: Model) -> int:
+def _size(model: MergedModel) -> int:
     return sum(values.nbytes for values in model.values())
 
 

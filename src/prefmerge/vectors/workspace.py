@@ -24,7 +24,7 @@ import numpy as np
 from prefmerge.errors import DiskFull, OutputError
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
+Made = TypeVar("Made")
 
 BLOCK = 1 << 16  # elements; 256 KiB of float32, so a few of them stay in the second-level cache
 ZEROS = 1 << 20  # bytes written at a time where a file system cannot reserve space
@@ -72,7 +72,7 @@ class Workspace:
         """Bytes that went to the scratch file so far."""
         return self._spilled
 
-    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    def map(self, function: Callable[[Item], Made], items: Iterable[Item]) -> list[Made]:
         """[function(item) for item in items], side by side. Called from inside a worker it runs there, one by one. The
         first error ends it.
         """
@@ -80,7 +80,7 @@ class Workspace:
         if self._pool is None or len(work) < 2 or getattr(self._local, "inside", False):
             return [function(item) for item in work]
 
-        def inside(item: Item) -> Result:
+        def inside(item: Item) -> Made:
             self._local.inside = True
             try:
                 return function(item)

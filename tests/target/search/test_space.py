@@ -126,7 +126,7 @@ def test_more_tasks_than_a_mask_holds_are_selected_optimally():
         ("scales", "'scales' cannot be searched; what can is preference, scale, strength, carry, selection, "),
         ("scales", "Did you mean 'scale'?"),
         ("scale,scale=1", "--space names 'scale' twice."),
-        ("scale,selection=best", "selection=best: expected paper, optimal or printed, found 'best'."),
+        ("scale,selection=best", "selection=best: expected paper, optimal, printed or released, found 'best'."),
         ("scale,preference=1", "'preference' is not a setting that can be fixed."),
         ("preference,method=magmax", "preference has no use with method magmax. Leave it out."),
         ("scale,density=0.2", "density has no use with method tunable_magmax. Leave it out."),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-Model = tuple[Mapping[str, Any], str]  # a row of demo.json, and which head: "without_prior" or "with_prior"
+JudgedModel = tuple[Mapping[str, Any], str]  # a row of demo.json, and which head: "without_prior" or "with_prior"
 
 ADAPT, OTHER, ESTIMATE = "#56B4E9", "#C4C9D0", "#D55E00"
 
@@ -60,7 +60,7 @@ def verdicts(result: Mapping[str, Any]) -> list[str]:
     rows = result["rows"]
     last = next(row for row in rows if row["method"] == "last")
     ours = [row for row in rows if row["method"] == "adapt"]
-    others: list[Model] = [
+    others: list[JudgedModel] = [
         (row, head) for row in rows if row["method"] != "adapt" for head in ("without_prior", "with_prior")
     ]
     best = max(others, key=_accuracy)
@@ -148,12 +148,12 @@ def draw(result: Mapping[str, Any], file: Path) -> None:
     figure.savefig(file, dpi=130, metadata={"Software": None})
 
 
-def _accuracy(model: Model) -> float:
+def _accuracy(model: JudgedModel) -> float:
     row, head = model
     return row[head]["place"]
 
 
-def _ahead(one: Model, other: Model) -> tuple[float, float]:
+def _ahead(one: JudgedModel, other: JudgedModel) -> tuple[float, float]:
     """By how many points one model is better than another on the same images, and the standard error."""
     right, theirs = (row[head]["right"] for row, head in (one, other))
     gaps = [int(a) - int(b) for a, b in zip(right, theirs, strict=True)]
@@ -164,7 +164,7 @@ def _error(gap: float, error: float) -> str:
     return f"(standard error {error:.1f}{'' if abs(gap) > 2 * error else ', no clear difference'})"
 
 
-def _name(model: Model) -> str:
+def _name(model: JudgedModel) -> str:
     row, head = model
     return f"{row['model']} {'as it is' if head == 'without_prior' else 'with the prior'}"
 

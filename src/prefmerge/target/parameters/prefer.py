@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from prefmerge.errors import UsageError
 from prefmerge.ground.words import flag, joined
+from prefmerge.target.kinds import FeatureKind, Solver
 from prefmerge.target.parameters.declared import (
     CHECKPOINTS,
     FORCE,
@@ -34,9 +35,6 @@ _USED = {
 _SPARSE = tuple(dict.fromkeys(name for names in _USED.values() for name in names))
 _OF_TRANSPORT = ("solver", "regularization")
 
-Kind = Literal["ot", "cosine", "mmd"]
-Solver = Literal["sinkhorn", "exact", "debiased"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class PreferParameters(Declaring):
@@ -50,7 +48,7 @@ class PreferParameters(Declaring):
     )
     pairs: Annotated[Path | None, replace(PAIRS, help=f"{PAIRS.help} Searches; needs --run.")] = None
     similarity: Annotated[
-        Kind | None,
+        FeatureKind | None,
         Declared("How --inputs are compared: optimal transport (default), ...", metavar="ot|cosine|mmd"),
     ] = None
     solver: Annotated[

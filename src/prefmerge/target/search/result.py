@@ -24,7 +24,7 @@ from prefmerge.ground.stats import mcnemar, wilson
 from prefmerge.merging.parameters import METHOD, parameter
 from prefmerge.methods.parameters import PREFERENCE
 from prefmerge.preference import Preference
-from prefmerge.target.search.space import Settings, Space
+from prefmerge.target.search.space import ParameterValues, Space
 from prefmerge.target.search.trial import Trial
 
 FORMAT = "prefmerge-search/1"
@@ -100,7 +100,7 @@ class SearchResult:
         return [*starts, *sorted(distinct, key=lambda one: (-self._right(one), one.number))[:FINALISTS]]
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> ParameterValues:
         """What to merge with."""
         return self.best.settings
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prefmerge.target.search.tuning import Score, Weights
+from prefmerge.target.search.tuning import Scoring, Weights
 
 if TYPE_CHECKING:
     from prefmerge.data.examples import Examples
@@ -33,7 +33,7 @@ def scorer(
     *,
     batch: int = BATCH,
     device: Any = None,
-) -> Score:
+) -> Scoring:
     """What says for a model's weights which samples the head then names correctly. among: label -> the classes among
     which it is named. The inputs are read once; the encoder holds the weights asked for last.
     """

@@ -24,7 +24,7 @@ from prefmerge.methods.parameters import PREFERENCE, SCALE, YES_OR_NO, Choices, 
 from prefmerge.preference import Preference, as_text
 
 Params = Mapping[str, float | str]  # what optuna knows of a trial
-Settings = dict[str, Any]  # what `merge` takes; all but the preference as text
+ParameterValues = dict[str, Any]  # what `merge` takes; all but the preference as text
 Dimension = tuple[float, float] | tuple[str, ...]
 
 LEAST = 0.01  # a smaller share is none: it would cost a reading and change next to nothing
@@ -35,7 +35,7 @@ class Start:
     """A trial that the search starts with: the result is never worse than these on the samples that decide."""
 
     what: str
-    settings: Settings
+    settings: ParameterValues
     params: Params | None  # None: outside of what is searched, so the sampler learns nothing from it
 
 
@@ -118,7 +118,7 @@ class Space:
         """What is searched, in order, and over what."""
         return {name: over for name, over in searchable().items() if name in self.searched}
 
-    def others(self) -> list[Settings]:
+    def others(self) -> list[ParameterValues]:
         """Settings that try each choice in turn that is not the default: what may be refused."""
         return [
             {name: value}
@@ -137,9 +137,9 @@ class Space:
                 ranges[name] = over.values if isinstance(over, Choices) else (over.low, over.high)
         return ranges
 
-    def settings(self, params: Params, names: Sequence[str], first: Preference) -> Settings:
+    def settings(self, params: Params, names: Sequence[str], first: Preference) -> ParameterValues:
         """What to merge with for these numbers; `first` is the preference where none is searched."""
-        chosen: Settings = {METHOD.name: FIRST_METHOD.name, PREFERENCE.name: first}
+        chosen: ParameterValues = {METHOD.name: FIRST_METHOD.name, PREFERENCE.name: first}
         chosen |= {**self._needed(len(names)), **self.fixed}
         for name, over in self._over().items():
             if isinstance(over, TaskShares):
@@ -172,11 +172,11 @@ class Space:
                 made.append(Start(label, settings, self._params(settings, preference, names) if inside else None))
         return made
 
-    def _needed(self, tasks: int) -> Settings:
+    def _needed(self, tasks: int) -> ParameterValues:
         """What so many tasks need, where it is not searched."""
         return {name: value for name, value in FIRST_METHOD.needed(tasks).items() if name not in self.searched}
 
-    def _params(self, settings: Settings, preference: Preference, names: Sequence[str]) -> Params:
+    def _params(self, settings: ParameterValues, preference: Preference, names: Sequence[str]) -> Params:
         """The numbers that stand for settings inside the space."""
         numbers: dict[str, float | str] = {}
         for name, over in self._over().items():
@@ -219,10 +219,10 @@ def rounded(weights: Sequence[float], names: Sequence[str]) -> Preference:
     )
 
 
-def _used(settings: Settings) -> Settings:
+def _used(settings: ParameterValues) -> ParameterValues:
     """Without what the method has no use for, or what is searched elsewhere and says no more than its default does."""
     method = METHODS[METHOD.read(settings[METHOD.name])]
-    kept: Settings = {}
+    kept: ParameterValues = {}
     for name, value in settings.items():
         one = _declared(name)
         idle = one.unless is not None and settings.get(one.unless.other.name) == one.unless.value

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from prefmerge.errors import PrefmergeError, RunError
 from prefmerge.methods.parameters import PREFERENCE
 from prefmerge.preference import Preference
-from prefmerge.target.search.space import Settings
+from prefmerge.target.search.space import ParameterValues
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Trial:
 
     number: int
     what: str  # "label preference, scale 0.5", "MAGMAX, scale 1", "trial 7"
-    settings: Settings  # of `merge`
+    settings: ParameterValues  # of `merge`
     right: np.ndarray
     start: bool  # one of those that the search starts with
 
@@ -73,11 +73,11 @@ def read_kept(number: int, kept: Mapping[str, Any], samples: int, where: str) ->
     return Trial(number, one.what, settings, right, one.start)
 
 
-def as_json(settings: Settings) -> dict[str, Any]:
+def as_json(settings: ParameterValues) -> dict[str, Any]:
     """Settings as a JSON object, the preference as it is written to files."""
     return {name: value.to_json() if isinstance(value, Preference) else value for name, value in settings.items()}
 
 
-def from_json(data: Mapping[str, Any]) -> Settings:
+def from_json(data: Mapping[str, Any]) -> ParameterValues:
     """The inverse of `as_json`."""
     return {name: Preference.from_json(value) if name == PREFERENCE.name else value for name, value in data.items()}

@@ -22,13 +22,13 @@ from prefmerge.errors import DataError, UsageError
 from prefmerge.ground.draws import split
 from prefmerge.preference import Preference
 from prefmerge.target.search.result import SearchResult
-from prefmerge.target.search.space import Params, Settings, Space, Start
+from prefmerge.target.search.space import ParameterValues, Params, Space, Start
 from prefmerge.target.search.study import Study
 from prefmerge.target.search.trial import Trial, as_json, read_kept
 
 LEAST = 10  # samples; with fewer one answer weighs more than what any setting changes
 Weights = dict[str, np.ndarray]
-Score = Callable[[Weights], np.ndarray]  # a model's weights -> (M,) bool: the samples that it names correctly
+Scoring = Callable[[Weights], np.ndarray]  # a model's weights -> (M,) bool: the samples that it names correctly
 Tried = Callable[[Trial, float, int, int], None]  # trial, best accuracy so far (search part), done, most
 
 
@@ -43,7 +43,7 @@ class Merging(Protocol):
 
 def tune(
     candidates: Merging,
-    score: Score,
+    score: Scoring,
     labels: Sequence[int] | np.ndarray,
     *,
     ids: Sequence[str] | None = None,
@@ -135,9 +135,9 @@ def _batch(
     preference: Preference,
     start: int,
     count: int,
-) -> list[tuple[str, Settings, Params | None]]:
+) -> list[tuple[str, ParameterValues, Params | None]]:
     """What, settings and numbers of the trials `start` .. `start + count`."""
-    asked: list[tuple[str, Settings, Params | None]] = [
+    asked: list[tuple[str, ParameterValues, Params | None]] = [
         (one.what, one.settings, one.params) for one in starts[start : start + count]
     ]
     numbers = range(start + len(asked), start + count)
@@ -153,7 +153,7 @@ def _answers(right: np.ndarray, count: int) -> np.ndarray:
     return answers
 
 
-def _key(settings: Settings) -> str:
+def _key(settings: ParameterValues) -> str:
     return json.dumps(as_json(settings), sort_keys=True)
 
 

@@ -30,7 +30,7 @@ from prefmerge.target.draws import check_draws
 from prefmerge.target.shares import shift
 from prefmerge.target.shares.doubts import APART, apart_by, said_of, with_doubts
 from prefmerge.target.shares.estimate import Foreign, Origin, Shares, ends, normalised
-from prefmerge.target.shares.labels import Counts, counted_labels, from_labels, label_draws
+from prefmerge.target.shares.labels import LabelCounts, counted_labels, from_labels, label_draws
 from prefmerge.target.shares.tasks import Tasks, checked_embeddings, label_rates
 
 ENOUGH = 50  # samples from which on rare tasks are drawn to zero
@@ -43,7 +43,7 @@ def from_inputs(
     tasks: Tasks,
     embeddings: np.ndarray,
     *,
-    label_counts: Counts | None = None,
+    label_counts: LabelCounts | None = None,
     draws: int = 200,
     level: float = 0.9,
     seed: int = 0,
@@ -107,7 +107,7 @@ def _from_inputs(
     tasks: Tasks,
     embeddings: np.ndarray,
     labels: np.ndarray | None,
-    label_counts: Counts | None,
+    label_counts: LabelCounts | None,
     draws: int,
     level: float,
     seed: int,

@@ -24,7 +24,7 @@ from prefmerge.target.shares.tasks import Tasks, label_rates
 
 _SHOWN = 3  # labels or classes that a message lists
 
-Counts = Mapping[str, int] | np.ndarray | Matched
+LabelCounts = Mapping[str, int] | np.ndarray | Matched
 
 
 def known_counts(labels: Matched, tasks: Tasks) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -37,7 +37,7 @@ def known_counts(labels: Matched, tasks: Tasks) -> tuple[np.ndarray, tuple[str, 
     return np.array([labels.known.get(name, 0) for name in tasks.classes], np.int64), labels.note()
 
 
-def from_labels(tasks: Tasks, counts: Counts, *, draws: int = 200, level: float = 0.9, seed: int = 0) -> Shares:
+def from_labels(tasks: Tasks, counts: LabelCounts, *, draws: int = 200, level: float = 0.9, seed: int = 0) -> Shares:
     """Shares from how often each label occurs at the target.
 
     A class of several tasks is split evenly between them, and the intervals reach from none of it to all of it. Raises
@@ -88,7 +88,7 @@ def from_labels(tasks: Tasks, counts: Counts, *, draws: int = 200, level: float 
     return with_doubts(shares)
 
 
-def counted_labels(tasks: Tasks, counts: Counts) -> tuple[np.ndarray, tuple[str, ...]]:
+def counted_labels(tasks: Tasks, counts: LabelCounts) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels (C,), at least one, and notes."""
     if isinstance(counts, Matched):
         return known_counts(counts, tasks)

@@ -22,13 +22,13 @@ from prefmerge.target.similarity.cosine_distance import cosine
 from prefmerge.target.similarity.label_overlap import label
 from prefmerge.target.similarity.mean_discrepancy import mmd
 from prefmerge.target.similarity.ot_distance import optimal_transport
-from prefmerge.target.similarity.similarity import Kind, Similarity
+from prefmerge.target.similarity.similarity import Similarity, SimilarityKind
 
 __all__ = [
     "KINDS",
     "FeatureKind",
     "Interval",
-    "Kind",
+    "SimilarityKind",
     "Similarity",
     "cosine",
     "feature_interval",
@@ -38,6 +38,6 @@ __all__ = [
     "optimal_transport",
 ]
 
-KINDS: Mapping[Kind, Callable[..., Similarity]] = MappingProxyType(
+KINDS: Mapping[SimilarityKind, Callable[..., Similarity]] = MappingProxyType(
     {"label": label, "ot": optimal_transport, "cosine": cosine, "mmd": mmd}
 )

@@ -17,18 +17,17 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from prefmerge.errors import PreferenceError
 from prefmerge.ground.stats import t_near_normal
 from prefmerge.target.draws import check_draws
+from prefmerge.target.kinds import FeatureKind
 from prefmerge.target.similarity import cosine_distance, mean_discrepancy, ot_distance
 from prefmerge.target.similarity.label_overlap import label
 from prefmerge.target.similarity.similarity import Similarity, normalised
-
-FeatureKind = Literal["ot", "cosine", "mmd"]
 
 
 @dataclass(frozen=True, eq=False)

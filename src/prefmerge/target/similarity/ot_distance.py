@@ -14,15 +14,14 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from prefmerge.errors import MissingExtra, PreferenceError
+from prefmerge.target.kinds import Solver
 from prefmerge.target.similarity.samples import checked, scaled, squared_distances
 from prefmerge.target.similarity.similarity import Similarity, checked_gamma, from_distances, positive
-
-Solver = Literal["sinkhorn", "exact", "debiased"]
 
 _CONVERGED = 1e-9  # norm of what the target's marginal misses; POT's own default
 _SAFE = 200.0  # largest cost / regularization outside the log domain: exp(-200), squared, is far from underflow

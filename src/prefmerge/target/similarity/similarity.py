@@ -13,14 +13,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from prefmerge.errors import PreferenceError
 from prefmerge.preference import Preference
-
-Kind = Literal["label", "ot", "cosine", "mmd"]
+from prefmerge.target.kinds import SimilarityKind
 
 FORMAT = "prefmerge-similarity/1"
 _LARGEST_GAMMA = 1e300  # distances are at most 2, so that gamma times a distance stays finite
@@ -30,7 +29,7 @@ _LARGEST_GAMMA = 1e300  # distances are at most 2, so that gamma times a distanc
 class Similarity:
     """How much a target resembles each of T tasks. Arrays are (T,) float64."""
 
-    kind: Kind
+    kind: SimilarityKind
     names: tuple[str, ...]
     similarities: np.ndarray  # may underflow to 0
     log_similarities: np.ndarray  # -inf where the similarity is exactly zero
@@ -73,7 +72,7 @@ def normalised(log_similarities: np.ndarray) -> np.ndarray:
 
 
 def from_distances(
-    kind: Kind, names: tuple[str, ...], distances: Sequence[float], gamma: float, **settings: Any
+    kind: SimilarityKind, names: tuple[str, ...], distances: Sequence[float], gamma: float, **settings: Any
 ) -> Similarity:
     """sim_t = exp(-gamma d_t)."""
     exact = np.array(distances, dtype=np.float64)
