@@ -182,4 +182,4 @@ def test_what_was_not_published():
 
 def test_the_files_are_packaged():
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
-    assert "experiment/published_tables/*.json" in project["tool"]["setuptools"]["package-data"]["prefmerge"]
+    assert "lab/published_tables/*.json" in project["tool"]["setuptools"]["package-data"]["prefmerge"]
