@@ -7,6 +7,7 @@ import functools
 import subprocess
 import sys
 import textwrap
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,15 @@ def test_no_files_import_one_another_in_a_circle():
         for circle in circles(found())
     ]
     assert not told, "circles of imports (in a function or for types alone they count too):\n" + "\n".join(told)
+
+
+def test_every_file_that_is_no_code_is_packaged():
+    project = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["prefmerge"]
+    packaged = {path for pattern in patterns for path in SOURCE.glob(pattern)}
+    assert all(any(SOURCE.glob(pattern)) for pattern in patterns)
+    files = {path for path in SOURCE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert files == packaged
 
 
 def test_tensors_are_walked_in_one_place():

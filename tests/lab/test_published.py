@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -178,8 +176,3 @@ def test_what_was_not_published():
         match=r"^paper\.column: the table of vit-b-16-laion400m has no column 'CIFAR100'\. Did you mean 'CIFAR100/5'\?",
     ):
         published.supplement("vit-b-16-laion400m", "CIFAR100")
-
-
-def test_the_files_are_packaged():
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
-    assert "lab/published_tables/*.json" in project["tool"]["setuptools"]["package-data"]["prefmerge"]
