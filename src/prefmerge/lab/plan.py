@@ -41,6 +41,7 @@ from prefmerge.runs import Run
 
 if TYPE_CHECKING:
     from prefmerge.analysis import Measured
+    from prefmerge.target.similarity import Kind
 
 ALPHA_METHOD = "Tunable MAGMAX"
 
@@ -211,11 +212,12 @@ class _Plan:
         return self.one.cell(title, CheckpointsSpec(self.recipe.scales, marks, self.recipe.batch))
 
     def _similarity(self, entries: Sequence[Entry], marks: tuple[Mark, ...]) -> Cell[Likenesses] | None:
-        kinds = sorted({entry.similarity for entry in entries if entry.similarity})
+        kinds: list[Kind] = sorted({entry.similarity for entry in entries if entry.similarity})
         if not kinds:
             return None
         asked = self.recipe.similarity
-        spec = SimilaritySpec({kind: asked.of(kind) for kind in kinds}, asked.samples, marks, self.recipe.batch)
+        parameters: dict[Kind, dict[str, Any]] = {kind: asked.of(kind) for kind in kinds}
+        spec = SimilaritySpec(parameters, asked.samples, marks, self.recipe.batch)
         return self.one.cell(f"seed {self.one.seed}, similarities of places and tasks", spec)
 
 

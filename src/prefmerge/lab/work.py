@@ -199,7 +199,9 @@ def _similarity(bench: Bench, spec: SimilaritySpec) -> Likenesses:
     """For every kind and environment. Encoder t embeds both sides (section 3.3)."""
     keys = [mark.key for mark in spec.environments]
     kinds: dict[str, dict[str, Likeness]] = {kind: {} for kind in spec.kinds}
-    of_features = {kind: settings for kind, settings in spec.kinds.items() if kind != "label"}
+    of_features: dict[similarity.Kind, Mapping[str, Any]] = {
+        kind: settings for kind, settings in spec.kinds.items() if kind != "label"
+    }
     if "label" in kinds:
         kinds["label"] = {key: Likeness.of(bench.label_similarity(key)) for key in keys}
     if not of_features:
