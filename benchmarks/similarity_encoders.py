@@ -30,7 +30,7 @@ RESULT = common.RESULTS / "similarity_encoders.json"
 SAMPLES, BATCH = 500, 32  # training samples of a task; inputs encoded at a time
 ENCODERS = ("theta_t", "theta_T", "theta_0")
 GAMMAS = {"ot": 100.0, "cosine": 50.0, "mmd": 100.0}  # the authors'
-DISTANCES: dict[str, tuple[similarity.Kind, dict[str, Any]]] = {
+DISTANCES: dict[str, tuple[similarity.SimilarityKind, dict[str, Any]]] = {
     "OT, Sinkhorn (the paper's)": ("ot", {}),
     "OT, exact": ("ot", {"solver": "exact"}),
     "OT, debiased": ("ot", {"solver": "debiased"}),

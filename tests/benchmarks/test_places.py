@@ -14,7 +14,7 @@ from benchmarks import common, places, places_page, similarity_encoders
 from benchmarks import wordnet as definitions
 from benchmarks.places_results import expanded
 from prefmerge.cli import app
-from prefmerge.lab import report, tables
+from prefmerge.lab import findings, tables
 from prefmerge.lab.results import Results
 from tests.models.tiny import tiny_bert
 
@@ -43,7 +43,7 @@ def tables_of(results: Results) -> list[str]:
         *(tables.similarities(results, study) for study in STUDIES),
         *(make(results) for make in (tables.alpha, tables.methods, tables.places, tables.ablation)),
     ]
-    about = (report.about_places, report.about_similarities, report.about_alpha, report.about_diversity)
+    about = (findings.about_places, findings.about_similarities, findings.about_alpha, findings.about_diversity)
     return [
         *(one.markdown() for one in made if one is not None),
         *(line for make in about for line in make(results)),

@@ -350,7 +350,7 @@ def test_from_python(place: Path, site: Path, monkeypatch: pytest.MonkeyPatch) -
     assert same["estimates"] == expected["estimates"]
     prefmerge.verify(place / "python")
     with pytest.raises(UsageError, match="Did you mean 'labels'"):
-        prefmerge.adapt(run="my-run", label="seen.csv")
+        prefmerge.adapt(run="my-run", label="seen.csv")  # pyright: ignore[reportCallIssue]
     assert set(inspect.signature(prefmerge.adapt).parameters) == {*declarations(Parameters), "progress"}
 
 
