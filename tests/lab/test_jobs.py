@@ -157,12 +157,14 @@ def test_a_worker_that_is_killed_at_any_moment(tmp_path: Path):
 
 
 INTERRUPTED = """
+import signal
 import sys
 from functools import partial
 from pathlib import Path
 from prefmerge.lab.jobs import Processes
 from tests.lab.test_jobs import Writer, cell
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests were started with it ignored
     Processes(partial(Writer, Path(sys.argv[1])), 2, 1).do([cell("sleeps"), cell("sleeps too", "b")], print)
 """
 

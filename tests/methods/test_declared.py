@@ -167,7 +167,6 @@ OTHERWISE = {
     "scale": {"merging/candidates.py"},  # in a message
     "seed": {"target/search/tuning.py"},  # of the search
     "importance": {"methods/records.py"},  # a buffer
-    "start": {"target/search/found.py", "target/search/tuning.py"},  # trials to begin with
     "passes": {"merging/recording.py", "methods/protocol.py"},  # counts of elements
     "dtype": {"merging/card.py"},  # of a model's config
     "exclude": {

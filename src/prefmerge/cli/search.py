@@ -35,9 +35,7 @@ def search(*, json: o.Json = False, **given: Any) -> None:
     from prefmerge.target import search as work
 
     space = work.Space() if asked.space is None else work.Space.parse(asked.space)
-    how = {
-        name: getattr(asked, name) for name in ("held_out", "patience", "trials", "batch", "seed", "force", "threads")
-    }
+    how = {name: value for name, _, value in asked.declared() if name not in ("run", "pairs", "out", "space")}
     with progress.searching() as report:
         result = work.search(run, pairs, out, space=space, progress=report, **how)
     folder = work.SearchFolder.of(out)

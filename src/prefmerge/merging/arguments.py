@@ -32,7 +32,7 @@ class RecipeArguments(TypedDict, total=False):
     preference: Preference | str | Sequence[Number] | Mapping[str, Number] | None
     scale: Number | None
     seed: int
-    selection: Literal["paper", "optimal", "printed"]
+    selection: Literal["paper", "optimal", "printed", "released"]
     importance: Literal["magnitude", "step"]
     strength: Number
     carry: Number
