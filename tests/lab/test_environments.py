@@ -253,7 +253,7 @@ def test_positions_find_the_samples_and_their_labels():
 
 def test_what_was_saved_is_loaded(tmp_path: Path):
     """Odd names too: a file may be called by bytes that are no text."""
-    pools = [*tasks(3, [30, 4, 30]), pool("Größe", [f"größe/\udce9{i}\n" for i in range(30)])]
+    pools = [*tasks(3, [30, 4, 30]), pool("Größe\udce9", [f"größe/\udce9{i}\n" for i in range(30)])]
     drawn = environments(pools, PAPERS, size=40)
     file = tmp_path / "environments.json"
     save(file, drawn, pools)
