@@ -12,9 +12,12 @@ from prefmerge.errors import RunError
 from prefmerge.runs import Run, RunTask, read_run, require_finished, run_of
 
 
+def task(**changes: Any) -> dict[str, Any]:
+    return {"name": "a", "file": "tasks/a", "classes": ["cat"], "label_counts": {"cat": 3}, **changes}
+
+
 def manifest(**changes: Any) -> dict[str, Any]:
-    task = {"name": "a", "file": "tasks/a", "classes": ["cat"], "label_counts": {"cat": 3}}
-    whole = {"format": "prefmerge-run/1", "training": "sequential", "base": "base", "tasks": [task], "seed": 4}
+    whole = {"format": "prefmerge-run/1", "training": "sequential", "base": "base", "tasks": [task()], "seed": 4}
     return {key: value for key, value in {**whole, **changes}.items() if value is not ...}
 
 
@@ -39,14 +42,27 @@ def test_an_older_manifest_without_head_and_done_is_read(tmp_path: Path):
     assert run.about == {"seed": 4}
 
 
+def test_names_may_be_numbers_and_bytes_that_are_no_text(tmp_path: Path):
+    odd = task(name=3, file="tasks/\udce9", classes=[3, "\udce9"], label_counts={"3": "7", "\udce9": 1}, done=0)
+    run = read_run(written(tmp_path, manifest(tasks=[odd])))
+    assert run.tasks == (RunTask("3", "tasks/\udce9", ("3", "\udce9"), {"3": 7, "\udce9": 1}, done=False),)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         ("{", "cannot be read as a run's manifest"),
         ([], "its format is 'list'; this prefmerge reads 'prefmerge-run/1'"),
         (manifest(format="prefmerge-run/9"), "its format is 'prefmerge-run/9'"),
-        (manifest(tasks=...), "lacks or garbles 'tasks'"),
-        (manifest(training="by heart"), "training is 'by heart'; expected one of sequential, independent"),
+        (manifest(tasks=...), "'tasks' is missing. Was it edited by hand?"),
+        (manifest(tasks={"a": 1}), "tasks: input should be a valid tuple"),
+        (manifest(tasks=[3]), "tasks.0: expected keys with values, found 3."),
+        (manifest(tasks=[{"name": "a"}]), "'tasks.0.file' is missing."),
+        (manifest(tasks=[task(classes="cat")]), "tasks.0.classes: input should be a valid tuple, found 'cat'."),
+        (manifest(tasks=[task(label_counts={"cat": "many"})]), "tasks.0.label_counts.cat: input should be a valid int"),
+        (manifest(training="by heart"), "training: input should be 'sequential', 'independent', 'joint', 'lwf' or 'e"),
+        (manifest(tasks=[task(file="../a")]), "names '../a', which lies outside the run's folder"),
+        (manifest(head="../head"), "names '../head', which lies outside the run's folder"),
         (manifest(base="../../etc"), "names '../../etc', which lies outside the run's folder"),
         (manifest(base="/etc"), "names '/etc', which lies outside"),
     ],

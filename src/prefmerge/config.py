@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_serializer, field_validator, model_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 
 from prefmerge.errors import ConfigError
-from prefmerge.ground.yaml_file import Section, complaints
+from prefmerge.ground.checked import checked
+from prefmerge.ground.yaml_file import Section
 from prefmerge.runs import Training
 
 
@@ -187,7 +188,4 @@ class FinetuneConfig(Section):
 
 def make_config(mapping: Mapping[str, Any], where: str = "configuration") -> FinetuneConfig:
     """The configuration that a mapping holds. Raises ConfigError; `where` is what its message begins with."""
-    try:
-        return FinetuneConfig.model_validate(dict(mapping))
-    except ValidationError as error:
-        raise ConfigError("\n".join(f"{where}: {line}" for line in complaints(error, FinetuneConfig))) from error
+    return checked(FinetuneConfig, dict(mapping), where, ConfigError)

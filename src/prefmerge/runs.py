@@ -20,10 +20,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from prefmerge.errors import RunError
 from prefmerge.ground import jsons
+from prefmerge.ground.checked import checked
 
 FORMAT = "prefmerge-run/1"
 FILE = "run.json"
@@ -37,6 +38,7 @@ IN_SEQUENCE = ("sequential", "lwf", "ewc")  # theta_t starts from theta_{t-1}
 class RunTask:
     """One task of a run. `label_counts` maps the name of a class to its number of training samples."""
 
+    __pydantic_config__: ClassVar = {"coerce_numbers_to_str": True}  # a class may be written as 3
     name: str
     file: str  # the checkpoint, relative to the run's folder
     classes: tuple[str, ...] = ()
@@ -49,7 +51,7 @@ class Run:
     """A run folder's manifest. `about` holds what else the manifest says, untouched."""
 
     folder: Path
-    training: str
+    training: Training
     base: str
     tasks: tuple[RunTask, ...]
     head: str | None = None
@@ -126,42 +128,17 @@ def read_run(folder: str | Path) -> Run:
 
 
 def _parsed(folder: Path, file: Path, manifest: Any) -> Run:
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        form = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
+    form = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
+    if form != FORMAT:
         raise RunError(f"{file}: its format is {form!r}; this prefmerge reads {FORMAT!r}.")
-    known = ("format", "training", "base", "head", "tasks")
-    try:
-        tasks = tuple(
-            RunTask(
-                name=str(task["name"]),
-                file=_inside(file, task["file"]),
-                classes=tuple(str(c) for c in task.get("classes", ())),
-                label_counts={str(c): int(n) for c, n in task.get("label_counts", {}).items()},
-                done=bool(task.get("done", True)),
-            )
-            for task in manifest["tasks"]
-        )
-        run = Run(
-            folder,
-            str(manifest["training"]),
-            _inside(file, manifest["base"]),
-            tasks,
-            None if manifest.get("head") is None else _inside(file, manifest["head"]),
-            {key: value for key, value in manifest.items() if key not in known},
-        )
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise RunError(f"{file}: the manifest lacks or garbles {error}. Was it edited by hand?") from error
-    if run.training not in TRAININGS:
-        raise RunError(f"{file}: training is {run.training!r}; expected one of {', '.join(TRAININGS)}.")
+    own = {key: manifest[key] for key in ("training", "base", "head", "tasks") if key in manifest}
+    about = {key: value for key, value in manifest.items() if key != "format" and key not in own}
+    run = checked(Run, {**own, "folder": folder, "about": about}, file, RunError, " Was it edited by hand?")
+    for named in (run.base, *(task.file for task in run.tasks), run.head or run.base):
+        path = os.path.normpath(named)
+        if os.path.isabs(path) or path.split(os.sep)[0] == os.pardir:
+            raise RunError(f"{file}: names {named!r}, which lies outside the run's folder.")
     return run
-
-
-def _inside(file: Path, named: Any) -> str:
-    """A path in the manifest, which must not leave the run's folder."""
-    path = os.path.normpath(str(named))
-    if os.path.isabs(path) or path.split(os.sep)[0] == os.pardir:
-        raise RunError(f"{file}: names {named!r}, which lies outside the run's folder.")
-    return str(named)
 
 
 def run_of(checkpoint: str | Path) -> tuple[Run, int] | None:

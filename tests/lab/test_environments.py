@@ -253,7 +253,7 @@ def test_positions_find_the_samples_and_their_labels():
 
 def test_what_was_saved_is_loaded(tmp_path: Path):
     """Odd names too: a file may be called by bytes that are no text."""
-    pools = [*tasks(3, [30, 4, 30]), pool("Größe", [f"größe/\udce9{i}\n" for i in range(30)])]
+    pools = [*tasks(3, [30, 4, 30]), pool("Größe\udce9", [f"größe/\udce9{i}\n" for i in range(30)])]
     drawn = environments(pools, PAPERS, size=40)
     file = tmp_path / "environments.json"
     save(file, drawn, pools)
@@ -329,32 +329,32 @@ Edit = Callable[[dict[str, Any]], Any]
     ("edit", "said"),
     [
         (lambda m: m.update(format="prefmerge-environments/2"), "its format is 'prefmerge-environments/2'; this"),
-        (lambda m: m.pop("pools"), "the manifest lacks 'pools'; expected format, pools, environments."),
-        (lambda m: m.update(environments=[]), "the manifest: environments is no list with entries."),
-        (lambda m: m["pools"][0].update(samples=True), "pool 1: samples is True; expected a whole number of at least"),
-        (lambda m: m["pools"].append(m["pools"][0]), "pool 4: there are two pools 'task-1'. Was the manifest edited"),
+        (lambda m: m.pop("pools"), "'pools' is missing. Was the manifest edited by hand?"),
+        (lambda m: m.update(environments=[]), "environments: list should have at least 1 item after validation, not 0"),
+        (lambda m: m["pools"][0].update(samples=True), "pools.0.samples: input should be a valid integer, found True."),
+        (lambda m: m["pools"].append(m["pools"][0]), "there are two pools 'task-1'. Was the manifest edited"),
         (lambda m: [p.update(samples=1) for p in m["pools"]], "e2, variant 0 takes 16 samples of task"),
         (lambda m: [p.update(name=p["name"] + "x") for p in m["pools"]], "Did you mean 'task-"),
         (lambda m: m["environments"].append(m["environments"][0]), "there are two environments e2, variant 0."),
-        (lambda m: m["environments"].append(3), "environment 3 is a int; expected an object of name, variant"),
-        (lambda m: first(m).pop("seed"), "environment 1 lacks 'seed'; expected name, variant"),
-        (lambda m: first(m).update(note=""), "environment 1 has a key 'note' that is not known"),
-        (lambda m: first(m).update(name=""), "environment 1: name is ''; expected a text."),
-        (lambda m: first(m).update(variant=-1), "environment 1: variant is -1; expected a whole number of at least 0."),
-        (lambda m: first(m).update(seed=4.5), "e2, variant 0: seed is 4.5; expected a whole number."),
-        (lambda m: first(m).update(size="20"), "e2, variant 0: size is '20'; expected a whole number of at least 1."),
+        (lambda m: m["environments"].append(3), "environments.2: expected keys with values, found 3."),
+        (lambda m: first(m).pop("seed"), "'environments.0.seed' is missing."),
+        (lambda m: first(m).update(note=""), "unknown key 'environments.0.note'. Known: name, variant, seed, "),
+        (lambda m: first(m).update(name=""), "environments.0.name: expected a text, found ''."),
+        (lambda m: first(m).update(variant=-1), "environments.0.variant: input should be greater than or "),
+        (lambda m: first(m).update(seed=4.5), "environments.0.seed: input should be a valid integer, found 4.5."),
+        (lambda m: first(m).update(size="20"), "environments.0.size: input should be a valid integer, found '20'."),
         (lambda m: first(m).update(size=30), "its tasks are asked for are not its ratios of 30."),
         (lambda m: first(m).update(shortfall={"task-1": 1}), "its shortfall is {'task-1': 1}, not {}."),
-        (lambda m: first(m).update(contents=None), "e2, variant 0: contents is None; expected a text."),
+        (lambda m: first(m).update(contents=None), "environments.0.contents: input should be a valid string"),
         (lambda m: first(m).update(seed=43), "e2, variant 0: what it says does not match its digest. Was the manifest"),
         (lambda m: first(m).update(contents="x"), "e2, variant 0: what it says does not match its digest."),
         (lambda m: first(m).update(digest="x"), "e2, variant 0: what it says does not match its digest."),
-        (lambda m: first(m).update(parts={}), "e2, variant 0: parts is no list with entries."),
+        (lambda m: first(m).update(parts={}), "environments.0.parts: input should be a valid list."),
         (lambda m: part(m).update(ratio="x"), "e2, variant 0, part 1: ratio: expected a finite number"),
         (lambda m: part(m).update(ratio="0.7"), "its ratios are 0.7, 0.2; expected positive ones that sum to 1."),
-        (lambda m: part(m).update(asked=0), "e2, variant 0, part 1: asked is 0; expected a whole number of at least 1"),
+        (lambda m: part(m).update(asked=0), "environments.0.parts.0.asked: input should be greater than or"),
         (lambda m: part(m).update(asked=17), "its tasks are asked for are not its ratios of 20."),
-        (lambda m: part(m).update(meta="abc"), "e2, variant 0, part 1: meta is no list of ids."),
+        (lambda m: part(m).update(meta="abc"), "environments.0.parts.0.meta: input should be a valid list"),
         (lambda m: part(m)["test"].reverse(), "e2, variant 0: what it says does not match its digest."),
         (lambda m: part(m)["test"].pop(), "e2, variant 0: its shortfall is {}, not {'task-"),
         (lambda m: part(m)["test"].append("new"), "e2, variant 0: a task gives more samples than it was asked for."),

@@ -4,7 +4,8 @@ disk.py       small steps on a disk: sync, parents, remove
 locks.py      who may write, one at a time
 atomic.py     a file or a folder replaced whole
 jsons.py      JSON files, written whole and read strictly
-yaml_file.py  YAML files that people write, read and checked
+yaml_file.py  YAML files that people write
+checked.py    what files hold, checked by pydantic
 store.py      finished pieces of work, to resume from
 progress.py   how a long job says how far it is
 draws.py      keyed choice, largest remainder, splits

@@ -21,14 +21,16 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import xxhash
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from prefmerge.checkpoints.fingerprint import PREFIX
 from prefmerge.errors import DataError, OutputError, PreferenceError
 from prefmerge.ground import atomic, jsons
+from prefmerge.ground.checked import checked
 from prefmerge.ground.draws import largest_remainder, rank
 from prefmerge.ground.words import did_you_mean
 from prefmerge.preference import Number, as_text, exact
@@ -242,8 +244,53 @@ class Environment:
 
     @classmethod
     def from_json(cls, data: Any) -> Environment:
-        """The inverse of `to_json`. Raises DataError naming the environment and what is wrong with it."""
-        return _parsed(data, "an environment")
+        """The inverse of `to_json`. Raises DataError naming the key or the environment, and what is wrong with it."""
+        return _whole(checked(_Environment, data, "environment", DataError, _BY_HAND))
+
+
+def _text(value: str) -> str:
+    if not value:
+        raise ValueError("expected a text")
+    return value
+
+
+_Text = Annotated[str, AfterValidator(_text)]  # min_length would refuse names that are not UTF-8
+
+
+class _Written(BaseModel):
+    """A part of the manifest, as it lies on disk."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _Pool(_Written):
+    name: _Text
+    samples: int = Field(ge=0)
+
+
+class _Part(_Written):
+    task: _Text
+    ratio: str
+    asked: int = Field(ge=1)
+    meta: list[str]
+    test: list[str]
+
+
+class _Environment(_Written):
+    name: _Text
+    variant: int = Field(ge=0)
+    seed: int
+    size: int = Field(ge=1)
+    shortfall: Any
+    contents: _Text
+    parts: list[_Part] = Field(min_length=1)
+    digest: str
+
+
+class _Manifest(_Written):
+    format: str
+    pools: list[_Pool] = Field(min_length=1)
+    environments: list[_Environment] = Field(min_length=1)
 
 
 def environments(
@@ -312,9 +359,13 @@ def load(path: str | Path, pools: Sequence[Pool] | None = None) -> tuple[Environ
         raise DataError(f"{path}: there is no such file. Give a manifest of environments.") from error
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as a manifest of environments: {error}.") from error
+    form = data.get("format") if isinstance(data, dict) else type(data).__name__
+    if form != FORMAT:
+        raise DataError(f"{path}: its format is {form!r}; this prefmerge reads {FORMAT!r}.")
+    manifest = checked(_Manifest, data, path, DataError, _BY_HAND)
     by_name = None if pools is None else _by_name(pools)
     try:
-        result = _read(data)
+        result = _read(manifest)
         if by_name is not None:
             for environment in result:
                 _check_against(environment, by_name)
@@ -457,22 +508,12 @@ def _all_different(environments: Iterable[Environment]) -> None:
         raise DataError(f"there are two environments {twice[0]}. Give mixes different names.")
 
 
-def _read(data: Any) -> tuple[Environment, ...]:
-    form = data.get("format") if isinstance(data, dict) else type(data).__name__
-    if form != FORMAT:
-        raise DataError(f"its format is {form!r}; this prefmerge reads {FORMAT!r}.")
-    _only(data, ("format", "pools", "environments"), "the manifest")
-    samples: dict[str, int] = {}
-    for i, pool in enumerate(_list(data, "pools", "the manifest"), start=1):
-        where = f"pool {i}"
-        _only(pool, ("name", "samples"), where)
-        name = _text(pool, "name", where)
-        if name in samples:
-            raise DataError(f"{where}: there are two pools {name!r}.{_BY_HAND}")
-        samples[name] = _number(pool, "samples", where, least=0)
-    result = tuple(
-        _parsed(one, f"environment {i}") for i, one in enumerate(_list(data, "environments", "the manifest"), start=1)
-    )
+def _read(manifest: _Manifest) -> tuple[Environment, ...]:
+    twice = [name for name, count in Counter(pool.name for pool in manifest.pools).items() if count > 1]
+    if twice:
+        raise DataError(f"there are two pools {twice[0]!r}.{_BY_HAND}")
+    samples = {pool.name: pool.samples for pool in manifest.pools}
+    result = tuple(_whole(one) for one in manifest.environments)
     _all_different(result)
     for environment in result:
         for part in environment.parts:
@@ -486,40 +527,19 @@ def _read(data: Any) -> tuple[Environment, ...]:
     return result
 
 
-def _parsed(data: Any, where: str) -> Environment:
-    _only(data, ("name", "variant", "seed", "size", "shortfall", "contents", "parts", "digest"), where)
-    name, variant = _text(data, "name", where), _number(data, "variant", where, least=0)
-    where = _called(name, variant)
-    ratios: list[Fraction] = []
-    parts: list[Portion] = []
-    for i, part in enumerate(_list(data, "parts", where), start=1):
-        inner = f"{where}, part {i}"
-        _only(part, ("task", "ratio", "asked", "meta", "test"), inner)
-        try:
-            ratios.append(exact(_text(part, "ratio", inner), f"{inner}: ratio"))
-        except PreferenceError as error:
-            raise DataError(str(error)) from error
-        parts.append(
-            Portion(
-                _text(part, "task", inner),
-                _number(part, "asked", inner, least=1),
-                _ids(part, "meta", inner),
-                _ids(part, "test", inner),
-            )
-        )
-    environment = Environment(
-        name,
-        variant,
-        _number(data, "seed", where),
-        tuple(ratios),
-        _number(data, "size", where, least=1),
-        tuple(parts),
-        _text(data, "contents", where),
-    )
-    for wrong, what in _faults(environment, data["shortfall"]):
+def _whole(one: _Environment) -> Environment:
+    """The environment, where its fields agree. Raises DataError naming it."""
+    where = _called(one.name, one.variant)
+    try:
+        ratios = tuple(exact(part.ratio, f"{where}, part {i}: ratio") for i, part in enumerate(one.parts, start=1))
+    except PreferenceError as error:
+        raise DataError(str(error)) from error
+    parts = tuple(Portion(part.task, part.asked, tuple(part.meta), tuple(part.test)) for part in one.parts)
+    environment = Environment(one.name, one.variant, one.seed, ratios, one.size, parts, one.contents)
+    for wrong, what in _faults(environment, one.shortfall):
         if wrong:
             raise DataError(f"{where}: {what}.{_BY_HAND}")
-    if _text(data, "digest", where) != environment.digest:
+    if one.digest != environment.digest:
         raise DataError(f"{where}: what it says does not match its digest.{_BY_HAND}")
     return environment
 
@@ -541,39 +561,3 @@ def _faults(environment: Environment, shortfall: Any) -> list[tuple[bool, str]]:
         (any(part.taken > part.asked for part in parts), "a task gives more samples than it was asked for"),
         (shortfall != environment.shortfall, f"its shortfall is {shortfall}, not {environment.shortfall}"),
     ]
-
-
-def _only(data: Any, keys: Sequence[str], where: str) -> None:
-    """Raise DataError unless `data` is an object of these keys, all of them and no other."""
-    if not isinstance(data, dict):
-        raise DataError(f"{where} is a {type(data).__name__}; expected an object of {', '.join(keys)}.")
-    missing, unknown = [key for key in keys if key not in data], [key for key in data if key not in keys]
-    if missing or unknown:
-        what = f"lacks {missing[0]!r}" if missing else f"has a key {unknown[0]!r} that is not known"
-        raise DataError(f"{where} {what}; expected {', '.join(keys)}.")
-
-
-def _text(data: Mapping[str, Any], key: str, where: str) -> str:
-    if not isinstance(data[key], str) or not data[key]:
-        raise DataError(f"{where}: {key} is {data[key]!r}; expected a text.")
-    return data[key]
-
-
-def _number(data: Mapping[str, Any], key: str, where: str, *, least: int | None = None) -> int:
-    value = data[key]
-    if type(value) is not int or (least is not None and value < least):
-        bound = "" if least is None else f" of at least {least}"
-        raise DataError(f"{where}: {key} is {value!r}; expected a whole number{bound}.")
-    return value
-
-
-def _list(data: Mapping[str, Any], key: str, where: str) -> list[Any]:
-    if not isinstance(data[key], list) or not data[key]:
-        raise DataError(f"{where}: {key} is no list with entries.")
-    return data[key]
-
-
-def _ids(data: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
-    if not isinstance(data[key], list) or not all(isinstance(name, str) for name in data[key]):
-        raise DataError(f"{where}: {key} is no list of ids.")
-    return tuple(data[key])

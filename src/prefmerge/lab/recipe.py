@@ -17,12 +17,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from prefmerge.config import FinetuneConfig, make_config
 from prefmerge.errors import ConfigError, PreferenceError, PrefmergeError
+from prefmerge.ground.checked import checked
 from prefmerge.ground.words import nearest
-from prefmerge.ground.yaml_file import Section, complaints, read_mapping
+from prefmerge.ground.yaml_file import Section, read_mapping
 from prefmerge.lab import published
 from prefmerge.lab.entries import ABLATION, KNOWN, PAPERS, Entry
 from prefmerge.preference import as_text, exact
@@ -291,10 +292,7 @@ def read_experiment(file: str | Path) -> Experiment:
     """
     file = Path(file)
     keys = read_mapping(file, "Give the YAML file of an experiment; examples/bench has some.", "`runs` or `finetune`")
-    try:
-        recipe = Experiment.model_validate(keys)
-    except ValidationError as error:
-        raise ConfigError("\n".join(f"{file}: {line}" for line in complaints(error, Experiment))) from error
+    recipe = checked(Experiment, keys, file, ConfigError)
     paper = recipe.paper
     if paper.environments is not None:
         published.environments(paper.environments)
