@@ -167,6 +167,7 @@ OTHERWISE = {
     "scale": {"merging/candidates.py"},  # in a message
     "seed": {"target/search/tuning.py"},  # of the search
     "importance": {"methods/records.py"},  # a buffer
+    "start": {"target/search/trial.py"},  # trials to begin with
     "passes": {"merging/recording.py", "methods/protocol.py"},  # counts of elements
     "dtype": {"merging/card.py"},  # of a model's config
     "exclude": {
