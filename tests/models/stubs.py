@@ -25,7 +25,7 @@ from prefmerge.data.scenarios import ClassInfo, Scenario, Task
 from prefmerge.errors import CheckpointMismatch
 from prefmerge.models.encoders.protocol import Augmentation, Encoder
 from prefmerge.models.heads import Head
-from prefmerge.runs import Run, RunTask
+from prefmerge.runs import Run, RunTask, Training
 from prefmerge.training.samples import samples_of
 
 D, E = 6, 4  # numbers of an input, of an embedding
@@ -153,7 +153,7 @@ def toy_head(scenario: Scenario, seed: int = 0, width: int = E) -> Head:
     )
 
 
-def toy_run(folder: Path, scenario: Scenario, training: str = "sequential") -> Run:
+def toy_run(folder: Path, scenario: Scenario, training: Training = "sequential") -> Run:
     """A run's folder, as fine-tuning writes it, of encoders that were not trained: theta_t is `ToyEncoder(t)`."""
     tasks = [task.name for task in scenario.tasks] if training != "joint" else ["joint"]
     run = Run(
