@@ -13,6 +13,7 @@ pytest.importorskip("torch", reason="encoders are torch's (extra train)")
 from prefmerge.errors import RunError
 from prefmerge.models.evaluation import evaluate
 from prefmerge.models.matrix import evaluate_matrix
+from prefmerge.runs import Training
 from tests.models.stubs import ToyEncoder, toy_head, toy_run, toy_scenario
 from tests.oracles import continual as oracle
 
@@ -50,7 +51,7 @@ def test_the_matrix_of_a_run(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("training", "checkpoints"), [("independent", 3), ("joint", 1)])
-def test_what_was_not_trained_in_sequence_forgets_nothing(tmp_path: Path, training: str, checkpoints: int):
+def test_what_was_not_trained_in_sequence_forgets_nothing(tmp_path: Path, training: Training, checkpoints: int):
     scenario = toy_scenario()
     report = evaluate_matrix(ToyEncoder(9), toy_run(tmp_path / "run", scenario, training), toy_head(scenario), scenario)
     assert report.matrix().shape == (checkpoints, 3)

@@ -16,6 +16,7 @@ from prefmerge.data.scenarios import ClassInfo, Scenario
 from prefmerge.errors import RunError
 from prefmerge.models import encoders
 from prefmerge.models.evaluation import evaluate
+from prefmerge.runs import Training
 from prefmerge.training.opened import evaluate_checkpoint, open_run
 from prefmerge.training.samples import samples_of
 from tests.models.stubs import ToyEncoder, toy_head, toy_run, toy_scenario
@@ -59,7 +60,7 @@ def test_any_checkpoint_with_the_data_of_a_run(tmp_path: Path, toys: Scenario):
 
 
 @pytest.mark.parametrize("training", ["sequential", "joint"])
-def test_a_run_opens_as_it_was(tmp_path: Path, toys: Scenario, training: str):
+def test_a_run_opens_as_it_was(tmp_path: Path, toys: Scenario, training: Training):
     run = toy_run(tmp_path / "run", toys, training)
     opened = open_run(tmp_path / "run")
     assert opened.run == dataclasses.replace(run, about=opened.run.about)
