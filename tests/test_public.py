@@ -125,3 +125,19 @@ def test_prefer_from_embeddings(tmp_path: Path) -> None:
 def test_prefer_refuses_what_makes_no_sense(given: dict[str, object], problem: str) -> None:
     with pytest.raises(UsageError, match=re.escape(problem)):
         prefmerge.prefer(**given)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"max_memory": 0}, "memory '0' must be positive."),
+        ({"max_memory": None}, "memory None is not a size"),
+        ({"threads": 0}, "threads is 0; expected at least 1."),
+        ({"names": "ab"}, "names is one name, 'ab'; give a list of names, one for each task."),
+        ({"tasks": "cars"}, "tasks is one path, 'cars'; give a list of paths, one for each task."),
+    ],
+)
+def test_merge_refuses_what_makes_no_sense(given: dict[str, object], problem: str, tmp_path: Path) -> None:
+    asked = {"base": "base", "tasks": ["cars", "birds"], "out": tmp_path / "out", **given}
+    with pytest.raises(UsageError, match=re.escape(problem)):
+        prefmerge.merge(**asked)  # pyright: ignore[reportArgumentType, reportCallIssue]

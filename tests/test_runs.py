@@ -102,3 +102,13 @@ def test_a_run_that_is_not_finished_is_told_in_one_way(tmp_path: Path):
         print(run(True, False).last_path)
     with pytest.raises(RunError, match="the run has no task"):
         print(run().last_path)
+
+
+def test_a_damaged_manifest_of_ours_is_not_passed_over(tmp_path: Path):
+    (tmp_path / "tasks").mkdir()
+    content = json.dumps(manifest())
+    written(tmp_path, content.replace('"seed": 4', '"seed": 4, "seed": 5'))
+    with pytest.raises(RunError, match="seed"):
+        run_of(tmp_path / "tasks" / "a")
+    written(tmp_path, content.replace("prefmerge-run/1", "another/1"))
+    assert run_of(tmp_path / "tasks" / "a") is None

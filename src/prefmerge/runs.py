@@ -148,8 +148,18 @@ def run_of(checkpoint: str | Path) -> tuple[Run, int] | None:
         try:
             run = read_run(folder)
         except RunError:
+            if _is_ours(folder / FILE):
+                raise
             continue  # a file of that name that is no manifest of ours says nothing
         for index in range(len(run.tasks)):
             if Path(os.path.abspath(run.task_path(index))) == path:
                 return run, index
     return None
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether a file that cannot be read as a manifest says that it is one."""
+    try:
+        return f'"{FORMAT}"'.encode() in file.read_bytes()
+    except OSError:
+        return False

@@ -95,3 +95,9 @@ def test_as_a_module(folder: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "prefmerge", "--help"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("Usage: prefmerge ")
     assert done.stderr == ""
+
+
+def test_an_unknown_command_is_met_with_the_nearest() -> None:
+    done = python("import sys; from prefmerge.cli import main; sys.argv[1:] = ['merg', 'base']; main()")
+    assert done.returncode == 2
+    assert "No such command 'merg'. Did you mean 'merge'?" in done.stderr

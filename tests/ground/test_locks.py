@@ -1,4 +1,4 @@
-"""One writer at a time: the lock on a folder. What `claim` does is tested in tests/checkpoints/test_two_writers.py."""
+"""One writer at a time: the lock on a folder. What `claim` does is tested in tests/outputs/test_two_writers.py."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from prefmerge.checkpoints import content_fingerprint, open_checkpoint
 from prefmerge.outputs.write import find_receipt
 from tests.merging import racing
 
-ROUNDS = 4  # of each; what is decisive is forced in tests/checkpoints/test_two_writers.py
+ROUNDS = 4  # of each; what is decisive is forced in tests/outputs/test_two_writers.py
 
 
 @pytest.mark.parametrize(("processes", "force"), [(2, False), (3, False), (3, True)])

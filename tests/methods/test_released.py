@@ -13,7 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+import prefmerge
+from prefmerge.errors import MethodError
 from prefmerge.methods import METHODS
 from prefmerge.methods.protocol import Settings
 from prefmerge.preference import Preference
@@ -54,3 +57,31 @@ def test_the_paper_s_law_is_another_one():
     """Where a budget has zeros and a remainder, and where the second pass differs: so the test above can fail."""
     worst = max(variation(case, "paper") - case["noise"] for case in CASES)
     assert worst > 0.05
+
+
+def test_a_plan_says_the_most_that_a_task_may_get(tmp_path: Path):
+    """The remainder depends on which tensors changed: of 9 elements task 1 gets one, of 10 it gets none."""
+    base = {"changed": np.zeros(9, np.float32), "same": np.zeros(1, np.float32)}
+    for name in ("base", "a", "b", "c"):
+        moved = {"changed": base["changed"] + np.float32(ord(name[0])), "same": base["same"]}
+        save_file(base if name == "base" else moved, tmp_path / f"{name}.safetensors")
+    paths = [tmp_path / f"{name}.safetensors" for name in "abc"]
+    asked = {"preference": "0,0.5,0.5", "selection": "released", "scope": "model"}
+    with prefmerge.plan(tmp_path / "base.safetensors", paths, **asked) as plan:  # pyright: ignore[reportArgumentType]
+        most = plan.most_budgets()
+    receipt = prefmerge.merge(tmp_path / "base.safetensors", paths, tmp_path / "out.safetensors", **asked)  # pyright: ignore[reportArgumentType]
+    assert receipt.owned == (1, 4, 4)
+    assert most is not None
+    assert all(own <= bound for own, bound in zip(receipt.owned, most, strict=True))
+
+
+def test_of_many_tasks_only_those_count_that_may_compete():
+    rng = np.random.default_rng(0)
+    base = {"w": np.zeros(501, np.float32)}
+    tasks = [{"w": rng.standard_normal(501).astype(np.float32)} for _ in range(70)]
+    shares = [0] * 68 + [1, 2]
+    _, receipt = prefmerge.merge_state_dicts(base, tasks, preference=shares, selection="released")
+    assert receipt.owned is not None
+    assert sum(receipt.owned) == 501
+    with pytest.raises(MethodError, match="tasks compete"):
+        prefmerge.merge_state_dicts(base, tasks, preference="uniform", selection="released")

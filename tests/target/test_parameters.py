@@ -225,7 +225,7 @@ def test_what_makes_no_sense_for_a_preference_is_refused(given: dict[str, Any], 
         ({"pairs": None}, "--pairs PATH is missing: inputs of the target with their labels."),
         ({"out": None}, "--out OUT is missing: where to keep the search."),
         ({"patience": 0}, "--patience 0: expected at least 1."),
-        ({"batch": 1.5}, "--batch: 1.5 is no N."),
+        ({"batch": 1.5}, "--batch: expected a whole number, found 1.5."),
     ],
 )
 def test_what_makes_no_sense_for_a_search_is_refused(given: dict[str, Any], message: str):

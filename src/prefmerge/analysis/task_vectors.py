@@ -28,7 +28,7 @@ from prefmerge.analysis import kernels
 from prefmerge.analysis.layer_types import layer_type
 from prefmerge.analysis.measured import BIAS, DENSITIES, Measured, MeasuredPart, Signs, Spread
 from prefmerge.analysis.ownership import layers, natural
-from prefmerge.merging.api import available_cores, recipe_of
+from prefmerge.merging.api import checked_threads, recipe_of
 from prefmerge.merging.engine import Progress
 from prefmerge.merging.plan import Plan, make_plan, training_of
 from prefmerge.methods import kernels as counting
@@ -76,7 +76,7 @@ def measure_over(
     """Measure what a plan would merge. `block` and `job` (elements) are for tests: counts do not depend on them, and
     sums only by a rounding.
     """
-    with planned.reading(), Workspace(threads=threads or available_cores(), block=block) as work:
+    with planned.reading(), Workspace(threads=checked_threads(threads), block=block) as work:
         return _Measuring(planned, work, job, progress).run(label)
 
 

@@ -36,8 +36,8 @@ def adapt(*, json: o.Json = False, **given: Any) -> None:
     from prefmerge.target.adapt import adapt as work
     from prefmerge.target.adapt import require_extras
 
-    require_extras()
     asked = parameters(Parameters, given)
+    require_extras()
     with _progress() as progress:
         made = work(asked, progress)
     if json:

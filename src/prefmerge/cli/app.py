@@ -12,7 +12,7 @@ import typer
 from prefmerge.cli import options as o
 from prefmerge.errors import PrefmergeError
 
-RESUMES = ("finetune", "adapt", "prefer", "search", "bench")  # commands that keep what they did
+RESUMES = ("finetune", "adapt", "prefer", "search", "bench", "demo")  # commands that keep what they did
 
 app = typer.Typer(
     name="prefmerge",

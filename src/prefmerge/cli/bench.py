@@ -10,7 +10,7 @@ import typer
 
 from prefmerge.cli import options as o
 from prefmerge.cli.app import command
-from prefmerge.errors import PrefmergeError, UsageError
+from prefmerge.errors import PrefmergeError, UsageError, require
 
 if TYPE_CHECKING:
     from prefmerge.lab.prepare import Ready
@@ -47,9 +47,8 @@ def bench(
     from prefmerge.lab.prepare import prepare
     from prefmerge.lab.recipe import read_experiment
     from prefmerge.lab.trainings import untrained
-    from prefmerge.training.finetuning import require_train
 
-    require_train("an experiment")
+    require("an experiment", "places", "accelerate", "torch")
     asked = read_experiment(recipe)
 
     def say(text: str) -> None:

@@ -13,6 +13,7 @@ import typer.main
 from typer.core import TyperGroup
 
 from prefmerge.cli.app import app
+from prefmerge.ground.words import did_you_mean
 
 COMMANDS = {  # in the order of the help: the module that has the command, and what it does
     "merge": ("merging", "Merge a base and its tasks into one model with a receipt."),
@@ -34,6 +35,11 @@ class Commands(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            ctx.fail(f"No such command {args[0]!r}.{did_you_mean(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name in COMMANDS and cmd_name not in self.commands:

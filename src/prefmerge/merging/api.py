@@ -58,8 +58,9 @@ BLOCKS_PER_THREAD = 16  # buffers of one block that a thread holds at most, conv
 
 def parse_bytes(text: str | int) -> int:
     """`256MiB`, `1.5 GB` or a number of bytes. Raises UsageError."""
-    if isinstance(text, int):
-        return text
+    if isinstance(text, bool) or not isinstance(text, str | int):
+        raise UsageError(f"memory {text!r} is not a size; write for instance 256MiB or 2GB.")
+    text = str(text)
     plain = text.strip().upper()
     number = plain.rstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ ")
     unit = plain[len(number) :].strip()
@@ -141,6 +142,10 @@ def recipe_of(
     base: str | Path | None, tasks: Sequence[str | Path], *, names: Sequence[str] | None = None, **given: Any
 ) -> Recipe:
     """The recipe that Python arguments describe. Raises UsageError for a parameter that is unknown or of no use."""
+    if isinstance(tasks, str | os.PathLike):
+        raise UsageError(f"tasks is one path, {os.fspath(tasks)!r}; give a list of paths, one for each task.")
+    if isinstance(names, str):
+        raise UsageError(f"names is one name, {names!r}; give a list of names, one for each task.")
     count = len(tasks)
     if names is not None and len(names) != count:
         raise UsageError(f"names has {len(names)} entries for {count} tasks; give one per task.")
@@ -163,7 +168,7 @@ def recipe_of(
         if any(one.name in entry for entry in own):
             listed.append(one.name)
     entries = tuple(
-        TaskEntry(path=os.fspath(path), name=None if names is None else names[i], own=own[i])
+        TaskEntry(path=os.fspath(path), name=None if names is None else str(names[i]), own=own[i])
         for i, path in enumerate(tasks)
     )
     recipe = Recipe(base=None if base is None else os.fspath(base), tasks=entries)
@@ -191,7 +196,7 @@ def run(
     to add to the merged ones. `block` (elements read at a time) is for tests: no value depends on it.
     """
     started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
-    threads = threads or available_cores()
+    threads = checked_threads(threads)
     allowance = _allowance(parse_bytes(max_memory), threads, block)
     with make_plan(recipe) as planned:
         kind = "file" if out.suffix == ".safetensors" else "folder"
@@ -274,7 +279,7 @@ def merge_state_dicts(
     ]
     with (
         plan_over(recipe, opened[0], opened[1:]) as planned,
-        Workspace(threads=threads or available_cores(), block=block) as work,
+        Workspace(threads=checked_threads(threads), block=block) as work,
     ):
         memory = MemorySink(planned.layout)
         sink = HashedSink(memory, planned.layout)
@@ -309,6 +314,15 @@ def _as_kind_of(like: Any, stored: np.ndarray, info: Any) -> Any:
         else stored
     )
     return array.reshape(info.shape)
+
+
+def checked_threads(threads: int | None) -> int:
+    """As asked for, else one per core. Raises UsageError below 1."""
+    if threads is None:
+        return available_cores()
+    if threads < 1:
+        raise UsageError(f"threads is {threads}; expected at least 1.")
+    return threads
 
 
 def available_cores() -> int:

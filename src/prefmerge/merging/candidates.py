@@ -21,7 +21,7 @@ import numpy as np
 
 from prefmerge.checkpoints import Checkpoint, TensorInfo, open_checkpoint, reading, to_float32
 from prefmerge.errors import CheckpointMismatch, NonFiniteValue, UsageError
-from prefmerge.merging.api import available_cores, recipe_of
+from prefmerge.merging.api import checked_threads, recipe_of
 from prefmerge.merging.engine import merge_all, rounded
 from prefmerge.merging.plan import Plan, plan_over
 from prefmerge.merging.recipe import Recipe
@@ -63,7 +63,7 @@ class Candidates:
         self._paths = [os.fspath(path) for path in (base, *tasks)]
         self.names: tuple[str, ...] = tuple(task.name for task in self._tasks)
         self._sameness = Sameness()
-        self._work = Workspace(threads=threads or available_cores())
+        self._work = Workspace(threads=checked_threads(threads))
 
     def __enter__(self) -> Candidates:
         return self

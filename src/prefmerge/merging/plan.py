@@ -116,7 +116,7 @@ class Plan:
             return self.settings.counts
         sizes = [entry.info.size for entry in self.of_role("merge")]
         if self.settings[SCOPE] == "model":
-            return self.method.budgets(self.settings, sum(sizes))
+            return self.method.most_budgets(self.settings, sum(sizes))
         total = (
             np.sum([self.method.budgets(self.settings, size) for size in sizes], axis=0)
             if sizes

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prefmerge.errors import CheckpointCorrupt
-from prefmerge.ground import jsons
+from prefmerge.ground import atomic, jsons
 from prefmerge.merging.parameters import AS_TASK_VECTOR, METHOD
 
 FORMAT = "prefmerge-receipt/1"
@@ -166,8 +166,8 @@ class Receipt:
         return jsons.encoded(self.to_json(), ascii=False, nan=True)
 
     def save(self, path: str | Path) -> None:
-        """Write it to a file."""
-        Path(path).write_bytes(self.to_bytes())
+        """Write it to a file, whole or not at all."""
+        atomic.write_whole(Path(path), self.to_bytes())
 
     @classmethod
     def from_json(cls, data: Any, *, source: str | Path = "receipt") -> Receipt:

@@ -176,6 +176,10 @@ class Method(abc.ABC):
         assert settings.shares is not None, "the caller resolves the preference"
         return budgets(settings.shares, elements)
 
+    def most_budgets(self, settings: Settings, elements: int) -> tuple[int, ...]:
+        """The most that each task may get where at most so many elements share a budget."""
+        return self.budgets(settings, elements)
+
     def scratch(self, settings: Settings) -> int:
         """Bytes for each element of a scope that it keeps, on the disk where memory is short."""
         return 0

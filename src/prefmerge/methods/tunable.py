@@ -134,7 +134,11 @@ class TunableMagmax(Method):
     def check(self, settings: Settings) -> Sequence[NeedsOrder]:
         from prefmerge.methods.records import MOST_COMPETING
 
-        positive = settings.tasks if _all_take_part(settings) else sum(n > 0 for n in _speaks_for(settings))
+        positive = sum(n > 0 for n in _speaks_for(settings))
+        if settings[SELECTION] == "printed" or settings[STRENGTH] < 1:
+            positive = settings.tasks
+        elif settings[SELECTION] == "released":  # and the remainder, which is less than one element for each of them
+            positive = min(settings.tasks, 2 * positive - 1)
         if settings[SELECTION] != "optimal" and positive > MOST_COMPETING:
             raise MethodError(
                 f"{positive} tasks compete, but selection {settings[SELECTION]!r} holds at most {MOST_COMPETING} in "
@@ -151,6 +155,13 @@ class TunableMagmax(Method):
     def budgets(self, settings: Settings, elements: int) -> tuple[int, ...]:
         """In the authors' code the remainder goes to the first tasks, whatever their share."""
         return _of_shares(_speaks_for(settings), elements, settings)
+
+    def most_budgets(self, settings: Settings, elements: int) -> tuple[int, ...]:
+        """With `released` any task but the last may get one element of a remainder."""
+        if settings[SELECTION] != "released":
+            return self.budgets(settings, elements)
+        asked, last = _speaks_for(settings), settings.tasks - 1
+        return tuple(int(Fraction(n) / sum(asked) * elements) + (t < last) for t, n in enumerate(asked))
 
     def scratch(self, settings: Settings) -> int:
         """One byte of owner; where records are kept, their masks too."""

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from prefmerge.errors import DataError, PreferenceError, UsageError
+from prefmerge.errors import DataError, PreferenceError, UsageError, require
 from prefmerge.ground.progress import Counted
 from prefmerge.ground.words import quoted
 from prefmerge.preference import Preference
@@ -201,10 +201,9 @@ def from_pairs(
         )
     if out is not None and out.suffix != ".json":
         raise UsageError(f"-o {out}: a search keeps its trials beside the preference, which must be called NAME.json.")
-    from prefmerge.training.finetuning import require_train
     from prefmerge.training.opened import open_tasks
 
-    require_train("searching with samples")
+    require("searching with samples", "places", "accelerate", "torch", "optuna")
     from prefmerge.target.search import search
 
     run, names = checkpoints.run, checkpoints.names

@@ -79,7 +79,8 @@ class Parameters(Declaring):
         ),
     ] = "accuracy"
     candidate: Annotated[
-        tuple[Path, ...], Declared("Try the settings of this recipe of `merge` too. Repeatable.", metavar="RECIPE.yaml")
+        tuple[Path, ...],
+        Declared("Try the parameters of this recipe of `merge` too. Repeatable.", metavar="RECIPE.yaml"),
     ] = ()
     samples: Annotated[int, Declared("Held-out samples of each task that are used at most.", metavar="N", least=2)] = (
         100

@@ -99,7 +99,7 @@ def _check(name: str, declared: Declared, value: Any, kind: Any) -> None:
     words = _words(kind)
     if words and isinstance(value, str) and value not in words:
         raise UsageError(f"{flag(name)} {value}: expected {', '.join(words[:-1])} or {words[-1]}.")
-    no_such = UsageError(f"{flag(name)}: {value!r} is no {declared.metavar or 'value for it'}. {declared.help}")
+    no_such = UsageError(f"{flag(name)}: expected {_in_words(kind)}, found {value!r}. {declared.help}")
     of_kind, number = _is_of(value, kind), isinstance(value, int | float)
     if not of_kind and not number:
         raise no_such
@@ -112,6 +112,14 @@ def _check(name: str, declared: Declared, value: Any, kind: Any) -> None:
             raise UsageError(f"{flag(name)} {value:g}: expected at most {declared.most:g}.")
     if not of_kind:
         raise no_such
+
+
+def _in_words(kind: Any) -> str:
+    """What a parameter can be, for people."""
+    if get_origin(kind) is tuple:
+        return "paths"
+    named = {bool: "true or false", int: "a whole number", float: "a number", Path: "a path", str: "a text"}
+    return next((named[one] for one in (kind, *get_args(kind)) if one in named), "one of " + ", ".join(_words(kind)))
 
 
 def _words(kind: Any) -> tuple[str, ...]:

@@ -49,13 +49,16 @@ class PreferParameters(Declaring):
     pairs: Annotated[Path | None, replace(PAIRS, help=f"{PAIRS.help} Searches; needs --run.")] = None
     similarity: Annotated[
         FeatureKind | None,
-        Declared("How --inputs are compared: optimal transport (default), ...", metavar="ot|cosine|mmd"),
+        Declared(
+            "How --inputs are compared with the tasks: optimal transport (default), cosine or MMD.",
+            metavar="ot|cosine|mmd",
+        ),
     ] = None
     solver: Annotated[
-        Solver | None, Declared("Of optimal transport. Default sinkhorn.", metavar="sinkhorn|exact|debiased")
+        Solver | None, Declared("How optimal transport is solved. Default sinkhorn.", metavar="sinkhorn|exact|debiased")
     ] = None
     regularization: Annotated[
-        float | None, Declared("Of sinkhorn, as a part of the largest cost. Default 0.1.", metavar="R")
+        float | None, Declared("How much sinkhorn smooths, as a part of the largest cost. Default 0.1.", metavar="R")
     ] = None
     gamma: Annotated[
         float | None, Declared("How sharply distances become shares. Default 100; cosine: 50.", metavar="G")
@@ -69,7 +72,11 @@ class PreferParameters(Declaring):
     level: Annotated[float, replace(LEVEL, least=None, most=None)] = 0.9
     draws: Annotated[
         int | None,
-        Declared("Of the bootstrap. Default 1000 for labels, 200 for inputs; 0: none.", metavar="N", least=0),
+        Declared(
+            "Draws of the bootstrap. Default 1000 for labels, 200 for inputs; 0: no intervals.",
+            metavar="N",
+            least=0,
+        ),
     ] = None
     seed: Annotated[int, SEED] = 0
     out: Annotated[

@@ -45,7 +45,7 @@ class SearchParameters(Declaring):
     ] = 4
     seed: Annotated[int, SEED] = 0
     threads: Annotated[int | None, THREADS] = None
-    force: Annotated[bool, replace(FORCE, help="Start a search that is there again from nothing.")] = False
+    force: Annotated[bool, replace(FORCE, help="Start over where a search is kept already.")] = False
 
     command: ClassVar[str] = "search"
 

@@ -260,7 +260,7 @@ def _pair_likelihoods(tasks: Tasks, recogniser: shift.Recogniser, x_ME: np.ndarr
 
 
 def _label_likelihoods(tasks: Tasks) -> np.ndarray:
-    """`_label_rates`, as likelihoods are: the largest of each row 1, none 0."""
+    """`label_rates`, as likelihoods are: the largest of each row 1, none 0."""
     rates_CT = label_rates(tasks)
     return np.maximum(rates_CT / rates_CT.max(axis=1, keepdims=True), shift.LEAST_LIKELIHOOD)
 
