@@ -30,6 +30,7 @@ PrefmergeError                    exit 1: the job cannot be done; what, where, r
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 
 
 class PrefmergeError(Exception):
@@ -150,3 +151,9 @@ class UsageError(PrefmergeError):
     """Wrong usage of the command line or of a Python call."""
 
     exit_code = 2
+
+
+def require_one_source(run: object, checkpoints: Sequence[object]) -> None:
+    """Raise UsageError where both a run and checkpoints are given."""
+    if run is not None and checkpoints:
+        raise UsageError(f"--run {run} already says which checkpoints to take. Leave {checkpoints[0]} out.")

@@ -304,7 +304,7 @@ def test_many_tasks_show_their_largest_owners(call: Call, folder: Path) -> None:
         (
             "merge recipe.yaml cars.safetensors -o out.safetensors",
             2,
-            "recipe.yaml is a recipe and names its own checkpoints; cars.safetensors is one too many.",
+            "recipe.yaml is a recipe and names its own checkpoints. Leave cars.safetensors out.",
         ),
         (
             "inspect base.safetensors --png a.png",

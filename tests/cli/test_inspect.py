@@ -93,7 +93,7 @@ def test_other_bases_are_not_compared(call: Call, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "code", "message"),
     [
-        ("inspect base --run x", 2, "--run x already says which checkpoints to take; base is one too many."),
+        ("inspect base --run x", 2, "--run x already says which checkpoints to take. Leave base out."),
         ("inspect base --against cars", 2, "--against is for task vectors; base is alone. Give a base and its tasks."),
         ("inspect base --threads 2", 2, "--threads is for task vectors; base is alone. Give a base and its tasks."),
         (f"inspect {THREE} --by row", 2, "--by: expected layer or tensor, found 'row'."),

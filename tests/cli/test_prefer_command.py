@@ -109,7 +109,7 @@ def test_bars(part: float, shown: str) -> None:
     [
         ("prefer", 2, "nothing to go by. Say what the tasks are (--run RUN, or BASE TASK...) and what you have of the"),
         ("prefer --run my-run --labels seen.csv --inputs x", 2, "--labels and --inputs: give one of them. With label"),
-        ("prefer base cars --run my-run", 2, "--run my-run already says which checkpoints to take; base is one too ma"),
+        ("prefer base cars --run my-run", 2, "--run my-run already says which checkpoints to take. Leave base out."),
         ("prefer base", 2, "base is the base, and no task follows it: give BASE TASK... in the order of training."),
         ("prefer base lost --labels seen.csv", 1, "lost: no such file or folder. Give BASE TASK... in the order of tr"),
         ("prefer --run my-run --labels seen.csv --gamma 3", 2, "--gamma has no use with --labels."),

@@ -137,7 +137,7 @@ def test_importance_step_refuses_an_independent_run(words: Path, call: Callable[
         ("evaluate base --run base", 1, "base: not a run of prefmerge: there is no run.json in it"),
         ("evaluate base --run nowhere", 1, "nowhere: not a run of prefmerge: no such folder"),
         ("merge --run base -o out", 1, "base: not a run of prefmerge"),
-        ("merge base --run base -o out", 2, "--run base already says which checkpoints to take; base is one too many"),
+        ("merge base --run base -o out", 2, "--run base already says which checkpoints to take. Leave base out."),
         ("merge", 2, "nothing to merge: give a base and its tasks, a recipe, or --run RUN"),
         ("merge -o out", 2, "nothing to merge: give a base and its tasks, a recipe, or --run RUN"),
     ],

@@ -41,7 +41,7 @@ FILES = {"checkpoints": ["base", "one"], "prefer": "1"}
         ({"metric": "loss"}, "--metric loss: expected accuracy or balanced."),
         (
             {"checkpoints": ["base.safetensors", "one"]},
-            "--run my-run already says which checkpoints to take; base.safetensors is one too many.",
+            "--run my-run already says which checkpoints to take. Leave base.safetensors out.",
         ),
         ({"run": None}, "nothing to adapt: give --run RUN, or BASE TASK... in the order of training."),
         (
@@ -198,7 +198,7 @@ def test_its_help_lists_every_parameter_once(of: type[Declaring]):
         ),
         (
             {"checkpoints": ["base", "one"]},
-            "--run my-run already says which checkpoints to take; base is one too many.",
+            "--run my-run already says which checkpoints to take. Leave base out.",
         ),
         ({"level": 1.0}, "--level 1: expected a number between 0 and 1, such as 0.9."),
         ({"labels": "a", "gamma": 3.0}, "--gamma has no use with --labels."),

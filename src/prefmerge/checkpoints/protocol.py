@@ -130,7 +130,7 @@ def reading(*checkpoints: Checkpoint) -> Iterator[None]:
     """
     try:
         yield
-    except Exception:
+    except Exception:  # whatever went wrong, a changed file is the reason to name
         require_unchanged(*checkpoints)
         raise
     require_unchanged(*checkpoints)

@@ -15,7 +15,7 @@ from prefmerge.target.parameters import Parameters
 
 if TYPE_CHECKING:
     from prefmerge.ground.progress import Progress
-    from prefmerge.target.estimates import Estimate, Row
+    from prefmerge.target.estimates import Row
     from prefmerge.target.result import Adapted
 
 BAR = 24  # columns of the largest share
@@ -95,7 +95,7 @@ def adapted(made: Adapted) -> None:
         ):
             table.add_column(heading, justify="right")
         for row in made.estimates.rows:
-            table.add_row(_name(row), *_numbers(row), style="bold" if row is made.estimates.chosen else None)
+            table.add_row(row.title, *_numbers(row), style="bold" if row is made.estimates.chosen else None)
         console.print(table)
         console.print()
     console.print(made.verdict, soft_wrap=True)
@@ -150,17 +150,9 @@ def _source(made: Adapted) -> str:
     return f"{shares.samples:,} {shares.source} (shares of the tasks, with {100 * shares.level:g} % intervals)"
 
 
-def _name(row: Row) -> str:
-    return f"{row.name} (chosen)" if row.how == "chosen" else f"{row.name}, {row.how}"
-
-
 def _numbers(row: Row) -> tuple[str, str, str]:
     ahead = ""
     if row.ahead is not None:
-        ahead = f"{100 * row.ahead.value:+.1f} {_interval(row.ahead)}"
+        ahead = f"{100 * row.ahead.value:+.1f} {row.ahead.interval}"
         ahead += "" if row.clear else ", no clear difference"
-    return f"{100 * row.accuracy.value:.1f} %", _interval(row.accuracy), ahead
-
-
-def _interval(one: Estimate) -> str:
-    return f"[{100 * one.low:.1f}, {100 * one.high:.1f}]"
+    return f"{100 * row.accuracy.value:.1f} %", row.accuracy.interval, ahead

@@ -29,7 +29,7 @@ def bench(
             metavar="N", min=1, help="Pieces of work at once. Default: one per core; 1 where there is an accelerator."
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what there is to do, and do none of it.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
     json: o.Json = False,
 ) -> None:
     """Run the papers' experiments on a run's checkpoints: tables, figures, one HTML report. Needs the extra `places`.

@@ -11,7 +11,7 @@ import typer
 
 from prefmerge.cli import options as o
 from prefmerge.cli.app import command
-from prefmerge.errors import UsageError
+from prefmerge.errors import UsageError, require_one_source
 from prefmerge.ground.words import counted
 
 if TYPE_CHECKING:
@@ -67,8 +67,7 @@ def inspect(
     if not paths and run is None:
         # The parser's own word for a missing argument, which only --run makes optional.
         raise typer.BadParameter("give a merged model or a checkpoint, a base and its tasks, or --run RUN.")
-    if run is not None and paths:
-        raise UsageError(f"--run {run} already says which checkpoints to take; {paths[0]} is one too many.")
+    require_one_source(run, paths)
     if run is None and len(paths) == 1:
         for given, flag in ((against, "--against"), (exclude, "--exclude"), (threads, "--threads")):
             if given:

@@ -12,7 +12,7 @@ import typer
 from prefmerge.cli import options as o
 from prefmerge.cli.app import command
 from prefmerge.cli.derived import given_flags, of_a_merge
-from prefmerge.errors import MethodError, UsageError
+from prefmerge.errors import MethodError, UsageError, require_one_source
 from prefmerge.ground.words import flag
 from prefmerge.merging.parameters import METHOD
 from prefmerge.methods.parameters import PREFERENCE
@@ -118,12 +118,11 @@ def _recipe(inputs: list[Path], run: Path | None, flags: dict[str, Any]) -> Reci
     from prefmerge.merging.recipe_file import read_recipe
 
     if run is not None:
-        if inputs:
-            raise UsageError(f"--run {run} already says which checkpoints to take; {inputs[0]} is one too many.")
+        require_one_source(run, inputs)
         recipe = of_run(run)
     elif inputs[0].suffix.lower() in (".yaml", ".yml"):
         if len(inputs) > 1:
-            raise UsageError(f"{inputs[0]} is a recipe and names its own checkpoints; {inputs[1]} is one too many.")
+            raise UsageError(f"{inputs[0]} is a recipe and names its own checkpoints. Leave {inputs[1]} out.")
         recipe = read_recipe(inputs[0])
     else:
         recipe = Recipe(base=str(inputs[0]), tasks=tuple(TaskEntry(path=str(path)) for path in inputs[1:]))

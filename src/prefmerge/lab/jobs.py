@@ -211,11 +211,11 @@ def _error_of(worker: Worker, cell: Cell[Any]) -> Exception | None:
         worker.do(cell)
     except PrefmergeError as error:
         return error
-    except Exception as error:
+    except Exception as error:  # the parent raises it: nothing is lost here
         error.add_note(f"In a process that did {cell.title}:\n{traceback.format_exc()}")
         try:
             pickle.loads(pickle.dumps(error))
-        except Exception:
+        except Exception:  # an error that cannot be sent is sent as its text
             return RuntimeError(f"{cell.title}:\n{traceback.format_exc()}")
         return error
     return None

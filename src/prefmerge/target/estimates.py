@@ -39,6 +39,11 @@ class Estimate:
     low: float
     high: float
 
+    @property
+    def interval(self) -> str:
+        """In percent, for people."""
+        return f"[{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
     def to_json(self) -> dict[str, float]:
         return {"value": self.value, "low": self.low, "high": self.high}
 
@@ -51,6 +56,11 @@ class Row:
     how: str  # "as it is", "with the prior", "with a fitted bias", "chosen"
     accuracy: Estimate
     ahead: Estimate | None = None
+
+    @property
+    def title(self) -> str:
+        """The model and how it answers, for people."""
+        return f"{self.name} (chosen)" if self.how == "chosen" else f"{self.name}, {self.how}"
 
     @property
     def clear(self) -> bool:

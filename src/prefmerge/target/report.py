@@ -87,7 +87,7 @@ def _gain(made: Adapted) -> str:
     of = "of the target's samples named correctly"
     if made.parameters.metric == "balanced":
         of = "mean recall of the target's classes"
-    told = f"<b>{_percent(chosen.accuracy)}</b> {of} {_span(chosen.accuracy)}"
+    told = f"<b>{_percent(chosen.accuracy)}</b> {of} {chosen.accuracy.interval}"
     if before is None or before.ahead is None:
         return told + "."
     apart = "" if before.clear else " (no clear difference)"
@@ -106,8 +106,9 @@ def _accuracies(made: Adapted) -> Iterable[str]:
     for row in made.estimates.rows:
         ours = ' class="ours"' if row is made.estimates.chosen else ""
         yield (
-            f"<tr{ours}><td>{escape(_name(row))}<td>{_bar(row.accuracy)}"
-            f'<td class="n">{_percent(row.accuracy)}<td class="n">{_span(row.accuracy)}<td class="n">{_ahead(row)}</tr>'
+            f"<tr{ours}><td>{escape(row.title)}<td>{_bar(row.accuracy)}"
+            f'<td class="n">{_percent(row.accuracy)}<td class="n">{row.accuracy.interval}'
+            f'<td class="n">{_ahead(row)}</tr>'
         )
     yield "</table></div>"
     yield (
@@ -126,7 +127,7 @@ def _target(made: Adapted) -> Iterable[str]:
         one = Estimate(float(shares.shares[t]), float(shares.low[t]), float(shares.high[t]))
         yield (
             f'<tr class="ours"><td>{escape(shares.names[t])}<td>{_bar(one)}<td class="n">{_percent(one)}'
-            f'<td class="n">{"" if shares.source == "stated" else _span(one)}</tr>'
+            f'<td class="n">{"" if shares.source == "stated" else one.interval}</tr>'
         )
     yield "</table></div>"
 
@@ -191,10 +192,6 @@ def _use(made: Adapted) -> Iterable[str]:
         yield f"<p>{escape(title)}:</p><pre>{escape(code)}</pre>"
 
 
-def _name(row: Row) -> str:
-    return f"{row.name} (chosen)" if row.how == "chosen" else f"{row.name}, {row.how}"
-
-
 def _bar(one: Estimate) -> str:
     low, high = 100 * one.low, 100 * one.high
     fill = f'<div class="fill" style="width:{100 * one.value:.1f}%"></div>'
@@ -206,12 +203,8 @@ def _percent(one: Estimate) -> str:
     return f"{100 * one.value:.1f} %"
 
 
-def _span(one: Estimate) -> str:
-    return f"[{100 * one.low:.1f}, {100 * one.high:.1f}]"
-
-
 def _signed(one: Estimate) -> str:
-    return f"{100 * one.value:+.1f} {_span(one)}"
+    return f"{100 * one.value:+.1f} {one.interval}"
 
 
 def _ahead(row: Row) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from prefmerge.errors import UsageError
+from prefmerge.errors import UsageError, require_one_source
 from prefmerge.ground.words import flag
 from prefmerge.target.parameters.declared import (
     CHECKPOINTS,
@@ -23,7 +23,6 @@ from prefmerge.target.parameters.declared import (
     THREADS,
     Declared,
     Declaring,
-    require_one_source,
 )
 
 Metric = Literal["accuracy", "balanced"]

@@ -137,9 +137,3 @@ def _is_of(value: Any, kind: Any) -> bool:
     if isinstance(value, bool):
         return bool in kinds
     return any(isinstance(value, (int, float) if one is float else one) for one in kinds)
-
-
-def require_one_source(run: Path | None, checkpoints: tuple[Path, ...]) -> None:
-    """Raise UsageError where both a run and checkpoints are given."""
-    if run is not None and checkpoints:
-        raise UsageError(f"--run {run} already says which checkpoints to take; {checkpoints[0]} is one too many.")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from prefmerge.errors import UsageError
+from prefmerge.errors import UsageError, require_one_source
 from prefmerge.ground.words import flag, joined
 from prefmerge.target.kinds import FeatureKind, Solver
 from prefmerge.target.parameters.declared import (
@@ -23,7 +23,6 @@ from prefmerge.target.parameters.declared import (
     TASK_SAMPLES,
     Declared,
     Declaring,
-    require_one_source,
 )
 
 _GIVEN = ("labels", "inputs", "pairs")
