@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks import common
 from benchmarks.places_results import expanded
 from prefmerge.ground.words import joined
-from prefmerge.lab import figures, tables
+from prefmerge.lab import figures, table_parts, tables
 from prefmerge.lab.results import Results
 from prefmerge.lab.statistics import Comparison, StudyScores, by_alpha, compare, over_tasks, total_variation
 
@@ -105,7 +105,7 @@ def _shown(method: str) -> str:
 
 
 def _scales(scores: StudyScores) -> list[str]:
-    return tables.scales_of(scores)
+    return table_parts.scales_of(scores)
 
 
 def _main_table(scores: StudyScores) -> str:
@@ -114,11 +114,11 @@ def _main_table(scores: StudyScores) -> str:
         row = [method, _shown(method)]
         for scale in scales:
             difference = None if method == RIVAL else compare(scores, method, RIVAL, scale)
-            row.append(tables.with_std(scores.average(method, scale)))
+            row.append(table_parts.with_std(scores.average(method, scale)))
             if difference is None:
                 row += ["", ""]
             else:
-                row += [tables.with_interval(difference.overall), str(difference.overall.won)]
+                row += [table_parts.with_interval(difference.overall), str(difference.overall.won)]
         rows.append(row)
     header = ["method", "shown", *(text for s in scales for text in (f"scale {s}", f"minus {RIVAL}", "ahead at"))]
     return common.table(header, rows)
@@ -126,7 +126,7 @@ def _main_table(scores: StudyScores) -> str:
 
 def _against(one: Comparison) -> str:
     word = ("level with", "ahead of", "behind")[one.overall.verdict]
-    return f"{one.first} is {word} {one.second}: {tables.with_interval(one.overall)}"
+    return f"{one.first} is {word} {one.second}: {table_parts.with_interval(one.overall)}"
 
 
 def _compared(scores: StudyScores, first: str, second: str, scale: str) -> Comparison:
@@ -146,7 +146,7 @@ def _says(scores: StudyScores) -> list[str]:
         best = _best(scores, scale)
         label = _compared(scores, OURS, RIVAL, scale)
         ahead = f"{label.overall.won} of {label.overall.places} targets"
-        top = tables.with_std(scores.average(best, scale))
+        top = table_parts.with_std(scores.average(best, scale))
         said.append(f"At scale {scale} the best method is {best} ({top}). {_against(label)}, higher at {ahead}.")
     own = {name: scores.best_scale(name) or "" for name in scores.methods}
     best = max(own, key=lambda name: mean.value if (mean := scores.average(name, own[name])) else 0.0)
@@ -165,7 +165,7 @@ def _loses(scores: StudyScores) -> list[str]:
     said = []
     for scale in _scales(scores):
         every = [_compared(scores, name, RIVAL, scale) for name in scores.methods if name != RIVAL]
-        behind = [f"{one.first} ({tables.points(one.overall.mean)})" for one in every if one.overall.verdict < 0]
+        behind = [f"{one.first} ({table_parts.points(one.overall.mean)})" for one in every if one.overall.verdict < 0]
         said.append(f"Behind {RIVAL} at scale {scale}: {'; '.join(behind) or 'none'}.")
     for scale in _scales(scores):
         best = max((n for n in scores.methods if n.startswith(OURS)), key=lambda n: _mean(scores, n, scale))
@@ -190,7 +190,7 @@ def _other_studies(results: Results) -> list[str]:
     diverse, everything = StudyScores(results, "diversity"), []
     for scale in _scales(diverse):
         difference = _compared(diverse, OURS, RIVAL, scale).environments[diverse.environments[-1]]
-        everything.append(f"{tables.with_interval(difference)} at scale {scale}")
+        everything.append(f"{table_parts.with_interval(difference)} at scale {scale}")
     return [
         _similarities(results),
         f"More weight for the first task does not always help it. Its accuracy: {'; '.join(courses)}.",

@@ -68,12 +68,19 @@ METHODS = {
     "Tunable (Label)": Style(BLUE, "o", "-"),
     "Tunable (Cos)": Style(GREEN, "^", ":", "//"),
     "Tunable (MMD)": Style(GREEN, "v", "-.", "xx"),
+    "Tunable (Label), paper": Style(BLUE, "<", "--", ".."),
     "Tunable (Label), strength 0.5": Style(BLUE, "^", ":", "//"),
     "Tunable (Label), carry 0.5": Style(BLUE, "v", "-.", "xx"),
     "Tunable (Label), optimal + step": Style(VERMILION, "o", "-"),
     "Tunable (Label), optimal + step, strength 0.5": Style(VERMILION, "^", ":", "//"),
     "Tunable (Label), optimal + step, carry 0.5": Style(VERMILION, "v", "-.", "xx"),
     "Search": Style(PURPLE, "*", "-", "\\\\"),
+    "Adapt (labels)": Style(VERMILION, "*", "-"),
+    "Adapt (inputs)": Style(GREEN, "*", "-", ".."),
+    "Adapt (pairs)": Style(BLUE, "*", "-", ".."),
+    "Last + fitted bias": Style(GREY, "o", "-", ".."),
+    "Fine-tuned (pairs)": Style(INK, "d", "--", "//"),
+    "Fine-tuned (held-out)": Style(INK, "d", "-", "xx"),
 }
 UNKNOWN = Style(GREY, ".", "-")
 

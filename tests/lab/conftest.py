@@ -1,4 +1,5 @@
-"""A tiny experiment: a random BERT fine-tuned on words in three tasks, two seeds, and independently once."""
+"""A tiny experiment: a random BERT fine-tuned on words in three tasks, two seeds; once independently, and once with
+samples held out."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ scenario: {kind: class-incremental, tasks: 3}
 training: {method: METHOD, epochs: 2, batch: 8, learning_rate: 0.003, warmup_steps: 2, threads: 1, device: cpu}
 head: prototype
 seed: SEED
-held_out: 0
+held_out: HELD_OUT
 """
 LABELS = ("ab", "cd", "ef", "gh", "ij", "kl")
 
@@ -39,7 +40,7 @@ def words(file: Path, per_class: int, seed: int) -> None:
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `sequential-1`, `sequential-2` and `independent-1`."""
+    """A folder with `sequential-1`, `sequential-2`, `independent-1` and `held-out-1`."""
     pytest.importorskip("transformers", reason="experiments need the extra train")
     from prefmerge.training.config_file import read_config
     from prefmerge.training.finetuning import finetune
@@ -49,10 +50,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_bert(folder / "tiny")
     words(folder / "train.csv", 20, 0)
     words(folder / "test.csv", 20, 1)
-    for method, seed in (("sequential", 1), ("sequential", 2), ("independent", 1)):
-        file = folder / f"{method}-{seed}.yaml"
-        file.write_text(CONFIG.replace("METHOD", method).replace("SEED", str(seed)))
-        finetune(read_config(file), folder / f"{method}-{seed}")
+    for name, seed in (("sequential", 1), ("sequential", 2), ("independent", 1), ("held-out", 1)):
+        file = folder / f"{name}-{seed}.yaml"
+        method, held_out = ("sequential", "12") if name == "held-out" else (name, "0")
+        text = CONFIG.replace("METHOD", method).replace("SEED", str(seed)).replace("HELD_OUT", held_out)
+        file.write_text(text)
+        finetune(read_config(file), folder / f"{name}-{seed}")
     return folder
 
 

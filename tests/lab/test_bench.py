@@ -133,7 +133,8 @@ def test_a_score_is_what_the_merge_command_and_an_evaluation_give(
         total = sum(counts.values())
         assert one.shares == pytest.approx([counts.get(f"task-0{t}", 0) / total for t in (1, 2, 3)])
         settings = {"preference": ",".join(str(counts.get(f"task-0{t}", 0)) for t in (1, 2, 3)), "seed": 2}
-        settings |= {"selection": "optimal", "importance": "step"} if method == "Sharp" else {}
+        ours, theirs = {"selection": "optimal", "importance": "step"}, {"selection": "released"}
+        settings |= ours if method == "Sharp" else theirs
     assert by_hand(runs, tmp_path, 2, place.test_ids, scale="1.0", **settings) == one.right
 
 

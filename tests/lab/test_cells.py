@@ -12,7 +12,7 @@ import pytest
 from prefmerge.analysis import Measured
 from prefmerge.errors import DataError
 from prefmerge.lab.cells import Cell
-from prefmerge.lab.entries import KNOWN
+from prefmerge.lab.entries import KNOWN, Entry
 from prefmerge.lab.kinds import (
     AtTarget,
     CheckpointsSpec,
@@ -56,12 +56,12 @@ SPECS: list[tuple[str, Spec[Any], type]] = [
     ),
     (
         "seed 1, even variant 0, Tunable (OT)",
-        TargetSpec(KNOWN["Tunable (OT)"], MARKS[0], SCALES, 1, 16, OT, 10),
+        TargetSpec(Entry("Tunable (OT)", "preference", {}, "ot"), MARKS[0], SCALES, 1, 16, OT, 10),
         AtTarget,
     ),
     (
         "seed 1, even variant 0, Tunable (Label)",
-        TargetSpec(KNOWN["Tunable (Label)"], MARKS[0], SCALES, 1, 16),
+        TargetSpec(Entry("Tunable (Label)", "preference", {}, "label"), MARKS[0], SCALES, 1, 16),
         AtTarget,
     ),
     ("seed 1, even variant 0, Search", SearchSpec(KNOWN["Search"], MARKS[0], 1, 16, 6, 2), Searched),

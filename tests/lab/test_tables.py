@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import pytest
 
-from prefmerge.lab import tables
+from prefmerge.lab import table_parts, tables
 from prefmerge.lab.environments import Mix
 from prefmerge.lab.results import Results, Score, Shown
 from prefmerge.lab.statistics import Mean
@@ -101,18 +101,18 @@ def test_markdown_keeps_marks_of_a_text_as_they_are():
     ("value", "text"), [(0.031, "+3.1"), (-0.2, "-20.0"), (0.0, "0.0"), (-0.0001, "0.0"), (0.0004, "0.0")]
 )
 def test_points_have_a_sign_unless_they_round_to_zero(value: float, text: str):
-    assert tables.points(value) == text
+    assert table_parts.points(value) == text
 
 
 def test_means_with_and_without_a_deviation():
-    assert tables.with_std(Mean(0.7123, 0.0034, (3, 4)), (3, 4)) == "71.2 ± 0.3"
-    assert tables.with_std(Mean(0.7123, None, (3,)), (3,)) == "71.2"
-    assert tables.with_std(Mean(0.7123, None, (3,)), (3, 4)) == "71.2*"
-    assert tables.with_std(None) == "\N{EN DASH}"
+    assert table_parts.with_std(Mean(0.7123, 0.0034, (3, 4)), (3, 4)) == "71.2 ± 0.3"
+    assert table_parts.with_std(Mean(0.7123, None, (3,)), (3,)) == "71.2"
+    assert table_parts.with_std(Mean(0.7123, None, (3,)), (3, 4)) == "71.2*"
+    assert table_parts.with_std(None) == "\N{EN DASH}"
 
 
 def test_methods_come_in_the_order_of_the_figures_and_others_last():
-    assert tables.in_order(["Mine", "Search", "MAGMAX", "Baseline", "Other"]) == [
+    assert table_parts.in_order(["Mine", "Search", "MAGMAX", "Baseline", "Other"]) == [
         "Baseline",
         "MAGMAX",
         "Search",
@@ -123,10 +123,10 @@ def test_methods_come_in_the_order_of_the_figures_and_others_last():
 
 def test_ratios_in_headings():
     whole = made(20, seeds=(3,), scales=("1",), methods=("MAGMAX",))
-    assert tables.ratios(whole, "e3") == "(1/3, 1/3, 1/3)"
-    assert tables.ratios(whole, "m10") == "(10 \N{MULTIPLICATION SIGN} 0.1)"
-    assert tables.ratios(whole, "m1") == "(1)"
-    assert tables.ratios(whole, "unknown") == ""
+    assert table_parts.ratios(whole, "e3") == "(1/3, 1/3, 1/3)"
+    assert table_parts.ratios(whole, "m10") == "(10 \N{MULTIPLICATION SIGN} 0.1)"
+    assert table_parts.ratios(whole, "m1") == "(1)"
+    assert table_parts.ratios(whole, "unknown") == ""
 
 
 # Missing, single, published
@@ -138,9 +138,9 @@ def test_what_is_missing_is_a_dash_and_a_note():
     scores = tuple(s for s in whole.scores if (s.method, s.seed, s.environment) not in gone)
     table = tables.environments(dataclasses.replace(whole, scores=scores), "0.5")
     assert table is not None
-    assert column(table, "ward (0.5, 0.5)")["MAGMAX"] == tables.MISSING
+    assert column(table, "ward (0.5, 0.5)")["MAGMAX"] == table_parts.MISSING
     assert column(table, "Average") == {
-        "MAGMAX": tables.MISSING,
+        "MAGMAX": table_parts.MISSING,
         "Tunable (Label)": "69.4 ± 15.7",
         "Search": "55.6*",
     }

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import platform
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,14 +96,21 @@ def _on_all(finished: _Finished, use: Use[OnAll]) -> Iterator[TaskScores]:
 
 def _at_environments(finished: _Finished, use: Use[OnAll]) -> Iterator[Score]:
     """What a merge that is the same for every target does at each environment of the studies that ask for it."""
-    ready, samples = finished.ready, finished.samples
+    ready, samples, result = finished.ready, finished.samples, finished.result(use.cell)
     names = {study: {entry.name for entry in entries} for study, entries in ready.recipe.entries().items()}
+    there = [
+        (study, place)
+        for study, environments in ready.environments.items()
+        for place in (environments if use.name in names.get(study, ()) else ())
+    ]
     for scale, right in finished.answers(use.cell):
-        for study, environments in ready.environments.items():
-            for place in environments if use.name in names.get(study, ()) else ():
-                rows = samples.judged(place.key)
-                answers = Grades(right[rows], samples.digest(rows))
-                yield _score(study, use, scale, place, answers)
+        for study, place in there:
+            rows = samples.judged(place.key)
+            yield _score(study, use, use.name, scale, place, Grades(right[rows], samples.digest(rows)))
+    for study, place in there if result is not None and use.prior else ():
+        assert result is not None
+        for scale, answers in result.prior[place.key].items():
+            yield _score(study, use, use.prior, scale, place, answers)
 
 
 def _at_target(finished: _Finished, use: Use[Any]) -> Iterator[Score]:
@@ -111,15 +119,19 @@ def _at_target(finished: _Finished, use: Use[Any]) -> Iterator[Score]:
         return
     place = finished.samples.environments[use.environment]
     if isinstance(result, Searched):
-        yield _score(use.study, use, "", place, result.answers, result.shares, result.chosen)
+        yield _score(use.study, use, use.name, "", place, result.answers, result.shares, result.chosen)
         return
-    for scale, answers in result.scales.items():
-        yield _score(use.study, use, scale, place, answers, result.shares, (result.chosen or {}).get(scale))
+    for name, scales in ((use.name, result.scales), (use.prior, result.prior)):
+        for scale, answers in scales.items() if name else ():
+            chosen = (result.chosen or {}).get(scale)
+            score = _score(use.study, use, name, scale, place, answers, result.shares, chosen)
+            yield replace(score, estimate=result.estimate) if name == use.prior else score
 
 
 def _score(
     study: str,
     use: Use[Any],
+    name: str,
     scale: str,
     place: Environment,
     answers: Grades,
@@ -128,9 +140,9 @@ def _score(
 ) -> Score:
     n = len(answers.right)
     if answers.samples != ids_digest(place.test_ids) or n != len(place.test_ids):
-        raise DataError(f"{use.name} on {place.title}: {_OTHER}")
+        raise DataError(f"{name} on {place.title}: {_OTHER}")
     right, seed = int(answers.right.sum()), use.cell.seed
-    return Score(study, use.name, scale, seed, place.name, place.variant, right, n, answers.samples, shares, chosen)
+    return Score(study, name, scale, seed, place.name, place.variant, right, n, answers.samples, shares, chosen)
 
 
 def _shown(finished: _Finished, use: Use[Likenesses]) -> Iterator[Shown]:

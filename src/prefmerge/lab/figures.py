@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from prefmerge import plotting
-from prefmerge.lab import tables
+from prefmerge.lab import table_parts, tables
 from prefmerge.lab.results import Results, Shown, TaskScores
 from prefmerge.lab.statistics import Mean, StudyScores, by_alpha, by_size, over_seeds, over_tasks
 from prefmerge.lab.tables import ALPHA
@@ -47,7 +47,7 @@ class Picture:
 def all_of(results: Results) -> list[Picture]:
     """Every figure that the results have numbers for, in the order of the report."""
     scores = StudyScores(results)
-    pictures = [environments(results, scale) for scale in tables.scales_of(scores)]
+    pictures = [environments(results, scale) for scale in table_parts.scales_of(scores)]
     pictures += [differences(results), similarities(results), alpha(results), allotted(results)]
     return [one for one in (*pictures, diversity(results), tasks(results)) if one is not None]
 
@@ -90,7 +90,7 @@ def _averaged(results: Results) -> str:
 def environments(results: Results, scale: str) -> Picture | None:
     """A panel per environment, a row per method: its mean, its places, and MAGMAX as a line."""
     scores = StudyScores(results)
-    methods = [name for name in tables.in_order(scores.methods) if scores.at(name, scale)]
+    methods = [name for name in table_parts.in_order(scores.methods) if scores.at(name, scale)]
     if not methods:
         return None
     columns = [*scores.environments, None]
@@ -130,7 +130,7 @@ def _environment(
             panel.errorbar(value, row, xerr=bar or None, fmt=style.marker, color=style.colour, markersize=6, lw=1.4)
         if method == tables.RIVAL and mean is not None:
             panel.axvline(value, color=style.colour, linewidth=1, linestyle="--", zorder=0)
-    title = "Average" if name is None else f"{name}\n{tables.ratios(results, name)}".rstrip()
+    title = "Average" if name is None else f"{name}\n{table_parts.ratios(results, name)}".rstrip()
     panel.set_title(title, fontsize=9)
 
 
@@ -146,14 +146,14 @@ def _by_variant(scores: StudyScores, method: str, scale: str, name: str) -> list
 def differences(results: Results) -> Picture | None:
     """A forest plot: every method minus MAGMAX over all places with its interval, a panel per scale."""
     scores = StudyScores(results)
-    scales: list[str | None] = list(tables.scales_of(scores))
+    scales: list[str | None] = list(table_parts.scales_of(scores))
     if len(scales) > 1:
         scales.append(None)
     by_scale = [(scale, tables.comparisons(results, scale)) for scale in scales]
     by_scale = [(scale, several) for scale, several in by_scale if several]
     if not by_scale:
         return None
-    methods = tables.in_order(one.first for _, several in by_scale for one in several)
+    methods = table_parts.in_order(one.first for _, several in by_scale for one in several)
     width = min(14.0, 4.0 + 3.1 * len(by_scale))
     figure, axes = _panels(width, 1.5 + 0.27 * len(methods), 1, len(by_scale), sharey=True, sharex=True)
     for panel, (scale, several) in zip(axes[0], by_scale, strict=True):
@@ -315,12 +315,12 @@ def allotted(results: Results) -> Picture | None:
 def diversity(results: Results) -> Picture | None:
     """Figure 4: accuracy against the number of tasks in a place; a panel per scale."""
     scores = StudyScores(results, "diversity")
-    scales = tables.scales_of(scores) or ([""] if scores.methods else [])
+    scales = table_parts.scales_of(scores) or ([""] if scores.methods else [])
     if not scales:
         return None
     counts = {one.name: len(one.parts) for one in results.environments}
     names = [name for name in scores.environments if name in counts]
-    methods = tables.in_order(scores.methods)
+    methods = table_parts.in_order(scores.methods)
     figure, axes = _panels(max(6.0, 4.6 * len(scales)), 5.0 + 0.12 * len(methods), 1, len(scales), sharey=True)
     for panel, scale in zip(axes[0], scales, strict=True):
         for i, method in enumerate(methods):

@@ -10,10 +10,12 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 from prefmerge.ground.words import counted
-from prefmerge.lab import tables
+from prefmerge.lab import table_parts, tables
+from prefmerge.lab.entries import ALONE
 from prefmerge.lab.results import Results, TaskScores
 from prefmerge.lab.statistics import Comparison, Difference, StudyScores, by_alpha, compare, over_tasks
-from prefmerge.lab.tables import ALPHA, OURS, RIVAL, percent, points, scales_of
+from prefmerge.lab.table_parts import percent, points, scales_of
+from prefmerge.lab.tables import ALPHA, OURS, RIVAL
 
 UNLABELLED = tuple(f"Tunable ({tables.KINDS[kind]})" for kind in ("ot", "cosine", "mmd"))
 
@@ -69,7 +71,7 @@ def about_places(results: Results) -> list[str]:
             said.append(f"{where}, against {RIVAL} (by the 95 % interval over all places): {listed}.")
         averages = {
             name: mean.value
-            for name in tables.in_order(scores.methods)
+            for name in table_parts.in_order(scores.methods)
             if (at := scores.best_scale(name) if scale is None else scale) is not None
             and (mean := scores.average(name, at)) is not None
             and len(mean.seeds) == len(results.seeds)
@@ -85,6 +87,25 @@ def about_places(results: Results) -> list[str]:
 def _several(names: Sequence[str]) -> str:
     """Joined by semicolons where a name has a comma."""
     return (" and " if len(names) == 2 else ", ").join(f"“{name}”" if "," in name else name for name in names)
+
+
+def about_adapt(results: Results) -> list[str]:
+    """`adapt` against what a user has or could do, each at its best scale; where something is ahead of it."""
+    scores = StudyScores(results)
+    said = []
+    order = table_parts.in_order(scores.methods)
+    for ours in [name for name in order if name.startswith("Adapt (") and not name.endswith(ALONE)]:
+        against: dict[str, list[str]] = {"ahead of": [], "not clearly different from": [], "behind": []}
+        for other in order:
+            at = scores.best_scale(other)
+            made = None if at is None or other.startswith("Adapt (") else compare(scores, ours, other, at)
+            if made is not None:
+                words = ("not clearly different from", "ahead of", "behind")[made.overall.verdict]
+                against[words].append(f"{other} ({points(made.overall.mean)})")
+        if any(against.values()):
+            parts = "; ".join(f"{words} {', '.join(names)}" for words, names in against.items() if names)
+            said.append(f"{ours}, each other entry at its best scale, is {parts}.")
+    return said
 
 
 def about_similarities(results: Results) -> list[str]:
@@ -108,7 +129,7 @@ def about_similarities(results: Results) -> list[str]:
     if table is not None:
         at = table.header.index("Average")
         distances = [
-            (row[0].text, float(row[at].text.split()[0])) for row in table.rows if row[at].text != tables.MISSING
+            (row[0].text, float(row[at].text.split()[0])) for row in table.rows if row[at].text != table_parts.MISSING
         ]
         *kinds, (_, equal) = distances
         near = [f"{name} ({value:.2f})" for name, value in kinds if value < equal]

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -75,16 +75,20 @@ def _unscaled(scales: Scaled) -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False)
 class OnAll:
-    """One model at each scale, judged on all test samples. What is no merge has the scale 1.0."""
+    """One model at each scale, judged on all test samples. What is no merge has the scale 1.0. `prior`: environment ->
+    the same on the samples that judge there, with the log prior of that environment.
+    """
 
     scales: Scaled
+    prior: Mapping[str, Scaled] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        return {"scales": _unscaled(self.scales)}
+        prior = {"prior": {key: _unscaled(scales) for key, scales in self.prior.items()}} if self.prior else {}
+        return {"scales": _unscaled(self.scales), **prior}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> OnAll:
-        return cls(_scaled(data["scales"]))
+        return cls(_scaled(data["scales"]), {key: _scaled(scales) for key, scales in data.get("prior", {}).items()})
 
 
 @dataclass(frozen=True)
@@ -140,20 +144,38 @@ class Counts:
 
 @dataclass(frozen=True, eq=False)
 class AtTarget:
-    """One entry judged at one environment: at each scale, with the shares that it merged by or what it chose."""
+    """One entry judged at one environment: at each scale, with the shares that it merged by or what it chose. `prior`:
+    with the environment's log prior on the answers. An entry that chooses its own scale has the scale "". `estimate`:
+    the accuracy that it promised, and its interval.
+    """
 
     scales: Scaled
     shares: tuple[float, ...] | None = None
     chosen: Mapping[str, str] | None = None  # by scale
+    prior: Scaled = field(default_factory=dict)
+    estimate: tuple[float, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        shares = {} if self.shares is None else {"shares": list(self.shares)}
-        chosen = {} if self.chosen is None else {"chosen": dict(self.chosen)}
-        return {"scales": _unscaled(self.scales), **shares, **chosen}
+        said: dict[str, Any] = {"scales": _unscaled(self.scales)}
+        if self.shares is not None:
+            said["shares"] = list(self.shares)
+        if self.chosen is not None:
+            said["chosen"] = dict(self.chosen)
+        if self.prior:
+            said["prior"] = _unscaled(self.prior)
+        if self.estimate is not None:
+            said["estimate"] = list(self.estimate)
+        return said
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> AtTarget:
-        return cls(_scaled(data["scales"]), _numbers(data.get("shares")), data.get("chosen"))
+        return cls(
+            _scaled(data["scales"]),
+            _numbers(data.get("shares")),
+            data.get("chosen"),
+            _scaled(data.get("prior", {})),
+            _numbers(data.get("estimate")),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,7 +244,7 @@ class Spec(ABC, Generic[R]):
 
 @dataclass(frozen=True)
 class FixedSpec(Spec[OnAll]):
-    """A merge that is the same for every target, judged on all test samples."""
+    """A merge that is the same for every target, judged on all test samples; with the prior of these environments."""
 
     kind: ClassVar[CellKind] = "fixed"
     settings: Mapping[str, Any]  # parameters of the merge, without scale and seed
@@ -230,6 +252,7 @@ class FixedSpec(Spec[OnAll]):
     samples: str  # digest of all test samples
     seed: int
     batch: int
+    priors: tuple[Mark, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -238,6 +261,7 @@ class FixedSpec(Spec[OnAll]):
             "samples": self.samples,
             "seed": self.seed,
             "batch": self.batch,
+            **({"priors": [mark.to_json() for mark in self.priors]} if self.priors else {}),
         }
 
     def result(self, data: Mapping[str, Any]) -> OnAll:
@@ -316,9 +340,11 @@ class TargetSpec(Spec[AtTarget]):
     # nothing here.
     similarity: Mapping[str, Any] | None = None
     samples: int | None = None
+    prior: bool = False  # judge it with the environment's log prior too
 
     def to_json(self) -> dict[str, Any]:
         read = {} if self.similarity is None else {"similarity": dict(self.similarity), "samples": self.samples}
+        read |= {"prior": True} if self.prior else {}
         return {
             "method": self.entry.to_json(),
             "environment": self.environment.to_json(),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic
 import xxhash
 
 from prefmerge.lab.cells import Cell
-from prefmerge.lab.entries import INDEPENDENT, Entry
+from prefmerge.lab.entries import INDEPENDENT, PRIOR, RELEASED, Entry
 from prefmerge.lab.environments import Environment
 from prefmerge.lab.kinds import (
     AtTarget,
@@ -36,7 +36,7 @@ from prefmerge.lab.kinds import (
     Spec,
     TargetSpec,
 )
-from prefmerge.lab.recipe import Experiment, StudyName
+from prefmerge.lab.recipe import HELD_OUT, Experiment, StudyName
 from prefmerge.runs import Run
 
 if TYPE_CHECKING:
@@ -99,7 +99,9 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Use(Generic[R]):
-    """What a cell's result is for: the row `name` of a study's tables, for the seed of the cell."""
+    """What a cell's result is for: the row `name` of a study's tables, and `prior` with the log prior, for the seed of
+    the cell. "": there is no such row.
+    """
 
     cell: Cell[R]
     name: str
@@ -107,6 +109,7 @@ class Use(Generic[R]):
     study: StudyName
     alpha: str | None = None
     environment: str = ""  # the key of the one that it is about
+    prior: str = ""
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,8 @@ def plan_work(
     recipe: Experiment, runs: Mapping[str, Sequence[Prepared]], environments: Environments, samples: str
 ) -> Work:
     """The cells that the recipe asks for. `runs` by training; `samples` is the digest of all test samples."""
-    plans = [_Plan(recipe, one, environments, samples) for one in runs["sequential"]]
+    kept = {one.seed: one for one in runs.get(HELD_OUT, ())}
+    plans = [_Plan(recipe, one, kept.get(one.seed, one), environments, samples) for one in runs["sequential"]]
     supplement = recipe if "methods" in recipe.studies else None
     measured = [one for training in ("sequential", "independent") for one in runs.get(training, ())[:1]]
     return Work(
@@ -157,13 +161,16 @@ def plan_work(
 class _Plan:
     """The cells of one sequential run that are about environments and alphas."""
 
-    def __init__(self, recipe: Experiment, one: Prepared, environments: Environments, samples: str) -> None:
-        self.recipe, self.one, self.samples = recipe, one, samples
+    def __init__(
+        self, recipe: Experiment, one: Prepared, kept: Prepared, environments: Environments, samples: str
+    ) -> None:
+        self.recipe, self.one, self.kept, self.samples = recipe, one, kept, samples
         self.marks = {study: [Mark.of(place) for place in several] for study, several in environments.items()}
         self.entries: dict[StudyName, list[Entry]] = recipe.entries()
         every = [entry for several in self.entries.values() for entry in several]
         self.everywhere = {entry.name: entry for entry in every if entry.kind == "fixed"}
         marks = tuple(mark for several in self.marks.values() for mark in several)
+        self.priors = marks if recipe.prior else ()
         self.similarity = self._similarity(every, marks)
         self.checkpoints = self._checkpoints(marks) if any(entry.kind == "checkpoint" for entry in every) else None
 
@@ -171,18 +178,27 @@ class _Plan:
         entries = dict(self.everywhere)
         if "alpha" in self.recipe.studies:
             entries.setdefault("MAGMAX", Entry("MAGMAX", "fixed", {"method": "magmax"}))  # what the alphas stand beside
-        return [self._use(entry.name, entry.settings, entry.name) for entry in entries.values()]
+        return [self._use(entry.name, entry.settings, entry.name, priors=self.priors) for entry in entries.values()]
 
     def alphas(self) -> list[Use[OnAll]]:
         alphas = self.recipe.alpha.values if "alpha" in self.recipe.studies else ()
         return [
-            self._use(f"{ALPHA_METHOD}, alpha {alpha}", {"preference": f"alpha:{alpha}"}, ALPHA_METHOD, alpha)
+            self._use(
+                f"{ALPHA_METHOD}, alpha {alpha}", {**RELEASED, "preference": f"alpha:{alpha}"}, ALPHA_METHOD, alpha
+            )
             for alpha in alphas
         ]
 
-    def _use(self, title: str, settings: Mapping[str, Any], name: str, alpha: str | None = None) -> Use[OnAll]:
-        cell = _fixed(self.recipe, self.one, title, settings, self.samples)
-        return Use(cell, name, "sequential", "alpha", alpha)
+    def _use(
+        self,
+        title: str,
+        settings: Mapping[str, Any],
+        name: str,
+        alpha: str | None = None,
+        priors: tuple[Mark, ...] = (),
+    ) -> Use[OnAll]:
+        cell = _fixed(self.recipe, self.one, title, settings, self.samples, priors=priors)
+        return Use(cell, name, "sequential", "alpha", alpha, prior=f"{name}{PRIOR}" if priors else "")
 
     def targets(self) -> list[Use[AtTarget] | Use[Searched]]:
         return [
@@ -199,13 +215,17 @@ class _Plan:
         if entry.kind == "search":
             search = SearchSpec(entry, mark, one.seed, recipe.batch, recipe.search.trials, recipe.search.patience)
             return Use(one.cell(title, search), entry.name, "sequential", study, environment=mark.key)
-        spec, after = TargetSpec(entry, mark, recipe.scales, one.seed, recipe.batch), None
-        if entry.kind == "checkpoint":
+        name, prior = (title or "" for title in entry.titles)
+        scales = () if entry.held_out else recipe.scales  # those choose their own
+        spec, after = TargetSpec(entry, mark, scales, one.seed, recipe.batch, prior=recipe.prior), None
+        if entry.held_out:
+            one = self.kept
+        elif entry.kind == "checkpoint":
             after = self.checkpoints
         elif entry.similarity is not None and entry.similarity != "label":
             after, reads = self.similarity, recipe.similarity.of(entry.similarity)
             spec = replace(spec, similarity=reads, samples=recipe.similarity.samples)
-        return Use(one.cell(title, spec, after), entry.name, "sequential", study, environment=mark.key)
+        return Use(one.cell(title, spec, after), name, "sequential", study, environment=mark.key, prior=prior)
 
     def _checkpoints(self, marks: tuple[Mark, ...]) -> Cell[Counts]:
         title = f"seed {self.one.seed}, every checkpoint on what places show"
@@ -227,9 +247,10 @@ def _fixed(
     settings: Mapping[str, Any],
     samples: str,
     scales: tuple[str, ...] | None = None,
+    priors: tuple[Mark, ...] = (),
 ) -> Cell[OnAll]:
     title = f"{one.run.training}, seed {one.seed}, {name}"
-    return one.cell(title, FixedSpec(settings, scales or recipe.scales, samples, one.seed, recipe.batch))
+    return one.cell(title, FixedSpec(settings, scales or recipe.scales, samples, one.seed, recipe.batch, priors))
 
 
 def _supplement(recipe: Experiment, runs: Mapping[str, Sequence[Prepared]], samples: str) -> list[Use[OnAll]]:

@@ -20,10 +20,10 @@ from prefmerge.errors import ConfigError, MissingExtra, OutputError, RunError
 from prefmerge.lab import environments as drawing
 from prefmerge.lab.environments import MANIFEST, Environment, Mix, Pool
 from prefmerge.lab.plan import Environments, Prepared, Work, plan_work, run_identity
-from prefmerge.lab.recipe import DIVERSE, Experiment, training_config
+from prefmerge.lab.recipe import DIVERSE, HELD_OUT, Experiment, training_config
 from prefmerge.lab.samples import Samples, digest_of, pools_of
 from prefmerge.lab.trainings import train, write_text
-from prefmerge.runs import require_finished
+from prefmerge.runs import Run, require_finished
 
 Say = Callable[[str], None]
 
@@ -57,6 +57,9 @@ def prepare(recipe: Experiment, out: Path, *, jobs: int, say: Say) -> Ready:
         freeze(recipe, pools, out / MANIFEST, say)  # so that it is refused now, if it is
     folders = recipe.runs if recipe.runs is not None else train(recipe, out, jobs, say)
     runs = {training: _opened(training, several, common) for training, several in folders.items()}
+    if recipe.needs_held_out and HELD_OUT not in runs:
+        for one in runs["sequential"]:
+            require_held_out(one.run)
     environments = freeze(recipe, common.pools, out / MANIFEST, say)
     samples = Samples.of(common.pools, [one for several in environments.values() for one in several])
     return Ready(recipe, out, runs, environments, samples, plan_work(recipe, runs, environments, common.digest))
@@ -98,9 +101,11 @@ def _opened(training: str, folders: Sequence[str], common: _Common) -> tuple[Pre
     prepared = []
     for folder in folders:
         run, config, scenario = open_data(folder)
-        if run.training != training:
+        if run.training != ("sequential" if training == HELD_OUT else training):
             raise RunError(f"{folder}: its training is {run.training}, but the recipe lists it under {training}.")
         require_finished(run)
+        if training == HELD_OUT:
+            require_held_out(run)
         common.add(pools_of(scenario), str(folder))
         common.add_model(config.model, str(folder))
         prepared.append(Prepared(run, config.seed, run_identity(run, (run.folder / CONFIG).read_bytes())))
@@ -108,6 +113,18 @@ def _opened(training: str, folders: Sequence[str], common: _Common) -> tuple[Pre
     if len(set(seeds)) != len(seeds):
         raise RunError(f"the {training} runs have the seeds {seeds}; each must have its own.")
     return tuple(prepared)
+
+
+def require_held_out(run: Run) -> None:
+    """Raise RunError where a run kept no held-out samples."""
+    from prefmerge.training.kept import read_kept
+
+    kept = read_kept(run)
+    if kept is None or not all(len(one) for one in kept.held_out):
+        raise RunError(
+            f"{run.folder}: it holds no samples out, which the entries named Adapt, Last + fitted bias and Fine-tuned "
+            f"need. Give runs that were trained with `held_out`, under `runs: {{{HELD_OUT}: [...]}}`."
+        )
 
 
 def planned_pools(recipe: Experiment) -> tuple[tuple[Pool, ...], str]:

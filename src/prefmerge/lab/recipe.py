@@ -32,6 +32,8 @@ from prefmerge.training.config_file import anchored, read_config
 
 StudyName = Literal["places", "alpha", "diversity", "methods", "analysis"]
 STUDIES: tuple[str, ...] = get_args(StudyName)
+RunKind = Training | Literal["held-out"]  # the last: sequential, with samples held out
+HELD_OUT: RunKind = "held-out"
 SIZES = ((10, 1000), (20, 500))  # tasks up to, samples of an environment (section 4.3); 200 beyond
 FEWEST = 200
 DIVERSE = re.compile(r"m\d+")  # what `prefmerge.lab.environments.diversity` calls its mixes
@@ -142,6 +144,12 @@ class SearchConfig(Section):
     patience: int = Field(default=10, gt=0)  # the paper's
 
 
+class HeldOutConfig(Section):
+    """Runs of their own for the entries that need held-out samples, where the others keep none, as in the papers."""
+
+    samples: int = Field(default=100, gt=0)  # of each task, kept from training
+
+
 class PaperConfig(Section):
     """Which published numbers stand beside ours; `prefmerge.lab.published` knows their names."""
 
@@ -184,7 +192,7 @@ class Experiment(Section):
     """A whole recipe."""
 
     title: str | None = None
-    runs: dict[Training, tuple[str, ...]] | None = None  # folders of runs that are there
+    runs: dict[RunKind, tuple[str, ...]] | None = None  # folders of runs that are there
     finetune: str | dict[str, Any] | None = None  # or the configuration of fine-tuning, and what to train with it
     seeds: tuple[int, ...] = (3, 4, 5)  # of the trainings (authors' code)
     trainings: tuple[Training, ...] | dict[Training, tuple[int, ...]] = ("sequential",)  # or with seeds for each
@@ -196,6 +204,8 @@ class Experiment(Section):
     alpha: AlphaConfig = AlphaConfig()
     diversity: DiversityConfig = DiversityConfig()
     search: SearchConfig = SearchConfig()
+    prior: bool = False  # judge each entry with the log prior of the shown labels too
+    held_out: HeldOutConfig = HeldOutConfig()
     paper: PaperConfig = PaperConfig()
     batch: int = Field(default=256, gt=0)  # samples encoded at once
 
@@ -250,9 +260,18 @@ class Experiment(Section):
                 raise ValueError(f"{what}: the same number twice: {list(several)}")
         return self
 
-    def wanted(self) -> dict[Training, tuple[int, ...]]:
-        """The runs that are trained: seeds by training."""
-        return self.trainings if isinstance(self.trainings, dict) else dict.fromkeys(self.trainings, self.seeds)
+    def wanted(self) -> dict[RunKind, tuple[int, ...]]:
+        """The runs that are trained: seeds by kind."""
+        asked = self.trainings if isinstance(self.trainings, dict) else dict.fromkeys(self.trainings, self.seeds)
+        wanted: dict[RunKind, tuple[int, ...]] = {**asked}
+        if self.needs_held_out and not (isinstance(self.finetune, dict) and self.finetune.get("held_out")):
+            wanted[HELD_OUT] = asked.get("sequential", ())
+        return wanted
+
+    @property
+    def needs_held_out(self) -> bool:
+        """Whether an entry needs samples that training did not see."""
+        return any(entry.held_out for several in self.entries().values() for entry in several)
 
     def entries(self) -> dict[StudyName, list[Entry]]:
         """The rows of each study of environments that is asked for, in order."""
@@ -326,6 +345,8 @@ def training_config(recipe: Experiment, training: str, seed: int) -> FinetuneCon
     """The configuration of one of the runs that the recipe trains."""
     assert isinstance(recipe.finetune, dict)
     # The papers train on every sample: an experiment holds some out only where it is asked to.
-    held_out = recipe.finetune.get("held_out")
-    made = make_config({**recipe.finetune, "seed": seed, "held_out": held_out or 0}, "finetune")
+    held_out = recipe.finetune.get("held_out") or 0
+    if training == HELD_OUT:
+        training, held_out = "sequential", recipe.held_out.samples
+    made = make_config({**recipe.finetune, "seed": seed, "held_out": held_out}, "finetune")
     return made.model_copy(update={"training": made.training.model_copy(update={"method": training})})

@@ -24,12 +24,13 @@ from urllib.parse import quote
 from prefmerge.errors import DataError, OutputError
 from prefmerge.ground import atomic
 from prefmerge.ground.words import counted
-from prefmerge.lab import figures, findings, tables
+from prefmerge.lab import figures, findings, tables, target_tables
 from prefmerge.lab.figures import Picture
 from prefmerge.lab.results import Results
 from prefmerge.lab.statistics import StudyScores
 from prefmerge.lab.table import Table, marked
-from prefmerge.lab.tables import OURS, RIVAL, scales_of
+from prefmerge.lab.table_parts import scales_of
+from prefmerge.lab.tables import OURS, RIVAL
 
 MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
 
@@ -131,6 +132,11 @@ def _chapters(results: Results, images: Sequence[Image], extra: Sequence[Image])
                 *(tables.environments(results, scale) for scale in every),
                 *(by_name.get(f"environments-scale-{scale}") for scale in scales),
             ),
+        ),
+        Chapter(
+            "Adapted to the target",
+            tuple(findings.about_adapt(results)),
+            parts(*(target_tables.priors(results, scale) for scale in every), target_tables.estimates(results)),
         ),
         Chapter(
             "Paired differences",

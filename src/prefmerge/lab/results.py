@@ -35,6 +35,7 @@ class Score:
     samples: str  # digest of the environment's sample ids
     shares: tuple[float, ...] | None = None  # the preference, per task
     chosen: str | None = None  # by a method that chooses: a task's name, or settings
+    estimate: tuple[float, ...] | None = None  # the accuracy that it promised, and the ends of its interval
 
     @property
     def accuracy(self) -> float:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from statistics import fmean
-from typing import Any
 
 from prefmerge.ground.words import joined, listed
 from prefmerge.lab import published
@@ -20,7 +19,6 @@ from prefmerge.lab.results import Results, Shown, TaskScores
 from prefmerge.lab.statistics import (
     SHOWN,
     Comparison,
-    Difference,
     Mean,
     StudyScores,
     by_alpha,
@@ -31,147 +29,28 @@ from prefmerge.lab.statistics import (
     total_variation,
 )
 from prefmerge.lab.table import Table, Value
-from prefmerge.plotting import METHODS
+from prefmerge.lab.table_parts import (
+    MISSING,
+    bold_best,
+    heading,
+    in_order,
+    made_table,
+    missing_notes,
+    percent,
+    points,
+    samples_note,
+    scales_of,
+    seeds_note,
+    sees_note,
+    with_interval,
+    with_std,
+)
 from prefmerge.preference import as_text
 
-MISSING = "\N{EN DASH}"
 ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
 RIVAL, OURS = "MAGMAX", "Tunable (Label)"
 KINDS = {"label": "Label", "ot": "OT", "cosine": "Cos", "mmd": "MMD"}  # as the paper calls them
 UNMERGED = ("Zero-shot", "Joint", "LwF", "EWC")
-SEES = {  # beginnings of names
-    "samples with labels": ("Best checkpoint", "Search"),
-    "labels alone": ("Tunable (Label)",),
-    "inputs alone": ("Tunable (OT)", "Tunable (Cos)", "Tunable (MMD)"),
-}
-
-
-# Numbers as text
-
-
-def percent(value: float) -> str:
-    return f"{100 * value:.1f}"
-
-
-def points(value: float) -> str:
-    """A difference with its sign; zero, and what rounds to it, has none."""
-    text = f"{100 * value:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text
-
-
-def with_std(mean: Mean | None, seeds: Sequence[int] = ()) -> str:
-    """`71.2 ± 0.3`; a star where there are fewer seeds than `seeds`."""
-    if mean is None:
-        return MISSING
-    star = "*" if len(mean.seeds) < len(seeds) else ""
-    return percent(mean.value) + (f" ± {percent(mean.std)}" if mean.std is not None else "") + star
-
-
-def with_interval(difference: Difference | None) -> str:
-    """`+3.1 [1.2, 5.0]`"""
-    if difference is None:
-        return MISSING
-    if difference.interval is None:
-        return points(difference.mean)
-    low, high = difference.interval
-    return f"{points(difference.mean)} [{points(low).lstrip('+')}, {points(high).lstrip('+')}]"
-
-
-def in_order(methods: Iterable[str]) -> list[str]:
-    """As `plotting.METHODS` has them, then those that it does not have."""
-    several = list(dict.fromkeys(methods))
-    known = list(METHODS)
-    return sorted(several, key=lambda name: known.index(name) if name in METHODS else len(known) + several.index(name))
-
-
-def scales_of(scores: StudyScores) -> list[str]:
-    """The scales that a method was asked for, by size."""
-    return sorted({scale for method in scores.methods for scale in scores.scales(method)} - {""}, key=by_size)
-
-
-def ratios(results: Results, name: str) -> str:
-    """`(0.8, 0.2)`; `3 x 1/3` where more than three are equal."""
-    parts = next((one.ratios for one in results.environments if one.name == name), ())
-    if len(parts) > 3 and len(set(parts)) == 1:
-        return f"({len(parts)} \N{MULTIPLICATION SIGN} {as_text(parts[0])})"
-    return f"({', '.join(map(as_text, parts))})" if parts else ""
-
-
-def _heading(results: Results, name: str) -> str:
-    return f"{name} {ratios(results, name)}".strip()
-
-
-def _bold_best(rows: list[list[Value]], column: int) -> None:
-    """Embolden the highest mean of a column as it is printed; a number with a star does not compete."""
-    values = {i: float(row[column].text.split()[0]) for i, row in enumerate(rows) if _competes(row[column].text)}
-    for i, value in values.items():
-        if len(values) > 1 and value == max(values.values()):
-            rows[i][column] = Value(rows[i][column].text, True)
-
-
-def _competes(text: str) -> bool:
-    return text not in (MISSING, "") and not text.endswith("*")
-
-
-def _made(
-    name: str, caption: str, header: Sequence[str], rows: Iterable[Sequence[Value]], notes: Iterable[str], words=1
-):
-    return Table(name, caption, tuple(header), tuple(map(tuple, rows)), tuple(filter(None, notes)), words)
-
-
-# Notes
-
-
-def _seeds_note(results: Results) -> str:
-    if len(results.seeds) == 1:
-        return f"One training (seed {results.seeds[0]}): there is no standard deviation over trainings."
-    return f"± is the standard deviation over the trainings (seeds {', '.join(map(str, results.seeds))})."
-
-
-def _samples_note(scores: StudyScores, results: Results, study: str) -> str:
-    sizes = {one.n for one in results.scores if one.study == study}
-    counts = {len(variants) for variants in scores.variants.values()}
-    n = f"{min(sizes)}" if len(sizes) == 1 else f"{min(sizes)} to {max(sizes)}"
-    variants = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
-    plural = "" if counts == {1} else "s"
-    return (
-        f"Mean over {variants} variant{plural} of each environment, {n} test samples in each, the same for all methods."
-    )
-
-
-def _missing_notes(scores: StudyScores, methods: Sequence[tuple[str, str]]) -> list[str]:
-    notes = []
-    for method, scale in methods:
-        lacks = [(name, *scores.lacking(method, scale, name)) for name in scores.environments]
-        there = [f"{name} ({gone} of {all_} scores)" for name, gone, all_ in lacks if gone]
-        if there:
-            where = f" at scale {scale}" if scores.own(method, scale) else ""
-            notes.append(f"Missing: {method}{where}: {listed(there, SHOWN)}.")
-    starred = any(
-        mean is not None and len(mean.seeds) < len(scores.seeds)
-        for method, scale in methods
-        for mean in (scores.average(method, scale), *(scores.mean(method, scale, e) for e in scores.environments))
-    )
-    return notes + ["*: fewer seeds than the other numbers, so not to be compared with them."] * starred
-
-
-def _sees_note(methods: Sequence[str], results: Results) -> str:
-    own = {one["name"]: one["similarity"] for one in _own_methods(results) if one.get("similarity")}
-    there = {
-        what: [start for start in starts if any(m.startswith(start) and m not in own for m in methods)]
-        for what, starts in SEES.items()
-    }
-    for name, similarity in own.items():
-        if name in methods:
-            there["labels alone" if similarity == "label" else "inputs alone"].append(name)
-    said = [f"{joined(starts)}: {what}" for what, starts in there.items() if starts]
-    return f"What a method was shown of the place. {'; '.join(said)}; every other: nothing." if said else ""
-
-
-def _own_methods(results: Results) -> list[Mapping[str, Any]]:
-    """The methods that the recipe itself defines."""
-    recipe = results.about.get("recipe")
-    return [one for one in (recipe or {}).get("methods", ()) if isinstance(one, Mapping)]
 
 
 # Environments: tables 2, 3, 5 to 8, and figure 4 as a table
@@ -187,7 +66,7 @@ def environments(results: Results, scale: str | None, *, study: str = "places") 
     paper = _paper_environments(results, scale) if study == "places" else {}
     header = ["Method"] + ["Scale"] * (scale is None)
     for name in scores.environments:
-        header += [_heading(results, name)] + [f"{name} paper"] * bool(paper)
+        header += [heading(results, name)] + [f"{name} paper"] * bool(paper)
     header += ["Average"] + ["Average paper"] * bool(paper)
     rows: list[list[Value]] = []
     for method, one in methods:
@@ -202,29 +81,29 @@ def environments(results: Results, scale: str | None, *, study: str = "places") 
         rows.append(row)
     for column, title in enumerate(header):
         if column >= 1 + (scale is None) and not title.endswith(" paper"):
-            _bold_best(rows, column)
+            bold_best(rows, column)
     own = [name for name, one in methods if not scores.own(name, one)]
     what = "the target environments" if study == "places" else "environments of M equal tasks (diversity)"
     caption = f"Accuracy (%) in {what}, " + ("each method at its best scale" if scale is None else f"scale {scale}")
     suffix = "best" if scale is None else f"scale-{scale}"
     left = [name for name, one in chosen if one is None]
-    return _made(
+    return made_table(
         f"{'environments' if study == 'places' else study}-{suffix}",
         caption,
         header,
         rows,
         [
-            _samples_note(scores, results, study) + " " + _seeds_note(results),
+            samples_note(scores, results, study) + " " + seeds_note(results),
             "The scale is the one with the highest average on these same test samples: optimistic, and a choice that "
             "nobody at the place could have made."
             if scale is None
             else "",
             f"{joined(own)}: chosen with its own scale, so its row is the same at every scale." if own else "",
-            _sees_note([name for name, _ in methods], results),
+            sees_note([name for name, _ in methods], results),
             "Bold: the best of the column." if len(rows) > 1 else "",
             _paper_note(results) if paper else "",
             f"Left out, for no scale has all of its scores: {listed(left, SHOWN)}." if left else "",
-            *_missing_notes(scores, [(name, one) for name, one in methods]),
+            *missing_notes(scores, [(name, one) for name, one in methods]),
         ],
         2 if scale is None else 1,
     )
@@ -313,7 +192,7 @@ def differences(
     missing = [f"{one.first} minus {one.second}: {text}." for one in pairs for text in one.missing]
     compared = {name for one in pairs for name in (one.first, one.second)}
     alone = [name for name in in_order(scores.methods) if name not in compared]
-    return _made(
+    return made_table(
         f"differences-{stem}",
         f"{what}, {at}: paired differences in points, 95 % interval",
         header,
@@ -346,7 +225,7 @@ def comparison_rows(pairs: Iterable[Comparison]) -> Table:
             ends = [*(part.interval or ("", "")), *(part.bootstrap or ("", ""))]
             values = [one.first, one.second, *one.scales, name, part.places, part.mean, *ends]
             rows.append([Value(str(value)) for value in (*values, part.won, part.tied, part.lost)])
-    return _made("comparisons", "Paired differences", header, rows, [], 5)
+    return made_table("comparisons", "Paired differences", header, rows, [], 5)
 
 
 # Similarities: table 4, and what the preferences were
@@ -377,18 +256,18 @@ def ablation(results: Results) -> Table | None:
         row += [Value(f"{paper[name]}" if name in paper else "")] * bool(paper)
         rows.append(row)
     for column in range(1, 2 * len(scales), 2):
-        _bold_best(rows, column)
-    return _made(
+        bold_best(rows, column)
+    return made_table(
         "similarities-accuracy",
         "What each similarity is worth: accuracy (%), average over the target environments, and its paired difference "
         f"to {RIVAL} in points (95 % interval)",
         header,
         rows,
         [
-            _seeds_note(results),
+            seeds_note(results),
             "Bold: the best average; the differences whose interval does not hold zero.",
             f"paper: {published.source('ablation', key)}; whole percents." if key is not None else "",
-            *(note for scale in scales for note in _missing_notes(scores, [(name, scale) for name in names])),
+            *(note for scale in scales for note in missing_notes(scores, [(name, scale) for name in names])),
         ],
     )
 
@@ -405,7 +284,7 @@ def similarities(results: Results, study: str = "places") -> Table | None:
     if not shown:
         return None
     names = list(dict.fromkeys(one.environment for one in shown))
-    header = ["Similarity", *(_heading(results, name) for name in names), "Average", "Largest share right (%)"]
+    header = ["Similarity", *(heading(results, name) for name in names), "Average", "Largest share right (%)"]
     by_kind = {
         kind: [one for one in shown if one.kind == kind]
         for kind in sorted({one.kind for one in shown}, key=_kind_order)
@@ -423,13 +302,13 @@ def similarities(results: Results, study: str = "places") -> Table | None:
     share = [1 / len(results.tasks)] * len(results.tasks)
     distances = [fmean(total_variation(share, one.truth) for one in shown if one.environment == name) for name in names]
     rows.append([*uniform, *(Value(f"{value:.2f}") for value in (*distances, fmean(distances))), Value("")])
-    return _made(
+    return made_table(
         "similarities-shares" if study == "places" else f"similarities-shares-{study}",
         "How far the shares are from those that the place has: total variation (0: the same, 1: no task in common)",
         header,
         rows,
         [
-            "Mean over the variants; " + _seeds_note(results),
+            "Mean over the variants; " + seeds_note(results),
             "Largest share right: how often the task with the largest share is one that the place has most of.",
             "Equal shares: what can be said without any data of the place; what is no nearer brings nothing.",
         ],
@@ -477,7 +356,7 @@ def alpha(results: Results) -> Table | None:
         for value, several in alphas.items()
     ]
     first, last = results.tasks[0], results.tasks[-1]
-    return _made(
+    return made_table(
         "alpha",
         "Preference control: accuracy (%) among all classes at geometric preferences",
         ["Scale", ALPHA, f"First task ({first})", f"Last task ({last})", "All tasks"],
@@ -485,7 +364,7 @@ def alpha(results: Results) -> Table | None:
         [
             f"Shares in proportion to {ALPHA}^(T-t): above 1 for early tasks, below 1 for late ones. All tasks: every "
             "test sample weighs the same.",
-            _seeds_note(results),
+            seeds_note(results),
             _seeds_missing(several for alphas in by_scale.values() for several in alphas.values()),
         ],
         2,
@@ -532,14 +411,14 @@ def methods(results: Results) -> Table | None:
             here = method in paper and published.TRAININGS[method] in (training, "")
             row.append(Value(f"{paper[method]:.2f}" if here else ""))
         rows.append(row)
-    _bold_best(rows, 3)
-    return _made(
+    bold_best(rows, 3)
+    return made_table(
         "methods",
         "The final model on all tasks: accuracy (%) among all classes, the task unknown",
         ["Method", "Training", "Scale", "Accuracy"] + ["paper"] * bool(paper),
         rows,
         [
-            _seeds_note(results),
+            seeds_note(results),
             "Every test sample weighs the same. Bold: the best.",
             f"paper: {published.source('supplement', model)}, {column}; MAGMAX and Max Abs at scale 0.5, Rand Mix and "
             "Average at 1, TIES at 0.55. The number is that of the method and training, whatever our row's scale."
@@ -564,7 +443,7 @@ def places(results: Results) -> Table | None:
         lacks = ", ".join(f"{count} {task}" for task, count in one.shortfall.items())
         numbers = [str(one.seed), str(len(one.meta_ids)), str(len(one.test_ids))]
         rows.append([Value(f"{one.name}, variant {one.variant}"), Value(tasks), Value(lacks), *map(Value, numbers)])
-    return _made(
+    return made_table(
         "places",
         "The places: samples drawn from each task's test set",
         ["Place", "Samples of", "Lacking", "Seed of the draw", "Meta", "Test"],

@@ -8,8 +8,9 @@ counted from them. Cost per model: one merge in memory and one forward pass per 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,9 @@ import numpy as np
 
 from prefmerge.data.examples import Examples, concatenated
 from prefmerge.ground.draws import rank
+from prefmerge.lab.at_target import Shown, TargetRun, train_on
 from prefmerge.lab.cells import Cell
+from prefmerge.lab.entries import RELEASED
 from prefmerge.lab.environments import MANIFEST
 from prefmerge.lab.environments import load as load_environments
 from prefmerge.lab.kinds import (
@@ -44,6 +47,7 @@ from prefmerge.methods.parameters import SEED
 from prefmerge.models.encoders.weights import put_arrays
 from prefmerge.models.evaluation import right_answers
 from prefmerge.models.features import cache_folder, embed
+from prefmerge.models.heads import Head
 from prefmerge.target import similarity
 from prefmerge.training.opened import OpenedRun, best_device, open_run
 from prefmerge.training.samples import check_samples
@@ -65,7 +69,7 @@ class Bench:
     """One run, opened for the cells that are about it. Close it to let go of the checkpoints."""
 
     def __init__(self, run: str, out: Path, threads: int | None = None) -> None:
-        self.folder, self.out = run, out
+        self.folder, self.out, self.threads = run, out, threads
         self.opened: OpenedRun = open_run(run, samples="test")
         opened = self.opened.run
         paths = [opened.task_path(index) for index in range(len(opened.tasks))]
@@ -105,31 +109,64 @@ class Bench:
 
     # Models
 
-    def answers(self, sampled: Sampled, batch: int) -> Grades:
-        """What the model that the encoder holds now names correctly."""
-        embeddings = embed(self.opened.encoder, sampled.examples, batch=batch, device=self.device)
+    def embedded(self, sampled: Sampled, batch: int) -> np.ndarray:
+        """Embeddings (N, E) under the model that the encoder holds now."""
+        return embed(self.opened.encoder, sampled.examples, batch=batch, device=self.device)
+
+    def grades(self, embeddings: np.ndarray, sampled: Sampled, head: Head | None = None) -> Grades:
+        """What is named correctly, by the run's head or another."""
         labels = sampled.examples.labels
         right = [
-            right_answers(embeddings[start:stop], self.opened.head, labels[start:stop], among)
+            right_answers(embeddings[start:stop], head or self.opened.head, labels[start:stop], among)
             for start, stop, among in sampled.groups
         ]
         return Grades(np.concatenate(right), sampled.digest)
+
+    def answers(self, sampled: Sampled, batch: int, head: Head | None = None) -> Grades:
+        """What the model that the encoder holds now names correctly."""
+        return self.grades(self.embedded(sampled, batch), sampled, head)
+
+    def embedded_at(
+        self, settings: Mapping[str, Any], scales: Sequence[str], sampled: Sampled, batch: int
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """(scale, embeddings) of one merge at several scales."""
+        vector = self.candidates.vector(**settings)
+        for scale, weights in zip(scales, self.candidates.at_scales(vector, scales), strict=True):
+            put_arrays(self.opened.encoder, weights)
+            yield scale, self.embedded(sampled, batch)
 
     def at_scales(
         self, settings: Mapping[str, Any], scales: Sequence[str], sampled: Sampled, batch: int
     ) -> dict[str, Grades]:
         """The answers of one merge at several scales."""
-        vector = self.candidates.vector(**settings)
-        answers = {}
-        for scale, weights in zip(scales, self.candidates.at_scales(vector, scales), strict=True):
-            put_arrays(self.opened.encoder, weights)
-            answers[scale] = self.answers(sampled, batch)
-        return answers
+        embedded = self.embedded_at(settings, scales, sampled, batch)
+        return {scale: self.grades(embeddings, sampled) for scale, embeddings in embedded}
 
-    def one_checkpoint(self, task: int, scales: Sequence[str], sampled: Sampled, batch: int) -> dict[str, Grades]:
-        """The answers of a single task vector at several scales."""
-        alone = ",".join("1" if t == task else "0" for t in range(len(self.candidates.names)))
-        return self.at_scales({"preference": alone}, scales, sampled, batch)
+    def with_prior(
+        self, settings: Mapping[str, Any], scales: Sequence[str], key: str, batch: int, prior: bool
+    ) -> tuple[dict[str, Grades], dict[str, Grades]]:
+        """The answers of one merge on the samples that judge an environment, without and, where asked for, with its log
+        prior.
+        """
+        sampled, head = self.judged(key), self.prior_head(key) if prior else None
+        plain, added = {}, {}
+        for scale, embeddings in self.embedded_at(settings, scales, sampled, batch):
+            plain[scale] = self.grades(embeddings, sampled)
+            if head is not None:
+                added[scale] = self.grades(embeddings, sampled, head)
+        return plain, added
+
+    def prior_head(self, key: str) -> Head:
+        """The run's head with the log prior that follows from the labels which an environment shows."""
+        return self.opened.head.with_bias(self.target.prior(self.shown_at(key)).logits)
+
+    @cached_property
+    def target(self) -> TargetRun:
+        """The run as `adapt` opens it."""
+        return TargetRun(Path(self.folder), self.threads)
+
+    def shown_at(self, key: str) -> Shown:
+        return Shown.of(self.shown(key).examples, len(self.opened.head.classes))
 
     # Preferences
 
@@ -187,7 +224,18 @@ def _fixed(bench: Bench, spec: FixedSpec) -> OnAll:
     settings = dict(spec.settings)
     if method_named(settings.get(METHOD.name, METHOD.default)).honours(SEED):  # others draw nothing
         settings[SEED.name] = spec.seed
-    return OnAll(bench.at_scales(settings, spec.scales, bench.everything(), spec.batch))
+    everything = bench.everything()
+    places = {
+        mark.key: (rows := bench.samples.judged(mark.key), bench.sampled(rows), bench.prior_head(mark.key))
+        for mark in spec.priors
+    }
+    scales: dict[str, Grades] = {}
+    prior: dict[str, dict[str, Grades]] = {key: {} for key in places}
+    for scale, embeddings in bench.embedded_at(settings, spec.scales, everything, spec.batch):
+        scales[scale] = bench.grades(embeddings, everything)
+        for key, (rows, sampled, head) in places.items():
+            prior[key][scale] = bench.grades(embeddings[rows], sampled, head)
+    return OnAll(scales, prior)
 
 
 def _model(bench: Bench, spec: ModelSpec) -> OnAll:
@@ -236,29 +284,34 @@ def _cached(bench: Bench, examples: Examples, batch: int) -> np.ndarray:
     return embed(bench.opened.encoder, examples, batch=batch, device=bench.device, cache=cache_folder())
 
 
+def single(task: int, tasks: int) -> dict[str, Any]:
+    """The merge that is one task vector."""
+    return {**RELEASED, "preference": ",".join("1" if t == task else "0" for t in range(tasks))}
+
+
 def _checkpoints(bench: Bench, spec: CheckpointsSpec) -> Counts:
     keys = [mark.key for mark in spec.environments]
     shown, rows = bench.union(keys)
     counts: dict[str, dict[str, tuple[int, ...]]] = {scale: dict.fromkeys(keys, ()) for scale in spec.scales}
     for task in range(len(bench.candidates.names)):
-        for scale, answers in bench.one_checkpoint(task, spec.scales, shown, spec.batch).items():
+        settings = single(task, len(bench.candidates.names))
+        for scale, answers in bench.at_scales(settings, spec.scales, shown, spec.batch).items():
             for key in keys:
                 counts[scale][key] += (int(answers.right[rows[key]].sum()),)
     return Counts(counts)
 
 
 def _target(bench: Bench, cell: Cell[Any], spec: TargetSpec) -> AtTarget:
+    match spec.entry.kind:
+        case "checkpoint":
+            return _best_checkpoint(bench, cell, spec)
+        case "adapt":
+            return _adapted(bench, spec)
+        case "bias":
+            return _fitted_bias(bench, spec)
+        case "tuned":
+            return _trained_on(bench, spec)
     key = spec.environment.key
-    judged = bench.judged(key)
-    if spec.entry.kind == "checkpoint":
-        counts = cell.before(bench.out, Counts.from_json).scales
-        scales, chosen = {}, {}
-        for scale in spec.scales:
-            several = counts[scale][key]
-            best = max(range(len(several)), key=lambda t: (several[t], t))  # of equals the later: trained on more
-            scales |= bench.one_checkpoint(best, [scale], judged, spec.batch)
-            chosen[scale] = bench.candidates.names[best]
-        return AtTarget(scales, chosen=chosen)
     if spec.entry.similarity == "label":
         labels = bench.label_similarity(key)
         preference, shares = labels.preference(), labels.shares().tolist()
@@ -267,8 +320,69 @@ def _target(bench: Bench, cell: Cell[Any], spec: TargetSpec) -> AtTarget:
         preference = cell.before(bench.out, Likenesses.from_json).kinds[spec.entry.similarity][key].preference()
         shares = preference.shares(bench.candidates.names)
     settings = {**spec.entry.settings, "preference": preference, "seed": spec.seed}
-    scales = bench.at_scales(settings, spec.scales, judged, spec.batch)
-    return AtTarget(scales, tuple(map(float, shares)))
+    scales, prior = bench.with_prior(settings, spec.scales, key, spec.batch, spec.prior)
+    return AtTarget(scales, tuple(map(float, shares)), prior=prior)
+
+
+def _best_checkpoint(bench: Bench, cell: Cell[Any], spec: TargetSpec) -> AtTarget:
+    key = spec.environment.key
+    counts = cell.before(bench.out, Counts.from_json).scales
+    scales, prior, chosen = {}, {}, {}
+    for scale in spec.scales:
+        several = counts[scale][key]
+        best = max(range(len(several)), key=lambda t: (several[t], t))  # of equals the later: trained on more
+        settings = single(best, len(bench.candidates.names))
+        for kept, answers in zip(
+            (scales, prior), bench.with_prior(settings, [scale], key, spec.batch, spec.prior), strict=True
+        ):
+            kept |= answers
+        chosen[scale] = bench.candidates.names[best]
+    return AtTarget(scales, chosen=chosen, prior=prior)
+
+
+def _adapted(bench: Bench, spec: TargetSpec) -> AtTarget:
+    """What `prefmerge adapt` chooses, judged with its own head; without the prior, with the run's."""
+    assert spec.entry.given is not None
+    judged, encoder = bench.judged(spec.environment.key), bench.opened.encoder
+    scales, prior, estimate, shares, chosen = {}, {}, None, None, {}
+    for made in bench.target.adapted(bench.shown_at(spec.environment.key), spec.entry.given, spec.prior):
+        bench.target.load(encoder, made)
+        if made.parameters.no_prior:
+            scales[""] = bench.answers(judged, spec.batch)
+            continue
+        assert made.head is not None
+        prior[""] = bench.answers(judged, spec.batch, Head.of(made.head))
+        chosen[""], shares = made.chosen.name, tuple(map(float, made.evidence.shares.shares))
+        if made.estimates is not None:
+            told = made.estimates.chosen.accuracy
+            estimate = (told.value, told.low, told.high)
+    return AtTarget(scales, shares, chosen, prior, estimate)
+
+
+def _fitted_bias(bench: Bench, spec: TargetSpec) -> AtTarget:
+    shown = bench.shown_at(spec.environment.key)
+    head = Head.of(bench.target.fitted(shown))
+    bench.opened.encoder.load(bench.opened.run.last_path)
+    answers = bench.answers(bench.judged(spec.environment.key), spec.batch, head)
+    return AtTarget({}, prior={"": answers})
+
+
+def _trained_on(bench: Bench, spec: TargetSpec) -> AtTarget:
+    """The last checkpoint, trained on: what a user could do in place of merging."""
+    shown, head = bench.shown_at(spec.environment.key), bench.opened.head
+    samples, weights = shown.examples, np.ones(len(shown.examples))
+    on_pairs = spec.entry.given == "pairs"
+    if not on_pairs:
+        samples, weights, prior = bench.target.held_out(shown)
+        head = head.with_bias(prior.logits)
+    encoder = bench.opened.encoder
+    encoder.load(bench.opened.run.last_path)
+    if bench.device is not None:
+        encoder.tower.to(bench.device)
+    rate = bench.opened.config.training.learning_rate
+    train_on(encoder, head.to(next(encoder.tower.parameters()).device), samples, weights, rate=rate, seed=spec.seed)
+    answers = {"": bench.answers(bench.judged(spec.environment.key), spec.batch, head)}
+    return AtTarget(answers if on_pairs else {}, prior={} if on_pairs else answers)
 
 
 def _search(bench: Bench, cell: Cell[Any], spec: SearchSpec) -> Searched:

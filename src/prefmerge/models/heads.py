@@ -23,6 +23,7 @@ from prefmerge.ground import atomic
 from prefmerge.models.head_file import FrozenHead, read_head
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import Tensor
 
@@ -62,6 +63,13 @@ class Head:
         """The same head on another device."""
         return replace(self, rows=self.rows.to(device), bias=None if self.bias is None else self.bias.to(device))
 
+    def with_bias(self, bias: np.ndarray) -> Head:
+        """The same head with `bias` (C,) added to its logits."""
+        import torch
+
+        added = torch.from_numpy(bias.astype("float32")).to(self.rows.device)
+        return replace(self, bias=added if self.bias is None else self.bias + added)
+
     def save(self, file: Path) -> None:
         """Write a safetensors file that says scale, kind and classes in its metadata; whole or not at all."""
         rows, bias = (None if one is None else one.detach().cpu().numpy() for one in (self.rows, self.bias))
@@ -71,9 +79,13 @@ class Head:
     @classmethod
     def load(cls, file: Path) -> Head:
         """The head that `save` wrote, or that `prefmerge adapt` did. Raises RunError where there is none."""
+        return cls.of(read_head(file))
+
+    @classmethod
+    def of(cls, kept: FrozenHead) -> Head:
+        """The same head for torch."""
         import torch
 
-        kept = read_head(file)
         bias = None if kept.bias is None else torch.from_numpy(kept.bias)
         kind: Literal["text", "prototype"] = "text" if kept.kind == "text" else "prototype"
         return cls(torch.from_numpy(kept.rows), kept.scale, kept.classes, kind, bias)

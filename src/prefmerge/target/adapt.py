@@ -14,6 +14,7 @@ resumes from the cache of embeddings. Not here: fine-tuning, which does more whe
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +23,7 @@ from prefmerge.errors import require
 from prefmerge.ground.progress import Progress
 from prefmerge.models.head_file import FrozenHead
 from prefmerge.target.choice import Choice
-from prefmerge.target.evidence import read_evidence
+from prefmerge.target.evidence import EmbedBase, Evidence, read_evidence
 from prefmerge.target.fit import Fit, plain
 from prefmerge.target.forwards import Forwards
 from prefmerge.target.judging import judged
@@ -36,9 +37,17 @@ from prefmerge.target.result import Adapted
 from prefmerge.target.source import Source, open_source
 
 
-def adapt(asked: Parameters, progress: Progress | None = None, merges: Merges | None = None) -> Adapted:
+def adapt(
+    asked: Parameters,
+    progress: Progress | None = None,
+    merges: Merges | None = None,
+    *,
+    source: Source | None = None,
+    read: Callable[[Parameters, Source, EmbedBase], Evidence] = read_evidence,
+) -> Adapted:
     """Carry out what the parameters ask for; write the folder `asked.out`, where one is named. `merges`: those of an
-    earlier call over the same checkpoints, which are not made again.
+    earlier call over the same checkpoints, which are not made again. `source`: where it is open already. `read`: what
+    gives the evidence, where it is no file.
 
     Raises UsageError, DataError, RunError, EncoderError, OutputExists, MissingExtra and what merging raises; then
     nothing has appeared at `asked.out`.
@@ -48,10 +57,10 @@ def adapt(asked: Parameters, progress: Progress | None = None, merges: Merges | 
     if asked.out is not None:
         check_output(asked.out, asked.force)
     progress(0, 0, "opening the tasks")
-    source = open_source(asked)
+    source = source or open_source(asked)
     bias = None if source.classifier is None or asked.no_prior else _bias(source)
     forwards = Forwards(source, asked, progress, merges)
-    evidence = read_evidence(asked, source, forwards.embeddings_of_base)
+    evidence = read(asked, source, forwards.embeddings_of_base)
     if source.tasks.embeddings is None and evidence.source is not source:
         source = forwards.source = evidence.source
     prior = make_prior(source.tasks, evidence.shares)
@@ -68,7 +77,7 @@ def adapt(asked: Parameters, progress: Progress | None = None, merges: Merges | 
         head = None  # the model answers by itself
         added = None if bias is None else addition(bias, prior, _fit(choice, len(source.tasks.classes)))
     elif head is not None and not asked.no_prior:
-        head = _adapted_head(head, prior, choice)
+        head = adapted_head(head, prior, _fit(choice, len(head.rows)))
     cost = {**forwards.cost, "seconds": round(time.perf_counter() - started, 1)}
     made = Adapted(
         source, evidence, prior, tuple(pool), choice, chosen, estimates, head, tuple(notes), cost, asked, added=added
@@ -97,9 +106,8 @@ def _fit(choice: Choice | None, classes: int) -> Fit:
     return plain(classes) if choice is None else choice.fit
 
 
-def _adapted_head(head: FrozenHead, prior: Prior, choice: Choice | None) -> FrozenHead:
+def adapted_head(head: FrozenHead, prior: Prior, fit: Fit) -> FrozenHead:
     """The head for the target: log prior and fitted bias as its bias, temperature in its scale, rows where refitted."""
-    fit = _fit(choice, len(head.rows))
     rows = head.rows if fit.rows is None else (head.rows + fit.rows).astype(np.float32)
     bias = (prior.logits + fit.bias).astype(np.float32)
     return replace(head, rows=rows, scale=head.scale * fit.beta, bias=bias)

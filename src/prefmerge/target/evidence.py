@@ -55,15 +55,30 @@ def read_evidence(asked: Parameters, source: Source, embed_base: EmbedBase) -> E
     if asked.labels is not None:
         counts, said = known_counts(given.matched(given.read_labels(asked.labels), tasks.classes), tasks)
         notes += said
-    elif pairs is not None:
-        counts = np.bincount(pairs.labels, minlength=len(tasks.classes))
     inputs = None if asked.inputs is None else given.read_inputs(asked.inputs, source.kind)
     if inputs is not None:
         at, said = given.within_most(inputs.ids, asked.seed)
         inputs = inputs.take(at) if said else inputs
         notes += said
+    made = weigh(asked, source, embed_base, counts=counts, inputs=inputs, pairs=pairs)
+    return replace(made, notes=(*made.notes, *notes))
+
+
+def weigh(
+    asked: Parameters,
+    source: Source,
+    embed_base: EmbedBase,
+    *,
+    counts: np.ndarray | None = None,
+    inputs: Examples | None = None,
+    pairs: Examples | None = None,
+) -> Evidence:
+    """The shares that follow from label counts (C,), inputs and pairs, at least one of them. Raises DataError."""
+    tasks = source.tasks
     how: dict[str, Any] = {"level": asked.level, "seed": asked.seed}
     seen = "looking at the target's inputs"
+    if counts is None and pairs is not None:
+        counts = np.bincount(pairs.labels, minlength=len(tasks.classes))
     if inputs is None and pairs is not None and tasks.shared:
         # Labels say nothing where tasks have the same classes: the inputs of the pairs do.
         source = _with_embeddings(source, asked, embed_base)
@@ -77,7 +92,7 @@ def read_evidence(asked: Parameters, source: Source, embed_base: EmbedBase) -> E
         if tasks.alike and pairs is not None:
             inputs, counts = concatenated([replace(pairs, domains=None), replace(inputs, domains=None)]), None
         shares = from_inputs(source.tasks, embed_base(inputs, seen), label_counts=counts, **how)
-    return Evidence(shares, pairs, source, (*shares.notes, *notes))
+    return Evidence(shares, pairs, source, shares.notes)
 
 
 def _with_embeddings(source: Source, asked: Parameters, embed_base: EmbedBase) -> Source:

@@ -1,0 +1,152 @@
+"""What all tables of an experiment share: numbers as text, the order of rows, notes below a table.
+
+Accuracies are printed in percent with one decimal, differences in points. Cost: that of the statistics that a note
+names. Not here: tables (`tables`, `target_tables`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from prefmerge.ground.words import joined, listed
+from prefmerge.lab.results import Results
+from prefmerge.lab.statistics import SHOWN, Difference, Mean, StudyScores, by_size
+from prefmerge.lab.table import Table, Value
+from prefmerge.plotting import METHODS
+from prefmerge.preference import as_text
+
+MISSING = "\N{EN DASH}"
+SEES = {  # beginnings of names
+    "samples with labels": ("Best checkpoint", "Search", "Adapt (pairs)", "Fine-tuned (pairs)"),
+    "labels alone": ("Tunable (Label)", "Adapt (labels)", "Last + fitted bias", "Fine-tuned (held-out)"),
+    "inputs alone": ("Tunable (OT)", "Tunable (Cos)", "Tunable (MMD)", "Adapt (inputs)"),
+}
+
+
+# Numbers as text
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def points(value: float) -> str:
+    """A difference with its sign; zero, and what rounds to it, has none."""
+    text = f"{100 * value:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text
+
+
+def with_std(mean: Mean | None, seeds: Sequence[int] = ()) -> str:
+    """`71.2 ± 0.3`; a star where there are fewer seeds than `seeds`."""
+    if mean is None:
+        return MISSING
+    star = "*" if len(mean.seeds) < len(seeds) else ""
+    return percent(mean.value) + (f" ± {percent(mean.std)}" if mean.std is not None else "") + star
+
+
+def with_interval(difference: Difference | None) -> str:
+    """`+3.1 [1.2, 5.0]`"""
+    if difference is None:
+        return MISSING
+    if difference.interval is None:
+        return points(difference.mean)
+    low, high = difference.interval
+    return f"{points(difference.mean)} [{points(low).lstrip('+')}, {points(high).lstrip('+')}]"
+
+
+def in_order(methods: Iterable[str]) -> list[str]:
+    """As `plotting.METHODS` has them, then those that it does not have."""
+    several = list(dict.fromkeys(methods))
+    known = list(METHODS)
+    return sorted(several, key=lambda name: known.index(name) if name in METHODS else len(known) + several.index(name))
+
+
+def scales_of(scores: StudyScores) -> list[str]:
+    """The scales that a method was asked for, by size."""
+    return sorted({scale for method in scores.methods for scale in scores.scales(method)} - {""}, key=by_size)
+
+
+def ratios(results: Results, name: str) -> str:
+    """`(0.8, 0.2)`; `3 x 1/3` where more than three are equal."""
+    parts = next((one.ratios for one in results.environments if one.name == name), ())
+    if len(parts) > 3 and len(set(parts)) == 1:
+        return f"({len(parts)} \N{MULTIPLICATION SIGN} {as_text(parts[0])})"
+    return f"({', '.join(map(as_text, parts))})" if parts else ""
+
+
+def heading(results: Results, name: str) -> str:
+    return f"{name} {ratios(results, name)}".strip()
+
+
+def bold_best(rows: list[list[Value]], column: int) -> None:
+    """Embolden the highest mean of a column as it is printed; a number with a star does not compete."""
+    values = {i: float(row[column].text.split()[0]) for i, row in enumerate(rows) if _competes(row[column].text)}
+    for i, value in values.items():
+        if len(values) > 1 and value == max(values.values()):
+            rows[i][column] = Value(rows[i][column].text, True)
+
+
+def _competes(text: str) -> bool:
+    return text not in (MISSING, "") and not text.endswith("*")
+
+
+def made_table(
+    name: str, caption: str, header: Sequence[str], rows: Iterable[Sequence[Value]], notes: Iterable[str], words=1
+):
+    return Table(name, caption, tuple(header), tuple(map(tuple, rows)), tuple(filter(None, notes)), words)
+
+
+# Notes
+
+
+def seeds_note(results: Results) -> str:
+    if len(results.seeds) == 1:
+        return f"One training (seed {results.seeds[0]}): there is no standard deviation over trainings."
+    return f"± is the standard deviation over the trainings (seeds {', '.join(map(str, results.seeds))})."
+
+
+def samples_note(scores: StudyScores, results: Results, study: str) -> str:
+    sizes = {one.n for one in results.scores if one.study == study}
+    counts = {len(variants) for variants in scores.variants.values()}
+    n = f"{min(sizes)}" if len(sizes) == 1 else f"{min(sizes)} to {max(sizes)}"
+    variants = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+    plural = "" if counts == {1} else "s"
+    return (
+        f"Mean over {variants} variant{plural} of each environment, {n} test samples in each, the same for all methods."
+    )
+
+
+def missing_notes(scores: StudyScores, methods: Sequence[tuple[str, str]]) -> list[str]:
+    notes = []
+    for method, scale in methods:
+        lacks = [(name, *scores.lacking(method, scale, name)) for name in scores.environments]
+        there = [f"{name} ({gone} of {all_} scores)" for name, gone, all_ in lacks if gone]
+        if there:
+            where = f" at scale {scale}" if scores.own(method, scale) else ""
+            notes.append(f"Missing: {method}{where}: {listed(there, SHOWN)}.")
+    starred = any(
+        mean is not None and len(mean.seeds) < len(scores.seeds)
+        for method, scale in methods
+        for mean in (scores.average(method, scale), *(scores.mean(method, scale, e) for e in scores.environments))
+    )
+    return notes + ["*: fewer seeds than the other numbers, so not to be compared with them."] * starred
+
+
+def sees_note(methods: Sequence[str], results: Results) -> str:
+    own = {one["name"]: one["similarity"] for one in _own_methods(results) if one.get("similarity")}
+    there = {
+        what: [start for start in starts if any(m.startswith(start) and m not in own for m in methods)]
+        for what, starts in SEES.items()
+    }
+    for name, similarity in own.items():
+        if name in methods:
+            there["labels alone" if similarity == "label" else "inputs alone"].append(name)
+    said = [f"{joined(starts)}: {what}" for what, starts in there.items() if starts]
+    return f"What a method was shown of the place. {'; '.join(said)}; every other: nothing." if said else ""
+
+
+def _own_methods(results: Results) -> list[Mapping[str, Any]]:
+    """The methods that the recipe itself defines."""
+    recipe = results.about.get("recipe")
+    return [one for one in (recipe or {}).get("methods", ()) if isinstance(one, Mapping)]
