@@ -43,14 +43,14 @@ STEPS, BATCH = 60, 16  # of training on; the learning rate is the run's, nothing
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
+class ShownSamples:
     """What an environment shows: labelled examples, and how often each of the head's classes occurs (C,)."""
 
     examples: Examples
     counts: np.ndarray
 
     @classmethod
-    def of(cls, examples: Examples, classes: int) -> Shown:
+    def of(cls, examples: Examples, classes: int) -> ShownSamples:
         return cls(examples, np.bincount(examples.labels, minlength=classes))
 
     def read(self, given: Given) -> Any:
@@ -80,7 +80,7 @@ class TargetRun:
         """Parameters as a user gives them; the name of the file is never read."""
         return Parameters.of(run=self.run, **{given: Path("shown samples")}, threads=self.threads, **how)
 
-    def prior(self, shown: Shown) -> Prior:
+    def prior(self, shown: ShownSamples) -> Prior:
         """The prior of the target that follows from the shown labels; of equal shares where all tasks have the same
         classes.
         """
@@ -91,7 +91,7 @@ class TargetRun:
         joint = joint_of(tasks, even, shown.counts)
         return Prior(joint, log_prior_of(tasks, joint, even))
 
-    def adapted(self, shown: Shown, given: Given, prior: bool) -> list[Adapted]:
+    def adapted(self, shown: ShownSamples, given: Given, prior: bool) -> list[Adapted]:
         """What `adapt` makes of the samples: without the prior, where `prior` is asked for, and with it."""
         self.merges = Merges(self.source.base, self.source.checkpoints, self.source.tasks.names, self.threads)
         return [
@@ -108,7 +108,7 @@ class TargetRun:
             ((_, model),) = self.merges.each([made.chosen.settings])
             put_arrays(encoder, model)
 
-    def fitted(self, shown: Shown) -> FrozenHead:
+    def fitted(self, shown: ShownSamples) -> FrozenHead:
         """The head for the last checkpoint, with prior, fitted bias and temperature: no encoder is chosen."""
         evidence, prior, asked = self._evidence(shown)
         held, proxy = stand_ins(self.source, evidence, prior, evidence.shares.present, asked)
@@ -120,13 +120,13 @@ class TargetRun:
         ((units,),) = forwards.units([last], [held], "fitting a bias")
         return adapted_head(head, prior, judge.fitted(units.astype(np.float64), proxy.everything))
 
-    def held_out(self, shown: Shown) -> tuple[Examples, np.ndarray, Prior]:
+    def held_out(self, shown: ShownSamples) -> tuple[Examples, np.ndarray, Prior]:
         """The run's held-out samples of the tasks that are present, their weights (N,) at the target, and its prior."""
         evidence, prior, asked = self._evidence(shown)
         held, proxy = stand_ins(self.source, evidence, prior, evidence.shares.present, asked)
         return held, proxy.weights(prior.joint, proxy.everything), prior
 
-    def _evidence(self, shown: Shown) -> tuple[Evidence, Prior, Parameters]:
+    def _evidence(self, shown: ShownSamples) -> tuple[Evidence, Prior, Parameters]:
         asked = self._asked("labels")
         evidence = shown.read("labels")(asked, self.source, _no_inputs)
         return evidence, make_prior(self.source.tasks, evidence.shares), asked

@@ -18,7 +18,7 @@ import numpy as np
 
 from prefmerge.data.examples import Examples, concatenated
 from prefmerge.ground.draws import rank
-from prefmerge.lab.at_target import Shown, TargetRun, train_on
+from prefmerge.lab.at_target import ShownSamples, TargetRun, train_on
 from prefmerge.lab.cells import Cell
 from prefmerge.lab.entries import RELEASED
 from prefmerge.lab.environments import MANIFEST
@@ -165,8 +165,8 @@ class Bench:
         """The run as `adapt` opens it."""
         return TargetRun(Path(self.folder), self.threads)
 
-    def shown_at(self, key: str) -> Shown:
-        return Shown.of(self.shown(key).examples, len(self.opened.head.classes))
+    def shown_at(self, key: str) -> ShownSamples:
+        return ShownSamples.of(self.shown(key).examples, len(self.opened.head.classes))
 
     # Preferences
 
