@@ -33,6 +33,9 @@ from prefmerge.data.examples import Examples, concatenated
 from prefmerge.ground import atomic
 from prefmerge.ground.draws import per_class
 from prefmerge.lab import environments as targets
+from prefmerge.lab.at_target import train_on
+from prefmerge.models.evaluation import right_answers
+from prefmerge.models.features import embed
 from prefmerge.target import adapt as work
 from prefmerge.target.choice import Judge
 from prefmerge.target.evidence import read_evidence
@@ -57,7 +60,7 @@ WRONG = 1  # targets of each mix that are judged under wrong mixes
 SKEWS = 20  # draws of skewed classes
 TIMED = ("e1", "e3")  # mixes whose first target is timed with nothing kept
 FINE_TUNED = ("e1", "e2", "e3")  # mixes at whose first target the last checkpoint is fine-tuned instead
-STEPS, FINE_BATCH, RATE = 60, 16, 2e-5  # of that fine-tuning; the rate is the run's, nothing was tuned
+RATE = 2e-5  # of that fine-tuning: the run's, nothing was tuned
 TARGETS = 25
 MANY = 17  # tasks of which only the cost is measured
 
@@ -245,34 +248,13 @@ class Bench:
         }
 
     def _fine_tuned(self, samples: Examples, weights: np.ndarray, bias: np.ndarray, judged: Examples) -> float:
-        """Accuracy of the last checkpoint after STEPS steps on weighted samples, `bias` on its logits throughout."""
-        import torch
-        from torch.nn.functional import cross_entropy
-
+        """Accuracy of the last checkpoint after some steps on weighted samples, `bias` on its logits throughout."""
         encoder, _ = self.source.encoder()
         encoder.load(self.source.checkpoints[-1])
-        head, offset = self.opened.head, torch.from_numpy(bias.astype(np.float32))
-        generator = np.random.default_rng(SEED)
-        optimiser = torch.optim.AdamW([one for one in encoder.tower.parameters() if one.requires_grad], lr=RATE)
-        encoder.tower.train()
-        torch.manual_seed(SEED)
-        for _ in range(STEPS):
-            at = generator.choice(len(samples), FINE_BATCH, p=weights / weights.sum())
-            logits = head.logits(encoder.tower(**encoder.prepare(samples.read(at.tolist())))) + offset
-            loss = cross_entropy(logits, torch.from_numpy(samples.labels[at]))
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-        encoder.tower.eval()
-        with torch.no_grad():
-            answers = [
-                (
-                    head.logits(encoder.tower(**encoder.prepare(judged.read(range(i, min(i + 64, len(judged)))))))
-                    + offset
-                ).argmax(1)
-                for i in range(0, len(judged), 64)
-            ]
-        return float(np.mean(torch.cat(answers).numpy() == judged.labels))
+        head = self.opened.head.with_bias(bias)
+        train_on(encoder, head, samples, weights, rate=RATE, seed=SEED)
+        embeddings = embed(encoder, judged, batch=64)
+        return float(right_answers(embeddings, head, judged.labels, range(len(bias))).mean())
 
     def _variation(self, place: targets.Environment, truth: np.ndarray) -> float:
         """Total variation of the shares from 50 inputs to the truth; no candidate is tried."""

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks import common
-from benchmarks.adapt import DRIFT, MANY, RATE, STEPS
+from benchmarks.adapt import DRIFT, MANY, RATE
+from prefmerge.lab.at_target import STEPS
 
 PAGE = common.ROOT / "docs" / "adapt.md"
 MARKS = ("<!-- made by benchmarks/adapt.py -->", "<!-- made by benchmarks/adapt_digits.py -->")

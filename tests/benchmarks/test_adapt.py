@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from benchmarks import adapt, adapt_summary, adapt_tables, common
 from prefmerge.cli import app
+from prefmerge.lab import at_target
 from tests.models.tiny import tiny_bert
 
 pytest.importorskip("sklearn", reason="adapt needs the extra places")
@@ -34,9 +35,9 @@ def test_two_targets_to_the_end_and_again(wordnet: Path, tmp_path: Path, monkeyp
         "SHOWN": 6,
         "FEWER": (6,),
         "SKEWS": 2,
-        "STEPS": 2,
     }.items():
         monkeypatch.setattr(adapt, name, value)
+    monkeypatch.setattr(at_target, "STEPS", 2)
     monkeypatch.setattr(adapt.wordnet, "TRAIN", 8)
     monkeypatch.setattr(adapt.wordnet, "TEST", 4)
     work = tmp_path / "work"

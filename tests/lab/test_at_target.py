@@ -101,6 +101,17 @@ class ByHand:
         chances = [(shown[c] + 50 * shares[task_of[c]] / n / 2) / (n + 50) for c in range(6)]
         return np.log(0.95 * np.array(chances) + 0.05 / 6)
 
+    def held_out(self) -> tuple[Examples, np.ndarray]:
+        """Held-out samples of the tasks that are there, and their weights: a class has its chance, its samples equal parts."""
+        from prefmerge.training.kept import read_kept
+
+        kept = read_kept(self.opened.run)
+        assert kept is not None
+        shares = self.place.truth([task.name for task in self.opened.run.tasks])
+        held = concatenated([one for one, share in zip(kept.held_out, shares, strict=True) if share > 0])
+        chances = (np.exp(self.log_prior()) - 0.05 / 6) / 0.95
+        return held, chances[held.labels] / np.bincount(held.labels, minlength=6)[held.labels]
+
 
 def test_the_rows(done: Results):
     assert done.missing == ()
@@ -148,21 +159,14 @@ def test_the_last_checkpoint_with_a_bias(runs: Path, done: Results):
     """It is fitted on held-out samples of the tasks that are there, and on nothing else."""
     from prefmerge.models.features import embed
     from prefmerge.target.fit import Scores, fit_bias
-    from prefmerge.training.kept import read_kept
 
     by_hand = ByHand(runs / "held-out-1", done)
     opened = by_hand.opened
-    kept = read_kept(opened.run)
-    assert kept is not None
-    shares = by_hand.place.truth([task.name for task in opened.run.tasks])
-    held = concatenated([one for one, share in zip(kept.held_out, shares, strict=True) if share > 0])
+    held, weights = by_hand.held_out()
     opened.encoder.load(opened.run.last_path)
     units = embed(opened.encoder, held, batch=16).astype(np.float64)
     units /= np.linalg.norm(units, axis=1, keepdims=True)
     log_prior = by_hand.log_prior()
-    chances = (np.exp(log_prior) - 0.05 / 6) / 0.95
-    counts = np.bincount(held.labels, minlength=6)
-    weights = np.where(counts > 0, chances, 0)[held.labels] / counts[held.labels]
     rows = opened.head.rows.numpy().astype(np.float64)
     fit = fit_bias(Scores(opened.head.scale * units @ rows.T), held.labels, weights, log_prior)
     judged = by_hand.samples(by_hand.place.test_ids)
@@ -187,10 +191,26 @@ def test_training_on_draws_by_weight_and_learns(runs: Path, done: Results):
     assert by_hand.right(opened.head) == after
 
 
+def test_training_on_held_out_samples_has_the_prior_in_its_loss(runs: Path, done: Results):
+    by_hand = ByHand(runs / "held-out-1", done)
+    opened, head = by_hand.opened, by_hand.opened.head.with_bias(by_hand.log_prior())
+    opened.encoder.load(opened.run.last_path)
+    train_on(opened.encoder, head, *by_hand.held_out(), rate=0.003, seed=1)
+    assert by_hand.right(head) == score(done, "Fine-tuned (held-out)").right
+
+
 def test_runs_that_hold_nothing_out_are_refused(runs: Path, tmp_path: Path):
     text = RECIPE.replace(", held-out: [RUNS/held-out-1]", "").replace("RUNS", str(runs))
     (tmp_path / "words.yaml").write_text(text)
     with pytest.raises(RunError, match=r"holds no samples out.*runs: \{held-out: \[\.\.\.\]\}"):
+        run(read_experiment(tmp_path / "words.yaml"), tmp_path / "out", jobs=1)
+
+
+def test_a_seed_without_a_run_that_holds_samples_out_is_refused(runs: Path, tmp_path: Path):
+    """Samples that training saw would promise too much."""
+    text = RECIPE.replace("[RUNS/sequential-1]", "[RUNS/sequential-1, RUNS/sequential-2]").replace("RUNS", str(runs))
+    (tmp_path / "words.yaml").write_text(text)
+    with pytest.raises(RunError, match=r"sequential-2: it holds no samples out.*a run of the same seed"):
         run(read_experiment(tmp_path / "words.yaml"), tmp_path / "out", jobs=1)
 
 

@@ -59,6 +59,7 @@ deviation over the trainings (seeds 3, 4).
 - Search: chosen with its own scale, so its row is the same at every scale.
 - What a method was shown of the place. Search: samples with labels; Tunable (Label): labels alone; every other: \
 nothing.
+- Selection (released is that of the authors' code). released: Tunable (Label).
 - Bold: the best of the column.
 """
 GOLDEN_CSV = """\

@@ -57,9 +57,11 @@ def prepare(recipe: Experiment, out: Path, *, jobs: int, say: Say) -> Ready:
         freeze(recipe, pools, out / MANIFEST, say)  # so that it is refused now, if it is
     folders = recipe.runs if recipe.runs is not None else train(recipe, out, jobs, say)
     runs = {training: _opened(training, several, common) for training, several in folders.items()}
-    if recipe.needs_held_out and HELD_OUT not in runs:
+    if recipe.needs_held_out:
+        apart = {one.seed for one in runs.get(HELD_OUT, ())}
         for one in runs["sequential"]:
-            require_held_out(one.run)
+            if one.seed not in apart:
+                require_held_out(one.run)
     environments = freeze(recipe, common.pools, out / MANIFEST, say)
     samples = Samples.of(common.pools, [one for several in environments.values() for one in several])
     return Ready(recipe, out, runs, environments, samples, plan_work(recipe, runs, environments, common.digest))
@@ -123,7 +125,7 @@ def require_held_out(run: Run) -> None:
     if kept is None or not all(len(one) for one in kept.held_out):
         raise RunError(
             f"{run.folder}: it holds no samples out, which the entries named Adapt, Last + fitted bias and Fine-tuned "
-            f"need. Give runs that were trained with `held_out`, under `runs: {{{HELD_OUT}: [...]}}`."
+            f"need. Give a run of the same seed that was trained with `held_out`, under `runs: {{{HELD_OUT}: [...]}}`."
         )
 
 
@@ -155,6 +157,7 @@ def _require_extras(recipe: Experiment) -> None:
     for module, what, wanted in (
         ("ot", "optimal transport", any(entry.similarity == "ot" for entry in entries)),
         ("optuna", "search", any(entry.kind == "search" for entry in entries)),
+        ("scipy", "adapt", recipe.needs_held_out or recipe.prior),
     ):
         if wanted and importlib.util.find_spec(module) is None:
             raise MissingExtra(what, "places")

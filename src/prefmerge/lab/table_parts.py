@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from prefmerge.ground.words import joined, listed
+from prefmerge.lab.entries import KNOWN, PRIOR, RELEASED
 from prefmerge.lab.results import Results
 from prefmerge.lab.statistics import SHOWN, Difference, Mean, StudyScores, by_size
 from prefmerge.lab.table import Table, Value
@@ -144,6 +145,19 @@ def sees_note(methods: Sequence[str], results: Results) -> str:
             there["labels alone" if similarity == "label" else "inputs alone"].append(name)
     said = [f"{joined(starts)}: {what}" for what, starts in there.items() if starts]
     return f"What a method was shown of the place. {'; '.join(said)}; every other: nothing." if said else ""
+
+
+def selection_note(methods: Sequence[str], results: Results) -> str:
+    """Which selection made which row, of the merges that have one."""
+    own = {one["name"]: one["settings"] for one in _own_methods(results)}
+    rows: dict[str, list[str]] = {}
+    for name in methods:
+        stem = name.removesuffix(PRIOR)
+        settings = own.get(stem) or (KNOWN[stem].settings if stem in KNOWN else {})
+        if "selection" in settings:
+            rows.setdefault(str(settings["selection"]), []).append(name)
+    said = "; ".join(f"{selection}: {', '.join(names)}" for selection, names in rows.items())
+    return f"Selection ({RELEASED['selection']} is that of the authors' code). {said}." if said else ""
 
 
 def _own_methods(results: Results) -> list[Mapping[str, Any]]:

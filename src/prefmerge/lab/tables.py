@@ -42,6 +42,7 @@ from prefmerge.lab.table_parts import (
     scales_of,
     seeds_note,
     sees_note,
+    selection_note,
     with_interval,
     with_std,
 )
@@ -100,6 +101,7 @@ def environments(results: Results, scale: str | None, *, study: str = "places") 
             else "",
             f"{joined(own)}: chosen with its own scale, so its row is the same at every scale." if own else "",
             sees_note([name for name, _ in methods], results),
+            selection_note([name for name, _ in methods], results),
             "Bold: the best of the column." if len(rows) > 1 else "",
             _paper_note(results) if paper else "",
             f"Left out, for no scale has all of its scores: {listed(left, SHOWN)}." if left else "",

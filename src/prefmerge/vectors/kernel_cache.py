@@ -92,8 +92,7 @@ class KernelCache:
             from numba.core.compiler import CompileResult
 
             return CompileResult._rebuild(target_context, *pickle.loads(body))
-        except Exception:
-            # Missing, unreadable, or of a numba that has changed: `save_overload` says so if it cannot mend it.
+        except Exception:  # missing, unreadable, or of another numba: `save_overload` says so if it cannot mend it
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
