@@ -102,7 +102,7 @@ class ByHand:
         return np.log(0.95 * np.array(chances) + 0.05 / 6)
 
     def held_out(self) -> tuple[Examples, np.ndarray]:
-        """Held-out samples of the tasks that are there, and their weights: a class has its chance, its samples equal parts."""
+        """Held-out samples of the tasks that are there, and their weights: the samples of a class share its chance."""
         from prefmerge.training.kept import read_kept
 
         kept = read_kept(self.opened.run)
