@@ -15,6 +15,7 @@ from prefmerge.checkpoints import by_name, from_float32, to_float32
 from prefmerge.errors import CheckpointMismatch, DtypeOverflow, MethodError, NonFiniteValue, UsageError
 from prefmerge.merging.candidates import Candidates
 from prefmerge.methods import METHODS
+from prefmerge.methods.tunable import TunableMagmax
 from prefmerge.vectors.reader import StoredVector
 from tests.checkpoints.files import write_raw
 from tests.methods.problems import state_dicts
@@ -126,6 +127,53 @@ def test_candidates_share_one_reading(tmp_path: Path, monkeypatch: pytest.Monkey
     assert once == {(name, tensor): size for name in NAMES for tensor, size in sizes.items() if size}
     assert {name for name, _ in wanted} == {"birds", "signs"}  # who is asked for nothing is not read
     assert all(size == sizes[tensor] for (_, tensor), size in wanted.items())
+
+
+@pytest.mark.parametrize("scope", ["tensor", "model"])
+@pytest.mark.parametrize("selection", ["paper", "optimal"])
+def test_merges_that_differ_in_nothing_that_owners_depend_on_assign_them_once(
+    selection: str, scope: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    base, tasks = files(tmp_path)
+    prepared: Counter[int] = Counter()  # calls, by the number of tensors
+    plain = TunableMagmax.prepare
+
+    def counted(self: TunableMagmax, tensors: Any, *rest: Any) -> Any:
+        prepared[len(tensors)] += 1
+        return plain(self, tensors, *rest)
+
+    monkeypatch.setattr(TunableMagmax, "prepare", counted)
+    owned = {"selection": selection, "scope": scope, "preference": "8,1,1,0"}
+    alike = [{"scale": "1"}, {"scale": "0.3"}]
+    with Candidates(base, tasks, threads=1) as candidates:
+        candidates.models([owned])
+        once = Counter(prepared)
+        candidates.models([{**owned, **one} for one in alike])
+        assert prepared == once + once
+        # The last task has no share: only what goes toward it looks at its changes.
+        other = [
+            {"toward_last": "0.5"},
+            {"seed": 1},
+            {"carry": "0.5"},
+            {"importance": "step"},
+            {"preference": "1,1,1,1"},
+        ]
+        candidates.models([{**owned, **one} for one in (*alike, *other)])
+    assert prepared.total() == once.total() * (2 + 1 + len(other))
+
+
+@pytest.mark.parametrize("scope", ["tensor", "model"])
+def test_a_tensor_that_only_the_last_task_changed_goes_toward_it(scope: str, tmp_path: Path):
+    base, states = state_dicts(3, 7)
+    for state in states[:2]:
+        state["only-last"] = base["only-last"] = np.zeros(40, np.float32)
+    states[2]["only-last"] = np.ones(40, np.float32)
+    paths = [save(tmp_path / f"{i}.safetensors", one, "float32") for i, one in enumerate((base, *states))]
+    settings = [{"preference": "1,1,0", "scope": scope, "toward_last": u} for u in ("0", "0.5", "0.25", "1")]
+    with Candidates(paths[0], paths[1:]) as candidates:
+        found = [model["only-last"] for model in candidates.models(settings)]
+    for values, expected in zip(found, (0, 0.25, 0.125, 0.5), strict=True):  # at the default scale of 0.5
+        assert values.tolist() == [expected] * 40
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])

@@ -70,11 +70,15 @@ class TargetRun:
 
     def __init__(self, run: Path, threads: int | None) -> None:
         self.run, self.threads = run, threads
-        self.merges: Merges | None = None
 
     @cached_property
     def source(self) -> Source:
         return open_source(self._asked("labels"))
+
+    @cached_property
+    def merges(self) -> Merges:
+        """Shared by all targets: what two of them ask for is made once while memory lasts."""
+        return Merges(self.source.base, self.source.checkpoints, self.source.tasks.names, self.threads)
 
     def _asked(self, given: Given, **how: Any) -> Parameters:
         """Parameters as a user gives them; the name of the file is never read."""
@@ -93,7 +97,6 @@ class TargetRun:
 
     def adapted(self, shown: ShownSamples, given: Given, prior: bool) -> list[Adapted]:
         """What `adapt` makes of the samples: without the prior, where `prior` is asked for, and with it."""
-        self.merges = Merges(self.source.base, self.source.checkpoints, self.source.tasks.names, self.threads)
         return [
             adapt(self._asked(given, no_prior=no_prior), merges=self.merges, source=self.source, read=shown.read(given))
             for no_prior in ((True, False) if prior else (False,))
@@ -104,7 +107,6 @@ class TargetRun:
         task = made.chosen.task
         encoder.load(self.source.base if task is None or task < 0 else self.source.checkpoints[task])
         if task is None:
-            assert self.merges is not None
             ((_, model),) = self.merges.each([made.chosen.settings])
             put_arrays(encoder, model)
 

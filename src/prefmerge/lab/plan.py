@@ -204,9 +204,9 @@ class _Plan:
         return [
             self._at(study, entry, mark)
             for study, entries in self.entries.items()
+            for mark in self.marks[study]  # one target after another: its entries merge the same
             for entry in entries
             if entry.kind != "fixed"
-            for mark in self.marks[study]
         ]
 
     def _at(self, study: StudyName, entry: Entry, mark: Mark) -> Use[AtTarget] | Use[Searched]:

@@ -80,6 +80,11 @@ class Candidates:
         for checkpoint in self._opened:
             checkpoint.close()
 
+    @property
+    def nbytes(self) -> int:
+        """What one model takes in memory."""
+        return 4 * sum(info.size for info in self._floats().values())
+
     def recipe(self, **settings: Any) -> Recipe:
         """The recipe with these parameters. Raises what `merge` raises for one that makes no sense."""
         return recipe_of(self._paths[0], self._paths[1:], names=self.names, **settings)

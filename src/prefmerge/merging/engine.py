@@ -5,17 +5,18 @@
 
 `merge` is N = 1. Where several plans want a tensor, its task vectors are decoded once into memory and every plan's
 method works on these before the next tensor is read; a plan whose budgets span all tensors (scope `model`) reads for
-itself. Whether the inputs are hashed, for receipts, is the caller's to say. Memory does not grow with the model or with
-T: a few blocks per thread, plus the owners and masks of the tensors in flight, which spill to disk beyond the limit;
-for N > 1, T + 1 times the largest tensor in float32. Large tensors are cut into blocks over all threads; small ones go
-to one thread each. Not here: where the blocks end up (the sink) and the receipt.
+itself. What a method prepares is shared by the plans that would prepare the same. Whether the inputs are hashed, for
+receipts, is the caller's to say. Memory does not grow with the model or with T: a few blocks per thread, plus the
+owners and masks of the tensors in flight, which spill to disk beyond the limit; for N > 1, T + 1 times the largest
+tensor in float32. Large tensors are cut into blocks over all threads; small ones go to one thread each. Not here: where
+the blocks end up (the sink) and the receipt.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -80,15 +81,17 @@ def merge_all(
     for merge in merges:
         merge.copy_rest()
     reporter("selecting")
+    prepared: RulesOfScope = {}
     for merge in merges:
         if not merge.by_tensor:
-            merge.all_at_once()
+            merge.all_at_once(prepared)
     _tensor_by_tensor([merge for merge in merges if merge.by_tensor], reading, work)
     reading.hash_rest()
     return [merge.outcome for merge in merges]
 
 
 Shared = tuple[TensorInfo, tuple[str, ...]]  # a tensor of the base, and what each task calls it
+RulesOfScope = dict[Hashable, Rule]  # by what they were prepared from
 
 
 def _tensor_by_tensor(merges: Sequence[_Merge], reading: Reading, work: Workspace) -> None:
@@ -100,8 +103,9 @@ def _tensor_by_tensor(merges: Sequence[_Merge], reading: Reading, work: Workspac
 
     def whole(shared: Shared) -> None:
         vectors = TaskVectors.of(reading, *shared, held=len(wanted[shared]) > 1)
+        prepared: RulesOfScope = {}
         for merge, entry in wanted[shared]:
-            merge.tensor(entry, vectors.again())
+            merge.tensor(entry, vectors.again(), prepared)
 
     work.walk(sorted(wanted, key=lambda shared: -shared[0].size), lambda shared: shared[0].size, whole)
 
@@ -139,20 +143,34 @@ class _Merge:
         for entry in (*self.plan.of_role("copy"), *self.plan.of_role("exclude")):
             self.copy(entry)
 
-    def all_at_once(self) -> None:
+    def all_at_once(self, prepared: RulesOfScope) -> None:
         """Merge all tensors, as one scope."""
         entries = self.plan.of_role("merge")
         tensors = [TaskVectors.of(self.reading, entry.info, entry.stored_as) for entry in entries]
-        rule = self.plan.method.prepare(tensors, self.plan.settings, self.work)
+        rule = self.prepare(tensors, prepared)
         self.outcome.report = rule.report
         for i, (entry, vectors) in enumerate(zip(entries, tensors, strict=True)):
             self.fill(entry, vectors, rule, i)
 
-    def tensor(self, entry: PlannedTensor, vectors: TaskVectors) -> None:
+    def tensor(self, entry: PlannedTensor, vectors: TaskVectors, prepared: RulesOfScope) -> None:
         """Merge one tensor, as a scope of its own."""
-        rule = self.plan.method.prepare([vectors], self.plan.settings, self.work)
+        rule = self.prepare([vectors], prepared)
         self.fill(entry, vectors, rule, 0)
         self.outcome.reports[entry.name] = rule.report
+
+    def prepare(self, tensors: Sequence[TaskVectors], prepared: RulesOfScope) -> Rule:
+        """The rule of a scope; of an earlier merge with this one's settings where they make no other."""
+        method, settings = self.plan.method, self.plan.settings
+        key = method.prepared_from(settings)
+        if key is None:
+            return method.prepare(tensors, settings, self.work)
+        key = (method.name, key, *(vectors.name for vectors in tensors))
+        if key not in prepared:
+            prepared[key] = method.prepare(tensors, settings, self.work)
+            return prepared[key]
+        for mine, earlier in zip(tensors, prepared[key].tensors, strict=True):
+            mine.changed = earlier.changed  # what was read then is not read again
+        return replace(prepared[key], tensors=tensors, settings=settings)
 
     def fill(self, entry: PlannedTensor, vectors: TaskVectors, rule: Rule, index: int) -> None:
         """Write one merged tensor and those tied to it."""

@@ -11,7 +11,7 @@ file: NumPy and kernels come in the functions that use them.
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -187,6 +187,12 @@ class Method(abc.ABC):
     def needed(self, tasks: int) -> Mapping[str, str]:
         """The parameters without which it cannot merge so many tasks."""
         return {}
+
+    def prepared_from(self, settings: Settings) -> Hashable:
+        """What `prepare` depends on beside the tensors: merges in which this is equal share one rule, each with its own
+        settings. None: nothing is shared.
+        """
+        return None
 
     @abc.abstractmethod
     def by_tensor(self, settings: Settings) -> bool:

@@ -14,7 +14,7 @@ strength below 1 and importance `step` read once more. Not here: where the prefe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -131,6 +131,13 @@ class TunableMagmax(Method):
     def by_tensor(self, settings: Settings) -> bool:
         return settings[SCOPE] == "tensor"
 
+    def prepared_from(self, settings: Settings) -> Hashable:
+        """Owners depend on neither the scale nor `toward_last`; what counts as changed depends on whether the last task
+        is looked at.
+        """
+        own = [settings[one] for one in (SEED, SELECTION, IMPORTANCE, STRENGTH, SCOPE, PASSES)]
+        return (settings.tasks, settings.shares, settings.counts, *own, *_looked_at(settings))
+
     def check(self, settings: Settings) -> Sequence[NeedsOrder]:
         from prefmerge.methods.records import MOST_COMPETING
 
@@ -182,12 +189,7 @@ class TunableMagmax(Method):
             raise MethodError(
                 f"tunable_magmax merges at most {kernels.FREE - 1} tasks at once, found {settings.tasks}."
             )
-        wanted = (
-            list(range(settings.tasks))
-            if _all_take_part(settings)
-            else [t for t, n in enumerate(_speaks_for(settings)) if n > 0]
-        )
-        looked_at = sorted({*wanted, settings.tasks - 1}) if settings[TOWARD_LAST] else wanted
+        wanted, looked_at = _wanted(settings), _looked_at(settings)
         live = [
             i
             for i, changed in enumerate(work.map(lambda deltas: _is_changed(deltas, looked_at, work), tensors))
@@ -228,6 +230,18 @@ def _speaks_for(settings: Settings) -> Sequence[Fraction | int]:
 def _all_take_part(settings: Settings) -> bool:
     """MAGMAX's own shares, `printed` and `released` look at every task, whatever was asked for it."""
     return settings[SELECTION] in ("printed", "released") or settings[STRENGTH] < 1
+
+
+def _wanted(settings: Settings) -> list[int]:
+    """The tasks that take part in the selection."""
+    everyone = _all_take_part(settings)
+    return [t for t, n in enumerate(_speaks_for(settings)) if everyone or n > 0]
+
+
+def _looked_at(settings: Settings) -> list[int]:
+    """The tasks by whose changes a tensor counts as changed."""
+    wanted = _wanted(settings)
+    return sorted({*wanted, settings.tasks - 1}) if settings[TOWARD_LAST] else wanted
 
 
 def _is_changed(deltas: Deltas, tasks: Sequence[int], work: Workspace) -> bool:

@@ -46,7 +46,7 @@ class Merges:
         from prefmerge.merging.candidates import Candidates
 
         with Candidates(*self._inputs, threads=self._threads) as merges:
-            several = 1  # until it is known how large a model is
+            several = max(1, MEMORY // max(1, merges.nbytes))
             while waiting:
                 some, waiting = waiting[:several], waiting[several:]
                 if progress is not None:
@@ -54,7 +54,6 @@ class Merges:
                 models = merges.models([settings[positions[key][0]] for key in some])
                 self.made += len(some)
                 for key, model in zip(some, models, strict=True):
-                    several = max(1, MEMORY // max(1, _size(model)))
                     self._keep(key, model)
                     yield from ((i, model) for i in positions[key])
 
