@@ -77,8 +77,8 @@ def glyphs() -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images)[:, None], torch.tensor([index for _, index in pairs])
 
 
-def distort(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Fresh distortions of glyphs (N, 1, CANVAS, CANVAS), reduced and enlarged to the model's input (N, 1, 16, 16)."""
+def written(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Fresh distortions (N, 1, WRITTEN, WRITTEN) in [0, 1] of glyphs (N, 1, CANVAS, CANVAS)."""
     n = len(images)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -99,12 +99,17 @@ def distort(images: Tensor, generator: torch.Generator) -> Tensor:
     # Stroke width: blur, then cut at a random level; a low level thickens and a high one thins.
     blurred = functional.avg_pool2d(images, 5, stride=1, padding=2)
     blurred = functional.avg_pool2d(blurred, 3, stride=1, padding=1)
-    written = functional.grid_sample(blurred, grid, align_corners=False)
+    ink = functional.grid_sample(blurred, grid, align_corners=False)
     level = uniform(0.08, 0.55, n, 1, 1, 1)
-    level = torch.minimum(level, written.amax(dim=(2, 3), keepdim=True) * 0.6)  # a hairline must not vanish
-    written = torch.sigmoid((written - level) * 25)
-    counts = functional.avg_pool2d(written, WRITTEN // 8)
-    return enlarged((counts * uniform(0.85, 1.1, n, 1, 1, 1)).clamp(0, 1))
+    level = torch.minimum(level, ink.amax(dim=(2, 3), keepdim=True) * 0.6)  # a hairline must not vanish
+    return torch.sigmoid((ink - level) * 25)
+
+
+def distort(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Fresh distortions of glyphs (N, 1, CANVAS, CANVAS), reduced and enlarged to the model's input (N, 1, 16, 16)."""
+    counts = functional.avg_pool2d(written(images, generator), WRITTEN // 8)
+    pressure = torch.rand((len(images), 1, 1, 1), generator=generator) * (1.1 - 0.85) + 0.85
+    return enlarged((counts * pressure).clamp(0, 1))
 
 
 def train(steps: int, batch: int, peak: float, seed: int) -> tuple[dict[str, Tensor], Tensor, float]:
