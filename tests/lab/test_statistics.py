@@ -217,8 +217,15 @@ def test_an_incomplete_seed_does_not_count():
     average = scores.average("A", "1")
     assert average is not None
     assert average.seeds == (3,)
-    assert scores.best_scale("A") is None
-    assert scores.best_scale("B") == "1"
+    assert scores.best_scale("A") == "1"  # the best of the other seed
+    gone = {key: count for key, count in right.items() if key[:2] != ("A", 3)}
+    assert StudyScores(results(gone)).best_scale("A") is None
+
+
+def test_a_scale_with_fewer_seeds_is_not_the_best():
+    whole, high = results(HAND, scale="1"), results(HAND, scale="0.5")
+    more = tuple(dataclasses.replace(s, right=s.right + 1) for s in high.scores if s.seed == 3)
+    assert StudyScores(dataclasses.replace(whole, scores=(*more, *whole.scores))).best_scale("A") == "1"
 
 
 def test_a_place_that_only_the_manifest_knows_is_missing():

@@ -20,6 +20,7 @@ import numpy as np
 from prefmerge.errors import DataError
 from prefmerge.ground import jsons
 from prefmerge.lab.cells import Cell
+from prefmerge.lab.entries import ALONE
 from prefmerge.lab.environments import Environment
 from prefmerge.lab.kinds import Grades, Likenesses, OnAll, R, Searched
 from prefmerge.lab.plan import Use
@@ -123,7 +124,8 @@ def _at_target(finished: _Finished, use: Use[Any]) -> Iterator[Score]:
         return
     for name, scales in ((use.name, result.scales), (use.prior, result.prior)):
         for scale, answers in scales.items() if name else ():
-            chosen = (result.chosen or {}).get(scale)
+            # Of `adapt`, what it chose with the prior: without it, it may choose another.
+            chosen = None if name.endswith(ALONE) else (result.chosen or {}).get(scale)
             score = _score(use.study, use, name, scale, place, answers, result.shares, chosen)
             yield replace(score, estimate=result.estimate) if name == use.prior else score
 

@@ -70,6 +70,12 @@ RELEASED = {"selection": "released", "importance": "magnitude"}  # the authors' 
 _PAPER = {"selection": "paper", "importance": "magnitude"}
 _BEST = {"selection": "optimal", "importance": "step"}
 
+
+def stem_of(title: str) -> str:
+    """The name of the entry whose row has this title, with the prior or without it."""
+    return title.removesuffix(PRIOR).removesuffix(ALONE)
+
+
 KNOWN = {
     one.name: one
     for one in (

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefmerge import plotting
 from prefmerge.lab import table_parts, tables
+from prefmerge.lab.entries import stem_of
 from prefmerge.lab.results import Results, Shown, TaskScores
 from prefmerge.lab.statistics import Mean, StudyScores, by_alpha, by_size, over_seeds, over_tasks
 from prefmerge.lab.tables import ALPHA
@@ -120,7 +121,7 @@ def _environment(
     panel.grid(axis="y", color="0.9", linewidth=0.6)
     panel.set_axisbelow(True)
     for row, method in enumerate(methods):
-        style = plotting.style_of(method)
+        style = plotting.style_of(stem_of(method))
         mean = scores.average(method, scale) if name is None else scores.mean(method, scale, name)
         value, bar = _bars(mean)
         if name is not None:
@@ -161,7 +162,7 @@ def differences(results: Results) -> Picture | None:
         panel.set_axisbelow(True)
         panel.axvline(0, color=plotting.style_of(tables.RIVAL).colour, linewidth=1.2, linestyle="--", zorder=1)
         for one in several:
-            row, style, part = methods.index(one.first), plotting.style_of(one.first), one.overall
+            row, style, part = methods.index(one.first), plotting.style_of(stem_of(one.first)), one.overall
             strokes = [100 * kind.mean for kind in one.environments.values()]
             panel.plot(strokes, [row] * len(strokes), "|", color=style.colour, alpha=0.6, markersize=7)
             bars = None

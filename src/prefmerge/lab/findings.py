@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 from prefmerge.ground.words import counted
-from prefmerge.lab import table_parts, tables
+from prefmerge.lab import table_parts, tables, target_tables
 from prefmerge.lab.entries import ALONE
 from prefmerge.lab.results import Results, TaskScores
 from prefmerge.lab.statistics import Comparison, Difference, StudyScores, by_alpha, compare, over_tasks
@@ -90,22 +90,48 @@ def _several(names: Sequence[str]) -> str:
 
 
 def about_adapt(results: Results) -> list[str]:
-    """`adapt` against what a user has or could do, each at its best scale; where something is ahead of it."""
+    """`adapt` against what a user has without it and against every other entry, each at its best scale; what it
+    promised.
+    """
     scores = StudyScores(results)
-    said = []
     order = table_parts.in_order(scores.methods)
-    for ours in [name for name in order if name.startswith("Adapt (") and not name.endswith(ALONE)]:
-        against: dict[str, list[str]] = {"ahead of": [], "not clearly different from": [], "behind": []}
-        for other in order:
-            at = scores.best_scale(other)
-            made = None if at is None or other.startswith("Adapt (") else compare(scores, ours, other, at)
-            if made is not None:
-                words = ("not clearly different from", "ahead of", "behind")[made.overall.verdict]
-                against[words].append(f"{other} ({points(made.overall.mean)})")
-        if any(against.values()):
-            parts = "; ".join(f"{words} {', '.join(names)}" for words, names in against.items() if names)
-            said.append(f"{ours}, each other entry at its best scale, is {parts}.")
-    return said
+    said = []
+    for ours in adapted(scores):
+        pairs = {one.second: one for one in tables.comparisons(results, None, first=ours)}
+        against = [
+            f"{tables.at_scale(pairs[name], 1)} {table_parts.with_interval(pairs[name].overall)}, higher at "
+            f"{pairs[name].overall.won} of {pairs[name].overall.places} targets"
+            for name in target_tables.references(scores)
+            if name in pairs
+        ]
+        if against:
+            said.append(f"{ours} minus what is there without it, in points: {'; '.join(against)}.")
+        others = [pairs[name] for name in order if name in pairs and not name.startswith("Adapt (")]
+        parts = []
+        for verdict_of, words in ((1, "ahead of"), (0, "not clearly different from"), (-1, "behind")):
+            names = [
+                f"{one.second} ({points(one.overall.mean)})" for one in others if one.overall.verdict == verdict_of
+            ]
+            parts += [f"{words} {', '.join(names)}"] * bool(names)
+        if parts:
+            said.append(f"{ours}, each other entry at its best scale, is {'; '.join(parts)}.")
+    return [*said, *_promises(results)]
+
+
+def adapted(scores: StudyScores) -> list[str]:
+    """The rows of `adapt` with the prior."""
+    order = table_parts.in_order(scores.methods)
+    return [name for name in order if name.startswith("Adapt (") and not name.endswith(ALONE)]
+
+
+def _promises(results: Results) -> list[str]:
+    table = target_tables.estimates(results)
+    return [
+        f"{name.text} promised {estimate.text} % and reached {accuracy.text} %, {targets.text} targets of "
+        f"all trainings; the promise is off by {error.text} points, and {held.text} of its 90 % intervals hold what "
+        "came."
+        for name, targets, accuracy, estimate, error, held, _ in (() if table is None else table.rows)
+    ]
 
 
 def about_similarities(results: Results) -> list[str]:

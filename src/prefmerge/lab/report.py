@@ -31,6 +31,7 @@ from prefmerge.lab.statistics import StudyScores
 from prefmerge.lab.table import Table, marked
 from prefmerge.lab.table_parts import scales_of
 from prefmerge.lab.tables import OURS, RIVAL
+from prefmerge.lab.target_tables import ADAPTED
 
 MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
 
@@ -136,7 +137,12 @@ def _chapters(results: Results, images: Sequence[Image], extra: Sequence[Image])
         Chapter(
             "Adapted to the target",
             tuple(findings.about_adapt(results)),
-            parts(*(target_tables.priors(results, scale) for scale in every), target_tables.estimates(results)),
+            parts(
+                target_tables.overview(results),
+                *(tables.differences(results, scale, first=ADAPTED) for scale in every[-1:]),
+                target_tables.estimates(results),
+                target_tables.choices(results),
+            ),
         ),
         Chapter(
             "Paired differences",

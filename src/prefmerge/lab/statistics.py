@@ -120,15 +120,13 @@ class StudyScores:
         )
 
     def best_scale(self, method: str) -> str | None:
-        """The scale with the highest average over all environments and seeds, of equal ones the lowest; None where no
-        scale has them all.
+        """The scale with the highest average over all environments, of equal ones the lowest. Only scales with the most
+        complete seeds compete; None where no scale has a complete seed.
         """
-        averages: dict[str, float] = {}
-        for scale in sorted(self.scales(method), key=by_size):
-            mean = self.average(method, scale)
-            if mean is not None and set(mean.seeds) == set(self.seeds):
-                averages[scale] = mean.value
-        return max(averages, key=lambda scale: averages[scale]) if averages else None
+        means = {scale: self.average(method, scale) for scale in sorted(self.scales(method), key=by_size)}
+        most = max((len(mean.seeds) for mean in means.values() if mean is not None), default=0)
+        values = {scale: mean.value for scale, mean in means.items() if mean is not None and len(mean.seeds) == most}
+        return max(values, key=lambda scale: values[scale]) if values else None
 
     def own(self, method: str, scale: str) -> str:
         """The scale of what `at` gives: "" for a method that chooses its own."""

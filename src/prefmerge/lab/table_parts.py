@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from prefmerge.ground.words import joined, listed
-from prefmerge.lab.entries import KNOWN, PRIOR, RELEASED
+from prefmerge.lab.entries import KNOWN, PRIOR, RELEASED, stem_of
 from prefmerge.lab.results import Results
 from prefmerge.lab.statistics import SHOWN, Difference, Mean, StudyScores, by_size
 from prefmerge.lab.table import Table, Value
@@ -57,10 +57,10 @@ def with_interval(difference: Difference | None) -> str:
 
 
 def in_order(methods: Iterable[str]) -> list[str]:
-    """As `plotting.METHODS` has them, then those that it does not have."""
+    """As `plotting.METHODS` has them, then those that it does not have; rows of one entry stand together."""
     several = list(dict.fromkeys(methods))
-    known = list(METHODS)
-    return sorted(several, key=lambda name: known.index(name) if name in METHODS else len(known) + several.index(name))
+    stems = list(dict.fromkeys([*METHODS, *map(stem_of, several)]))
+    return sorted(several, key=lambda name: stems.index(stem_of(name)))
 
 
 def scales_of(scores: StudyScores) -> list[str]:
@@ -119,13 +119,18 @@ def samples_note(scores: StudyScores, results: Results, study: str) -> str:
 
 
 def missing_notes(scores: StudyScores, methods: Sequence[tuple[str, str]]) -> list[str]:
-    notes = []
+    notes: list[str] = []
+    alone: dict[str, list[str]] = {}  # seeds of which nothing is missing, where of the others everything is
     for method, scale in methods:
         lacks = [(name, *scores.lacking(method, scale, name)) for name in scores.environments]
         there = [f"{name} ({gone} of {all_} scores)" for name, gone, all_ in lacks if gone]
-        if there:
-            where = f" at scale {scale}" if scores.own(method, scale) else ""
-            notes.append(f"Missing: {method}{where}: {listed(there, SHOWN)}.")
+        called = method + (f" at scale {scale}" if scores.own(method, scale) else "")
+        mean = scores.average(method, scale)
+        if there and mean is not None and len(scores.at(method, scale)) == len(mean.seeds) * len(scores.places):
+            alone.setdefault(", ".join(map(str, mean.seeds)), []).append(called)
+        elif there:
+            notes.append(f"Missing: {called}: {listed(there, SHOWN)}.")
+    notes += [f"Seed {seeds} only: {'; '.join(names)}." for seeds, names in alone.items()]
     starred = any(
         mean is not None and len(mean.seeds) < len(scores.seeds)
         for method, scale in methods
@@ -144,6 +149,7 @@ def sees_note(methods: Sequence[str], results: Results) -> str:
         if name in methods:
             there["labels alone" if similarity == "label" else "inputs alone"].append(name)
     said = [f"{joined(starts)}: {what}" for what, starts in there.items() if starts]
+    said += ["with the prior: labels too"] * any(name.endswith(PRIOR) for name in methods)
     return f"What a method was shown of the place. {'; '.join(said)}; every other: nothing." if said else ""
 
 

@@ -104,7 +104,7 @@ def environments(results: Results, scale: str | None, *, study: str = "places") 
             selection_note([name for name, _ in methods], results),
             "Bold: the best of the column." if len(rows) > 1 else "",
             _paper_note(results) if paper else "",
-            f"Left out, for no scale has all of its scores: {listed(left, SHOWN)}." if left else "",
+            f"Left out, for no training has all scores of a scale: {listed(left, SHOWN)}." if left else "",
             *missing_notes(scores, [(name, one) for name, one in methods]),
         ],
         2 if scale is None else 1,
@@ -149,12 +149,19 @@ def _paper_note(results: Results) -> str:
 
 
 def comparisons(
-    results: Results, scale: str | None, *, first: str | None = None, second: str | None = None
+    results: Results,
+    scale: str | None,
+    *,
+    first: str | None = None,
+    second: str | None = None,
+    others: Sequence[str] | None = None,
 ) -> list[Comparison]:
-    """Every method minus `second`, or `first` minus every other. `scale` None: each at its best."""
+    """Every method minus `second`, or `first` minus every other. `scale` None: each at its best. `others`: only these,
+    in their order.
+    """
     scores = StudyScores(results)
     pairs = []
-    for name in in_order(scores.methods):
+    for name in in_order(scores.methods) if others is None else others:
         a, b = (first, name) if first is not None else (name, second or RIVAL)
         pair = [scores.best_scale(one) if scale is None else scale for one in (a, b)]
         if a != b and pair[0] is not None and pair[1] is not None:
@@ -163,10 +170,15 @@ def comparisons(
 
 
 def differences(
-    results: Results, scale: str | None, *, first: str | None = None, second: str | None = None
+    results: Results,
+    scale: str | None,
+    *,
+    first: str | None = None,
+    second: str | None = None,
+    others: Sequence[str] | None = None,
 ) -> Table | None:
     """`comparisons` as a table: points by environment and over all places, with 95 % intervals."""
-    pairs = comparisons(results, scale, first=first, second=second)
+    pairs = comparisons(results, scale, first=first, second=second, others=others)
     if not pairs:
         return None
     scores = StudyScores(results)
@@ -176,24 +188,26 @@ def differences(
     header += [*names, "All places", "Won / tied / lost"] + ["By seed"] * several
     rows = []
     for one in pairs:
-        name, scales = (one.second, one.scales[1]) if first is not None else (one.first, one.scales[0])
-        row = [Value(f"{name} (scale {scales})" if scale is None and scales else name)]
+        which = 0 if first is None else 1
+        row = [Value(at_scale(one, which) if scale is None else (one.first, one.second)[which])]
         for part in (*(one.environments.get(e) for e in names), one.overall):
             row.append(Value(with_interval(part), part is not None and part.verdict != 0))
         row.append(Value(f"{one.overall.won} / {one.overall.tied} / {one.overall.lost}"))
         row += [Value(", ".join(points(v) for v in one.per_seed.values()))] * several
         rows.append(row)
-    what = f"{first} minus every other method" if first is not None else f"Every method minus {second or RIVAL}"
+    every = "every other method" if others is None else "these"
+    what = f"{first} minus {every}" if first is not None else f"Every method minus {second or RIVAL}"
     fixed = pairs[0].scales[0] if first is not None else pairs[0].scales[1]
     at = (
         f"scale {scale}"
         if scale is not None
         else "each method at its best scale" + (f" ({first or second or RIVAL} at {fixed})" * bool(fixed))
     )
-    stem = f"{'ours' if first is not None else 'rival'}-{'best' if scale is None else f'scale-{scale}'}"
+    who = "rival" if first is None else "ours" if first == OURS else "adapt"
+    stem = f"{who}-{'best' if scale is None else f'scale-{scale}'}"
     missing = [f"{one.first} minus {one.second}: {text}." for one in pairs for text in one.missing]
     compared = {name for one in pairs for name in (one.first, one.second)}
-    alone = [name for name in in_order(scores.methods) if name not in compared]
+    alone = [name for name in in_order(scores.methods) if name not in compared and others is None]
     return made_table(
         f"differences-{stem}",
         f"{what}, {at}: paired differences in points, 95 % interval",
@@ -208,13 +222,19 @@ def differences(
             "The interval speaks of places drawn like these from this test set, and of these trainings; another "
             "training may differ.",
             "Scales were chosen on the same samples: optimistic for whoever had more of them." if scale is None else "",
-            f"Left out, for {'no scale has all scores' if scale is None else 'no place is common'}: "
+            f"Left out, for {'no training has all scores of a scale' if scale is None else 'no place is common'}: "
             f"{listed(alone, SHOWN)}."
             if alone
             else "",
             *(f"Pairs left out. {text}" for text in missing),
         ],
     )
+
+
+def at_scale(one: Comparison, which: int) -> str:
+    """The first (0) or second (1) of a comparison, with its scale where it does not choose its own."""
+    name, scale = (one.first, one.second)[which], one.scales[which]
+    return f"{name} (scale {scale})" if scale else name
 
 
 def comparison_rows(pairs: Iterable[Comparison]) -> Table:
