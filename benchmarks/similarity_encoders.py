@@ -1,6 +1,6 @@
 """Which label-free similarity finds out what a place is made of, and whose embedding should it use?
 
-The environments and runs of `benchmarks.places`. The paper embeds task t and the place by theta_t, another encoder for
+The environments and runs of `benchmarks.targets`. The paper embeds task t and the place by theta_t, another encoder for
 each task, and compares the T distances. Here each distance is also computed with one encoder for all tasks (theta_0 or
 theta_T), and optimal transport also without the entropic blur (exact) and debiased. What counts: the total variation
 between the shares that follow and those of the environment (0: right, 1: nothing right), and how much of the preference
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import common
-from benchmarks.places import WORK
+from benchmarks.targets import WORK
 from prefmerge.data.examples import Examples
 from prefmerge.lab.work import Bench, training_sample
 from prefmerge.models.features import cache_folder, embed
@@ -162,7 +162,7 @@ def report(data: Mapping[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=WORK / "bench", help="the output of an experiment with its runs")
+    parser.add_argument("--work", type=Path, default=WORK / "wordnet", help="the output of an experiment with its runs")
     parser.add_argument("--samples", type=int, default=SAMPLES, help="training samples of each task")
     parser.add_argument("--docs", type=Path, help="also write the table into this file")
     parser.add_argument("--render-only", action="store_true", help="write the table of the result; measure nothing")

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import wordnet as data
 from tests.benchmarks.conftest import WORDS
 
-RECIPES = ("wordnet", "wordnet-trainings", "wordnet-17")
+RECIPES = ("wordnet", "wordnet-17", "wordnet-trainings", "wordnet-17-trainings")
 
 
 def test_definitions_come_without_examples_and_licence(wordnet: Path):

@@ -1,13 +1,14 @@
 """The results of `prefmerge bench` in a form that fits into a repository, and back.
 
-Right answers are a list over the environments, one list for each (study, method, scale, seed); similarities are rounded
-to DIGITS. Dropped: the ids of samples, the preference of each score, and what methods chose, which no table needs.
+Right answers, what was chosen and what was promised are lists over the environments, one for each (study, method,
+scale, seed). Shares and promises are rounded to DIGITS. Dropped: the ids of samples and the preference of each score,
+which no table needs.
 `expanded(compact(results))` gives the same tables and figures as `results`; the ids of its samples are empty.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from fractions import Fraction
 from typing import Any
@@ -15,20 +16,19 @@ from typing import Any
 from prefmerge.lab.environments import Environment, Portion
 from prefmerge.lab.results import Results, Score, Shown, TaskScores
 
-DIGITS = 6  # of a share that a similarity gives
+DIGITS = 6  # of a share, and of a promised accuracy
 
 
 def compact(results: Results) -> dict[str, Any]:
     """A JSON object for `expanded`."""
     names = [(one.name, one.variant) for one in results.environments]
-    right: dict[tuple[str, str, str, int], dict[tuple[str, int], int]] = {}
+    scores: dict[tuple[str, str, str, int], dict[tuple[str, int], Score]] = {}
     for score in results.scores:
         key = (score.study, score.method, score.scale, score.seed)
-        right.setdefault(key, {})[score.environment, score.variant] = score.right
+        scores.setdefault(key, {})[score.environment, score.variant] = score
     shown: dict[tuple[int, str], dict[tuple[str, int], list[float]]] = {}
     for one in results.similarities:
-        shares = [round(share, DIGITS) for share in one.shares]
-        shown.setdefault((one.seed, one.kind), {})[one.environment, one.variant] = shares
+        shown.setdefault((one.seed, one.kind), {})[one.environment, one.variant] = _rounded(one.shares)
     return {
         "title": results.title,
         "tasks": list(results.tasks),
@@ -36,8 +36,8 @@ def compact(results: Results) -> dict[str, Any]:
         "scales": list(results.scales),
         "environments": [_environment(one) for one in results.environments],
         "scores": [
-            {"study": study, "method": method, "scale": scale, "seed": seed, "right": [own.get(at) for at in names]}
-            for (study, method, scale, seed), own in right.items()
+            {"study": study, "method": method, "scale": scale, "seed": seed, **_listed([own.get(at) for at in names])}
+            for (study, method, scale, seed), own in scores.items()
         ],
         "task_scores": [asdict(one) for one in results.task_scores],
         "similarities": [
@@ -46,6 +46,20 @@ def compact(results: Results) -> dict[str, Any]:
         "missing": list(results.missing),
         "about": dict(results.about),
     }
+
+
+def _listed(several: Sequence[Score | None]) -> dict[str, list[Any]]:
+    """What an entry did at each environment; None where there is no score. What it never says is not there."""
+    listed: dict[str, list[Any]] = {
+        "right": [None if one is None else one.right for one in several],
+        "chosen": [None if one is None else one.chosen for one in several],
+        "estimate": [None if one is None or one.estimate is None else _rounded(one.estimate) for one in several],
+    }
+    return {key: values for key, values in listed.items() if any(value is not None for value in values)}
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [round(value, DIGITS) for value in values]
 
 
 def _environment(one: Environment) -> dict[str, Any]:
@@ -59,12 +73,7 @@ def _environment(one: Environment) -> dict[str, Any]:
 def expanded(data: Mapping[str, Any]) -> Results:
     """The results, with samples that have no ids."""
     environments = [_of(one) for one in data["environments"]]
-    scores = [
-        Score(row["study"], row["method"], row["scale"], row["seed"], one.name, one.variant, right, _judged(one), "")
-        for row in data["scores"]
-        for one, right in zip(environments, row["right"], strict=True)
-        if right is not None
-    ]
+    scores = [score for row in data["scores"] for score in _scores(row, environments)]
     similarities = [
         Shown(row["seed"], one.name, one.variant, row["kind"], tuple(shares), one.truth(data["tasks"]))
         for row in data["similarities"]
@@ -85,6 +94,16 @@ def expanded(data: Mapping[str, Any]) -> Results:
     )
 
 
+def _scores(row: Mapping[str, Any], environments: Sequence[Environment]) -> Iterator[Score]:
+    key, nothing = (row["study"], row["method"], row["scale"], row["seed"]), [None] * len(environments)
+    chosen, estimates = row.get("chosen", nothing), row.get("estimate", nothing)
+    for one, right, name, estimate in zip(environments, row["right"], chosen, estimates, strict=True):
+        if right is not None:
+            promised = None if estimate is None else tuple(estimate)
+            n = sum(len(part.test) for part in one.parts)
+            yield Score(*key, one.name, one.variant, right, n, "", chosen=name, estimate=promised)
+
+
 def _of(one: Mapping[str, Any]) -> Environment:
     ratios = tuple(Fraction(ratio) for _, ratio, *_ in one["parts"])
     parts = tuple(Portion(task, asked, _ids(shown), _ids(judged)) for task, _, asked, shown, judged in one["parts"])
@@ -93,10 +112,6 @@ def _of(one: Mapping[str, Any]) -> Environment:
 
 def _ids(count: int) -> tuple[str, ...]:
     return ("",) * count
-
-
-def _judged(one: Environment) -> int:
-    return sum(len(part.test) for part in one.parts)
 
 
 def _task_scores(row: Mapping[str, Any]) -> TaskScores:

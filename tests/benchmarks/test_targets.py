@@ -1,0 +1,151 @@
+"""The benchmark of targets, and of what similarities know of them, at toy size."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks import common, similarity_encoders, targets, targets_page
+from benchmarks import wordnet as definitions
+from benchmarks.targets_results import compact, expanded
+from prefmerge.cli import app
+from prefmerge.lab import findings, tables, target_tables
+from prefmerge.lab.results import Results
+from tests.lab.made import made
+from tests.models.tiny import tiny_bert
+
+STUDIES = ("places", "diversity")
+SMALL = {
+    "trainings": {"sequential": [3]},
+    "studies": ["places", "alpha", "diversity", "methods"],
+    "methods": ["Baseline", "MAGMAX", "Tunable (Label)", "Tunable (OT)", "Adapt (labels)", "Last + fitted bias"],
+    "environments": {"size": 20, "variants": [42, 43]},
+    "diversity": {"counts": [5], "variants": [42], "methods": ["MAGMAX", "Tunable (Label)"]},
+    "alpha": {"values": [1, 2]},
+    "scales": [1.0],
+}
+
+
+def in_this_process(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+    done = CliRunner().invoke(app, command[len(common.PREFMERGE) :], prog_name="prefmerge")
+    return subprocess.CompletedProcess(command, done.exit_code, done.stdout, done.stderr)
+
+
+def tables_of(results: Results) -> list[str]:
+    """Every table of a report, and every sentence."""
+    made = [
+        *(tables.environments(results, scale, study=s) for scale in (*results.scales, None) for s in STUDIES),
+        *(tables.differences(results, scale) for scale in (*results.scales, None)),
+        *(tables.similarities(results, study) for study in STUDIES),
+        *(make(results) for make in (tables.alpha, tables.methods, tables.places, tables.ablation)),
+        *(make(results) for make in (target_tables.overview, target_tables.estimates, target_tables.choices)),
+    ]
+    about = (
+        findings.about_places,
+        findings.about_adapt,
+        findings.about_similarities,
+        findings.about_alpha,
+        findings.about_diversity,
+    )
+    return [
+        *(one.markdown() for one in made if one is not None),
+        *(line for make in about for line in make(results)),
+    ]
+
+
+def test_from_definitions_to_a_page(wordnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PREFMERGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(targets.subprocess, "run", in_this_process)
+    monkeypatch.setattr(definitions, "TRAIN", 10)
+    monkeypatch.setattr(definitions, "TEST", 6)
+    work, model = tmp_path / "work", tiny_bert(tmp_path / "tiny")
+    recipe = definitions.recipe(definitions.RECIPE, work, model)
+    changes = {**SMALL, "finetune": {**recipe["finetune"], "held_out": 14}}
+    out = targets.bench(definitions.RECIPE, work, wordnet, model, changes, 1)
+    whole = Results.load(out / "results.json")
+    data = json.loads(json.dumps(targets.summary(whole, out, model)))
+    assert data["missing"] == []
+    assert str(tmp_path) not in json.dumps(data)  # no paths of the machine that made it
+    rebuilt = expanded(data)
+    assert len(rebuilt.scores) == len(whole.scores) == 2 * 4 * 10 + 3 * 10 + 2 * 2
+    assert tables_of(rebuilt) == tables_of(whole)
+    assert len(tables_of(rebuilt)) > 13
+    assert targets.finished(definitions.RECIPE, work, model, changes) == whole
+    trainings = json.loads((common.RESULTS / "wordnet_trainings.json").read_text())
+    text = targets_page.page([data, data], trainings)
+    assert "| Tunable (OT) | 1.0 | " in text
+    assert "10 targets mix two or three tasks: e1 to e5 of the paper, 2 of each." in " ".join(text.split())
+    assert "Adapt (labels) promised " in text
+
+    (gone, *_) = (out / "cells").glob("place-*adapt*.json")
+    gone.unlink()
+    less = targets.finished(definitions.RECIPE, work, model, changes)
+    assert [line.endswith("it was not computed") for line in less.missing] == [True]
+    assert len(less.scores) == len(whole.scores) - 2
+
+    known = similarity_encoders.run(out, [out / "runs" / "sequential-seed-3"], 5)
+    assert known["places"] == 10
+    assert known["rows"]["equal shares"]["total_variation"] > known["rows"]["labels"]["total_variation"]
+    assert set(known["rows"]) == {"equal shares", "labels"} | {
+        f"{title} | {encoder}" for title in similarity_encoders.DISTANCES for encoder in similarity_encoders.ENCODERS
+    }
+    assert "| OT, debiased |" in similarity_encoders.report(known)
+
+
+def test_how_shares_are_judged():
+    assert similarity_encoders.judged([0.5, 0.5, 0.0], [0.5, 0.5, 0.0]) == (0.0, 1.0)
+    assert similarity_encoders.judged([0.25, 0.25, 0.5], [0.5, 0.5, 0.0]) == (0.5, 0.5)
+    assert similarity_encoders.judged([0.0, 0.0, 1.0], [0.5, 0.5, 0.0]) == (1.0, 0.0)
+
+
+def test_a_page_of_entries_that_one_training_has():
+    """Rows of all kinds, some for one seed, and a second result with one training: nothing is invented."""
+    names = [*SMALL["methods"], "Tunable (Label), optimal + step", "Adapt (pairs)"]
+    results = with_priors(made(methods=names, studies=("places",)))
+    kept = [one for one in results.scores if one.seed == 3 or not one.method.startswith("Adapt (pairs)")]
+    assert tables_of(expanded(compact(results))) == tables_of(results)
+    origin = {**common.provenance(), "measured": ["2026-01-01", "2026-01-02"]}
+    data = {**origin, **compact(replace(results, scores=tuple(kept)))}
+    other = {**origin, **compact(with_priors(made(17, seeds=(3,), methods=names[:-1], studies=("places",))))}
+    trainings = json.loads((common.RESULTS / "wordnet_trainings.json").read_text())
+    text = targets_page.page([data, other], trainings)
+    one, many = text.split("## 17 tasks")
+    assert "Seed 3 only: Adapt (pairs), encoder alone; Adapt (pairs)." in one
+    assert "**Adapt (pairs) minus these, each method at its best scale" in one
+    assert "(-0.4 against Last + fitted bias); e3 (-0.7 against Last + fitted bias)" in one
+    assert "Seed 3 only" not in many
+    assert "One training (seed 3): there is no standard deviation over trainings." in many
+    for part in (one, many):
+        assert "Behind MAGMAX at scale 0.5, without the prior: " in part
+        assert "Adapt (labels) is lower at so many of the 25 targets: " in part
+    assert "nan" not in text
+    assert "None" not in text
+
+
+def with_priors(results: Results) -> Results:
+    """The same with a row + prior for each entry, an adapt that chooses its own scale, and promises."""
+    scores = []
+    for one in results.scores:
+        adapt, fitted = one.method.startswith("Adapt"), one.method == "Last + fitted bias"
+        own = replace(one, scale="") if adapt or fitted else one
+        if (adapt or fitted) and one.scale != results.scales[0]:
+            continue
+        said = one.accuracy + 0.02 * (one.variant - 1)
+        promise = (said, said - 0.03, said + 0.03) if adapt else None
+        scores.append(replace(own, chosen="last checkpoint" if adapt else own.chosen, estimate=promise))
+        if not fitted:
+            title = f"{one.method}, encoder alone" if adapt else f"{one.method} + prior"
+            scores.append(replace(own, method=title, right=own.right - 1, chosen=None))
+    recipe = {"finetune": {"held_out": 9}, "methods": []}
+    return replace(results, scores=tuple(scores), about={"recipe": recipe, "parameters": 1234})
+
+
+def test_the_page_on_similarities_is_the_one_that_the_results_make(tmp_path: Path):
+    similarity_encoders.main(["--render-only", "--docs", str(tmp_path / "similarities.md")])
+    assert (tmp_path / "similarities.md").read_text() == (common.ROOT / "docs" / "similarities.md").read_text()
