@@ -16,6 +16,7 @@ import datetime
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,9 @@ WORK = Path(__file__).parent / "scratch" / "targets"
 RECIPES = dict(zip(NAMES, (wordnet.RECIPE, wordnet.RECIPE.with_name("wordnet-17.yaml")), strict=True))
 
 
-def own_recipe(file: Path, work: Path, model: Path, changes: dict[str, Any]) -> Path:
-    """The recipe for this machine, written beside its output. `changes` replace keys."""
-    work.mkdir(parents=True, exist_ok=True)
-    own = work / file.name
+def own_recipe(file: Path, work: Path, model: Path, changes: dict[str, Any], folder: Path) -> Path:
+    """The recipe for this machine, written into `folder`. `changes` replace keys."""
+    own = folder / file.name
     own.write_text(yaml.safe_dump({**wordnet.recipe(file, work, model), **changes}, sort_keys=False), encoding="utf-8")
     return own
 
@@ -47,7 +47,7 @@ def bench(file: Path, work: Path, definitions: Path, model: Path, changes: dict[
     """The output of `prefmerge bench`, from the data on."""
     if not (work / "data" / "test.csv").exists():
         wordnet.write_data(definitions, work / "data", wordnet.TRAIN, wordnet.TEST)
-    own, out = own_recipe(file, work, model, changes), work / file.stem
+    own, out = own_recipe(file, work, model, changes, work), work / file.stem
     command = [*common.PREFMERGE, "bench", str(own), "-o", str(out)]
     done = subprocess.run([*command, *(["--jobs", str(jobs)] if jobs else [])], check=False, stdout=subprocess.DEVNULL)
     if done.returncode and not Results.load(out / "results.json").missing:
@@ -57,7 +57,9 @@ def bench(file: Path, work: Path, definitions: Path, model: Path, changes: dict[
 
 def finished(file: Path, work: Path, model: Path, changes: dict[str, Any]) -> Results:
     """What the finished pieces of work of an output say. Trains nothing and merges nothing."""
-    recipe, out = read_experiment(own_recipe(file, work, model, changes)), work / file.stem
+    out = work / file.stem
+    with tempfile.TemporaryDirectory() as folder:  # a recipe beside the output may be one that is running
+        recipe = read_experiment(own_recipe(file, work, model, changes, Path(folder)))
     waiting = untrained(recipe, out)
     if waiting:
         sys.exit(f"{out}: not trained yet: {', '.join(waiting)}. Run this without --collect.")

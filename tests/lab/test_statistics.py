@@ -247,6 +247,8 @@ def test_a_method_that_chooses_its_own_scale_stands_at_every_scale():
     assert found.scales == ("", "1")
     assert found.overall.mean == pytest.approx(0.0375)
     assert scores.best_scale("A") == ""
+    less = tuple(one for one in own if (one.method, one.environment) != ("A", "e1"))
+    assert StudyScores(dataclasses.replace(whole, scores=less)).best_scale("A") == ""  # there is nothing to choose
     assert scores.scales("A") == ("",)
 
 

@@ -121,8 +121,10 @@ class StudyScores:
 
     def best_scale(self, method: str) -> str | None:
         """The scale with the highest average over all environments, of equal ones the lowest. Only scales with the most
-        complete seeds compete; None where no scale has a complete seed.
+        complete seeds compete; None where no scale has a complete seed. "" for a method that chooses its own.
         """
+        if self.scales(method) == ("",):
+            return ""
         means = {scale: self.average(method, scale) for scale in sorted(self.scales(method), key=by_size)}
         most = max((len(mean.seeds) for mean in means.values() if mean is not None), default=0)
         values = {scale: mean.value for scale, mean in means.items() if mean is not None and len(mean.seeds) == most}
