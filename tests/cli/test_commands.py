@@ -30,7 +30,7 @@ def contents(folder: Path) -> list[str]:
 
 
 def test_merge_says_how_it_was_made(call: Call) -> None:
-    done = call(f"merge {THREE} -o out.safetensors --prefer 0.8,0.2 --seed 0")
+    done = call(f"merge {THREE} -o out.safetensors --selection paper --prefer 0.8,0.2 --seed 0")
     assert (done.code, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[0].split("  ")[0] == "task"
@@ -62,9 +62,31 @@ def test_merge_says_how_it_was_made(call: Call) -> None:
         "method tunable_magmax, scale 0.5, seed 0, selection paper, importance magnitude, strength 1, carry 0, "
         "toward_last 0, scope tensor, passes 2." in lines
     )
+    assert (
+        "It is not known that each task was trained after the one before it. If it was, add --sequential: then the "
+        "default is scale 1 and importance step." in lines
+    )
     assert lines[-3].startswith("Output:  out.safetensors (")
     assert lines[-2] == "Receipt: out.safetensors.receipt.json"
     assert lines[-1].endswith("prefmerge adapt BASE TASK... --labels FILE -o OUT")
+
+
+def test_a_merge_of_tasks_in_sequence_says_so_once(call: Call) -> None:
+    for flags in (
+        "--sequential",
+        "--importance magnitude",
+        "--as-published",
+        "--method magmax",
+        "--sequential --scale 1",
+    ):
+        for done in (call(f"merge {THREE} -o out.safetensors --force {flags}"), call(f"plan {THREE} {flags}")):
+            assert (done.code, done.stderr) == (0, "")
+            assert "It is not known" not in done.stdout
+    assert "the default is importance step." in call(f"plan {THREE} --scale 0.5").stdout
+    best = json.loads(call(f"merge {THREE} -o best.safetensors --json --sequential").stdout)["recipe"]
+    assert (best["selection"], best["importance"], best["scale"]) == ("optimal", "step", 1.0)
+    told = json.loads(call(f"merge {THREE} -o told.safetensors --json --as-published").stdout)["recipe"]
+    assert (told["selection"], told["importance"], told["scale"]) == ("released", "magnitude", 0.5)
 
 
 def test_a_preference_that_was_not_given_is_printed_too(call: Call) -> None:
@@ -89,8 +111,8 @@ def test_json_is_the_receipt_and_nothing_else(call: Call) -> None:
 
 def test_every_flag_reaches_the_receipt(call: Call) -> None:
     flags = (
-        "--prefer alpha:2 --scale 0.25 --seed 7 --importance step --strength 0.1 --carry 1/3 --scope model "
-        "--passes 3 --dtype bfloat16"
+        "--prefer alpha:2 --scale 0.25 --seed 7 --selection paper --importance step --strength 0.1 --carry 1/3 "
+        "--scope model --passes 3 --dtype bfloat16"
     )
     done = call(
         f"merge {THREE} -o out.safetensors --json {flags} --exclude head.* --exclude scale --threads 1 "
@@ -292,6 +314,12 @@ def test_many_tasks_show_their_largest_owners(call: Call, folder: Path) -> None:
             2,
             "--passes has no use with selection optimal, which has no passes. ",
         ),
+        (
+            f"merge {THREE} -o out.safetensors --as-published --scale 1",
+            2,
+            "--as-published sets scale to 0.5, and --scale",
+        ),
+        (f"merge {THREE} -o out.safetensors --as-published --method ties", 2, "--as-published has no use with method"),
         (f"merge {THREE} -o out.safetensors --as-task-vector --scale 1", 2, "--scale has no effect on a task vector"),
         (f"merge {THREE} -o out.safetensors --method magmx", 2, "Did you mean 'magmax'?"),
         (f"merge {THREE} -o out.safetensors --strength 2", 2, "strength: expected a number from 0 to 1, found 2."),

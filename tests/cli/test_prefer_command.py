@@ -54,7 +54,7 @@ def test_labels_to_a_merged_model(place: Path, call: Callable[[str], Result]) ->
 
     following = call(lines[8].removeprefix("Next: prefmerge ").replace("merged/", "by-place"))
     assert (following.code, following.stderr) == (0, "")
-    by_hand = call("merge base cars birds -o by-hand --prefer 19/4,12")
+    by_hand = call("merge base cars birds -o by-hand --prefer 19/4,12 --sequential")
     assert by_hand.code == 0
     same = [(place / name / "model.safetensors").read_bytes() for name in ("by-place", "by-hand")]
     assert same[0] == same[1]

@@ -26,11 +26,14 @@ BESIDE_BASE = {"config.json": '{"model_type": "llama", "torch_dtype": "float32"}
 
 FILES: dict[str, dict[str, Any]] = {
     "default": {},
+    "sequential": {"sequential": True},
+    "as_published": {"as_published": True},
+    "uniform": {"selection": "paper"},
     "paper": {"preference": "cars=0.7,birds=0.3", "selection": "paper", "seed": 3},
     "printed": {"preference": "alpha:2", "selection": "printed", "passes": 3},
     "toward_last": {"preference": "0.2,0,0.8", "selection": "optimal", "scale": 0.5, "toward_last": "0.25"},
-    "whole_model": {"preference": "5,3,2", "scope": "model", "importance": "step"},
-    "blended": {"preference": "0.5,0.3,0.2", "strength": "0.5", "carry": "1/3", "scope": "model"},
+    "whole_model": {"preference": "5,3,2", "selection": "paper", "scope": "model", "importance": "step", "scale": 0.5},
+    "blended": {"preference": "0.5,0.3,0.2", "selection": "paper", "strength": "0.5", "carry": "1/3", "scope": "model"},
     "increments": {"method": "increments", "preference": "0.6,0.2,0.2"},
     "magmax": {"method": "magmax"},
     "max_abs": {"method": "max_abs", "scale": 0.3, "exclude": ["head.*"]},
@@ -42,8 +45,11 @@ FILES: dict[str, dict[str, Any]] = {
     "last": {"method": "last", "as_task_vector": True},
     "sha256": {"method": "magmax", "sha256": True},
 }
-FOLDERS: dict[str, dict[str, Any]] = {"folder": {"preference": "cars=1", "dtype": "float16"}}
-IN_MEMORY: dict[str, dict[str, Any]] = {"memory": {"preference": "uniform"}, "memory_average": {"method": "average"}}
+FOLDERS: dict[str, dict[str, Any]] = {"folder": {"preference": "cars=1", "selection": "paper", "dtype": "float16"}}
+IN_MEMORY: dict[str, dict[str, Any]] = {
+    "memory": {"preference": "uniform", "selection": "paper"},
+    "memory_average": {"method": "average"},
+}
 CASES = [*FILES, *FOLDERS, *IN_MEMORY]
 
 

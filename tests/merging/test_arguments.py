@@ -33,14 +33,14 @@ def expected(one: Parameter[Any]) -> Any:
     if one.kind is YES_OR_NO:
         single: Any = bool
     elif "|" in one.kind.metavar:
-        return Literal[tuple(one.kind.metavar.split("|"))]  # pyright: ignore[reportInvalidTypeForm]
+        single = Literal[tuple(one.kind.metavar.split("|"))]  # pyright: ignore[reportInvalidTypeForm]
     elif type(one.default) is int:
         return int
     else:
         single = str if one.kind.metavar in ("METHOD", "DTYPE") else Number
     if one.per_task:
         single = Number | Sequence[Number | None] if one.flag else Sequence[Number | None] | None
-    return single | None if one.by_method or one.default is None else single
+    return single | None if one.varies or one.default is None else single
 
 
 def test_the_types_are_those_of_the_declared_parameters() -> None:
@@ -60,7 +60,7 @@ def test_the_signature_has_every_parameter_with_its_default(function: Callable[.
         assert shown[name].annotation == hints[name]
         default = shown[name].default
         if default is None:
-            assert one.default is None or one.by_method or (one.per_task and not one.flag)
+            assert one.default is None or one.varies or (one.per_task and not one.flag)
         else:
             assert one.read(default) == one.default
 

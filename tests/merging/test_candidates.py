@@ -23,14 +23,16 @@ from tests.methods.problems import state_dicts
 NAMES = ("cars", "birds", "digits", "signs")
 SETTINGS: list[dict[str, Any]] = [
     *({"method": name} for name in METHODS),
-    {"preference": "cars=0.8,birds=0.2", "scale": "0.3"},
-    {"preference": "0,0,1,0", "seed": 3, "scale": 1.5},
+    {"preference": "alpha:2", "sequential": True},
+    {"preference": "alpha:2", "as_published": True},
+    {"selection": "paper", "preference": "cars=0.8,birds=0.2", "scale": "0.3"},
+    {"selection": "paper", "preference": "0,0,1,0", "seed": 3, "scale": 1.5},
     {"selection": "optimal", "preference": "alpha:2"},
     {"selection": "printed", "passes": 3, "preference": "0.5,0,0.5,0"},
-    {"importance": "step", "preference": "0,0.7,0,0.3"},
+    {"selection": "paper", "importance": "step", "preference": "0,0.7,0,0.3"},
     {"importance": "step", "selection": "optimal", "strength": "0.5", "carry": "0.25", "preference": "8,1,1,0"},
-    {"strength": "0.3", "preference": "1,0,0,0"},
-    {"scope": "model", "preference": "alpha:0.5"},
+    {"selection": "paper", "strength": "0.3", "preference": "1,0,0,0"},
+    {"selection": "paper", "scope": "model", "preference": "alpha:0.5"},
     {"scope": "model", "selection": "optimal", "strength": "0.5"},
     {"method": "ties", "density": 0.5, "weights": [1, 2, 3, -1], "normalize": False},
     {"method": "ties", "scope": "model"},
@@ -38,7 +40,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"method": "task_arithmetic", "weights": [0.5, 0, -1, 2]},
     {"method": "increments", "preference": "8,1,1,0", "start": "0.75", "boost": 2},
     {"toward_last": "0.5", "selection": "optimal", "preference": "8,1,1,0"},
-    {"exclude": ["deep.*"], "preference": "alpha:2"},
+    {"selection": "paper", "exclude": ["deep.*"], "preference": "alpha:2"},
     {"dtype": "bfloat16", "method": "magmax"},
 ]
 
@@ -121,7 +123,8 @@ def test_candidates_share_one_reading(tmp_path: Path, monkeypatch: pytest.Monkey
         candidates.models(by_tensor * 2)
         once = dict(read)
         read.clear()
-        candidates.models([{"preference": "0,0.5,0,0.5", "seed": seed} for seed in range(5)])
+        settings = {"selection": "paper", "preference": "0,0.5,0,0.5"}
+        candidates.models([{**settings, "seed": seed} for seed in range(5)])
         wanted = dict(read)
     sizes = {name: values.size for name, values in read_back(base).items()}
     assert once == {(name, tensor): size for name in NAMES for tensor, size in sizes.items() if size}

@@ -58,7 +58,7 @@ def test_equal_recipes_give_equal_files_whatever_the_threads_blocks_memory_names
     ):
         out = tmp_path / f"elsewhere-{i}" / f"{i}.safetensors"
         names = [f"{name}{i}" for name in "abcd"]
-        recipe = recipe_of(base, tasks, names=names, scope="model", preference="alpha:0.5")
+        recipe = recipe_of(base, tasks, names=names, selection="paper", scope="model", preference="alpha:0.5")
         receipt = run(recipe, out, threads=threads, block=block, max_memory=memory)
         contents.add(out.read_bytes())
         if memory == "1kB":
@@ -71,7 +71,7 @@ def test_an_output_is_hashed_while_it_is_written(
 ):
     """It is read back only where blocks are shorter than what is hashed at a time."""
     base, tasks = files
-    recipe = recipe_of(base, tasks, preference="alpha:2")
+    recipe = recipe_of(base, tasks, selection="paper", preference="alpha:2")
     expected = run(recipe, tmp_path / "short.safetensors", block=7).fingerprint
     monkeypatch.delattr(Output, "raw")
     receipt = run(recipe, tmp_path / "out.safetensors")
@@ -92,8 +92,8 @@ def test_shards_of_the_inputs_change_nothing(files: tuple[Path, list[Path]], tmp
         save_file({n: tensors[n] for n in part}, folder / file)
         weight_map |= dict.fromkeys(part, file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-    merge(base, tasks, tmp_path / "a.safetensors", scope="model")
-    merge(folder, tasks, tmp_path / "b.safetensors", scope="model")
+    merge(base, tasks, tmp_path / "a.safetensors", selection="paper", scope="model")
+    merge(folder, tasks, tmp_path / "b.safetensors", selection="paper", scope="model")
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 

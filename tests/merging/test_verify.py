@@ -50,7 +50,10 @@ def edit_receipt(out: Path, change: Callable[[dict[str, Any]], None]) -> None:
     "options",
     [
         {"preference": "0.7,0.2,0.1"},
-        {"preference": "digits=1", "scope": "model", "seed": 3, "passes": 3},
+        {"preference": "0.7,0.2,0.1", "sequential": True},
+        {"preference": "0.7,0.2,0.1", "as_published": True},
+        {"preference": "0.7,0.2,0.1", "selection": "paper"},
+        {"preference": "digits=1", "selection": "paper", "scope": "model", "seed": 3, "passes": 3},
         {"preference": "alpha:0.5", "selection": "optimal"},
         {"preference": "alpha:2", "strength": "0.5", "carry": "1/3", "selection": "printed"},
         {"method": "magmax", "as_task_vector": True, "exclude": ["ids", "head.*"]},
@@ -152,7 +155,7 @@ def _other_random(data: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("change", [_more_owned, _other_owner, _other_pass, _other_random])
 def test_counts_that_do_not_add_up(inputs: list[Path], change: Callable[[dict[str, Any]], None]) -> None:
-    out = merged(inputs)
+    out = merged(inputs, selection="paper")
     edit_receipt(out, change)
     with pytest.raises(
         VerificationFailed,

@@ -287,14 +287,14 @@ def owned(receipt: Receipt) -> list[int]:
 @pytest.mark.parametrize("scope", ["tensor", "model"])
 def test_embeddings_stored_twice_are_merged_once(tmp_path: Path, scope: Literal["tensor", "model"]):
     base, tasks = llamas(tmp_path)
-    receipt = merge(base, tasks, tmp_path / "out.safetensors", scope=scope)
+    receipt = merge(base, tasks, tmp_path / "out.safetensors", selection="paper", scope=scope)
     out = load_file(tmp_path / "out.safetensors")
     assert out[HEAD].tobytes() == out[EMBED].tobytes()
     # Shared elements, which a state dict shows, give the same bytes: the same name keys the random choices.
     shared = [llama(i) for i in range(3)]
     for state in shared:
         state[HEAD] = state[EMBED]
-    expected, other = merge_state_dicts(shared[0], shared[1:], scope=scope)
+    expected, other = merge_state_dicts(shared[0], shared[1:], selection="paper", scope=scope)
     assert expected[HEAD] is expected[EMBED]
     assert {name: value.tobytes() for name, value in expected.items()} == {n: v.tobytes() for n, v in out.items()}
     row = receipt.to_json()["tensors"][EMBED]
@@ -309,7 +309,7 @@ def test_embeddings_stored_twice_are_merged_once(tmp_path: Path, scope: Literal[
     assert other.to_json()["notes"] == []
     verify(tmp_path / "out.safetensors", inputs=True, rerun=True)
     with Candidates(base, tasks) as candidates:
-        model = candidates.model(scope=scope)
+        model = candidates.model(selection="paper", scope=scope)
         assert {name: value.tobytes() for name, value in model.items()} == {n: v.tobytes() for n, v in out.items()}
 
 

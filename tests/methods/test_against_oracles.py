@@ -147,7 +147,7 @@ def test_the_assignment_is_one_that_the_algorithm_makes(
 @thorough
 @given(problems(kinds=["real"], most_tasks=12), SCOPES, st.integers(1, 3))
 def test_the_algorithm_ranks_by_steps_where_asked(problem: Problem, scope: str, passes: int) -> None:
-    merged, receipt = merge(problem, importance="step", scope=scope, scale=1.0, passes=passes)
+    merged, receipt = merge(problem, selection="paper", importance="step", scope=scope, scale=1.0, passes=passes)
     for tensors in problem.groups(scope):
         owners = owners_by_value(problem, tensors, merged, 1.0)
         table = importance_of(problem, tensors, "step")
@@ -199,7 +199,9 @@ def test_a_full_task_takes_each_candidate_equally_often() -> None:
     taken = np.zeros(48)
     together = 0
     for seed in range(100):
-        merged, _ = merge_state_dicts(base, tasks, preference=Preference.explicit([3, 1]), scale=1.0, seed=seed)
+        merged, _ = merge_state_dicts(
+            base, tasks, preference=Preference.explicit([3, 1]), selection="paper", scale=1.0, seed=seed
+        )
         mine = merged["w"] > 2.5
         assert mine.sum() == 12
         taken += mine
@@ -385,7 +387,7 @@ def test_no_strength_with_optimal_selection_is_magmax(problem: Problem, scope: s
 @thorough
 @given(problems(), st.sampled_from(["0", "0.5", "1", "2", "0.57"]), SCOPES)
 def test_geometric_shares_become_budgets(problem: Problem, alpha: str, scope: str) -> None:
-    _, receipt = merge(problem, preference=Preference.geometric(alpha), scope=scope)
+    _, receipt = merge(problem, preference=Preference.geometric(alpha), selection="paper", scope=scope)
     wanted = shares.geometric(Fraction(alpha), len(problem.tasks))
     for tensors in in_competition(Problem(problem.base, problem.tasks, wanted), "paper").groups(scope):
         elements = problem.joined_deltas(tensors).shape[1]

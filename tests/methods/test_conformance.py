@@ -15,13 +15,15 @@ from tests.methods.problems import gaussian, state_dicts
 OPTIONS = {
     "tunable_magmax": [
         {},
-        {"preference": "0.7,0.1,0,0.2"},
-        {"scope": "model", "preference": "alpha:0.5"},
+        {"sequential": True},
+        {"selection": "paper"},
+        {"selection": "paper", "preference": "0.7,0.1,0,0.2"},
+        {"selection": "paper", "scope": "model", "preference": "alpha:0.5"},
         {"selection": "optimal"},
         {"selection": "optimal", "scope": "model", "importance": "step"},
         {"selection": "printed", "passes": 3},
         {"selection": "released", "preference": "0,0.7,0,0.3"},
-        {"strength": "0.5", "carry": "0.5", "importance": "step"},
+        {"selection": "paper", "strength": "0.5", "carry": "0.5", "importance": "step"},
         {"toward_last": "0.5", "selection": "optimal"},
     ],
     "increments": [{}, {"preference": "0.7,0.1,0,0.2", "start": "0.75", "boost": "2", "drop": "0.5"}],
@@ -105,9 +107,9 @@ def test_every_element_is_one_tasks_value_bit_for_bit(method: str):
 
 def test_seed_changes_draws_and_nothing_else():
     base, tasks = gaussian(4, 2000)
-    first, _ = merge_state_dicts(base, tasks, seed=1)
-    again, _ = merge_state_dicts(base, tasks, seed=1)
-    other, receipt = merge_state_dicts(base, tasks, seed=2)
+    first, _ = merge_state_dicts(base, tasks, selection="paper", seed=1)
+    again, _ = merge_state_dicts(base, tasks, selection="paper", seed=1)
+    other, receipt = merge_state_dicts(base, tasks, selection="paper", seed=2)
     assert same(first, again)
     assert not same(first, other)
     assert receipt.owned == (500,) * 4
@@ -115,8 +117,9 @@ def test_seed_changes_draws_and_nothing_else():
 
 def test_tensor_order_in_the_dict_changes_nothing():
     base, tasks = state_dicts(4)
-    backwards, _ = merge_state_dicts(dict(reversed(base.items())), tasks, scope="model", preference="0.1,0.2,0.3,0.4")
-    forwards, _ = merge_state_dicts(base, tasks, scope="model", preference="0.1,0.2,0.3,0.4")
+    how: dict[str, Any] = {"selection": "paper", "scope": "model", "preference": "0.1,0.2,0.3,0.4"}
+    backwards, _ = merge_state_dicts(dict(reversed(base.items())), tasks, **how)
+    forwards, _ = merge_state_dicts(base, tasks, **how)
     assert same(forwards, {k: backwards[k] for k in forwards})
 
 
@@ -127,7 +130,7 @@ def test_relabelling_tasks_of_equal_magnitude_relabels_owners():
     signs = [rng.choice([-1, 1], 400).astype(np.float32) for _ in range(3)]
     tasks = [{"w": magnitude * s} for s in signs]
     shares = ["0.5", "0.3", "0.2"]
-    _, receipt = merge_state_dicts(base, tasks, preference=",".join(shares))
-    _, relabelled = merge_state_dicts(base, tasks[::-1], preference=",".join(shares[::-1]))
+    _, receipt = merge_state_dicts(base, tasks, selection="paper", preference=",".join(shares))
+    _, relabelled = merge_state_dicts(base, tasks[::-1], selection="paper", preference=",".join(shares[::-1]))
     assert receipt.owned == (200, 120, 80)
     assert relabelled.owned == (80, 120, 200)

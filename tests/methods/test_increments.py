@@ -179,6 +179,6 @@ def test_toward_last_goes_from_the_owners_value_to_the_last_one(selection: str):
 def test_toward_last_reaches_tensors_that_only_the_last_task_changed():
     base = {"w": np.zeros(100, np.float32), "late": np.zeros(10, np.float32)}
     tasks = [{"w": base["w"] + 1, "late": base["late"]}, {"w": base["w"] + 2, "late": base["late"] + 4}]
-    merged, _ = merge_state_dicts(base, tasks, preference="1,0", toward_last="0.25", scale="1")
+    merged, _ = merge_state_dicts(base, tasks, preference="1,0", selection="paper", toward_last="0.25", scale="1")
     np.testing.assert_array_equal(merged["late"], np.full(10, 1, np.float32))
     np.testing.assert_array_equal(merged["w"], np.full(100, 1.25, np.float32))

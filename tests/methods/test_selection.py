@@ -27,14 +27,14 @@ def test_the_printed_second_pass_assigns_nothing_and_ours_does(seed: int, scope:
     assert sum(first) > 0
     assert not np.any(later)
     assert sum(printed.to_json()["totals"]["random"]) > 0  # what the printed algorithm leaves to chance
-    _, ours = merge_state_dicts(base, tasks, **options)
+    _, ours = merge_state_dicts(base, tasks, selection="paper", **options)
     assert np.any(ours.to_json()["totals"]["passes"][1])
     assert sum(ours.to_json()["totals"]["random"]) < sum(printed.to_json()["totals"]["random"])
 
 
 def test_every_pass_fills_its_lowest_competing_task_so_p_passes_leave_nothing_to_chance():
     base, tasks = gaussian(6, 5000)
-    _, receipt = merge_state_dicts(base, tasks, preference="1,1,1,1,1,30", passes=6)
+    _, receipt = merge_state_dicts(base, tasks, preference="1,1,1,1,1,30", selection="paper", passes=6)
     assert sum(receipt.to_json()["totals"]["random"]) == 0
 
 
@@ -43,7 +43,7 @@ def test_a_task_without_budget_does_not_compete_but_does_when_printed():
     base = {"w": np.zeros(1000, np.float32)}
     rng = np.random.default_rng(0)
     tasks = [{"w": rng.random(1000).astype(np.float32) + bump} for bump in (0, 9, 0)]
-    _, ours = merge_state_dicts(base, tasks, preference="0.5,0,0.5")
+    _, ours = merge_state_dicts(base, tasks, preference="0.5,0,0.5", selection="paper")
     _, printed = merge_state_dicts(base, tasks, preference="0.5,0,0.5", selection="printed")
     assert sum(map(sum, ours.to_json()["totals"]["passes"])) == 1000
     assert ours.to_json()["totals"]["passes"][0][2] > 450  # it is larger than task 1 in half of them
@@ -57,7 +57,7 @@ def test_draws_are_uniform_over_the_candidates():
     tasks = [{"w": np.ones(10_000, np.float32)}, {"w": -np.ones(10_000, np.float32)}]
     counts = np.zeros(10)
     for seed in range(20):
-        merged, _ = merge_state_dicts(base, tasks, preference="0.8,0.2", scale=1, seed=seed)
+        merged, _ = merge_state_dicts(base, tasks, preference="0.8,0.2", selection="paper", scale=1, seed=seed)
         counts += (merged["w"] < 0).reshape(10, 1000).sum(axis=1)
     assert counts.sum() == 20 * 2000
     # Each tenth expects 4,000 with a standard deviation below 57; six of them are never seen by chance.
@@ -78,7 +78,7 @@ def test_strength_zero_with_optimal_selection_is_magmax_bit_for_bit():
 def test_strength_moves_budgets_from_magmaxs_own_to_the_preference():
     base, tasks = gaussian(3, 1000)
     _, magmax = merge_state_dicts(base, tasks, method="magmax")
-    _, half = merge_state_dicts(base, tasks, preference="1,0,0", strength="0.5")
+    _, half = merge_state_dicts(base, tasks, preference="1,0,0", selection="paper", strength="0.5")
     assert magmax.owned is not None
     assert half.owned is not None
     assert abs(half.owned[0] - (1000 + magmax.owned[0]) / 2) <= 1
@@ -87,7 +87,7 @@ def test_strength_moves_budgets_from_magmaxs_own_to_the_preference():
 
 def test_carry_gives_later_tasks_part_of_an_earlier_ones_share():
     base, tasks = gaussian(3, 700)
-    _, receipt = merge_state_dicts(base, tasks, preference="1,0,0", carry="0.5")
+    _, receipt = merge_state_dicts(base, tasks, preference="1,0,0", selection="paper", carry="0.5")
     assert receipt.owned == (400, 200, 100)
 
 
@@ -161,7 +161,8 @@ def test_one_reading_per_pass_and_none_per_stage():
     for passes in (1, 2):
         deltas = Arrays(tau)
         with Workspace(block=4096) as work:
-            TunableMagmax().prepare([deltas], Settings(8, shares=shares, values={"passes": passes}), work)
+            values = {"selection": "paper", "passes": passes}
+            TunableMagmax().prepare([deltas], Settings(8, shares=shares, values=values), work)
         readings.append(deltas.readings)
     # The first pass reads each of 8 tasks once; looking for a change reads one block more. The second reads only tasks
     # with budget left.
@@ -175,25 +176,26 @@ def test_counts_must_be_a_budget_over_the_whole_model():
         merge_state_dicts(base, tasks, preference=Preference.counts([4, 6]))
     with pytest.raises(PreferenceError, match="sum to 11, but the tasks changed 10 elements"):
         merge_state_dicts(base, tasks, preference=Preference.counts([4, 7]), scope="model")
-    _, receipt = merge_state_dicts(base, tasks, preference=Preference.counts([4, 6]), scope="model")
+    _, receipt = merge_state_dicts(base, tasks, preference=Preference.counts([4, 6]), selection="paper", scope="model")
     assert receipt.owned == (4, 6)
 
 
 def test_more_competing_tasks_than_a_mask_holds():
     base, tasks = gaussian(70, 300)
     with pytest.raises(MethodError, match="70 tasks compete, but selection 'paper' holds at most 64"):
-        merge_state_dicts(base, tasks)
+        merge_state_dicts(base, tasks, selection="paper")
     _, receipt = merge_state_dicts(base, tasks, selection="optimal")
     assert receipt.owned is not None
     assert sum(receipt.owned) == 300
-    _, few = merge_state_dicts(base, tasks, preference=Preference.named({"task-1": 1, "task-70": 2}))
+    named = Preference.named({"task-1": 1, "task-70": 2})
+    _, few = merge_state_dicts(base, tasks, preference=named, selection="paper")
     assert few.owned is not None
     assert few.owned[0] == 100
 
 
 def test_masks_of_64_tasks():
     base, tasks = gaussian(64, 6400)
-    _, receipt = merge_state_dicts(base, tasks)
+    _, receipt = merge_state_dicts(base, tasks, selection="paper")
     assert receipt.owned == (100,) * 64
 
 

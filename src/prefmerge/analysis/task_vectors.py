@@ -30,7 +30,8 @@ from prefmerge.analysis.measured import BIAS, DENSITIES, Measured, MeasuredPart,
 from prefmerge.analysis.ownership import layers, natural
 from prefmerge.merging.api import checked_threads, recipe_of
 from prefmerge.merging.engine import Progress
-from prefmerge.merging.plan import Plan, make_plan, training_of
+from prefmerge.merging.order import training_of
+from prefmerge.merging.plan import Plan, make_plan
 from prefmerge.methods import kernels as counting
 from prefmerge.methods.ties import HIGH, LOW, locate
 from prefmerge.vectors.reader import TaskVectors

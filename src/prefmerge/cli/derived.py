@@ -15,8 +15,8 @@ import typer
 
 from prefmerge.ground.words import joined
 from prefmerge.merging.parameters import METHOD, OF_EVERY_MERGE, every
-from prefmerge.methods import DEFAULT, METHODS
-from prefmerge.methods.parameters import YES_OR_NO, Parameter
+from prefmerge.methods import DEFAULT, METHODS, declared
+from prefmerge.methods.parameters import AS_PUBLISHED, YES_OR_NO, Parameter
 
 
 def with_flags(
@@ -61,6 +61,8 @@ def help_of(one: Parameter[Any]) -> str:
     if one is METHOD:
         *names, last = (typed(name) + (" (default)" if name == DEFAULT.name else "") for name in METHODS)
         return f"{', '.join(names)} or {last}."
+    if one is AS_PUBLISHED:
+        return f"{one.help[:1].upper()}{one.help[1:]}: {_published()}."
     having = [method.name for method in METHODS.values() if method.honours(one)]
     if len(having) == 1 and one.name not in OF_EVERY_MERGE:
         what = f"{typed(having[0])}: {one.help}."
@@ -69,15 +71,39 @@ def help_of(one: Parameter[Any]) -> str:
     return what + _default(one, having)
 
 
+def _published() -> str:
+    """What `as_published` sets, method by method."""
+    of: dict[str, list[str]] = {}
+    for name, method in METHODS.items():
+        values = [f"{key} {declared()[key].text(value)}" for key, value in method.published.items()]
+        if values:
+            of.setdefault(joined(values), []).append(typed(name))
+    return "; ".join(f"{values} for {joined(names)}" for values, names in of.items())
+
+
 def _default(one: Parameter[Any], having: list[str]) -> str:
-    if one.default in (None, ()) or (one.kind is YES_OR_NO and not one.by_method):
+    if one.default in (None, ()) or (one.kind is YES_OR_NO and not one.varies):
         return ""
-    of = {name: METHODS[name].own(one).default for name in having}
-    usual, _ = Counter(of.values()).most_common(1)[0]
-    others = {value: [typed(name) for name in having if of[name] == value] for value in of.values() if value != usual}
-    own = ", ".join(f"{one.text(value)} for {joined(names)}" for value, names in others.items())
+    of = {name: METHODS[name].own(one) for name in having}
+    usual, _ = Counter(own.default for own in of.values()).most_common(1)[0]
+    if len(of) == 1 and (instead := _instead(one)):
+        return f" Default {instead}, else {one.text(usual)}."
+    others: dict[Any, list[str]] = {}
+    for name, own in of.items():
+        if own.default != usual or own.instead:
+            where = f" ({_instead(own)})" if own.instead else ""
+            others.setdefault(own.default, []).append(f"{typed(name)}{where}")
+    special = ", ".join(f"{one.text(value)} for {joined(names)}" for value, names in others.items())
     in_a_file = "" if one.mergekit_default is None else f" (in a recipe file: {one.text(one.mergekit_default)})"
-    return f" Default {f'{own}, else ' if own else ''}{one.text(usual)}{in_a_file}."
+    return f" Default {f'{special}, else ' if special else ''}{one.text(usual)}{in_a_file}."
+
+
+def _instead(one: Parameter[Any]) -> str:
+    """The default that other parameters decide, and where: `1 where importance is step`."""
+    if one.instead is None:
+        return ""
+    where = [f"{o.name} is {' or '.join(map(o.text, values))}" for o, values in one.instead.others]
+    return f"{one.text(one.instead.value)} where {joined(where)}"
 
 
 def typed(name: str) -> str:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from prefmerge.ground.words import listed
-from prefmerge.methods.parameters import PREFERENCE
+from prefmerge.methods.parameters import PREFERENCE, SEQUENTIAL
 
 if TYPE_CHECKING:
     from prefmerge.analysis import Inventory, OwnedRow, Ownership
@@ -293,6 +293,14 @@ def _say_how(console: Console, settings: Mapping[str, Any], recipe: Recipe) -> N
         if not (value is None or value is False or value == []) and name != PREFERENCE.name
     }
     console.print(", ".join(f"{name} {_setting(value)}" for name, value in shown.items()) + ".", soft_wrap=True)
+    waiting, known = recipe.waits_for_order, recipe.with_order(True)
+    if len(recipe.tasks) > 1 and any(settings[one.name] != one.to_json(known[one]) for one in waiting):
+        values = " and ".join(f"{one.name} {one.text(known[one])}" for one in waiting)
+        console.print(
+            "It is not known that each task was trained after the one before it. If it was, add "
+            f"{SEQUENTIAL.spelled}: then the default is {values}.",
+            soft_wrap=True,
+        )
 
 
 def _say_notes(console: Console, notes: Sequence[str]) -> None:

@@ -24,16 +24,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class RecipeArguments(TypedDict, total=False):
-    """Every parameter of a recipe. `docs/parameters.md` says what each is; one that is None has the method's own
-    default.
+    """Every parameter of a recipe. `docs/parameters.md` says what each is, and what the default of one that is None
+    depends on.
     """
 
     method: str
     preference: Preference | str | Sequence[Number] | Mapping[str, Number] | None
     scale: Number | None
     seed: int
-    selection: Literal["paper", "optimal", "printed", "released"]
-    importance: Literal["magnitude", "step"]
+    selection: Literal["paper", "optimal", "printed", "released"] | None
+    importance: Literal["magnitude", "step"] | None
     strength: Number
     carry: Number
     toward_last: Number
@@ -46,6 +46,8 @@ class RecipeArguments(TypedDict, total=False):
     base_weight: Number
     density: Number | Sequence[Number | None] | None  # one for all tasks, or one for each
     normalize: bool | None
+    sequential: bool | None
+    as_published: bool
     dtype: str | None
     exclude: str | Sequence[str]
     as_task_vector: bool
@@ -67,8 +69,8 @@ def with_declared(function: F) -> F:
 
 
 def default_of(parameter: Parameter[Any]) -> Any:
-    """What a signature shows: None where each method or each task has its own."""
-    if parameter.by_method or (parameter.per_task and not parameter.flag):
+    """What a signature shows: None where each method, merge or task has its own."""
+    if parameter.varies or (parameter.per_task and not parameter.flag):
         return None
     value = parameter.default
     if isinstance(value, Fraction):

@@ -10,7 +10,17 @@ from typing import Any
 
 from prefmerge.errors import MethodError, UnsupportedDtype
 from prefmerge.methods import DEFAULT, METHODS, declared, method_named
-from prefmerge.methods.parameters import YES_OR_NO, Choices, Group, Kind, Parameter, Range, TaskShares
+from prefmerge.methods.parameters import (
+    AS_PUBLISHED,
+    SEQUENTIAL,
+    YES_OR_NO,
+    Choices,
+    Group,
+    Kind,
+    Parameter,
+    Range,
+    TaskShares,
+)
 
 
 def _method(value: Any) -> str:
@@ -64,7 +74,7 @@ AS_TASK_VECTOR = Parameter(
     top=True,
     group=Group.OUTPUT,
 )
-OF_EVERY_MERGE = {one.name: one for one in (DTYPE, EXCLUDE, AS_TASK_VECTOR)}
+OF_EVERY_MERGE = {one.name: one for one in (SEQUENTIAL, AS_PUBLISHED, DTYPE, EXCLUDE, AS_TASK_VECTOR)}
 
 
 def every() -> dict[str, Parameter[Any]]:

@@ -31,14 +31,14 @@ from prefmerge.checkpoints import (
 )
 from prefmerge.checkpoints.dtypes import DTYPES, Dtype, by_name, require_mergeable
 from prefmerge.checkpoints.quantised import signs_of_quantisation
-from prefmerge.errors import CheckpointMismatch, MethodError, PreferenceError, RecipeError, UnsupportedDtype
+from prefmerge.errors import CheckpointMismatch, PreferenceError, RecipeError, UnsupportedDtype
 from prefmerge.ground.words import listed, nearest, quoted
+from prefmerge.merging.order import in_order, refuse_independent
 from prefmerge.merging.recipe import Recipe
 from prefmerge.merging.sameness import Sameness, equal_everywhere, equal_tasks, equal_to_the_base
 from prefmerge.methods import METHODS, Method, Settings
 from prefmerge.methods.parameters import CARRY, PREFERENCE, SCALE, SCOPE, STRENGTH
 from prefmerge.preference import Preference, as_text, carried
-from prefmerge.runs import run_of
 from prefmerge.vectors.reading import Input
 
 Role = Literal["merge", "copy", "exclude", "tied"]
@@ -200,6 +200,7 @@ def plan_over(recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint], sam
     _refuse_quantised(recipe, base, tasks, names)
     _refuse_foreign_vectors(base, tasks, names)
     notes = list(recipe.notes)
+    recipe = in_order(recipe, tasks, names)
     entries = _entries(recipe, base, tasks, names, notes, sameness)
     method = METHODS[recipe.method]
     idle = _idle(base, tasks, names, entries, notes, sameness)
@@ -501,7 +502,9 @@ def _settings(
         values={one.name: recipe.value(one) for one in method.parameters},
     )
     for needed in method.check(settings):
-        _refuse_independent(tasks, names, needed.what, needed.instead)
+        refuse_independent(
+            tasks, names, f"{needed.what} looks at what each task changed after the one before it", needed.instead
+        )
         vectors = [name for task, name in zip(tasks, names, strict=True) if is_task_vector(task)]
         if needed.vectors and vectors:
             notes.append(
@@ -519,21 +522,3 @@ def _counts(recipe: Recipe, preference: Preference) -> tuple[int, ...] | None:
         )
     # With carry or strength the counts are only a proportion: what is asked is decided after both.
     return tuple(int(n) for n in preference.values) if recipe[CARRY] == 0 and recipe[STRENGTH] == 1 else None
-
-
-def _refuse_independent(tasks: Sequence[Checkpoint], names: Sequence[str], what: str, instead: str) -> None:
-    for task, name in zip(tasks, names, strict=True):
-        if training_of(task) == "independent":
-            raise MethodError(
-                f"{what} looks at what each task changed after the one before it, but the run manifest of "
-                f"task {name!r} ({task.path}) says that the tasks "
-                f"were fine-tuned independently. {instead}"
-            )
-
-
-def training_of(checkpoint: Checkpoint) -> str | None:
-    """How it was trained ("sequential", ...) where a run's manifest lists it; None where there is none."""
-    if checkpoint.path is None:
-        return None
-    run = run_of(checkpoint.path)
-    return run[0].training if run else None

@@ -2,9 +2,10 @@
 
 Built from arguments (`Recipe(...)`), from a YAML file (`recipe_file.read_recipe`) or from a receipt
 (`Recipe.from_settings`). Which parameters there are is declared by the methods and in `parameters`; a recipe takes them
-by name, keeps those that were given, and has every other's default: `recipe[SCALE]`, `recipe.scale`. Here every value
-is checked by itself; whether it fits the checkpoints is for the plan to say. Cost: none; no checkpoint is opened. Not
-here: how the merge is carried out (threads, memory, force).
+by name, keeps those that were given, and has every other's default: `recipe[SCALE]`, `recipe.scale`. Some defaults
+depend on whether the order of training is known; what the checkpoints' run says of it is put in by the plan (`order`).
+Here every value is checked by itself; whether it fits the checkpoints is for the plan to say. Cost: none; no checkpoint
+is opened. Not here: how the merge is carried out (threads, memory, force).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from prefmerge.merging.parameters import (
     read,
 )
 from prefmerge.methods import DEFAULT, METHODS, declared
-from prefmerge.methods.parameters import PREFERENCE, SCALE, Parameter
+from prefmerge.methods.parameters import AS_PUBLISHED, PREFERENCE, SCALE, SEQUENTIAL, Parameter
 from prefmerge.preference import Preference
 
 T = TypeVar("T")
@@ -103,10 +104,28 @@ class Recipe(BaseModel):
         return rest
 
     def __getitem__(self, parameter: Parameter[T]) -> T:
-        """The value that holds for all tasks: the one given, else the method's default."""
+        """The value that holds for all tasks: the one given, else the papers' (`as_published`), else the method's
+        default for a merge like this one.
+        """
         if parameter.name in self.given:
             return self.given[parameter.name]
-        return METHODS[self.method].own(parameter).default
+        method = METHODS[self.method]
+        if parameter.name in method.published and self[AS_PUBLISHED]:
+            return method.published[parameter.name]
+        return method.own(parameter).default_where(self.__getitem__)
+
+    @property
+    def waits_for_order(self) -> list[Parameter[Any]]:
+        """What has another default where the tasks are known to be trained one after another; nothing where it is said
+        whether they are.
+        """
+        known = self.with_order(True)
+        own = METHODS[self.method].parameters
+        return [one for one in own if known[one] != self[one]] if self[SEQUENTIAL] is None else []
+
+    def with_order(self, sequential: bool) -> Recipe:
+        """This recipe with it said whether the tasks were trained one after another."""
+        return self.model_copy(update={"given": {**self.given, SEQUENTIAL.name: sequential}})
 
     def __getattr__(self, name: str) -> Any:
         one = parameter(name)
@@ -136,7 +155,8 @@ class Recipe(BaseModel):
         Parameters that the method ignores are None. `names` are the tasks' names; needed to resolve a preference that
         speaks of tasks by name.
         """
-        values = {one.name: one.to_json(self.used(one)) for one in every().values() if one is not PREFERENCE}
+        recorded = [one for one in every().values() if one.recorded and one is not PREFERENCE]
+        values = {one.name: one.to_json(self.used(one)) for one in recorded}
         preference = None
         if METHODS[self.method].honours(PREFERENCE):
             preference = self[PREFERENCE] or Preference.uniform()
@@ -190,6 +210,8 @@ class Recipe(BaseModel):
         if method != self.method:
             unused = [one for one in declared().values() if not METHODS[method].honours(one) and one.name not in given]
             dropped = [one.name for one in unused if one.keys and self._says(one)]
+            if self[AS_PUBLISHED] and AS_PUBLISHED.name not in given and not METHODS[method].published:
+                dropped.append(AS_PUBLISHED.name)
             kept = {name: value for name, value in kept.items() if name not in dropped}
             if dropped:
                 notes = (*notes, f"{method} has no use for the recipe's {', '.join(dropped)}.")
@@ -197,6 +219,8 @@ class Recipe(BaseModel):
         ignored = merged.ignored(stated)
         if ignored:
             raise UsageError(merged.why_ignored(ignored[0], known[ignored[0]].spelled))
+        for name in merged.given_twice():
+            raise UsageError(merged.why_twice(name, AS_PUBLISHED.spelled, known[name].spelled))
         return merged
 
     def _says(self, parameter: Parameter[Any]) -> bool:
@@ -217,16 +241,34 @@ class Recipe(BaseModel):
         ]
         if self[AS_TASK_VECTOR]:
             ignored += [one.name for one in (SCALE, DTYPE) if one.name in names]
+        if AS_PUBLISHED.name in names and self[AS_PUBLISHED] and not method.published:
+            ignored.append(AS_PUBLISHED.name)
         return ignored
+
+    def given_twice(self) -> list[str]:
+        """The parameters that were given although `as_published` sets them."""
+        return [name for name in METHODS[self.method].published if name in self.given and self[AS_PUBLISHED]]
+
+    def why_twice(self, name: str, published: str, spelled: str) -> str:
+        """One message for a parameter that is `given_twice`; `published` and `spelled` are how the user wrote them."""
+        value = METHODS[self.method].published[name]
+        return f"{published} sets {name} to {value}, and {spelled} gives it too. Leave one of them out."
 
     def why_ignored(self, name: str, spelled: str) -> str:
         """One message for a parameter that is `ignored`; `spelled` is how the user wrote it."""
         if self[AS_TASK_VECTOR] and name in (SCALE.name, DTYPE.name):
             return f"{spelled} has no effect on a task vector, which is written unscaled and in float32. Leave it out."
+        if name == AS_PUBLISHED.name:
+            having = [method for method, entry in METHODS.items() if entry.published]
+            return (
+                f"{spelled} has no use with method {self.method}: the papers agree on parameters for "
+                f"{', '.join(having)} only. Leave it out and give the parameters, such as the scale."
+            )
         unless = declared()[name].unless
         if unless and METHODS[self.method].honours(declared()[name]):
             other = f"{unless.other.name} {unless.other.text(unless.value)}"
-            return f"{spelled} has no use with {other}, {unless.reason}. Leave it out."
+            default = "" if unless.other.name in self.given else " (the default)"
+            return f"{spelled} has no use with {other}{default}, {unless.reason}. Leave it out."
         having = [method for method, entry in METHODS.items() if name in entry.options]
         return (
             f"{spelled} has no use with method {self.method}; it is for {', '.join(having)}. Leave it out or "
@@ -236,4 +278,4 @@ class Recipe(BaseModel):
 
 def _says_more(parameter: Parameter[Any], value: Any) -> bool:
     """Whether a value that was given says more than the default does, whatever the method."""
-    return parameter.by_method or value != parameter.default
+    return parameter.varies or value != parameter.default

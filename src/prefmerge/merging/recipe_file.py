@@ -20,7 +20,7 @@ from prefmerge.ground.words import did_you_mean
 from prefmerge.merging.parameters import METHOD, every, per_task, read
 from prefmerge.merging.recipe import Recipe, TaskEntry
 from prefmerge.methods import METHODS
-from prefmerge.methods.parameters import BASE_WEIGHT, PREFERENCE, WEIGHTS, YES_OR_NO, Parameter
+from prefmerge.methods.parameters import AS_PUBLISHED, BASE_WEIGHT, PREFERENCE, WEIGHTS, YES_OR_NO, Parameter
 from prefmerge.preference import Preference, as_text
 
 _TOP = ("merge_method", "base_model", "models", "parameters")  # and the parameters that belong there
@@ -277,6 +277,10 @@ class _RecipeFile:
             else:
                 node = parameters.get(key) or top.get(key) or top["models"]
                 raise self._error(node, recipe.why_ignored(one.name, repr(key)))
+        for name in recipe.given_twice():
+            key = next(key for key, one in stated.items() if one.name == name)
+            said = recipe.why_twice(name, repr(AS_PUBLISHED.name), repr(key))
+            raise self._error(parameters[key], said)
 
     def _locate(self, node: Any, place: str) -> str:
         """The path from here: relative to the recipe's folder or else, as in mergekit, to the working directory."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from prefmerge.errors import MethodError
@@ -25,7 +24,7 @@ def register(method: Method) -> None:
         raise MethodError(f"method {method.name!r} declares no scale. Put SCALE among its parameters.")
     for one in method.parameters:
         first = _DECLARED.get(one.name, one)
-        if replace(one, default=first.default) != first or (one.default != first.default and not first.by_method):
+        if one.but(first.default, first.instead) != first or (one != first and not first.varies):
             raise MethodError(
                 f"method {method.name!r} declares the parameter {one.name!r} in its own way, but another method has "
                 "one of that name. Take the other's declaration, or another name."

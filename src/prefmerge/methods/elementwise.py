@@ -103,6 +103,7 @@ class Elementwise(Method):
     parameters: tuple[Parameter[Any], ...]
     rule: type[Rule]
     searched: int = 0
+    published: Mapping[str, Any] = field(default_factory=dict)
 
     def by_tensor(self, settings: Settings) -> bool:
         return True
@@ -150,8 +151,20 @@ class WeightedSum(Method):
         return _SumRule(tensors, settings, factors=weights, base_weight=base_weight)
 
 
-MAGMAX = Elementwise("magmax", "the largest magnitude of T sequential task vectors", (SCALE.but(0.5),), _MaxRule)
-MAX_ABS = Elementwise("max_abs", "the same rule over independently fine-tuned tasks", (SCALE.but(0.5),), _MaxRule)
+MAGMAX = Elementwise(
+    "magmax",
+    "the largest magnitude of T sequential task vectors",
+    (SCALE.but(0.5),),
+    _MaxRule,
+    published={SCALE.name: 0.5},
+)
+MAX_ABS = Elementwise(
+    "max_abs",
+    "the same rule over independently fine-tuned tasks",
+    (SCALE.but(0.5),),
+    _MaxRule,
+    published={SCALE.name: 0.5},
+)
 RANDOM_MIX = Elementwise("random_mix", "a random task for every element", (SCALE.but(1.0), SEED), _RandomRule)
 LAST = Elementwise(
     "last", "the last task vector alone (the papers' Baseline)", (SCALE.but(1.0),), _LastRule, searched=5

@@ -85,6 +85,14 @@ class Unless:
 
 
 @dataclass(frozen=True)
+class Instead(Generic[T]):
+    """Another default: `value`, where every one of `others` has one of the values beside it."""
+
+    value: T
+    others: tuple[tuple[Parameter[Any], tuple[Any, ...]], ...]
+
+
+@dataclass(frozen=True)
 class Parameter(Generic[T]):
     """`help` begins in lower case and says nothing of the default, which is put behind it."""
 
@@ -92,7 +100,8 @@ class Parameter(Generic[T]):
     kind: Kind[T]
     default: T
     help: str = ""
-    by_method: bool = False  # each method has its own default; so a value is kept where it is one of them
+    instead: Instead[T] | None = None  # a default that other parameters decide
+    varies: bool = False  # its default depends on the method or the merge, so a value that was given is always kept
     per_task: bool = False  # a recipe may give each task its own
     flag: bool = True  # the command line has it
     flag_name: str | None = None  # where it is not --name
@@ -103,11 +112,18 @@ class Parameter(Generic[T]):
     search: Range | Choices | TaskShares | None = None
     unless: Unless | None = None
     several: bool = False  # the value is a list, and the flag may be repeated
+    recorded: bool = True  # False: it decides nothing but defaults, and a receipt has those
     group: Group = Group.OTHER
 
-    def but(self, default: T) -> Parameter[T]:
+    def but(self, default: T, instead: Instead[T] | None = None) -> Parameter[T]:
         """The same parameter with a method's own default."""
-        return replace(self, default=default)
+        return replace(self, default=default, instead=instead)
+
+    def default_where(self, value_of: Callable[[Parameter[Any]], Any]) -> T:
+        """The default of a merge whose other parameters are `value_of`."""
+        if self.instead and all(value_of(other) in values for other, values in self.instead.others):
+            return self.instead.value
+        return self.default
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -235,7 +251,7 @@ SCALE = Parameter(
     FLOAT,
     1.0,
     "merge coefficient",
-    by_method=True,
+    varies=True,
     mergekit=("lambda",),
     search=Range(0.1, 1.5, 3, usual=True, first=("0.5", "1")),  # the paper's two
     group=Group.SCALE,
@@ -289,8 +305,24 @@ NORMALIZE = Parameter(
     YES_OR_NO,
     True,
     "whether a sum is divided by the sum of the weights",
-    by_method=True,
+    varies=True,
     flag=False,
     mergekit=("normalize",),
     group=Group.SUM,
+)
+SEQUENTIAL: Parameter[Any] = Parameter(
+    "sequential",
+    YES_OR_NO,
+    None,
+    "the tasks were trained one after another, in this order; of the checkpoints of a finetune run this is known",
+    top=True,
+    recorded=False,
+)
+AS_PUBLISHED = Parameter(
+    "as_published",
+    YES_OR_NO,
+    False,
+    "take what the papers set",  # each method says what that is
+    top=True,
+    recorded=False,
 )

@@ -153,6 +153,7 @@ class Method(abc.ABC):
     of_models: bool = False  # it speaks of whole models: the base may be one of them
     searched: int = 0  # its place among the methods that a search may try; 0: none
     starts: tuple[tuple[str, Mapping[str, str]], ...] = ()  # (title, parameters) that a search begins with
+    published: Mapping[str, Any] = {}  # what the papers set, by name; empty where they agree on nothing
 
     def honours(self, parameter: Parameter[Any]) -> bool:
         """Whether it has a use for a parameter."""

@@ -32,7 +32,7 @@ DENSITY = Parameter(
     PART,
     Fraction(1, 5),  # the paper's top 20 %
     "what part of each task vector is kept",
-    by_method=True,
+    varies=True,
     per_task=True,
     mergekit=("density",),
     mergekit_default=Fraction(1),

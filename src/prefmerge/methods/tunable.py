@@ -14,10 +14,10 @@ strength below 1 and importance `step` read once more. Not here: where the prefe
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prefmerge.errors import MethodError, PreferenceError
 from prefmerge.methods.parameters import (
@@ -26,10 +26,12 @@ from prefmerge.methods.parameters import (
     SCALE,
     SCOPE,
     SEED,
+    SEQUENTIAL,
     STRENGTH,
     UNIT,
     Choices,
     Group,
+    Instead,
     Parameter,
     Unless,
     choice,
@@ -46,10 +48,11 @@ if TYPE_CHECKING:
 SELECTION = Parameter(
     "selection",
     choice("paper", "optimal", "printed", "released"),
-    "paper",
+    "optimal",
     "how elements get an owner: by Algorithm 1 (paper), the best way for the budgets (optimal), Algorithm 1 to the "
     "letter (printed), or as the authors' code does it (released)",
-    search=Choices(("paper", "optimal")),  # not unless asked for: `optimal` takes much longer to merge
+    varies=True,
+    search=Choices(("optimal", "paper")),
     group=Group.RULE,
 )
 IMPORTANCE = Parameter(
@@ -57,6 +60,8 @@ IMPORTANCE = Parameter(
     choice("magnitude", "step"),
     "magnitude",
     "what ranks an element for a task: its change since the base (magnitude) or since the task before (step)",
+    instead=Instead("step", ((SEQUENTIAL, (True,)), (SELECTION, ("optimal", "paper")))),
+    varies=True,
     search=Choices(("magnitude", "step")),
     group=Group.RULE,
 )
@@ -115,7 +120,7 @@ class TunableMagmax(Method):
     summary = "element budgets per task from a preference (the default)"
     parameters = (
         PREFERENCE,
-        SCALE.but(0.5),
+        SCALE.but(0.5, Instead(1.0, ((IMPORTANCE, ("step",)),))),
         SEED,
         SELECTION,
         IMPORTANCE,
@@ -127,6 +132,7 @@ class TunableMagmax(Method):
     )
     searched = 1
     starts = (("MAGMAX", {STRENGTH.name: "0", CARRY.name: "0", IMPORTANCE.name: "magnitude"}),)
+    published: Mapping[str, Any] = {SELECTION.name: "released", IMPORTANCE.name: "magnitude", SCALE.name: 0.5}
 
     def by_tensor(self, settings: Settings) -> bool:
         return settings[SCOPE] == "tensor"

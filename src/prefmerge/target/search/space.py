@@ -166,7 +166,7 @@ class Space:
                 if scale is not None:
                     settings[SCALE.name] = scale
                 inside = all(_read(n, v) == _read(n, settings.get(n, v)) for n, v in self.fixed.items())
-                inside &= all(n in self.searched or _read(n, v) == _declared(n).default for n, v in own.items())
+                inside &= all(n in {*self.searched, *self.fixed} or _is_default(n, v) for n, v in own.items())
                 settings = _used(settings)
                 label = title if scale is None else f"{title}, scale {scale}"
                 made.append(Start(label, settings, self._params(settings, preference, names) if inside else None))
@@ -201,6 +201,11 @@ def _read(name: str, value: Any) -> Any:
     return _declared(name).read(value)
 
 
+def _is_default(name: str, value: Any) -> bool:
+    """Whether every merge has this value where none is given."""
+    return not _declared(name).varies and _read(name, value) == _declared(name).default
+
+
 def _share(task: int) -> str:
     return f"share {task + 1}"
 
@@ -226,7 +231,7 @@ def _used(settings: ParameterValues) -> ParameterValues:
     for name, value in settings.items():
         one = _declared(name)
         idle = one.unless is not None and settings.get(one.unless.other.name) == one.unless.value
-        plain = one.search is not None and not one.by_method and value == one.text(one.default)
+        plain = one.search is not None and not one.varies and value == one.text(one.default)
         if name == METHOD.name or name in OF_EVERY_MERGE or (method.honours(one) and not idle and not plain):
             kept[name] = value
     return kept
