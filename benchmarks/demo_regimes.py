@@ -51,8 +51,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "random mix": {"method": "random_mix"},
     "TIES": {"method": "ties"},
     "MAGMAX": {"method": "magmax"},
-    "Tunable MAGMAX (paper)": {"method": "tunable_magmax"},
-    "Tunable, optimal": {"method": "tunable_magmax", "selection": "optimal"},
+    "Tunable MAGMAX (paper)": {"method": "tunable_magmax", "selection": "paper", "importance": "magnitude"},
+    "Tunable, optimal": {"method": "tunable_magmax", "selection": "optimal", "importance": "magnitude"},
     "Tunable, optimal + step": {"method": "tunable_magmax", "selection": "optimal", "importance": "step"},
     "Tunable, optimal + step + carry 0.5": {
         "method": "tunable_magmax",

@@ -59,7 +59,7 @@ def target_of_two(tasks: int) -> str:
 
 def cases(tasks: int, cold: bool) -> list[Case]:
     """The rows for T tasks."""
-    tunable = ("--method", "tunable-magmax", "--prefer")
+    tunable = ("--method", "tunable-magmax", "--selection", "paper", "--importance", "magnitude", "--prefer")
     rows = [
         Case("tunable-magmax, alpha 1", (*tunable, "alpha:1")),
         Case("tunable-magmax, alpha 2", (*tunable, "alpha:2")),

@@ -52,7 +52,9 @@ def variants(method: str, tasks: int) -> list[list[str]]:
             ["--passes", "3"],
             ["--seed", "7"],
         ]
-        return [[*one, *spec] for one in chosen for spec in prefer] + dials
+        every = [[*one, *spec] for one in chosen for spec in prefer]
+        every += [["--selection", "paper", "--importance", "magnitude", *dial] for dial in dials]
+        return [[*one, "--scale", "0.5"] for one in every]  # defaults may differ between versions
     if method == "increments":
         return [[*one, *spec] for one in ([], ["--boost", "2", "--drop", "0.5"]) for spec in prefer]
     return {

@@ -141,7 +141,11 @@ WEIGHTED = "\n    parameters: {weight: 0.5, density: 0.25}"
     ("method", "rest", "rows"),
     [
         ("tunable_magmax", "parameters: {prefer: 'cars=0.8,birds=0.2', scale: 0.3, selection: optimal}", ""),
-        ("tunable_magmax", "parameters: {prefer: [4, 3, 2, 1], strength: 0.5, passes: 3}\nseed: 5", ""),
+        (
+            "tunable_magmax",
+            "parameters: {prefer: [4, 3, 2, 1], selection: paper, strength: 0.5, passes: 3}\nseed: 5",
+            "",
+        ),
         ("increments", "parameters: {prefer: 'alpha:2', start: 0.75, boost: 2, drop: 0.25}", ""),
         ("ties", "", WEIGHTED),
         ("ties", "parameters: {density: 0.5, normalize: false, scope: model}", ""),

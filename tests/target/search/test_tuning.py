@@ -30,14 +30,14 @@ def told(found: SearchResult) -> list[Any]:
 
 
 def test_it_begins_with_the_given_preference_and_magmax_at_both_scales():
-    found = searched(trials=4)
+    found, magmax = searched(trials=4), {"strength": "0", "importance": "magnitude"}
     assert [(one.what, as_json(one.settings)) for one in found.trials] == [
         ("label preference, scale 0.5", as_json({"method": "tunable_magmax", "preference": FIRST, "scale": "0.5"})),
         ("label preference, scale 1", as_json({"method": "tunable_magmax", "preference": FIRST, "scale": "1"})),
         *(
             (
                 f"MAGMAX, scale {scale}",
-                as_json({"method": "tunable_magmax", "preference": FIRST, "strength": "0", "scale": scale}),
+                as_json({"method": "tunable_magmax", "preference": FIRST, **magmax, "scale": scale}),
             )
             for scale in ("0.5", "1")
         ),

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 DEMO_FORMAT = "prefmerge-demo/3"
 RESULT = "demo.json"
 MERGES = {"average": "average", "magmax": "MAGMAX", "tunable_magmax": "Tunable MAGMAX (paper)"}
+PAPER: dict[str, Any] = {"selection": "paper", "importance": "magnitude", "scale": 0.5}  # of the last of them
 PRIOR_HEAD = "head-with-prior.safetensors"
 
 
@@ -218,14 +219,14 @@ class _Judge:
         return {"model": model, "method": method, "scale": scale, **named, **both, **more}
 
     def merged(self, run: Run, method: str, model: str, preference: Preference) -> dict[str, Any]:
-        """A merge at its default scale."""
+        """A merge at the papers' scale."""
         import prefmerge
 
         file = self.out / "merged" / f"{method}.safetensors"
         file.parent.mkdir(exist_ok=True)
         files = [run.task_path(t) for t in range(len(TASKS))]
-        chosen = preference if method == "tunable_magmax" else None
-        receipt = prefmerge.merge(run.base_path, files, file, method=method, preference=chosen, force=True).data
+        own = {"preference": preference, **PAPER} if method == "tunable_magmax" else {}
+        receipt = prefmerge.merge(run.base_path, files, file, method=method, force=True, **own).data
         return self.row(model, method, file, scale=float(receipt["recipe"]["scale"]))
 
     def adapted(self, model: _Model) -> dict[str, Any]:

@@ -161,16 +161,27 @@ class Space:
         made: list[Start] = []
         for title, own in ((what, {}), *FIRST_METHOD.starts):
             for scale in scales:
-                settings = {PREFERENCE.name: preference, **self._needed(len(names)), **self.fixed, **own}
+                settings = {
+                    PREFERENCE.name: preference,
+                    **self._firsts(),
+                    **self._needed(len(names)),
+                    **self.fixed,
+                    **own,
+                }
                 settings[METHOD.name] = FIRST_METHOD.name
                 if scale is not None:
                     settings[SCALE.name] = scale
                 inside = all(_read(n, v) == _read(n, settings.get(n, v)) for n, v in self.fixed.items())
-                inside &= all(n in {*self.searched, *self.fixed} or _is_default(n, v) for n, v in own.items())
+                inside &= all(n in self.searched or _read(n, v) == _declared(n).default for n, v in own.items())
                 settings = _used(settings)
                 label = title if scale is None else f"{title}, scale {scale}"
                 made.append(Start(label, settings, self._params(settings, preference, names) if inside else None))
         return made
+
+    def _firsts(self) -> ParameterValues:
+        """The first choice of what is searched and has no default that every merge shares."""
+        over = {name: one for name, one in self._over().items() if name != METHOD.name and _declared(name).varies}
+        return {name: one.values[0] for name, one in over.items() if isinstance(one, Choices)}
 
     def _needed(self, tasks: int) -> ParameterValues:
         """What so many tasks need, where it is not searched."""
@@ -199,11 +210,6 @@ def _declared(name: str) -> Parameter[Any]:
 
 def _read(name: str, value: Any) -> Any:
     return _declared(name).read(value)
-
-
-def _is_default(name: str, value: Any) -> bool:
-    """Whether every merge has this value where none is given."""
-    return not _declared(name).varies and _read(name, value) == _declared(name).default
 
 
 def _share(task: int) -> str:
