@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from benchmarks import common, defaults_tables
 from prefmerge.ground import atomic
 from prefmerge.ground.store import digest
 from prefmerge.lab import environments as targets
+from prefmerge.lab.demo.digits import load_digits, scenario_of
+from prefmerge.lab.demo.train import configuration
 from prefmerge.lab.plan import run_identity
 from prefmerge.lab.samples import Samples, digest_of, pools_of
 from prefmerge.merging.candidates import Candidates
@@ -34,7 +36,8 @@ from prefmerge.models.features import embed
 from prefmerge.preference import Preference
 from prefmerge.runs import IN_SEQUENCE
 from prefmerge.target import similarity
-from prefmerge.training.opened import best_device, open_run
+from prefmerge.training.config_file import run_config
+from prefmerge.training.opened import OpenedRun, best_device, open_run
 
 WORK = Path(__file__).parent / "scratch" / "defaults"
 RESULT = common.RESULTS / "defaults.json"
@@ -79,6 +82,14 @@ RULES = (  # those that differ in nothing but the scale stand together
 )
 
 
+def opened(folder: Path) -> OpenedRun:
+    """A run with its data's test samples; a run of the demo has scikit-learn's digits."""
+    config = run_config(folder)
+    if config.data != configuration(config.seed).data:
+        return open_run(folder, samples="test")
+    return replace(open_run(folder, samples="none"), scenario=scenario_of(load_digits()))
+
+
 @dataclass
 class Set:
     """A run with its targets. `kept`: a file for everything that was judged."""
@@ -92,7 +103,7 @@ class Set:
     passes: int = field(default=0, init=False)  # models that were judged in this call
 
     def __post_init__(self) -> None:
-        self.opened = open_run(self.run, samples="test")
+        self.opened = opened(self.run)
         if self.opened.run.training not in IN_SEQUENCE:
             training = self.opened.run.training
             raise SystemExit(f"{self.run}: its training is {training!r}. Give a run trained in sequence.")

@@ -68,7 +68,9 @@ def _bold(value: float, best: bool) -> str:
 
 
 def said(by: Cells) -> list[str]:
-    """A sentence for each default and each set and preference where something else is better."""
+    """A sentence for each default and each set and preference where something else is better. Steps are no rival where
+    the order is not known; the last checkpoint is one, for somebody may still have it.
+    """
     lines = []
     for known in (True, False):
         rule = default_rule(known)
@@ -77,7 +79,7 @@ def said(by: Cells) -> list[str]:
             ahead = {
                 other: value - column[rule]
                 for other, value in column.items()
-                if round(value, 1) > round(column[rule], 1)
+                if round(value, 1) > round(column[rule], 1) and (known or other != default_rule(True))
             }
             best = max(ahead, key=lambda other: ahead[other], default=None)
             named = [other for other in ahead if other in RIVALS or other == best]
