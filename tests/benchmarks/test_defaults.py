@@ -37,7 +37,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words(folder / "train.csv", 20, 0)
     words(folder / "test.csv", 20, 1)
     for method in ("sequential", "independent"):
-        (folder / f"{method}.yaml").write_text(CONFIG.replace("METHOD", method).replace("SEED", "1"))
+        (folder / f"{method}.yaml").write_text(
+            CONFIG.replace("METHOD", method).replace("SEED", "1").replace("HELD_OUT", "0")
+        )
         finetune(read_config(folder / f"{method}.yaml"), folder / method)
     return folder
 
