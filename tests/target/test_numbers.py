@@ -18,7 +18,15 @@ from prefmerge.errors import UsageError
 from prefmerge.merging.api import recipe_of
 from prefmerge.preference import Preference
 from prefmerge.target.choice import DOUBT, Answers, Choice, Judge, choose, finalists
-from prefmerge.target.estimates import as_it_is, by_procedure, estimate, recall_of, with_bias
+from prefmerge.target.estimates import (
+    as_it_is,
+    by_procedure,
+    classes_unjudged,
+    estimate,
+    recall_of,
+    with_balanced,
+    with_bias,
+)
 from prefmerge.target.fit import RIDGE, Fit, Scores, _Problem, fit_bias, fit_rows, margins, plain, soft
 from prefmerge.target.judging import unjudged, unlearned
 from prefmerge.target.parameters import Parameters
@@ -283,8 +291,42 @@ def test_all_right_is_not_certain_and_a_model_is_not_ahead_of_itself():
     assert second.ahead is not None
     assert second.ahead.value == 0
     assert not second.clear
-    found = recall_of(judge, model.right(judge.proxy.labels, judge.log_prior), known.classes)
-    assert {n for n, _ in found.values()} == {int(n) for n in np.bincount(labels) if n}
+    right = model.right(judge.proxy.labels, judge.log_prior)
+    recall = recall_of(judge, right, right, known.classes)
+    assert {one.samples for one in recall.values()} == {int(n) for n in np.bincount(labels) if n}
+    assert {(one.value, one.before, one.fell) for one in recall.values()} == {(1, 1, False)}
+
+
+def test_balanced_accuracy_is_the_mean_recall_of_the_targets_classes():
+    """The first class is common at the target and always right, the second rare and half right, the third is absent."""
+    known = tasks()
+    labels = np.repeat(np.arange(6), 10)
+    wrong = (labels == 1) & (np.arange(60) % 2 == 0)
+    units = np.eye(6)[np.where(wrong, 0, labels)].astype(np.float32)
+    counts = np.array([19, 1, 0, 0, 0, 0])
+    present = labels < 2
+    proxy = make_proxy([f"s{i}" for i in range(20)], labels[present], labels[present] // 2, first=60)
+    shares = from_labels(known, counts, draws=60)
+    judge = Judge(proxy, make_prior(known, shares), np.eye(6), 5.0)
+    model = as_it_is(judge, Answers("m", True, proxy.everything, units[present]), prior=False)
+    recall = recall_of(judge, model.right(proxy.labels, judge.log_prior), np.ones(20), known.classes)
+    a, b = (recall[known.classes[c]] for c in (0, 1))
+    assert (a.value, b.value, b.before) == (1, 0.5, 1)
+    assert (a.fell, b.fell, b.lost, b.gained) == (False, True, 5, 0)
+    (row,) = with_balanced(estimate(judge, known, shares, [model]), judge, known, shares, [model])
+    assert row.accuracy.value > 0.8
+    assert row.balanced is not None
+    assert row.balanced.value == pytest.approx(0.75)
+    assert row.balanced.low < 0.75 < row.balanced.high
+    (asked,) = estimate(replace(judge, metric="balanced"), known, shares, [model])
+    assert asked.accuracy == row.balanced
+    # A class of the target that no sample judges counts from none to all.
+    half = replace(judge, proxy=make_proxy([f"s{i}" for i in range(10)], labels[:10], labels[:10] // 2, first=60))
+    assert classes_unjudged(half, shares) == 0.5
+    model = as_it_is(half, Answers("m", True, half.proxy.everything, units[:10]), prior=False)
+    (row,) = with_balanced(estimate(half, known, shares, [model]), half, known, shares, [model])
+    assert row.balanced is not None
+    assert row.balanced.low < 0.5
 
 
 @pytest.mark.parametrize("ordered", [True, False])

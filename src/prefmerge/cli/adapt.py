@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from prefmerge.cli import options as o
 from prefmerge.cli.app import command
 from prefmerge.cli.of_target import flags_of, parameters
+from prefmerge.ground.words import listed
 from prefmerge.target.parameters import Parameters
 
 if TYPE_CHECKING:
     from prefmerge.ground.progress import Progress
-    from prefmerge.target.estimates import Row
+    from prefmerge.target.estimates import Estimates, Row
     from prefmerge.target.result import Adapted
 
 BAR = 24  # columns of the largest share
@@ -99,15 +100,9 @@ def adapted(made: Adapted) -> None:
         console.print(table)
         console.print()
     console.print(made.verdict, soft_wrap=True)
-    if made.estimates is not None and made.estimates.others:
-        others = made.estimates.others
-        n = sum(count for count, _, _ in others.values())
-        before, after = (sum(row[0] * row[k] for row in others.values()) / n for k in (1, 2))
-        console.print(
-            f"On the other tasks it names {100 * after:.0f} % correctly, the {made.there} {100 * before:.0f} % "
-            f"({n} samples): use it at the target only.",
-            soft_wrap=True,
-        )
+    if made.estimates is not None:
+        for line in (*_by_class(made.estimates), *_elsewhere(made.estimates)):
+            console.print(line, soft_wrap=True)
     if made.drift is not None:
         console.print(made.drift, soft_wrap=True)
     for note in made.notes:
@@ -127,6 +122,39 @@ def adapted(made: Adapted) -> None:
         for line in by_itself[1].splitlines():
             console.print(f"    {line}", soft_wrap=True)
     console.print(f"{made.by_hand}: {_command(made)}", soft_wrap=True)
+
+
+def _by_class(estimates: Estimates) -> Iterator[str]:
+    """Balanced accuracy, and which classes lose most."""
+    chosen, before = estimates.chosen, estimates.before
+    if chosen.balanced is not None:
+        told = f"Balanced accuracy (mean recall of its classes): {100 * chosen.balanced.value:.1f} %"
+        told += f" {chosen.balanced.interval}"
+        if before is not None and before.balanced is not None and chosen.how != before.how:
+            told += f"; the {before.name}: {100 * before.balanced.value:.1f} %"
+        yield f"{told}."
+    if estimates.fell:
+
+        def fall(name: str) -> str:
+            one = estimates.recall[name]
+            return f"{name} {100 * one.before:.0f} % to {100 * one.value:.0f} % of {one.samples}"
+
+        yield (
+            f"Classes that it names worse than the {estimates.there} does: {listed(estimates.fell, 3, form=fall)} "
+            "samples."
+        )
+
+
+def _elsewhere(estimates: Estimates) -> Iterator[str]:
+    """What is lost on the other tasks."""
+    others = estimates.others
+    if others:
+        n = sum(count for count, _, _ in others.values())
+        before, after = (sum(row[0] * row[k] for row in others.values()) / n for k in (1, 2))
+        yield (
+            f"On the other tasks it names {100 * after:.0f} % correctly, the {estimates.there} {100 * before:.0f} % "
+            f"({n} samples): use it at the target only."
+        )
 
 
 def _command(made: Adapted) -> str:

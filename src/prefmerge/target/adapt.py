@@ -23,6 +23,7 @@ from prefmerge.errors import require
 from prefmerge.ground.progress import Progress
 from prefmerge.models.head_file import FrozenHead
 from prefmerge.target.choice import Choice
+from prefmerge.target.compared import NOT_COMPARED
 from prefmerge.target.evidence import EmbedBase, Evidence, read_evidence
 from prefmerge.target.fit import Fit, plain
 from prefmerge.target.forwards import Forwards
@@ -72,6 +73,8 @@ def adapt(
     if source.samples is not None and head is not None:
         choice, estimates, pool = judged(forwards, evidence, prior, pool, notes)
         chosen = pool[choice.index]
+    elif asked.compare:
+        notes.append(NOT_COMPARED)
     added = None
     if source.classifier is not None:
         head = None  # the model answers by itself

@@ -32,6 +32,7 @@ class AdaptArguments(TypedDict, total=False):
     no_prior: bool
     metric: Literal["accuracy", "balanced"]
     candidate: Where | Sequence[Where]
+    compare: Where | Sequence[Where]
     samples: int
     level: float
     seed: int

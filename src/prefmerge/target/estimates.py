@@ -9,14 +9,15 @@ own score is 2 to 8 points too high. The mix is estimated too, and the prior is 
 same estimate it looks better than under the true mix. What a prior made for a drawn mix loses under the estimated one
 shows by how much (Efron 1983). Intervals: a bootstrap that draws the mix (with the shown samples) and the held-out
 samples together, with one more sample imagined at each end. Models that are there are judged on the same samples: as
-they are, with the log prior, and with a bias fitted without the fold. Shapes: N samples, C classes, B draws. Cost: five
-choices, B N C. Not here: drift of the mix.
+they are, with the log prior, and with a bias fitted without the fold. All of it twice: by what was asked for, and as
+balanced accuracy, the mean recall of the classes that occur at the target. Shapes: N samples, C classes, B draws. Cost:
+five choices, B N C. Not here: drift of the mix (`check`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,11 @@ class Estimate:
     high: float
 
     @property
+    def clear(self) -> bool:
+        """Whether the interval leaves 0."""
+        return self.low > 0 or self.high < 0
+
+    @property
     def interval(self) -> str:
         """In percent, for people."""
         return f"[{100 * self.low:.1f}, {100 * self.high:.1f}]"
@@ -50,12 +56,16 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Row:
-    """One model at the target; `ahead`: the chosen model's accuracy less this one's, on the same samples and draws."""
+    """One model at the target; `ahead`: the chosen model's accuracy less this one's, on the same samples and draws.
+    `balanced`, `balanced_ahead`: the same as balanced accuracy, whatever metric `accuracy` is by.
+    """
 
     name: str
-    how: str  # "as it is", "with the prior", "with a fitted bias", "chosen"
+    how: str  # "as it is", "with the prior", "with a fitted bias", "with its own head", "chosen"
     accuracy: Estimate
     ahead: Estimate | None = None
+    balanced: Estimate | None = None
+    balanced_ahead: Estimate | None = None
 
     @property
     def title(self) -> str:
@@ -65,35 +75,74 @@ class Row:
     @property
     def clear(self) -> bool:
         """Whether the interval of the difference leaves 0."""
-        return self.ahead is not None and (self.ahead.low > 0 or self.ahead.high < 0)
+        return self.ahead is not None and self.ahead.clear
 
     def to_json(self) -> dict[str, Any]:
-        ahead = None if self.ahead is None else {**self.ahead.to_json(), "told_apart": self.clear}
-        return {"name": self.name, "how": self.how, "accuracy": self.accuracy.to_json(), "ahead": ahead}
+        data: dict[str, Any] = {"name": self.name, "how": self.how, "accuracy": self.accuracy.to_json()}
+        data["ahead"] = None if self.ahead is None else {**self.ahead.to_json(), "told_apart": self.clear}
+        if self.balanced is not None:
+            ahead = self.balanced_ahead
+            data["balanced"] = self.balanced.to_json()
+            data["balanced_ahead"] = None if ahead is None else {**ahead.to_json(), "told_apart": ahead.clear}
+        return data
+
+
+@dataclass(frozen=True)
+class Recall:
+    """One class on the samples that both models have seen: which part the chosen model and the one that is `there`
+    name correctly; `gained` and `lost`: samples that only the one, only the other has right.
+    """
+
+    samples: int
+    value: float
+    before: float
+    gained: int
+    lost: int
+
+    @property
+    def fell(self) -> bool:
+        """Whether the chosen model is worse by more than one paired standard error."""
+        return self.lost - self.gained > (self.lost + self.gained) ** 0.5
+
+    def to_json(self) -> dict[str, Any]:
+        return {"samples": self.samples, "recall": self.value, "before": self.before}
 
 
 @dataclass(frozen=True, eq=False)
 class Estimates:
-    """All that is said of the chosen model. `recall`: class -> (samples, accuracy); `others`: task -> (samples, last
-    checkpoint as it is, chosen model).
+    """All that is said of the chosen model. `there`: the checkpoint that it is compared with by class and on other
+    tasks, the last or else the best single one, as it is. `others`: task -> (samples, that checkpoint, chosen model).
     """
 
     rows: tuple[Row, ...]
-    recall: Mapping[str, tuple[int, float]]
+    recall: Mapping[str, Recall]
     others: Mapping[str, tuple[int, float, float]]
     samples: int
+    there: str
     level: float = LEVEL
 
     @property
     def chosen(self) -> Row:
         return self.rows[0]
 
+    @property
+    def before(self) -> Row | None:
+        """The row of `there`."""
+        return next((row for row in self.rows if row.name == self.there and row.how == "as it is"), None)
+
+    @property
+    def fell(self) -> list[str]:
+        """The classes that the chosen model clearly names worse, the largest loss first."""
+        fell = [name for name, one in self.recall.items() if one.fell]
+        return sorted(fell, key=lambda name: self.recall[name].value - self.recall[name].before)
+
     def to_json(self) -> dict[str, Any]:
         return {
             "level": self.level,
             "samples": self.samples,
             "rows": [row.to_json() for row in self.rows],
-            "recall": {name: {"samples": n, "recall": value} for name, (n, value) in self.recall.items()},
+            "there": self.there,
+            "recall": {name: one.to_json() for name, one in self.recall.items()},
             "other_tasks": {
                 name: {"samples": n, "last": last, "chosen": chosen} for name, (n, last, chosen) in self.others.items()
             },
@@ -242,10 +291,46 @@ def estimate(
     return tuple(rows)
 
 
-def recall_of(judge: Judge, right: np.ndarray, classes: Sequence[str]) -> dict[str, tuple[int, float]]:
-    """Per class that occurs among the samples: how many were judged, and which part was named correctly."""
-    known, recall = ~np.isnan(right), {}
+def with_balanced(
+    rows: Sequence[Row],
+    judge: Judge,
+    tasks: Tasks,
+    shares: Shares,
+    models: Sequence[Judged],
+    *,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> tuple[Row, ...]:
+    """The rows of `estimate` with balanced accuracy beside what was asked for. Classes that occur at the target and of
+    which there is no sample count from none to all.
+    """
+    if judge.metric == "balanced":
+        return tuple(replace(row, balanced=row.accuracy, balanced_ahead=row.ahead) for row in rows)
+    judge = replace(judge, metric="balanced")
+    without = classes_unjudged(judge, shares)
+    balanced = estimate(judge, tasks, shares, models, level=level, seed=seed, unjudged=without)
+    by_model = {(row.name, row.how): row for row in balanced}
+    return tuple(
+        replace(row, balanced=by_model[row.name, row.how].accuracy, balanced_ahead=by_model[row.name, row.how].ahead)
+        for row in rows
+    )
+
+
+def classes_unjudged(judge: Judge, shares: Shares) -> float:
+    """The part of the classes that occur at the target of which no sample judges. Pairs are of the target itself."""
+    occur = np.flatnonzero(judge.prior.joint[shares.present].sum(axis=0) > 0)
+    if judge.proxy.pair.any() or not len(occur):
+        return 0.0
+    return 1 - float(np.isin(occur, judge.proxy.labels).mean())
+
+
+def recall_of(judge: Judge, chosen: np.ndarray, before: np.ndarray, classes: Sequence[str]) -> dict[str, Recall]:
+    """Per class that occurs among the samples that both models have seen. `chosen`, `before` (N,): 1 right, 0 wrong,
+    NaN not seen.
+    """
+    known, recall = ~np.isnan(chosen) & ~np.isnan(before), {}
     for c in np.unique(judge.proxy.labels[known]).tolist():
-        own = right[known & (judge.proxy.labels == c)]
-        recall[classes[c]] = (len(own), float(own.mean()))
+        own = known & (judge.proxy.labels == c)
+        a, b = chosen[own], before[own]
+        recall[classes[c]] = Recall(len(a), float(a.mean()), float(b.mean()), int(np.sum(a > b)), int(np.sum(a < b)))
     return recall

@@ -7,6 +7,7 @@ models (`pool`), which samples (`judging`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -77,8 +78,8 @@ class Forwards:
             embedded[i] = parts if of_classifier else [_units(part) for part in parts]
 
         for i, one in enumerate(pool):
-            if one.task is not None:
-                encoder.load(self.source.base if one.task < 0 else self.source.checkpoints[one.task])
+            if one.single:
+                encoder.load(self._file(one))
                 seen(i)
         merged = [i for i, one in enumerate(pool) if not one.single]
         before = self.merges.made
@@ -90,6 +91,13 @@ class Forwards:
             seen(merged[at])
         self.cost["merges"] += self.merges.made - before
         return embedded
+
+    def _file(self, one: Candidate) -> Path:
+        """Where a model that is there lies."""
+        if one.task is None:
+            assert one.path is not None
+            return one.path
+        return self.source.base if one.task < 0 else self.source.checkpoints[one.task]
 
 
 def _units(embeddings: np.ndarray) -> np.ndarray:

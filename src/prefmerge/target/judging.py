@@ -8,13 +8,28 @@ passes, and seconds of fits. Not here: the score (`choice`), the estimates (`est
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from prefmerge.data.examples import Examples, concatenated
 from prefmerge.target.choice import Answers, Choice, Judge, Others, choose, finalists
-from prefmerge.target.estimates import Estimates, as_it_is, by_procedure, estimate, recall_of, with_bias
+from prefmerge.target.compared import NOT_COMPARED, embedded, note, open_compared
+from prefmerge.target.compared import models as of_compared
+from prefmerge.target.estimates import (
+    Estimates,
+    Judged,
+    Recall,
+    Row,
+    as_it_is,
+    by_procedure,
+    classes_unjudged,
+    estimate,
+    recall_of,
+    with_balanced,
+    with_bias,
+)
 from prefmerge.target.evidence import Evidence
 from prefmerge.target.fit import margins, one_thread, plain
 from prefmerge.target.forwards import Forwards
@@ -38,6 +53,7 @@ def judged(
     assert source.samples is not None
     assert source.head is not None
     present = evidence.shares.present
+    compared = open_compared(asked.compare, source)
     examples, proxy = stand_ins(source, evidence, prior, present, asked)
     without = unjudged(source, evidence, prior, proxy, notes)
     others_of, others = _others(source, present, asked)
@@ -53,6 +69,7 @@ def judged(
         others=others,
         unlearned=None if asked.no_prior else unlearned(source, evidence, prior, proxy, asked),
     )
+    yours = embedded(compared, forwards, examples)
     everything = proxy.everything
     first, rest = everything[proxy.first], everything[~proxy.first]
     nothing = examples.take([])
@@ -73,36 +90,74 @@ def judged(
     forwards.progress(0, 0, "choosing")
     with one_thread():
         choice = choose(judge, answers, everything)
-    if not source.held_out or without > MOST_UNJUDGED:
-        return choice, None, pool
-    if evidence.shares.foreign is not None and evidence.shares.foreign.low > MOST_UNJUDGED:
+    foreign = evidence.shares.foreign is not None and evidence.shares.foreign.low > MOST_UNJUDGED
+    if foreign and source.held_out and without <= MOST_UNJUDGED:
         notes.insert(0, "most inputs are of no task, so nothing is said of how good the model is there.")
+    if foreign or not source.held_out or without > MOST_UNJUDGED:
+        notes += [NOT_COMPARED] if compared else []
         return choice, None, pool
+    notes += note(compared)
+    tried = _Tried(judge, pool, answers, choice, _before(pool, choice, last))
+    shown = zip(compared, yours, strict=True)
+    with one_thread():
+        own = [model for one, by in shown for model in of_compared(one, by, judge)]
+    rows, recall = _estimated(forwards, evidence, tried, own, examples, without)
+    lost = {} if others is None or not len(others.labels) else _lost(forwards, tried, others_of, others)
+    return choice, Estimates(rows, recall, lost, len(proxy), pool[tried.before].name, asked.level), pool
+
+
+@dataclass(frozen=True, eq=False)
+class _Tried:
+    """What came of trying the pool. `before`: the candidate that the chosen one is compared with."""
+
+    judge: Judge
+    pool: Sequence[Candidate]
+    answers: Sequence[Answers]
+    choice: Choice
+    before: int
+
+
+def _before(pool: Sequence[Candidate], choice: Choice, last: int | None) -> int:
+    """The last checkpoint, else the best single one."""
+    if last is not None:
+        return last
+    return next(i for i, one in enumerate(pool) if one.single) if choice.best_single is None else choice.best_single
+
+
+def _estimated(
+    forwards: Forwards,
+    evidence: Evidence,
+    tried: _Tried,
+    own: Sequence[Judged],
+    examples: Examples,
+    without: float,
+) -> tuple[tuple[Row, ...], dict[str, Recall]]:
+    """A row for the procedure and for each model that is there, `own` ones of the user too; and recall by class."""
+    judge, answers, pool = tried.judge, tried.answers, tried.pool
+    source, asked, first = forwards.source, forwards.asked, np.flatnonzero(judge.proxy.first)
     there = baselines(evidence.shares.shares, source.ordered)
-    shown = [
-        Answers(one.name, one.single, first, units)
-        for one, (units,) in zip(
-            there, forwards.units(there, [examples.take(first)], "looking at what is there"), strict=True
-        )
-    ]
+    units = forwards.units(there, [examples.take(first)], "looking at what is there")
+    shown = [Answers(one.name, one.single, first, part) for one, (part,) in zip(there, units, strict=True)]
     forwards.progress(0, 0, "estimating")
     singles = [answers[i] for i, one in enumerate(pool) if one.single]
+    how: dict[str, Any] = {"level": asked.level, "seed": asked.seed}
     with one_thread():
-        models = [by_procedure(judge, answers, pool[choice.index].name)]
+        models = [by_procedure(judge, answers, pool[tried.choice.index].name)]
         for one in (shown[0], *singles, *shown[1:]):
             models.append(as_it_is(judge, one, prior=False))
             if not asked.no_prior:
                 models.append(as_it_is(judge, one, prior=True))
                 if one in singles:
                     models.append(with_bias(judge, one))
-        rows = estimate(
-            judge, source.tasks, evidence.shares, models, level=asked.level, seed=asked.seed, unjudged=without
-        )
-    recall = recall_of(judge, models[0].right(judge.proxy.labels, judge.log_prior), source.tasks.classes)
-    lost = {}
-    if others is not None and len(others.labels):
-        lost = _lost(forwards, judge, choice, pool, others_of, others, answers)
-    return choice, Estimates(rows, recall, lost, len(proxy), asked.level), pool
+        models += own
+        if asked.metric == "balanced":
+            without = classes_unjudged(judge, evidence.shares)
+        rows = estimate(judge, source.tasks, evidence.shares, models, unjudged=without, **how)
+        rows = with_balanced(rows, judge, source.tasks, evidence.shares, models, **how)
+    labels, prior = judge.proxy.labels, judge.log_prior
+    as_before = as_it_is(judge, answers[tried.before], prior=False)
+    recall = recall_of(judge, models[0].right(labels, prior), as_before.right(labels, prior), source.tasks.classes)
+    return rows, recall
 
 
 def _joined(answers: Answers, positions: np.ndarray, units: np.ndarray) -> Answers:
@@ -210,29 +265,22 @@ def _others(source: Source, present: np.ndarray, asked: Parameters) -> tuple[Exa
     return examples, Others(examples.labels, at, _allowed(source, at, examples.labels))
 
 
-def _lost(
-    forwards: Forwards,
-    judge: Judge,
-    choice: Choice,
-    pool: Sequence[Candidate],
-    examples: Examples,
-    others: Others,
-    answers: Sequence[Answers],
-) -> dict[str, tuple[int, float, float]]:
+def _lost(forwards: Forwards, tried: _Tried, examples: Examples, others: Others) -> dict[str, tuple[int, float, float]]:
     """Per absent task: samples, accuracy of the last (or best single) checkpoint as it is, of the chosen model."""
-    last = next((i for i, one in reversed(list(enumerate(pool))) if one.single), choice.index)
-    wanted = sorted({last, choice.index})
+    judge, pool, answers = tried.judge, tried.pool, tried.answers
+    before, choice = tried.before, tried.choice
+    wanted = sorted({before, choice.index})
     missing = [i for i in wanted if answers[i].others is None]
     units = {i: answers[i].others for i in wanted if answers[i].others is not None}
-    for i, (embedded,) in zip(
+    for i, (own,) in zip(
         missing, forwards.units([pool[i] for i in missing], [examples], "looking at other tasks"), strict=True
     ):
-        units[i] = embedded
+        units[i] = own
     right = {}
-    for i, fit, prior in ((last, plain(len(judge.rows)), False), (choice.index, choice.fit, True)):
+    for i, fit, prior in ((before, plain(len(judge.rows)), False), (choice.index, choice.fit, True)):
         one = replace(answers[i], others=units[i])
-        own = judge if prior else replace(judge, use_prior=False)
-        right[prior] = margins(own.of_others(one, fit), others.labels) > 0
+        judge_of = judge if prior else replace(judge, use_prior=False)
+        right[prior] = margins(judge_of.of_others(one, fit), others.labels) > 0
     names = forwards.source.tasks.names
     return {
         names[t]: (

@@ -20,10 +20,9 @@ from prefmerge.ground import jsons
 from prefmerge.merging.api import run
 from prefmerge.merging.receipt import Receipt
 from prefmerge.outputs.write import find_receipt
+from prefmerge.target.files import HEAD, REPORT, RESULT
 from prefmerge.target.report import report
 from prefmerge.target.result import Adapted, command, recipe
-
-RESULT, HEAD, REPORT = "adapt.json", "head.safetensors", "report.html"
 
 
 def check_output(out: Path, force: bool) -> None:

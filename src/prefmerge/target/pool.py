@@ -38,15 +38,18 @@ _BEST = {"method": "tunable_magmax", "selection": "optimal", "importance": "step
 
 @dataclass(frozen=True)
 class Candidate:
-    """One model: the checkpoint of `task` as it is (-1: the base), or a merge with `settings` of `merge`."""
+    """One model: the checkpoint of `task` as it is (-1: the base), the one at `path`, or a merge with `settings` of
+    `merge`.
+    """
 
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     task: int | None = None
+    path: Path | None = None
 
     @property
     def single(self) -> bool:
-        return self.task is not None
+        return self.task is not None or self.path is not None
 
 
 def rounded(shares: np.ndarray) -> Preference:

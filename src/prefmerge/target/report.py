@@ -101,20 +101,21 @@ def _accuracies(made: Adapted) -> Iterable[str]:
         return
     level = f"{100 * made.estimates.level:g} %"
     yield f"<h2>Accuracy at the target, estimated from {made.estimates.samples:,} samples</h2>"
-    yield '<div class="wide"><table><tr><th>model<th><th class="n">accuracy'
-    yield f'<th class="n">{level} interval<th class="n">this model is ahead by</tr>'
+    what = "mean recall" if made.parameters.metric == "balanced" else "accuracy"
+    yield f'<div class="wide"><table><tr><th>model<th><th class="n">{what}'
+    yield f'<th class="n">{level} interval<th class="n">this model is ahead by<th class="n">balanced accuracy</tr>'
     for row in made.estimates.rows:
         ours = ' class="ours"' if row is made.estimates.chosen else ""
         yield (
             f"<tr{ours}><td>{escape(row.title)}<td>{_bar(row.accuracy)}"
             f'<td class="n">{_percent(row.accuracy)}<td class="n">{row.accuracy.interval}'
-            f'<td class="n">{_ahead(row)}</tr>'
+            f'<td class="n">{_ahead(row)}<td class="n">{_balanced(row)}</tr>'
         )
     yield "</table></div>"
     yield (
         '<p class="soft">The first row is measured on samples that took no part in choosing or fitting: the score that '
-        "it was chosen by would be too high. The others are judged on the same samples. "
-        "</p>"
+        "it was chosen by would be too high. The others are judged on the same samples. Balanced accuracy is the mean "
+        "recall of the classes that occur at the target.</p>"
     )
     yield f"<p>{escape(_DRIFT)} {escape(made.drift or '')}</p>"
 
@@ -136,15 +137,20 @@ def _recall(made: Adapted) -> Iterable[str]:
     if made.estimates is None or not made.estimates.recall:
         return
     yield "<h2>Recall by class</h2>"
-    yield '<div class="wide"><table><tr><th>class<th class="n">at the target'
-    yield '<th class="n">samples<th class="n">recall</tr>'
+    yield '<div class="wide"><table><tr><th>class<th class="n">at the target<th class="n">samples'
+    yield f'<th class="n">this model<th class="n">{escape(made.estimates.there)}<th class="n">change</tr>'
     of_class = dict(zip(made.source.tasks.classes, made.prior.classes.tolist(), strict=True))
-    for name, (n, value) in sorted(made.estimates.recall.items(), key=lambda pair: -of_class[pair[0]]):
+    for name, one in sorted(made.estimates.recall.items(), key=lambda pair: -of_class[pair[0]]):
         yield (
-            f'<tr><td>{escape(name)}<td class="n">{100 * of_class[name]:.0f} %<td class="n">{n}'
-            f'<td class="n">{100 * value:.0f} %</tr>'
+            f'<tr><td>{escape(name)}<td class="n">{100 * of_class[name]:.0f} %<td class="n">{one.samples}'
+            f'<td class="n">{100 * one.value:.0f} %<td class="n">{100 * one.before:.0f} %'
+            f'<td class="n">{100 * (one.value - one.before):+.0f}</tr>'
         )
     yield "</table></div>"
+    yield (
+        '<p class="soft">On samples that took no part in choosing or fitting. The checkpoint beside it is judged as it '
+        "is. With few samples a change of some points is no sign of anything.</p>"
+    )
 
 
 def _others(made: Adapted) -> Iterable[str]:
@@ -152,7 +158,7 @@ def _others(made: Adapted) -> Iterable[str]:
         return
     yield "<h2>What it costs on the other tasks</h2>"
     yield '<div class="wide"><table><tr><th>task<th class="n">samples'
-    yield '<th class="n">checkpoint<th class="n">this model</tr>'
+    yield f'<th class="n">{escape(made.estimates.there)}<th class="n">this model</tr>'
     for name, (n, before, after) in made.estimates.others.items():
         yield (
             f'<tr><td>{escape(name)}<td class="n">{n}<td class="n">{100 * before:.0f} %'
@@ -211,3 +217,7 @@ def _ahead(row: Row) -> str:
     if row.ahead is None:
         return ""
     return _signed(row.ahead) + ("" if row.clear else ", no clear difference")
+
+
+def _balanced(row: Row) -> str:
+    return "" if row.balanced is None else f"{_percent(row.balanced)} {row.balanced.interval}"

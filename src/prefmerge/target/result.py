@@ -68,19 +68,13 @@ class Adapted:
         return f"{kept}: {best} scores better, but by less than half a standard error."
 
     @property
-    def there(self) -> str:
-        """The checkpoint that the other tasks are compared with: the last one, or the last that was tried."""
-        return next((one.name for one in reversed(self.pool) if one.single), "base")
-
-    @property
     def drift(self) -> str | None:
         """What is left where a part of the target comes evenly from the other tasks, in a sentence; None where that was
         not measured. It is made of the estimates and of the samples of the other tasks.
         """
         if self.estimates is None or not self.estimates.others:
             return None
-        there = self.there
-        row = next((row for row in self.estimates.rows if row.name == there and row.how == "as it is"), None)
+        there, row = self.estimates.there, self.estimates.before
         if row is None:
             return None
         others = list(self.estimates.others.values())

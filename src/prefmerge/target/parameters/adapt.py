@@ -81,6 +81,14 @@ class Parameters(Declaring):
         tuple[Path, ...],
         Declared("Try the parameters of this recipe of `merge` too. Repeatable.", metavar="RECIPE.yaml"),
     ] = ()
+    compare: Annotated[
+        tuple[Path, ...],
+        Declared(
+            "Judge this model too, which you have already: a file of weights, or a folder. It is never chosen. "
+            "Repeatable.",
+            metavar="MODEL",
+        ),
+    ] = ()
     samples: Annotated[int, Declared("Held-out samples of each task that are used at most.", metavar="N", least=2)] = (
         100
     )
