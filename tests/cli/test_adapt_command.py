@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import inspect
 import json
 import os
@@ -150,6 +151,108 @@ def test_nothing_that_is_published_tells_of_this_machine(site: Path) -> None:
     assert "<script" not in page
     assert "http://" not in page
     assert "https://" not in page
+
+
+def test_more_labels_later_give_what_all_at_once_gives(
+    site: Path, call: Callable[[str], Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run is where it was, so --from alone is enough; a default that is typed counts as given."""
+    monkeypatch.chdir(site)
+    monkeypatch.setenv("PREFMERGE_CACHE", str(site / "cache"))
+    some, more = (site / name for name in ("some.csv", "more.csv"))
+    header, *rows = (site / "seen.csv").read_text().splitlines()
+    some.write_text("\n".join([header, *rows[::2]]) + "\n")
+    more.write_text("\n".join([header, *rows[1::2]]) + "\n")
+    for line in (
+        "adapt --run my-run --labels some.csv --seed 5 --metric balanced -o some",
+        "adapt --from some --labels more.csv --seed 0 --metric accuracy -o more",
+    ):
+        done = call(line)
+        assert (done.code, done.exception) == (0, None), done.stderr
+    for name in ("model.safetensors", "head.safetensors"):
+        assert (site / "more" / name).read_bytes() == (site / "site" / name).read_bytes()
+    ours, theirs = (json.loads((site / name / "adapt.json").read_text()) for name in ("more", "site"))
+    assert ours["parameters"] | {"labels": "seen.csv"} == theirs["parameters"]
+    for name in ("target", "prior", "drawn", "estimates", "candidates", "notes", "shown"):
+        assert ours[name] == theirs[name], name
+
+
+def test_whether_the_mix_has_moved(site: Path, call: Callable[[str], Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(site)
+    write_words(site / "later.csv", {"ab": 3, "ef": 20, "gh": 14}, 11)
+    write_words(site / "same.csv", {"ab": 11, "cd": 7, "kl": 6}, 12)
+    before = {path: path.stat().st_mtime_ns for path in site.rglob("*")}
+    told = {}
+    for name in ("later", "same"):
+        done = call(f"adapt --check site --labels {name}.csv")
+        assert (done.code, done.exception) == (0, None), done.stderr
+        told[name] = done.stdout
+    assert "The mix has moved, by" in told["later"]
+    assert "There is clearly more of task-02." in told["later"]
+    assert "prefmerge adapt --from site --forget --run" in told["later"]
+    assert "No clear change: the mixes differ by" in told["same"]
+    assert "Expected accuracy in the new mix:" in told["same"]
+    done = call("adapt --check site --pairs later.csv --json --no-cache")
+    assert json.loads(done.stdout)["moved"] is True
+    assert json.loads(done.stdout)["accuracy_on_pairs"]["value"] <= 1
+    assert {path: path.stat().st_mtime_ns for path in site.rglob("*")} == before
+    for line, message in (
+        ("--check gone --labels same.csv", "gone: no such file"),
+        ("--check site", "with what?"),
+        ("--check site --labels same.csv -o x", "--out has no use with --check"),
+        ("--check site --labels same.csv --run my-run --task-samples x", "--task-samples has no use with --run"),
+    ):
+        done = call(f"adapt {line}")
+        assert (done.code in (1, 2), done.exception) == (True, None)
+        assert message in done.stderr
+
+
+def test_an_output_of_adapt_is_compared_with_its_own_head(
+    site: Path, call: Callable[[str], Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(site)
+    monkeypatch.setenv("PREFMERGE_CACHE", str(site / "cache"))
+    shutil.copytree(site / "site", site / "other")
+    made = adapted(call, "--labels seen.csv --compare site --compare my-run/tasks/task-03")
+    rows = {(row["name"], row["how"]): row["accuracy"] for row in made["estimates"]["rows"]}
+    assert [how for name, how in rows if name == "site (yours)"] == ["with its own head"]
+    for how in ("as it is", "with the prior", "with a fitted bias"):
+        assert rows["task-03 (yours)", how] == rows["last checkpoint", how]
+    assert any(note.startswith("site (yours) was adapted before.") for note in made["notes"])
+    head = read_head(site / "other" / "head.safetensors")
+    order = np.array([3, 1, 5, 0, 4, 2])
+    assert head.bias is not None
+    shuffled = dataclasses.replace(
+        head, rows=head.rows[order], bias=head.bias[order], classes=tuple(head.classes[i] for i in order)
+    )
+    (site / "other" / "head.safetensors").write_bytes(shuffled.to_bytes())
+    again = adapted(call, "--labels seen.csv --compare other")
+    rows_again = {(row["name"], row["how"]): row["accuracy"] for row in again["estimates"]["rows"]}
+    assert rows_again["other (yours)", "with its own head"] == rows["site (yours)", "with its own head"]
+    renamed = dataclasses.replace(head, classes=("zz", *head.classes[1:]))
+    (site / "other" / "head.safetensors").write_bytes(renamed.to_bytes())
+    done = call("adapt --run my-run --labels seen.csv --compare other")
+    assert done.code == 2
+    assert "they are not the same: it has 'zz'" in done.stderr
+
+
+def test_the_report_shows_what_each_class_gains_and_loses(site: Path) -> None:
+    made = json.loads((site / "site" / "adapt.json").read_text())
+    recall = made["estimates"]["recall"]
+    assert set(recall) == {name for name, p in made["prior"].items() if p > 0.01}
+    before = next(
+        row
+        for row in made["estimates"]["rows"]
+        if row["name"] == made["estimates"]["there"] and row["how"] == "as it is"
+    )
+    # As it is, without a prior: balanced accuracy is the plain mean of what stands beside each class.
+    assert before["balanced"]["value"] == pytest.approx(sum(one["before"] for one in recall.values()) / len(recall))
+    page = (site / "site" / "report.html").read_text()
+    assert f'<th class="n">this model<th class="n">{made["estimates"]["there"]}<th class="n">change' in page
+    for name, one in recall.items():
+        shown = f'<td class="n">{one["samples"]}<td class="n">{100 * one["recall"]:.0f} %<td class="n">'
+        assert f"<td>{name}<td" in page
+        assert f"{shown}{100 * one['before']:.0f} %" in page
 
 
 @pytest.mark.parametrize(

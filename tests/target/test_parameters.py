@@ -163,7 +163,7 @@ def test_the_command_takes_every_parameter_once(of: type[Declaring]):
     taken = [one.name for one in command(of).params if one.name in declarations(of)]
     assert taken == list(declarations(of))
     rest = {one.name for one in command(of).params} - set(declarations(of))
-    assert rest == {"json"}
+    assert rest == ({"json", "check"} if of is Parameters else {"json"})
     for one in command(of).params:
         if one.name in declarations(of):
             kind, declared = declarations(of)[one.name]
@@ -244,6 +244,8 @@ def test_what_is_typed_is_what_is_asked(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "adapt", work)
     groups = [("run", "labels"), ("checkpoints", "prefer")]
     for name, (kind, declared) in declarations(Parameters).items():
+        if name in ("from_", "forget"):  # which need an earlier result: tested in test_again
+            continue
         needed = (
             groups[1]
             if name in ("checkpoints", "prefer", "task_samples", "task_labels", "head", "model")

@@ -6,11 +6,14 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from prefmerge.cli import options as o
 from prefmerge.cli.app import command
-from prefmerge.cli.of_target import flags_of, parameters
+from prefmerge.cli.of_target import flags_of, parameters, typed
 from prefmerge.ground.words import listed
 from prefmerge.target.parameters import Parameters
 
@@ -24,19 +27,35 @@ MOST_TASKS = 8  # rows of shares; beyond that the largest
 EVERY = 30  # seconds between signs of life where there is no terminal
 
 
+Check = Annotated[
+    Path | None,
+    typer.Option(
+        "--check",
+        metavar="OUT",
+        help="Write nothing: say whether the later samples that are given are of the mix that OUT was adapted to.",
+    ),
+]
+
+
 @command
 @flags_of(Parameters)
-def adapt(*, json: o.Json = False, **given: Any) -> None:
+def adapt(context: typer.Context, *, check: Check = None, json: o.Json = False, **given: Any) -> None:
     """Make the best model for a target out of a run, and say how good it will be there.
 
     Show what you have of the target: labels that occur there, inputs, inputs with labels, or a mix that you state. It
     tries the checkpoints and merges of them on held-out samples, weighed as the target has them. The output is a folder
     with weights, head, receipt and report. Needs the extra `places`.
+
+    With --check nothing is written: it says whether the target's mix has moved since. The exit code is 0 either way.
     """
     from prefmerge.cli import show
     from prefmerge.target.adapt import adapt as work
     from prefmerge.target.adapt import require_extras
 
+    given = typed(context, given)
+    if check is not None:
+        _check(check, given, json)
+        return
     asked = parameters(Parameters, given)
     require_extras()
     with _progress() as progress:
@@ -45,6 +64,22 @@ def adapt(*, json: o.Json = False, **given: Any) -> None:
         show.as_json({**made.to_json(), "command": _command(made)})
     else:
         adapted(made)
+
+
+def _check(out: Path, given: dict[str, Any], json: bool) -> None:
+    """`--check OUT`."""
+    from prefmerge.cli import show
+    from prefmerge.cli.adapt_check import checked
+    from prefmerge.target.adapt import require_extras
+    from prefmerge.target.check import check
+
+    require_extras()
+    with _progress() as progress:
+        done = check(out, progress=progress, **given)
+    if json:
+        show.as_json(done.to_json())
+    else:
+        checked(done)
 
 
 @contextlib.contextmanager

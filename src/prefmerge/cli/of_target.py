@@ -34,6 +34,12 @@ def parameters(of: type[Asked], given: dict[str, Any]) -> Asked:
     return of.of(**{name: () if value is None and name in several else value for name, value in given.items()})
 
 
+def typed(context: typer.Context, given: dict[str, Any]) -> dict[str, Any]:
+    """What of `given` was typed; the rest are defaults."""
+    sources = {name: context.get_parameter_source(name) for name in given}
+    return {name: given[name] for name, source in sources.items() if source is not None and source.name != "DEFAULT"}
+
+
 def _shown(kind: Any) -> Any:
     """The type as typer takes it: words are text, which the parameters check."""
     if get_origin(kind) is tuple:

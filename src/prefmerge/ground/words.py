@@ -7,6 +7,7 @@
     nearest("lamda", ["lambda", "mu"])   lambda
     did_you_mean("lamda", ["lambda"])    ` Did you mean 'lambda'?`
     flag("toward_last")                  --toward-last
+    flag("from_")                        --from
 
 Source of `nearest`: difflib (Ratcliff and Obershelp 1988), its cutoff 0.6. Cost: nothing but for `nearest`, which
 compares with every known name. Not here: nouns whose plural is not made with an s; other languages.
@@ -62,4 +63,4 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def flag(name: str) -> str:
     """What the command line calls a parameter."""
-    return "--" + name.replace("_", "-")
+    return "--" + name.rstrip("_").replace("_", "-")

@@ -22,6 +22,8 @@ class AdaptArguments(TypedDict, total=False):
     inputs: Where | None
     pairs: Where | None
     prefer: str | None
+    from_: Where | None
+    forget: bool
     out: Where | None
     task_samples: Where | Sequence[Where]
     task_labels: Where | None

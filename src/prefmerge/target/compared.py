@@ -57,20 +57,20 @@ def open_compared(paths: Sequence[Path], source: Source) -> list[Compared]:
                     f"--compare {path}: answers with a head, and {source.base} with a classifier of its own. Compare "
                     "models that answer alike."
                 )
-            head = _head_of(path, source)
+            head = head_of(path, source)
         opened.append(Compared(Candidate(name, path=path), head, head is not None or (path / RESULT).is_file()))
     return opened
 
 
-def _head_of(path: Path, source: Source) -> FrozenHead:
+def head_of(path: Path, source: Source) -> FrozenHead:
     """The head of a folder, its rows in the order of the tasks' classes. Raises UsageError, RunError."""
     head, classes = read_head(path / HEAD), source.tasks.classes
     if sorted(head.classes) != sorted(classes):
         other = next((one for one in head.classes if one not in classes), None)
         beyond = f"it has {other!r}" if other is not None else "it lacks some"
         raise UsageError(
-            f"--compare {path}: its head has {len(head.classes)} classes, the tasks have {len(classes)}, and they are "
-            f"not the same: {beyond}. Compare models of the same classes."
+            f"{path}: its head has {len(head.classes)} classes, the tasks have {len(classes)}, and they are "
+            f"not the same: {beyond}. Give a model of the same classes."
         )
     at = [head.classes.index(name) for name in classes]
     return replace(head, rows=head.rows[at], classes=classes, bias=None if head.bias is None else head.bias[at])

@@ -1,3 +1,4 @@
-"""The names of the files that `adapt` leaves beside the weights. Cost: none."""
+"""The files that `adapt` leaves beside the weights, by name. Cost: none."""
 
-RESULT, HEAD, REPORT = "adapt.json", "head.safetensors", "report.html"
+FORMAT = "prefmerge-adapt/1"  # of RESULT
+RESULT, HEAD, REPORT, RECEIPT = "adapt.json", "head.safetensors", "report.html", "receipt.json"

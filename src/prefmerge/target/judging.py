@@ -181,7 +181,7 @@ def stand_ins(
         parts.append(replace(evidence.pairs, ids=tuple(f"pair/{one}" for one in evidence.pairs.ids), domains=None))
         tasks += [-1] * len(evidence.pairs)
     examples = concatenated(parts)
-    allowed = _allowed(source, np.asarray(tasks), examples.labels)
+    allowed = allowed_classes(source, np.asarray(tasks), examples.labels)
     proxy = make_proxy(examples.ids, examples.labels, np.asarray(tasks), first=FIRST, seed=asked.seed, allowed=allowed)
     return examples, proxy
 
@@ -236,7 +236,7 @@ def _some(examples: Examples, count: int, seed: int) -> np.ndarray:
     return np.flatnonzero(one.first)
 
 
-def _allowed(source: Source, tasks: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
+def allowed_classes(source: Source, tasks: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
     """(N, C): the classes among which each sample is named; None where that is all of them, always."""
     classes = len(source.tasks.classes)
     if all(len(own) == classes for own in source.among):
@@ -262,7 +262,7 @@ def _others(source: Source, present: np.ndarray, asked: Parameters) -> tuple[Exa
     if not parts:
         return source.samples[0].take([]), None
     examples, at = concatenated(parts), np.asarray(tasks)
-    return examples, Others(examples.labels, at, _allowed(source, at, examples.labels))
+    return examples, Others(examples.labels, at, allowed_classes(source, at, examples.labels))
 
 
 def _lost(forwards: Forwards, tried: _Tried, examples: Examples, others: Others) -> dict[str, tuple[int, float, float]]:

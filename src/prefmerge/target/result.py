@@ -23,13 +23,13 @@ from prefmerge.preference import Preference, as_text
 from prefmerge.target.choice import Choice
 from prefmerge.target.estimates import Estimates
 from prefmerge.target.evidence import Evidence
+from prefmerge.target.files import FORMAT
 from prefmerge.target.own import Addition, lines_of_use
 from prefmerge.target.parameters import Parameters
 from prefmerge.target.pool import Candidate
 from prefmerge.target.prior import Prior
 from prefmerge.target.source import Source
 
-FORMAT = "prefmerge-adapt/1"
 DRIFT = 0.2  # part of the target that comes from other tasks, in the sentence on what is lost then
 
 
@@ -107,12 +107,16 @@ class Adapted:
         return told, lines_of_use(classifier, out)
 
     def to_json(self) -> dict[str, Any]:
-        """What adapt.json holds: no path, no host."""
+        """What adapt.json holds: no path, no host. `drawn`: shares as they could be, in the order of the tasks."""
+        shares = self.evidence.shares
+        drawn = [] if shares.source == "stated" else [" ".join(f"{s:.4f}" for s in one) for one in shares.draws]
         data: dict[str, Any] = {
             "format": FORMAT,
             "parameters": self.parameters.to_json(),
             "tasks": list(self.source.tasks.names),
-            "target": self.evidence.shares.to_json(),
+            "target": shares.to_json(),
+            "shown": self.evidence.shown.to_json(),
+            "drawn": drawn,
             "prior": {
                 name: float(p) for name, p in zip(self.source.tasks.classes, self.prior.classes, strict=True) if p > 0
             },

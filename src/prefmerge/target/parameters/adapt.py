@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from prefmerge.errors import UsageError, require_one_source
 from prefmerge.ground.words import flag
+from prefmerge.target.parameters.again import continued
 from prefmerge.target.parameters.declared import (
     CHECKPOINTS,
     FORCE,
@@ -41,6 +42,19 @@ class Parameters(Declaring):
         str | None,
         Declared("The mix that you state: cars=0.8,birds=0.2, or what else `merge --prefer` takes.", metavar="SPEC"),
     ] = None
+    from_: Annotated[
+        Path | None,
+        Declared(
+            "Start again from this output of adapt, with more of the target: its parameters hold where no others are "
+            "given, and its labels are added to the new ones. Inputs and pairs of before are given again.",
+            metavar="OUT|adapt.json",
+            local=True,
+        ),
+    ] = None
+    forget: Annotated[
+        bool,
+        Declared("With --from: take the parameters alone, not what was shown before.", local=True),
+    ] = False
     out: Annotated[Path | None, Declared("The folder of the model.", metavar="OUT", flags=("-o",), local=True)] = None
     task_samples: Annotated[
         tuple[Path, ...],
@@ -104,12 +118,21 @@ class Parameters(Declaring):
 
     command: ClassVar[str] = "adapt"
 
+    @classmethod
+    def of(cls, **given: Any) -> Self:
+        if given.get("from_") is not None:
+            given = continued(Path(given["from_"]), given)
+        return super().of(**given)
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.forget and self.from_ is None:
+            raise UsageError("--forget has no use without --from.")
         require_one_source(self.run, self.checkpoints)
         if self.run is None and len(self.checkpoints) < 2:
             raise UsageError("nothing to adapt: give --run RUN, or BASE TASK... in the order of training.")
-        if not any((self.labels, self.inputs, self.pairs, self.prefer)):
+        earlier = self.from_ is not None and not self.forget
+        if not (earlier or any((self.labels, self.inputs, self.pairs, self.prefer))):
             raise UsageError(
                 "what is the target like? Give --labels FILE, --inputs PATH, --pairs PATH or --prefer SPEC; more than "
                 "one where you have them."
@@ -142,6 +165,8 @@ class Parameters(Declaring):
         for name, declared, value in self.declared():
             if declared.local:
                 continue
+            if name == "model" and value is not None and Path(value).exists():
+                value = Path(value)
             if isinstance(value, tuple):
                 values[name] = [one.name if isinstance(one, Path) else one for one in value]
             else:
