@@ -78,6 +78,15 @@ def test_labels_add_up_to_one_call_with_all_of_them(world: World, tmp_path: Path
     assert adapt(alone).evidence.shown.labels == {"ab": 4, "cd": 1, "ef": 1}
 
 
+def test_labels_that_may_be_given_twice_get_a_note(world: World, tmp_path: Path):
+    file = result(tmp_path, parameters={"run": None}, shown={"labels": {"ab": 3, "cd": 2}})
+    given = {"from_": file, "checkpoints": world.checkpoints, "task_samples": [world.root / "samples"]}
+    for names, doubted in ((["ab"] * 3 + ["cd"] * 4, True), (["ab"] * 2 + ["cd"] * 4, False)):
+        made = adapt(Parameters.of(**given, no_cache=True, labels=labels(tmp_path / "seen.csv", names)))
+        assert made.evidence.shown.labels["cd"] == 6
+        assert doubted == any("counts 5 labels, and seen.csv has at least as many" in note for note in made.notes)
+
+
 def test_inputs_are_given_again_with_the_new_ones(world: World, tmp_path: Path):
     rng = random.Random(5)
     texts = [sample("text", "ab", rng) for _ in range(14)]
@@ -111,6 +120,8 @@ def test_parameters_given_now_hold_and_the_others_are_those_of_before(tmp_path: 
     assert Parameters.of(from_=stated, run="r", prefer="0,1").prefer == "0,1"
     assert Parameters.of(from_=stated, run="r", labels="new.csv").prefer is None
     assert replace(made, seed=9).seed == 9
+    # From Python, an argument that is None is one that was not given.
+    assert Parameters.of(from_=stated, run="r", prefer=None, checkpoints=None).prefer == "1,0"
 
 
 def test_the_run_is_where_the_receipt_says_that_the_base_was(tmp_path: Path):
@@ -136,6 +147,7 @@ def test_the_run_is_where_the_receipt_says_that_the_base_was(tmp_path: Path):
         ),
         ({}, {"run": "r", "prefer": "1,0"}, "--prefer states the mix, and"),
         ({}, {"run": "r", "pairs": "p.csv"}, "--pairs have labels, and"),
+        ({"shown": {"pairs": 4}}, {"run": "r", "labels": "l"}, "was made with 4 pairs, which have labels already"),
         ({"shown": {"pairs": 4}}, {"run": "r"}, r"--pairs \(the 4 pairs of before"),
         ({}, {"run": "r", "forget": True}, r"what is the target like\?"),
     ],

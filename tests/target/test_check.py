@@ -7,9 +7,12 @@ import random
 import shlex
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("transformers", reason="adapt needs the extra places")
@@ -17,9 +20,11 @@ pytest.importorskip("sklearn", reason="adapt needs the extra places")
 
 from prefmerge.errors import DataError, UsageError
 from prefmerge.target.adapt import adapt
-from prefmerge.target.check import check
+from prefmerge.target.check import _recalls, check
 from prefmerge.target.checked import Checked
+from prefmerge.target.parameters.again import Earlier
 from prefmerge.target.result import Adapted
+from prefmerge.target.shares import Foreign, Tasks
 from tests.target.classifiers import World, make, sample
 
 
@@ -136,6 +141,40 @@ def test_inputs_of_no_task_are_seen(world: World, made: Adapted, tmp_path: Path)
     assert done.shares.foreign.low > 0.3
     assert any("look like no task at all" in note for note in done.notes)
     assert any("was estimated from labels, this one from inputs" in note for note in done.notes)
+    if not done.clear:
+        assert done.advice.startswith("Inputs are there that no task knows")
+        assert done.command is None
+
+
+def test_samples_that_show_no_task_get_no_verdict_and_no_line(world: World, made: Adapted, tmp_path: Path):
+    done = checked(world, made, labels=labels(tmp_path / "later.csv", ["ab"] * 20))
+    lost = replace(done, shares=replace(done.shares, tells=False))
+    assert done.command is not None
+    assert (lost.clear, lost.command) == (False, None)
+    assert "whether the mix has moved is not known" in lost.verdict
+    assert lost.advice == "Give labels of the target, or more samples, and check again."
+    strange = replace(done, shares=replace(done.shares, foreign=Foreign(0.5, 0.4, 0.6)))
+    assert strange.command is None
+    assert strange.advice.startswith("Inputs are there that no task knows")
+
+
+def test_what_a_class_shows_in_one_domain_says_nothing_of_another(tmp_path: Path):
+    """Both tasks have both classes. The first was present, and its samples are all right; of the second 4 of 10 are."""
+    known = Tasks(("here", "there"), ("x", "y"), ((0, 1), (0, 1)), np.full((2, 2), 9))
+    source = SimpleNamespace(tasks=known)
+    right = {"samples": 30, "recall": 1.0, "before": 0.5}
+    data = {
+        "target": {"shares": {"here": 1.0, "there": 0.0}},
+        "estimates": {
+            "recall": {"x": right, "y": right},
+            "other_tasks": {"there": {"samples": 10, "last": 0.9, "chosen": 0.4}},
+        },
+    }
+    sizes, correct, unit = _recalls(Earlier(tmp_path / "adapt.json", data), source, "chosen")  # pyright: ignore[reportArgumentType]
+    assert (sizes[unit].tolist(), correct[unit].tolist()) == ([[30, 30], [10, 10]], [[30, 30], [4, 4]])
+    data["estimates"]["other_tasks"] = {}
+    _, _, unit = _recalls(Earlier(tmp_path / "adapt.json", data), source, "chosen")  # pyright: ignore[reportArgumentType]
+    assert unit.tolist() == [[0, 1], [-1, -1]]  # nothing is known of it
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ def _by_class(estimates: Estimates) -> Iterator[str]:
     if chosen.balanced is not None:
         told = f"Balanced accuracy (mean recall of its classes): {100 * chosen.balanced.value:.1f} %"
         told += f" {chosen.balanced.interval}"
-        if before is not None and before.balanced is not None and chosen.how != before.how:
+        if before is not None and before.balanced is not None:
             told += f"; the {before.name}: {100 * before.balanced.value:.1f} %"
         yield f"{told}."
     if estimates.fell:

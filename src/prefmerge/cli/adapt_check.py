@@ -46,14 +46,13 @@ def checked(done: Checked) -> None:
         console.print(f"and {len(tasks) - MOST_TASKS} more tasks, which changed less")
     console.print()
     console.print(done.verdict, soft_wrap=True)
-    foreign = shares.foreign
-    if foreign is not None and foreign.low <= 0:
+    if shares.foreign is not None and not done.strange:
         console.print("Inputs of no task: no clear sign of any.")
     if done.expected is not None:
         there = earlier["estimates"].get("there", "checkpoint")
         other = "" if done.there is None else f"; the {there} {100 * done.there.value:.1f} % {done.there.interval}"
         console.print(
-            f"Expected accuracy in the new mix: {100 * done.expected.value:.1f} % {done.expected.interval}{other}. "
+            f"Expected accuracy{' of what is of a task' if done.strange else ''} in the new mix: {100 * done.expected.value:.1f} % {done.expected.interval}{other}. "
             f"In the earlier mix: {_promised(earlier)}.",
             soft_wrap=True,
         )

@@ -4,7 +4,7 @@
     accuracy of OUT's model now = sum over tasks t and classes c of q(t, c) recall(t, c)
 
 q: the joint prior of the later samples (`prior`); recall: what adapt.json has of each class of the tasks that were
-present, on samples that took no part in fitting, and of each absent task. A forward pass of OUT's model over held-out
+present, on samples that took no part in fitting, and of each task that was absent, as a whole. A forward pass of OUT's model over held-out
 samples would flatter it: its head was fitted on them. Intervals: the shares' draws with Beta draws of each recall, to
 which one sample is added that is right as often as all are, and one sample imagined at each end; what no sample judges
 counts from none to all. Pairs are new, so OUT's model is run over them. Nothing is written. Cost: that of the shares,
@@ -33,12 +33,12 @@ from prefmerge.target.files import RECEIPT
 from prefmerge.target.fit import Scores, margins
 from prefmerge.target.forwards import Forwards
 from prefmerge.target.judging import allowed_classes
-from prefmerge.target.moved import moved
+from prefmerge.target.moved import TargetMix, moved
 from prefmerge.target.parameters import Parameters
 from prefmerge.target.parameters.again import Earlier, read_earlier, taken_from
 from prefmerge.target.pool import Candidate
 from prefmerge.target.prior import joint_of
-from prefmerge.target.shares import Shares
+from prefmerge.target.shares import PRESENT, Shares
 from prefmerge.target.source import Source, open_source
 
 LATER = ("labels", "inputs", "pairs")
@@ -76,8 +76,9 @@ def check(out: str | Path, /, *, progress: Progress | None = None, **given: Any)
     evidence = read_evidence(asked, source, forwards.embeddings_of_base)
     source = forwards.source = evidence.source
     shares = evidence.shares
-    before, drawn = _mix(earlier, source)
-    compared = moved(shares.names, before, drawn, shares.shares, shares.draws, level=asked.level, seed=asked.seed)
+    before = _mix(earlier, source)
+    now = TargetMix(shares.shares, shares.draws, shares.samples, _counted(source, shares.source))
+    compared = moved(shares.names, before, now, level=asked.level, seed=asked.seed)
     notes = [*evidence.notes]
     was = earlier.data["target"].get("source")
     alike = () if source.tasks.shared else ("labels", "pairs")  # there pairs are counted by their labels
@@ -110,17 +111,23 @@ def checking(earlier: Earlier, given: Mapping[str, Any]) -> Parameters:
     return Parameters.of(**{**taken, **given})
 
 
-def _mix(earlier: Earlier, source: Source) -> tuple[np.ndarray, np.ndarray]:
-    """The shares that the model was adapted to (T,), and their draws (B, T); none where the mix was stated."""
-    names = source.tasks.names
+def _mix(earlier: Earlier, source: Source) -> TargetMix:
+    """The mix that the model was adapted to; without draws where it was stated. Raises DataError."""
+    names, target = source.tasks.names, earlier.data["target"]
     try:
-        shares = np.array([float(earlier.data["target"]["shares"][name]) for name in names])
+        shares = np.array([float(target["shares"][name]) for name in names])
         drawn = np.array([row.split() for row in earlier.data["drawn"]], float).reshape(-1, len(names))
+        samples, counted = int(target["samples"]), _counted(source, target["source"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
             f"{earlier.file}: its shares cannot be read. Give the folder as `prefmerge adapt` wrote it."
         ) from error
-    return shares, drawn
+    return TargetMix(shares, drawn, samples, counted)
+
+
+def _counted(source: Source, origin: str) -> bool:
+    """Whether shares are counts of labels; else looks of inputs are in them."""
+    return origin == "labels" or (origin == "pairs" and not source.tasks.shared)
 
 
 def _expected(earlier: Earlier, source: Source, shares: Shares, model: str, asked: Parameters) -> Estimate | None:
@@ -161,10 +168,14 @@ def _recalls(earlier: Earlier, source: Source, model: str) -> tuple[np.ndarray, 
     of_class, of_task = {"chosen": ("recall", "chosen"), "there": ("before", "last")}[model]
     units: list[tuple[int, float]] = []
     unit_TC = np.full((len(tasks.names), len(tasks.classes)), -1)
+    present = np.array([earlier.data["target"]["shares"][name] for name in tasks.names])
+    present = present >= min(PRESENT, present.max())
     for c, name in enumerate(tasks.classes):
         if name in estimates["recall"]:
             one = estimates["recall"][name]
-            unit_TC[[t for t, own in enumerate(tasks.of_task) if c in own], c] = len(units)
+            having = np.array([c in own for own in tasks.of_task])
+            # What a class of present tasks shows says nothing of the same class in an absent task, another domain.
+            unit_TC[having & (present if (having & present).any() else True), c] = len(units)
             units.append((one["samples"], one["samples"] * one[of_class]))
     for t, name in enumerate(tasks.names):
         if name in estimates["other_tasks"]:

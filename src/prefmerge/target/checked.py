@@ -40,6 +40,11 @@ class Checked:
         return self.moved.clear and self.shares.tells
 
     @property
+    def strange(self) -> bool:
+        """Whether some inputs are clearly of no task."""
+        return self.shares.foreign is not None and self.shares.foreign.low > 0
+
+    @property
     def verdict(self) -> str:
         """Whether the mix has moved, in a sentence or two."""
         one = self.moved
@@ -61,8 +66,15 @@ class Checked:
     @property
     def advice(self) -> str:
         """What to do, in a sentence; `command` does it."""
+        if not self.shares.tells:
+            return "Give labels of the target, or more samples, and check again."
         if self.clear:
             return "Adapt again, to what is seen now (--forget: the earlier samples are of another mix):"
+        if self.strange:
+            return (
+                "Inputs are there that no task knows, and no merge helps with them: look at these inputs, and train a "
+                "task for them if they stay."
+            )
         if self.command is not None:
             return "Nothing needs to be done. To add these labels to the earlier ones:"
         return "Nothing needs to be done. More samples would show smaller changes."
@@ -72,6 +84,8 @@ class Checked:
         """The line of `adapt` to type; None where nothing needs to be done and nothing can be added."""
         earlier, asked = self.earlier, self.asked
         only_labels = asked.labels is not None and asked.inputs is None and earlier.labels
+        if not self.shares.tells or (self.strange and not self.clear):
+            return None
         if not self.clear and not (only_labels and not earlier.inputs and not earlier.pairs):
             return None
         words = ["prefmerge", "adapt", *map(str, asked.checkpoints), "--from", str(earlier.file.parent)]

@@ -124,7 +124,15 @@ def _labels(asked: Parameters, earlier: Earlier | None, tasks: Tasks) -> tuple[n
         other = next((name for name in earlier.labels if name not in tasks.classes), None)
         if other is not None:
             raise UsageError(f"{earlier.file} counts labels {other!r}, which is no class of these tasks.")
-        counts = counts + np.array([earlier.labels.get(name, 0) for name in tasks.classes], np.int64)
+        old = np.array([earlier.labels.get(name, 0) for name in tasks.classes], np.int64)
+        if asked.labels is not None and (counts >= old).all():
+            notes = (
+                f"the earlier result counts {old.sum()} labels, and {asked.labels.name} has at least as many of each "
+                "class. They are added up. If the earlier labels are in this file too, give --forget, or they count "
+                "twice.",
+                *notes,
+            )
+        counts = counts + old
     return (counts if counts.any() else None), notes
 
 

@@ -1,12 +1,15 @@
-"""Whether the mix of a target has moved: two estimates of shares, each with draws that show its noise.
+"""Whether the mix of a target has moved: two estimates of its shares, and how much two estimates of one mix differ.
 
-    TV(a, b) = 1/2 sum_t |a_t - b_t|,    noise = TV of what draws of a and b differ from their means
-    |TV of the estimates - TV of the truths| <= noise
+    TV(a, b) = 1/2 sum_t |a_t - b_t|
+    alike: the samples of both put together and dealt out again at random, into as many as there were
+    q = the TV that `alike` stays within at a level, or that draws of a and b have around their means, if that is more
 
-So with q the quantile of the noise at a level, TV is within [TV - q, TV + q] at least so often, and where that leaves 0
-the mix has moved. q is also how much two estimates of one mix would differ. By task: intervals that hold for all tasks
-together, from the largest difference of any task in units of its spread. Shapes: T tasks, B draws. Cost: PAIRS T
-numbers. Source: the triangle inequality; Westfall and Young 1993 (the largest of several). Not here: estimating shares.
+The mix has moved where TV > q. Where the samples are labels this is Fisher's exact test: two samples of one mix are
+called a change at most as often as the level says, however few they are. Of inputs, and of labels with inputs, the size
+is that of a sample of labels whose shares would vary as much (`TargetMix.size`), so there it is about so. The interval of TV
+is [TV - q, TV + q], by the triangle inequality. By task: intervals that hold for all tasks together, from the largest
+difference of any task in units of its spread, the wider of both ways. Shapes: T tasks, B draws. Cost: PAIRS T numbers.
+Source: Fisher 1935; Westfall and Young 1993 (the largest of several). Not here: estimating shares.
 """
 
 from __future__ import annotations
@@ -21,6 +24,39 @@ from prefmerge.target.estimates import Estimate
 
 PAIRS = 4000  # draws of the one mix beside draws of the other
 _LEAST = 1e-6  # spread of a task whose share no draw changes
+_DIGITS = 9  # of a difference; beyond them two orders of summing differ, and a tie would be taken for more
+
+
+@dataclass(frozen=True, eq=False)
+class TargetMix:
+    """`shares` (T,) of a target, with `draws` (B, T) of them; none where they are known. `samples`: of the target.
+    `counted`: whether the shares are counts of labels, and not estimated from what inputs look like.
+    """
+
+    shares: np.ndarray
+    draws: np.ndarray
+    samples: int
+    counted: bool = True
+
+    @property
+    def size(self) -> int:
+        """How many labels say as much of the shares: n with sum_t variance of s_t = (1 - sum_t s_t^2) / (n + 2), as of
+        counts to which one label was added; from 1 to `samples`. 0 for a mix that is known.
+        """
+        if not len(self.draws):
+            return 0
+        if self.counted:
+            return self.samples
+        within, spread = 1 - float(np.sum(self.draws.mean(axis=0) ** 2)), float(self.draws.var(axis=0).sum())
+        return max(1, min(self.samples, round(within / max(spread, 1e-12) - 2)))
+
+    @property
+    def counts(self) -> np.ndarray:
+        """(T,): so many labels by task, in whole numbers that sum to `size`."""
+        exact = self.size * self.shares
+        counts = np.floor(exact + 1e-6).astype(np.int64)
+        counts[np.argsort(counts - exact, kind="stable")[: self.size - int(counts.sum())]] += 1
+        return counts
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,36 +105,50 @@ class Moved:
         }
 
 
-def moved(
-    names: Sequence[str],
-    before: np.ndarray,
-    before_draws: np.ndarray,
-    now: np.ndarray,
-    now_draws: np.ndarray,
-    *,
-    level: float = 0.9,
-    seed: int = 0,
-) -> Moved:
-    """Compare two mixes (T,) with draws (B, T) of each; no draws: a mix that is known."""
+def moved(names: Sequence[str], before: TargetMix, now: TargetMix, *, level: float = 0.9, seed: int = 0) -> Moved:
+    """Compare two mixes of the tasks `names`."""
     random = np.random.default_rng([seed, 77])
-    noise = _deviations(now_draws, len(names), random) - _deviations(before_draws, len(names), random)
-    q = float(np.quantile(_variation(noise), level))
-    variation = float(_variation(now - before))
-    spread = np.maximum(noise.std(axis=0), _LEAST)
-    width = float(np.quantile(np.max(np.abs(noise) / spread, axis=1), level)) * spread
+    by_draws = _deviations(now, len(names), random) - _deviations(before, len(names), random)
+    noises = (by_draws, _alike(before, now, random))
+    difference = now.shares - before.shares
+    variation = float(_variation(difference))
+    q = max(_quantile(_variation(noise), level) for noise in noises)
+    width = np.zeros(len(names))
+    for noise in noises:
+        spread = np.maximum(noise.std(axis=0), _LEAST)
+        width = np.maximum(width, _quantile(np.max(np.abs(noise) / spread, axis=1), level) * spread)
     change = tuple(
         Estimate(one, max(one - w, -1.0), min(one + w, 1.0))
-        for one, w in zip((now - before).tolist(), width.tolist(), strict=True)
+        for one, w in zip(difference.tolist(), width.tolist(), strict=True)
     )
-    ends = Estimate(variation, max(variation - q, 0.0), min(variation + q, 1.0))
-    return Moved(tuple(names), before, now, change, ends, q, level)
+    ends = Estimate(variation, max(round(variation - q, _DIGITS), 0.0), min(variation + q, 1.0))
+    return Moved(tuple(names), before.shares, now.shares, change, ends, q, level)
 
 
-def _deviations(draws: np.ndarray, tasks: int, random: np.random.Generator) -> np.ndarray:
+def _deviations(mix: TargetMix, tasks: int, random: np.random.Generator) -> np.ndarray:
     """(PAIRS, T): draws less their mean, in a random order: two samples' draws of one seed are alike."""
-    if not len(draws):
+    if not len(mix.draws):
         return np.zeros((PAIRS, tasks))
-    return (draws - draws.mean(axis=0))[random.integers(0, len(draws), PAIRS)]
+    return (mix.draws - mix.draws.mean(axis=0))[random.integers(0, len(mix.draws), PAIRS)]
+
+
+def _alike(before: TargetMix, now: TargetMix, random: np.random.Generator) -> np.ndarray:
+    """(PAIRS, T): differences of the shares of two samples of one mix, of the sizes that these have. A mix that is
+    known is that one mix; else both samples are put together and dealt out again.
+    """
+    old, new = before.size, now.size
+    if not old or not new:
+        known, size = (before.shares, new) if not old else (now.shares, old)
+        dealt = random.multinomial(size, known, PAIRS) / size - known if size else np.zeros((PAIRS, len(known)))
+        return dealt if not old else -dealt
+    together = before.counts + now.counts
+    dealt = random.multivariate_hypergeometric(together, new, PAIRS, method="marginals")
+    return dealt / new - (together - dealt) / old
+
+
+def _quantile(values: np.ndarray, level: float) -> float:
+    """The least of the values that a part `level` of them stays within."""
+    return float(np.quantile(values, level, method="higher"))
 
 
 def _variation(difference: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
     parameters = those of the file, where none are given now
     labels     = those that the file counts + those that are given now
-    inputs, pairs: the file has no sample, so the old ones are given again with the new ones
+    inputs, pairs: the file holds no samples, so the old ones are given again with the new ones
     a stated mix: until labels or inputs are given in its place
 
 The file holds no path, since it may be published. The run is looked for where the receipt beside the file says that the
@@ -95,7 +95,7 @@ def read_earlier(path: Path) -> Earlier:
     kinds = {"parameters": dict, "shown": dict, "tasks": list, "target": dict}
     whole = isinstance(data, dict) and data.get("format") == FORMAT
     if not whole or not all(isinstance(data.get(name), kind) for name, kind in kinds.items()):
-        raise DataError(f"{file}: is no result of `prefmerge adapt`. Give the folder that it wrote.")
+        raise DataError(f"{file}: is no result of this version of `prefmerge adapt`. Give the folder that it wrote.")
     shown = data["shown"]
     if not isinstance(shown.get("labels"), dict) or not all(type(n) is int for n in shown["labels"].values()):
         raise DataError(f"{file}: does not say which labels were shown. Give the folder as `prefmerge adapt` wrote it.")
@@ -126,7 +126,7 @@ def continued(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises DataError, and UsageError naming all paths that must be given again.
     """
-    earlier = read_earlier(path)
+    earlier, given = read_earlier(path), {name: value for name, value in given.items() if value is not None}
     taken, missing = taken_from(earlier, given)
     if earlier.parameters.get("candidate") and not given.get("candidate"):
         missing.append(f"--candidate (it was {_named(earlier.parameters['candidate'])})")
@@ -149,6 +149,11 @@ def _require_together(earlier: Earlier, given: Mapping[str, Any]) -> None:
     hint = "Give --forget to take the parameters alone."
     if given.get("prefer") and (earlier.labels or earlier.inputs):
         raise UsageError(f"--prefer states the mix, and {earlier.file} estimates it from what was shown. {hint}")
+    if given.get("labels") and earlier.pairs:
+        raise UsageError(
+            f"--labels: {earlier.file} was made with {counted(earlier.pairs, 'pair')}, which have labels already. Give "
+            f"--pairs, with those of before in it. {hint}"
+        )
     if given.get("pairs") and earlier.labels:
         raise UsageError(f"--pairs have labels, and {earlier.file} counts labels too, perhaps the same ones. {hint}")
 
