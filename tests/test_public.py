@@ -19,7 +19,7 @@ from prefmerge.errors import UsageError
 
 NAMES = [name for name in prefmerge.__all__ if name != "__version__"]
 CALLS = [name for name in NAMES if name.islower()]
-NEEDS_TORCH = {"adapt", "evaluate", "finetune", "search"}
+NEEDS_TORCH = {"adapt", "check", "evaluate", "finetune", "search"}
 
 
 def test_dir_shows_every_name_before_it_is_used() -> None:

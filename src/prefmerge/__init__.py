@@ -4,7 +4,7 @@
     receipt = merge("base", ["cars", "birds"], "out", preference="cars=0.8,birds=0.2")
 
 merge, merge_state_dicts, plan, verify    from checkpoints to a model with a receipt
-adapt, prefer, search                     from what is known of the target to a model or a preference for it
+adapt, check, prefer, search              from what is known of the target to a model or a preference for it
 finetune, evaluate                        the checkpoints, and how good a model is
 inspect                                   who owns what, and what is in the task vectors
 open_checkpoint, read_recipe, read_config what is in a file
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from prefmerge.merging.recipe_file import read_recipe
     from prefmerge.merging.verify import verify
     from prefmerge.preference import Preference
-    from prefmerge.target.api import adapt, prefer
+    from prefmerge.target.api import adapt, check, prefer
     from prefmerge.target.search import search
     from prefmerge.training.config_file import read_config
     from prefmerge.training.finetuning import finetune
@@ -43,6 +43,7 @@ _HOMES = {
     "Receipt": "prefmerge.merging.receipt",
     "Recipe": "prefmerge.merging.recipe",
     "adapt": "prefmerge.target.api",
+    "check": "prefmerge.target.api",
     "evaluate": "prefmerge.training.opened",
     "finetune": "prefmerge.training.finetuning",
     "inspect": "prefmerge.analysis.inspecting",
@@ -67,6 +68,7 @@ __all__ = [
     "Recipe",
     "__version__",
     "adapt",
+    "check",
     "evaluate",
     "finetune",
     "inspect",

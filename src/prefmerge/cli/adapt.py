@@ -32,7 +32,8 @@ Check = Annotated[
     typer.Option(
         "--check",
         metavar="OUT",
-        help="Write nothing: say whether the later samples that are given are of the mix that OUT was adapted to.",
+        help="Write nothing: say whether the target's mix has moved since OUT was adapted to it. Give later samples, "
+        "without those of before.",
     ),
 ]
 

@@ -51,8 +51,9 @@ def checked(done: Checked) -> None:
     if done.expected is not None:
         there = earlier["estimates"].get("there", "checkpoint")
         other = "" if done.there is None else f"; the {there} {100 * done.there.value:.1f} % {done.there.interval}"
+        of = " of what is of a task" if done.strange else ""
         console.print(
-            f"Expected accuracy{' of what is of a task' if done.strange else ''} in the new mix: {100 * done.expected.value:.1f} % {done.expected.interval}{other}. "
+            f"Expected accuracy{of} in the new mix: {100 * done.expected.value:.1f} % {done.expected.interval}{other}. "
             f"In the earlier mix: {_promised(earlier)}.",
             soft_wrap=True,
         )

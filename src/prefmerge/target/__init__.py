@@ -13,7 +13,9 @@ judging.py       which samples stand for the target, and which candidate does be
 proxy.py, choice.py, fit.py, estimates.py   weights and folds, the score, bias and rows, how good it will be
 own.py           models with a classifier of their own
 result.py, output.py, report.py             what came out, the folder, the page
-api.py           adapt from Python
+compared.py      models that the user has, judged beside the candidates
+check.py         whether the mix has moved since;  moved.py compares two mixes, checked.py says what that means
+api.py           adapt, check and prefer from Python
 
 prefer.py        the paper's preference out of the same files;  embedded.py, preferred.py
 similarity/      label overlap, optimal transport, cosine, MMD

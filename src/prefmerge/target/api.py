@@ -1,11 +1,12 @@
-"""`prefmerge.adapt` and `prefmerge.prefer`: the model and the preference for a target, from Python.
+"""`prefmerge.adapt`, `check` and `prefer`: the model for a target, whether it still fits, a preference, from Python.
 
     made = prefmerge.adapt(run="my-run", labels="seen.csv", out="for-my-target")
     made.estimates.chosen.accuracy     value, low and high, as fractions of 1
+    prefmerge.check("for-my-target", labels="later.csv").clear
     prefmerge.prefer(run="my-run", labels="seen.csv").preference
 
 Their parameters are those of the command line, by the same names (`target.parameters`). Cost and errors: those of
-`target.adapt` and `target.prefer`. Not here: printing.
+`target.adapt`, `target.check` and `target.prefer`. Not here: printing.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from dataclasses import fields
 from typing import Any, TypeVar, Unpack, get_type_hints
 
 from prefmerge.ground.progress import Counted, Progress
+from prefmerge.target import check as checking
 from prefmerge.target import prefer as preferring
 from prefmerge.target.adapt import adapt as work
 from prefmerge.target.adapt import require_extras
-from prefmerge.target.arguments import AdaptArguments, PreferArguments
+from prefmerge.target.arguments import AdaptArguments, CheckArguments, PreferArguments, Where
+from prefmerge.target.checked import Checked
 from prefmerge.target.parameters import Parameters, PreferParameters
 from prefmerge.target.parameters.declared import Declaring
 from prefmerge.target.preferred import Preferred
@@ -28,18 +31,27 @@ from prefmerge.target.result import Adapted
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _with_declared(declaring: type[Declaring], arguments: type) -> Callable[[F], F]:
-    """The declared parameters in a function's signature, in the place of its `**parameters`."""
+def _with_declared(declaring: type[Declaring], arguments: type, *, defaults: bool = True) -> Callable[[F], F]:
+    """The declared parameters that are among `arguments` in a function's signature, in the place of its `**parameters`;
+    None in place of their `defaults` where those are another's.
+    """
 
     def signed(function: F) -> F:
         own = inspect.signature(function, eval_str=True)
         hints = get_type_hints(arguments)
         declared = [
-            inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=hints[one.name])
+            inspect.Parameter(
+                one.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=one.default if defaults else None,
+                annotation=hints[one.name],
+            )
             for one in fields(declaring)
+            if one.name in hints
         ]
         stated = [one for one in own.parameters.values() if one.kind is not one.VAR_KEYWORD]
-        function.__dict__["__signature__"] = own.replace(parameters=[*declared, *stated])
+        first = [one for one in stated if one.kind is one.POSITIONAL_ONLY]
+        function.__dict__["__signature__"] = own.replace(parameters=[*first, *declared, *stated[len(first) :]])
         return function
 
     return signed
@@ -53,15 +65,33 @@ def adapt(*, progress: Progress | None = None, **parameters: Unpack[AdaptArgumen
         made.estimates.chosen.accuracy   # value, low and high
 
     `parameters`: those of `prefmerge adapt`, with _ for -; paths as text or `Path`. Give `run`, or `checkpoints`, the
-    base first; and what you have of the target: `labels`, `inputs`, `pairs` or `prefer`. `out` is the folder to write;
-    without it nothing is written. `progress` is called with how much is done, how much there is, and what is being
-    done. Accuracies are fractions of 1.
+    base first; and what you have of the target: `labels`, `inputs`, `pairs` or `prefer`. `from_` is an earlier output
+    to start again from, with more of the target; `compare` are models of yours to judge too. `out` is the folder to
+    write; without it nothing is written. `progress` is called with how much is done, how much there is, and what is
+    being done. Accuracies are fractions of 1.
 
     Raises UsageError for parameters that make no sense together, and what `prefmerge adapt` reports: DataError,
     RunError, EncoderError, OutputExists, MissingExtra.
     """
     require_extras()
     return work(Parameters.of(**parameters), progress)
+
+
+@_with_declared(Parameters, CheckArguments, defaults=False)
+def check(out: Where, /, *, progress: Progress | None = None, **later: Unpack[CheckArguments]) -> Checked:
+    """Say whether the mix of a target has moved since a model was adapted to it. Nothing is written.
+
+        checked = prefmerge.check("for-my-target", labels="later.csv")
+        checked.clear, checked.verdict, checked.moved.grew
+
+    `out`: the folder that `adapt` wrote. `later`: later samples of the target, `labels`, `inputs` or `pairs`, without
+    those that were shown before; and `run`, or `checkpoints` with what `adapt` took beside them, where they are no
+    longer where they were. Where nothing is given, `level` and the others are those of `out`.
+
+    Raises UsageError for parameters that make no sense together, DataError, RunError, EncoderError, MissingExtra.
+    """
+    require_extras()
+    return checking.check(out, progress=progress, **later)
 
 
 @_with_declared(PreferParameters, PreferArguments)

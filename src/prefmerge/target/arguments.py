@@ -1,4 +1,4 @@
-"""The arguments of `prefmerge.adapt` and `prefmerge.prefer`, for editors and type checkers.
+"""The arguments of `prefmerge.adapt`, `prefmerge.check` and `prefmerge.prefer`, for editors and type checkers.
 
 They repeat the names of the declared parameters (`target.parameters`), which a type checker cannot derive; a test holds
 that they are the same. Cost: none. Not here: defaults and checks.
@@ -43,6 +43,26 @@ class AdaptArguments(TypedDict, total=False):
     no_cache: bool
     threads: int | None
     force: bool
+
+
+class CheckArguments(TypedDict, total=False):
+    """Those of adapt that a check takes."""
+
+    labels: Where | None
+    inputs: Where | None
+    pairs: Where | None
+    run: Where | None
+    checkpoints: Sequence[Where] | None
+    task_samples: Where | Sequence[Where] | None
+    task_labels: Where | None
+    head: Where | None
+    model: str | None
+    unordered: bool | None
+    level: float | None
+    seed: int | None
+    batch: int | None
+    no_cache: bool | None
+    threads: int | None
 
 
 class PreferArguments(TypedDict, total=False):

@@ -4,11 +4,11 @@
     accuracy of OUT's model now = sum over tasks t and classes c of q(t, c) recall(t, c)
 
 q: the joint prior of the later samples (`prior`); recall: what adapt.json has of each class of the tasks that were
-present, on samples that took no part in fitting, and of each task that was absent, as a whole. A forward pass of OUT's model over held-out
-samples would flatter it: its head was fitted on them. Intervals: the shares' draws with Beta draws of each recall, to
-which one sample is added that is right as often as all are, and one sample imagined at each end; what no sample judges
-counts from none to all. Pairs are new, so OUT's model is run over them. Nothing is written. Cost: that of the shares,
-and a forward pass a pair. Not here: adapting.
+present, on samples that took no part in fitting, and of each task that was absent, as a whole. A forward pass of OUT's
+model over held-out samples would flatter it: its head was fitted on them. Intervals: the shares' draws with Beta draws
+of each recall, to which one sample is added that is right as often as all are, and one sample imagined at each end;
+what no sample judges counts from none to all. Pairs are new, so OUT's model is run over them. Nothing is written. Cost:
+that of the shares, and a forward pass a pair. Not here: adapting.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from prefmerge.errors import DataError, UsageError
 from prefmerge.ground.progress import Progress
 from prefmerge.ground.stats import wilson_of
 from prefmerge.ground.words import flag, joined
+from prefmerge.target.arguments import CheckArguments
 from prefmerge.target.checked import Checked
 from prefmerge.target.compared import head_of
 from prefmerge.target.estimates import Estimate
@@ -42,21 +43,7 @@ from prefmerge.target.shares import PRESENT, Shares
 from prefmerge.target.source import Source, open_source
 
 LATER = ("labels", "inputs", "pairs")
-TAKEN = (
-    *LATER,
-    "run",
-    "checkpoints",
-    "task_samples",
-    "task_labels",
-    "head",
-    "model",
-    "unordered",
-    "level",
-    "seed",
-    "batch",
-    "no_cache",
-    "threads",
-)  # parameters of `adapt` that a check takes
+TAKEN = tuple(CheckArguments.__annotations__)  # parameters of `adapt` that a check takes
 
 
 def check(out: str | Path, /, *, progress: Progress | None = None, **given: Any) -> Checked:

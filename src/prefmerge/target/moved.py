@@ -5,9 +5,9 @@
     q = the TV that `alike` stays within at a level, or that draws of a and b have around their means, if that is more
 
 The mix has moved where TV > q. Where the samples are labels this is Fisher's exact test: two samples of one mix are
-called a change at most as often as the level says, however few they are. Of inputs, and of labels with inputs, the size
-is that of a sample of labels whose shares would vary as much (`TargetMix.size`), so there it is about so. The interval of TV
-is [TV - q, TV + q], by the triangle inequality. By task: intervals that hold for all tasks together, from the largest
+called a change at most as often as the level says, however few they are. Inputs, and labels with inputs, count as the
+labels that would say as much of the shares (`TargetMix.size`), so there it is about as often. The interval of TV is
+[TV - q, TV + q], by the triangle inequality. By task: intervals that hold for all tasks together, from the largest
 difference of any task in units of its spread, the wider of both ways. Shapes: T tasks, B draws. Cost: PAIRS T numbers.
 Source: Fisher 1935; Westfall and Young 1993 (the largest of several). Not here: estimating shares.
 """
