@@ -167,6 +167,8 @@ def test_what_is_no_result_is_refused(tmp_path: Path, text: str, told: str):
         read_earlier(tmp_path)
     with pytest.raises(DataError, match="no such file"):
         read_earlier(tmp_path / "gone.json")
+    with pytest.raises(UsageError, match=r"^--labels stands where the folder"):  # `--check --labels more.csv`
+        read_earlier(Path("--labels"))
 
 
 def test_forget_needs_something_to_forget():

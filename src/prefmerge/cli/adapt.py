@@ -173,12 +173,9 @@ def _by_class(estimates: Estimates) -> Iterator[str]:
 
         def fall(name: str) -> str:
             one = estimates.recall[name]
-            return f"{name} {100 * one.before:.0f} % to {100 * one.value:.0f} % of {one.samples}"
+            return f"{name} ({100 * one.value:.0f} %, before {100 * one.before:.0f} %, of {one.samples} samples)"
 
-        yield (
-            f"Classes that it names worse than the {estimates.there} does: {listed(estimates.fell, 3, form=fall)} "
-            "samples."
-        )
+        yield f"Classes that it names worse than the {estimates.there} does: {listed(estimates.fell, 3, form=fall)}."
 
 
 def _elsewhere(estimates: Estimates) -> Iterator[str]:

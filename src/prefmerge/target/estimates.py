@@ -132,7 +132,7 @@ class Estimates:
 
     @property
     def fell(self) -> list[str]:
-        """The classes that the chosen model clearly names worse, the largest loss first."""
+        """The classes that the chosen model names worse by more than one standard error, the largest loss first."""
         fell = [name for name, one in self.recall.items() if one.fell]
         return sorted(fell, key=lambda name: self.recall[name].value - self.recall[name].before)
 

@@ -7,9 +7,9 @@
 The mix has moved where TV > q. Where the samples are labels this is Fisher's exact test: two samples of one mix are
 called a change at most as often as the level says, however few they are. Inputs, and labels with inputs, count as the
 labels that would say as much of the shares (`TargetMix.size`), so there it is about as often. The interval of TV is
-[TV - q, TV + q], by the triangle inequality. By task: intervals that hold for all tasks together, from the largest
-difference of any task in units of its spread, the wider of both ways. Shapes: T tasks, B draws. Cost: PAIRS T numbers.
-Source: Fisher 1935; Westfall and Young 1993 (the largest of several). Not here: estimating shares.
+[TV - q, TV + q], by the triangle inequality. By task: the same with |a_t - b_t|, at a level of 1 - (1 - level) / T, so
+that the intervals hold for all tasks together (Bonferroni). Shapes: T tasks, B draws. Cost: PAIRS T numbers. Source:
+Fisher 1935. Not here: estimating shares.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ import numpy as np
 from prefmerge.target.estimates import Estimate
 
 PAIRS = 4000  # draws of the one mix beside draws of the other
-_LEAST = 1e-6  # spread of a task whose share no draw changes
 _DIGITS = 9  # of a difference; beyond them two orders of summing differ, and a tie would be taken for more
 
 
@@ -112,13 +111,11 @@ def moved(names: Sequence[str], before: TargetMix, now: TargetMix, *, level: flo
     noises = (by_draws, _alike(before, now, random))
     difference = now.shares - before.shares
     variation = float(_variation(difference))
-    q = max(_quantile(_variation(noise), level) for noise in noises)
-    width = np.zeros(len(names))
-    for noise in noises:
-        spread = np.maximum(noise.std(axis=0), _LEAST)
-        width = np.maximum(width, _quantile(np.max(np.abs(noise) / spread, axis=1), level) * spread)
+    q = max(float(_quantile(_variation(noise), level)) for noise in noises)
+    of_task = 1 - (1 - level) / len(names)
+    width = np.maximum(*(_quantile(np.abs(noise), of_task) for noise in noises))
     change = tuple(
-        Estimate(one, max(one - w, -1.0), min(one + w, 1.0))
+        Estimate(one, max(round(one - w, _DIGITS), -1.0), min(round(one + w, _DIGITS), 1.0))
         for one, w in zip(difference.tolist(), width.tolist(), strict=True)
     )
     ends = Estimate(variation, max(round(variation - q, _DIGITS), 0.0), min(variation + q, 1.0))
@@ -146,9 +143,9 @@ def _alike(before: TargetMix, now: TargetMix, random: np.random.Generator) -> np
     return dealt / new - (together - dealt) / old
 
 
-def _quantile(values: np.ndarray, level: float) -> float:
-    """The least of the values that a part `level` of them stays within."""
-    return float(np.quantile(values, level, method="higher"))
+def _quantile(values: np.ndarray, level: float) -> np.ndarray:
+    """The least of the values, along the first axis, that a part `level` of them stays within."""
+    return np.quantile(values, level, axis=0, method="higher")
 
 
 def _variation(difference: np.ndarray) -> np.ndarray:

@@ -84,8 +84,12 @@ class Earlier:
 
 
 def read_earlier(path: Path) -> Earlier:
-    """The result in a file, or in the folder that `adapt` wrote. Raises DataError."""
+    """The result in a file, or in the folder that `adapt` wrote. Raises DataError, UsageError."""
     file = path / RESULT if path.is_dir() else path
+    if str(path).startswith("-") and not path.exists():
+        raise UsageError(
+            f"{path} stands where the folder that `prefmerge adapt -o` wrote is expected. Give that first."
+        )
     try:
         data = jsons.read(file)
     except FileNotFoundError:
