@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from prefmerge.merging.recipe_file import read_recipe
     from prefmerge.merging.verify import verify
     from prefmerge.preference import Preference
-    from prefmerge.target.api import adapt, check, prefer
-    from prefmerge.target.search import search
+    from prefmerge.target.api import adapt, check, prefer, search
     from prefmerge.training.config_file import read_config
     from prefmerge.training.finetuning import finetune
     from prefmerge.training.opened import evaluate_checkpoint as evaluate
@@ -54,7 +53,7 @@ _HOMES = {
     "prefer": "prefmerge.target.api",
     "read_config": "prefmerge.training.config_file",
     "read_recipe": "prefmerge.merging.recipe_file",
-    "search": "prefmerge.target.search",
+    "search": "prefmerge.target.api",
     "verify": "prefmerge.merging.verify",
 }
 _THERE = {"evaluate": "evaluate_checkpoint"}  # what it is called in its own module

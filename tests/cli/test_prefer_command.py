@@ -123,8 +123,27 @@ def test_bars(part: float, shown: str) -> None:
             2,
             "--solver has no use with --similarity mmd.",
         ),
+        (
+            "prefer --run my-run --inputs x --gamma 3",
+            2,
+            "--gamma has no use with --similarity estimate, the default. Give --similarity ot, cosine or mmd with it.",
+        ),
+        (
+            "prefer --run my-run --inputs x --solver exact",
+            2,
+            "--solver has no use with --similarity estimate, the default. Give --similarity ot with it.",
+        ),
+        (
+            "prefer --run my-run --inputs x.npy",
+            2,
+            "x.npy: holds embeddings. By default shares are estimated",
+        ),
         ("prefer --run my-run --draws 20", 2, "--draws has no use without --labels, --inputs or --pairs."),
-        ("prefer --run my-run --inputs x --similarity dot", 2, "--similarity dot: expected ot, cosine or mmd."),
+        (
+            "prefer --run my-run --inputs x --similarity dot",
+            2,
+            "--similarity dot: expected estimate, ot, cosine",
+        ),
         (
             "prefer --run my-run --labels seen.csv --level 90",
             2,
@@ -234,7 +253,7 @@ def trained(folder: Path, call: Callable[[str], Result], monkeypatch: pytest.Mon
 
 
 def test_inputs_to_a_preference_through_a_kill(trained: Path, call: Callable[[str], Result]) -> None:
-    line = "prefer --run my-run --inputs photos --json"
+    line = "prefer --run my-run --inputs photos --similarity ot --json"
     # Killed by the system while the second checkpoint encodes, which is when the cache holds the first's two files.
     kill = (
         "import os, signal\nfrom prefmerge.models import features\nwhole = features._write\n"
@@ -258,17 +277,72 @@ def test_inputs_to_a_preference_through_a_kill(trained: Path, call: Callable[[st
     assert told["about"]["samples"] == 30
     assert told["about"]["samples_of_tasks"] == [29, 29, 29]  # the run held out a tenth of each
 
-    second = EXAMPLES["prefer"][1].removeprefix("prefmerge ")
-    mmd = call(second)
+    mmd = call("prefer --run my-run --inputs photos --similarity mmd")
     assert (mmd.code, mmd.exception) == (0, None), mmd.stderr
     (trained / "own").mkdir()
     for name, letters in (("task-01", "abcd"), ("task-02", "efgh"), ("task-03", "ijkl")):
         (trained / "own" / f"{name}.txt").write_text("".join(f"{letters}{letters[i % 4]}\n" for i in range(9)))
     inputs = " ".join(f"my-run/{one}" for one in ("base", "tasks/task-01", "tasks/task-02", "tasks/task-03"))
-    own = call(f"prefer {inputs} --inputs photos --task-samples own -o preference.json")
+    own = call(f"prefer {inputs} --inputs photos --task-samples own --similarity ot -o preference.json")
     assert (own.code, own.exception) == (0, None), own.stderr
     assert Preference.load("preference.json").names == ("task-01", "task-02", "task-03")
     assert call("merge --run my-run -o out --prefer @preference.json").code == 0
+
+
+def test_inputs_alone_are_estimated_as_adapt_does(trained: Path, call: Callable[[str], Result]) -> None:
+    pytest.importorskip("sklearn", reason="shares from inputs need the extra places")
+    from prefmerge.target.adapt import adapt
+    from prefmerge.target.parameters import Parameters
+
+    (trained / "words.csv").rename(trained / "kept-elsewhere.csv")  # the run has what is needed of it
+    (trained / "from-photos.json").unlink(missing_ok=True)
+    done = call(EXAMPLES["prefer"][1].removeprefix("prefmerge "))
+    assert (done.code, done.stderr) == (0, "")
+    assert "90 % interval" in done.stdout
+    about = json.loads(Path("from-photos.json").read_text())["about"]
+    assert about["case"] == "estimate"
+    shares = about["shares"]
+    assert int(np.argmax(shares)) == 1
+    assert shares[1] > 0.8  # all inputs are of its letters
+    there = adapt(Parameters(run=Path("my-run"), inputs=Path("photos"))).evidence.shares
+    assert shares == there.shares.tolist()
+    assert about["intervals"] == np.stack([there.low, there.high], axis=1).tolist()
+    assert about["notes"] == list(there.notes)
+    written = Preference.load("from-photos.json").shares(about["tasks"])
+    assert [float(one) for one in written] == pytest.approx(shares, abs=1e-4)
+    assert call("merge --run my-run -o by-estimate --prefer @from-photos.json").code == 0
+    bare = json.loads(call("prefer --run my-run --inputs photos --similarity estimate --draws 0 --json").stdout)
+    assert bare["about"]["shares"] == shares
+    assert bare["about"]["intervals"] is None
+    assert "interval" not in call("prefer --run my-run --inputs photos --draws 0").stdout
+
+
+def test_checkpoints_without_a_run_need_labelled_samples_to_estimate(
+    trained: Path, call: Callable[[str], Result]
+) -> None:
+    pytest.importorskip("sklearn", reason="shares from inputs need the extra places")
+    rng = random.Random(2)
+    (trained / "own").mkdir()
+    for name, labels in (("task-01", ("ab", "cd")), ("task-02", ("ef", "gh")), ("task-03", ("ij", "kl"))):
+        rows = "".join(f"{''.join(rng.choices(one, k=8))},{one}\n" for one in labels * 12)
+        (trained / "own" / f"{name}.csv").write_text(f"text,label\n{rows}")
+    inputs = " ".join(f"my-run/{one}" for one in ("base", "tasks/task-01", "tasks/task-02", "tasks/task-03"))
+    told = json.loads(call(f"prefer {inputs} --inputs photos --task-samples own --json").stdout)
+    assert told["names"] == ["task-01", "task-02", "task-03"]
+    assert int(np.argmax(told["about"]["shares"])) == 1
+
+    none = call(f"prefer {inputs} --inputs photos")
+    assert none.stderr == (
+        "error: --inputs are compared with samples of the tasks: give --run RUN, or --task-samples PATH for each task, "
+        "a CSV with labels or a folder of images per class. --similarity ot, cosine or mmd needs samples too, without "
+        "labels.\n"
+    )
+    (trained / "own" / "task-02.csv").unlink()
+    (trained / "own" / "task-02.txt").write_text("efgh\n" * 9)
+    bare = call(f"prefer {inputs} --inputs photos --task-samples own")
+    assert bare.code == 1
+    assert "own/task-02.txt: texts with labels are a CSV with the columns text and label. By default" in bare.stderr
+    assert "need labels; --similarity ot, cosine or mmd needs none." in bare.stderr
 
 
 def test_pairs_to_a_preference_and_what_goes_with_it(trained: Path, call: Callable[[str], Result]) -> None:

@@ -37,7 +37,7 @@ def test_bars_are_drawn_on_stderr(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         merged(500, 1000, f"merging {'a' * 40}.weight")
     with progress.searching() as searched:
         assert searched is not None
-        searched(SimpleNamespace(), 0.875, 3, 50)  # pyright: ignore[reportArgumentType]
+        searched(3, 50, "trials, best 87.5 %")
     with progress.working() as worked:
         worked(3, 9, "a cell")
     with progress.training() as trained:

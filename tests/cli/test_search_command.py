@@ -68,7 +68,7 @@ def place(trained: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_from_labelled_samples_to_a_merged_model(place: Path, call: Callable[[str], Result]) -> None:
-    line = "search --run my-run --pairs seen.csv -o found --trials 7 --batch 3 --seed 2"
+    line = "search --run my-run --pairs seen.csv -o found --paper --trials 7 --batch 3 --seed 2"
     done = call(line)
     assert (done.code, done.stderr, done.exception) == (0, "", None)
     assert {path.name for path in (place / "found").iterdir()} == {
@@ -106,7 +106,7 @@ def test_from_labelled_samples_to_a_merged_model(place: Path, call: Callable[[st
 
 
 def test_a_preference_file_as_output(place: Path, call: Callable[[str], Result]) -> None:
-    line = "search --run my-run --pairs seen.csv -o mine.json --trials 2 --space preference,scale"
+    line = "search --run my-run --pairs seen.csv -o mine.json --paper --trials 2 --space preference,scale"
     assert call(line).code == 0
     assert Preference.load("mine.json").names == ("task-01", "task-02", "task-03")
     assert (place / "mine.search" / "search.json").exists()
@@ -121,9 +121,9 @@ def test_a_preference_file_as_output(place: Path, call: Callable[[str], Result])
 
 
 def test_the_example_of_the_help_text_works(place: Path, call: Callable[[str], Result]) -> None:
-    first, second = EXAMPLES["search"]
-    for line in (first, second.replace("photos/", "seen.csv")):
-        done = call(f"{line.removeprefix('prefmerge ')} --trials 5")
+    first, second, third = EXAMPLES["search"]  # the first needs a run with held-out samples
+    for line in (first.replace("--labels", "--pairs"), second, third):
+        done = call(f"{line.removeprefix('prefmerge ').replace('photos/', 'seen.csv')} --trials 5")
         assert (done.code, done.exception) == (0, None), done.stderr
         assert shlex.split(line)[1] == "search"
 
@@ -132,7 +132,22 @@ def test_the_example_of_the_help_text_works(place: Path, call: Callable[[str], R
     ("line", "code", "message"),
     [
         ("search", 2, "--run RUN is missing: the run whose tasks are to be merged."),
-        ("search --run my-run", 2, "--pairs PATH is missing: inputs of the target with their labels."),
+        (
+            "search --run my-run",
+            2,
+            "what is the target like? Give --labels FILE, --inputs PATH, --pairs PATH or --prefer SPE",
+        ),
+        ("search --run my-run --paper -o x", 2, "--pairs PATH is missing: inputs of the target with their labels."),
+        (
+            "search --run my-run --pairs few.csv -o x --paper",
+            1,
+            "few.csv: 9 samples are too few to search with. Give a",
+        ),
+        (
+            "search --run my-run --labels seen.csv -o x",
+            1,
+            "my-run: kept no held-out samples (held_out: 0), so nothing can rank the trials. Give --pairs PATH",
+        ),
         ("search --run my-run --pairs seen.csv", 2, "--out OUT is missing: where to keep the search."),
         ("search --run my-run --pairs no.csv -o x", 1, "no.csv"),
         ("search --run my-run --pairs empty.csv -o x", 1, "empty.csv"),

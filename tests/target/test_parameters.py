@@ -18,7 +18,7 @@ from prefmerge.cli import app
 from prefmerge.errors import UsageError
 from prefmerge.ground.words import flag
 from prefmerge.target import adapt as module
-from prefmerge.target.arguments import AdaptArguments, PreferArguments
+from prefmerge.target.arguments import AdaptArguments, PreferArguments, SearchArguments
 from prefmerge.target.parameters import Declaring, Parameters, PreferParameters, SearchParameters, declarations
 
 RUN = {"run": "my-run", "labels": "seen.csv"}
@@ -222,8 +222,18 @@ def test_what_makes_no_sense_for_a_preference_is_refused(given: dict[str, Any], 
     ("given", "message"),
     [
         ({"run": None}, "--run RUN is missing: the run whose tasks are to be merged."),
-        ({"pairs": None}, "--pairs PATH is missing: inputs of the target with their labels."),
-        ({"out": None}, "--out OUT is missing: where to keep the search."),
+        ({"pairs": None}, "what is the target like? Give --labels FILE, --inputs PATH, --pairs PATH or --prefer SPEC"),
+        ({"labels": "c"}, "--labels and --pairs: the pairs have labels already. Put all labels of the target into one"),
+        ({"held_out": 0.0}, "--held-out 0: nothing would be left to compare the search with what `prefmerge adapt` ch"),
+        ({"pairs": None, "paper": True}, "--pairs PATH is missing: inputs of the target with their labels."),
+        (
+            {"labels": "c", "paper": True},
+            "--labels has no use with --paper, which ranks by the pairs alone. Leave it o",
+        ),
+        (
+            {"prefer": "1", "paper": True},
+            "--prefer has no use with --paper, which ranks by the pairs alone. Leave it o",
+        ),
         ({"patience": 0}, "--patience 0: expected at least 1."),
         ({"batch": 1.5}, "--batch: expected a whole number, found 1.5."),
     ],
@@ -293,7 +303,11 @@ def test_refusals_reach_the_user():
 
 @pytest.mark.parametrize(
     ("declaring", "arguments", "function"),
-    [(Parameters, AdaptArguments, "adapt"), (PreferParameters, PreferArguments, "prefer")],
+    [
+        (Parameters, AdaptArguments, "adapt"),
+        (PreferParameters, PreferArguments, "prefer"),
+        (SearchParameters, SearchArguments, "search"),
+    ],
 )
 def test_python_has_the_declared_parameters_and_no_others(
     declaring: type[Declaring], arguments: type, function: str

@@ -26,6 +26,7 @@ from prefmerge.runs import Run, RunTask
 from prefmerge.target import prefer
 from prefmerge.target import similarity as sim
 from prefmerge.target.checkpoints import Checkpoints
+from prefmerge.target.parameters import SearchParameters
 from prefmerge.target.preferred import Preferred
 from prefmerge.target.search import SearchResult, Space, Trial
 from tests.models.stubs import D, ToyEncoder
@@ -230,23 +231,23 @@ def test_nothing_gives_the_same_to_every_task(toys: Path):
     assert found.sure() is None
 
 
-def pairs_run(monkeypatch: pytest.MonkeyPatch) -> tuple[Checkpoints, list[tuple[Any, ...]]]:
+def pairs_run(monkeypatch: pytest.MonkeyPatch) -> tuple[Checkpoints, list[SearchParameters]]:
     """A run whose search, which is another module's, finds half and half at scale 1."""
     named = tuple(RunTask(name, name, label_counts=counts) for name, counts in COUNTS.items())
     Path("run.json").write_text(json.dumps(Run(Path("."), "sequential", "base", named).to_json()))
     names = [name for counts in COUNTS.values() for name in counts]
     scenario = Scenario("class-incremental", "text", tuple(ClassInfo(name, (name,)) for name in names), ())
     monkeypatch.setattr("prefmerge.training.opened.open_data", lambda run: (None, None, scenario))
-    asked: list[tuple[Any, ...]] = []
+    asked: list[SearchParameters] = []
 
-    def search(*given: Any, progress: Any, **options: Any) -> SearchResult:
-        asked.append((*given, options))
+    def search(parameters: SearchParameters, progress: Any) -> SearchResult:
+        asked.append(parameters)
         progress(None, 0.5, 3, 50)
         half = {"preference": Preference.named({"cars": "0.5", "birds": "0.5"}), "scale": "1"}
         trial = Trial(0, "label preference", half, np.ones(20, bool), True)
         return SearchResult(tuple(COUNTS), (trial,), np.arange(20) < 14, Space(), "enough")
 
-    monkeypatch.setattr("prefmerge.target.search.search", search)
+    monkeypatch.setattr("prefmerge.target.search.search_by_accuracy", search)
     Path("pairs.csv").write_text("text,label\n" + "".join(f"{i},{label}\n" for i, label in enumerate(SEEN)))
     return Checkpoints.of_run(Path(".")), asked
 
@@ -257,7 +258,7 @@ def test_pairs_are_searched_with_and_the_labels_stand_beside(toys: Path, monkeyp
     found = prefer.from_pairs(
         known, Path("pairs.csv"), out=Path("p.json"), seed=3, progress=lambda *now: seen.append(now)
     )
-    assert asked == [(Path("."), Path("pairs.csv"), Path("p.json"), {"seed": 3, "force": False})]
+    assert asked == [SearchParameters(run=Path("."), pairs=Path("pairs.csv"), out=Path("p.json"), seed=3, paper=True)]
     assert seen == [(3, 50)]
     assert found.shares.tolist() == [0.5, 0.5, 0]
     assert found.settings == {"scale": "1"}

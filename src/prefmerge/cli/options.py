@@ -75,12 +75,13 @@ EXAMPLES = {
     ),
     "prefer": (
         "prefmerge prefer --run my-run --labels seen.csv -o preference.json",
-        "prefmerge prefer --run my-run --inputs photos/ --similarity mmd",
+        "prefmerge prefer --run my-run --inputs photos/ -o from-photos.json",
         "prefmerge prefer base/ cars/ birds/ --labels seen.csv --task-labels counts.json",
     ),
     "search": (
-        "prefmerge search --run my-run --pairs seen.csv -o found",
+        "prefmerge search --run my-run --labels seen.csv -o found",
         "prefmerge search --run my-run --pairs photos/ -o found-2 --space preference,scale,selection=optimal",
+        "prefmerge search --run my-run --pairs photos/ -o found-3 --paper",
     ),
     "bench": ("prefmerge bench my-runs.yaml -o my-results",),
     "demo": ("prefmerge demo -o demo-out --seed 1",),

@@ -25,7 +25,8 @@ def prefer(*, json: o.Json = False, **given: Any) -> None:
     """Find the preference for a target from what is at hand of it. (`prefmerge adapt` makes the model for it too.)
 
     Labels alone, inputs alone, or both; with nothing, every task gets the same. Prints the share of each task and how
-    sure it is. Inputs are encoded by every checkpoint (extra `places`), labels need no more than the core.
+    sure it is. Inputs are encoded by the base, and by every checkpoint for the paper's distances (extra
+    `places`); labels need no more than the core.
     """
     asked = parameters(PreferParameters, given)
     from prefmerge.cli import progress, show

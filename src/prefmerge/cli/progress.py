@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prefmerge.ground.progress import Counted, Progress
-    from prefmerge.target.search import Trial
     from prefmerge.training.job import TrainingProgress
 
 WIDTH_OF_A_NAME = 32  # columns
@@ -76,16 +75,14 @@ def merging() -> Iterator[Progress | None]:
 
 
 @contextlib.contextmanager
-def searching() -> Iterator[Callable[[Trial, float, int, int], None] | None]:
-    """Of trials, with the best accuracy so far."""
+def searching() -> Iterator[Progress | None]:
+    """Of trials, with what is being done."""
     with _bars(*_PLAIN) as bars:
         if bars is None:
             yield None
             return
         job = bars.add_task("trials", total=None)
-        yield lambda trial, best, done, most: bars.update(
-            job, completed=done, total=most, description=f"trials, best {100 * best:.1f} %"
-        )
+        yield lambda done, most, what: bars.update(job, completed=done, total=most, description=what)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""`prefmerge search`: the settings with the best accuracy on labelled samples of the target."""
+"""`prefmerge search`: settings tried one after another, and whether the best is better than what `adapt` chooses."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from prefmerge.cli import options as o
 from prefmerge.cli.app import command
 from prefmerge.cli.of_target import flags_of, parameters
+from prefmerge.errors import UsageError
 from prefmerge.methods.parameters import PREFERENCE
 from prefmerge.target.parameters import SearchParameters
 
 if TYPE_CHECKING:
-    from prefmerge.target.search import SearchFolder, SearchResult
+    from prefmerge.target.search import SearchFolder, SearchOutcome, SearchResult
 
 MOST_TASKS = 8  # rows of shares; beyond that the largest
 
@@ -20,34 +21,72 @@ MOST_TASKS = 8  # rows of shares; beyond that the largest
 @command
 @flags_of(SearchParameters)
 def search(*, json: o.Json = False, **given: Any) -> None:
-    """Search for the preference and scale with the best accuracy on labelled samples of the target.
+    """Search for the settings of a merge that do best at a target, and compare them with what `adapt` chooses.
 
-    Most people want `prefmerge adapt --pairs`, which chooses among more models and says how good the choice is.
-    Needs inputs with labels (with labels or inputs alone, see `prefmerge prefer`) and the extra `places`. The same
-    command resumes a search that was interrupted.
+    Most people want `prefmerge adapt`: it tries a dozen models, this command up to 50. It starts with the same models,
+    ranks them the same way, and keeps its own result only where samples that ranked nothing show it to be better.
+    Needs the extra `places`. The same command resumes a search that was interrupted.
     """
     asked = parameters(SearchParameters, given)
-    run, pairs, out = asked.run, asked.pairs, asked.out
-    assert run is not None
-    assert pairs is not None
-    assert out is not None
+    if asked.out is None:
+        raise UsageError("--out OUT is missing: where to keep the search.")
     from prefmerge.cli import progress, show
+    from prefmerge.target import api
     from prefmerge.target import search as work
 
-    space = work.Space() if asked.space is None else work.Space.parse(asked.space)
-    how = {name: value for name, _, value in asked.declared() if name not in ("run", "pairs", "out", "space")}
     with progress.searching() as report:
-        result = work.search(run, pairs, out, space=space, progress=report, **how)
-    folder = work.SearchFolder.of(out)
-    line = result.command(["--run", str(run)], str(folder.preference))
+        result = api.searched(asked, report)
+    folder, run = work.SearchFolder.of(asked.out), f"--run {quote(str(asked.run))}"
+    if isinstance(result, work.SearchOutcome):
+        if json:
+            show.as_json({**result.to_json(), "command": result.command()})
+        else:
+            by_score(result, folder)
+        return
+    line = result.command(["--run", str(asked.run)], str(folder.preference))
     if json:
         show.as_json({**result.to_json(), "command": line})
     else:
-        searched(result, folder, line)
-        show.say_adapt(f"--run {quote(str(run))}", f"--pairs {quote(str(pairs))}")
+        by_accuracy(result, folder, line)
+        show.say_adapt(run, f"--pairs {quote(str(asked.pairs))}")
 
 
-def searched(result: SearchResult, folder: SearchFolder, line: str) -> None:
+def by_score(result: SearchOutcome, folder: SearchFolder) -> None:
+    """What was chosen, how good both that were compared are, and what to type next."""
+    from rich import box
+    from rich.table import Table
+
+    from prefmerge.cli import show
+
+    console = show._console()
+    if result.decision.rows:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        table.add_column("model", overflow="fold")
+        for heading in ("accuracy at the target", f"{100 * result.level:g} % interval"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for title, row in result.titled():
+            table.add_row(title, f"{100 * row.accuracy.value:.1f} %", row.accuracy.interval)
+        console.print(table)
+        console.print()
+    for sentence in result.compared:
+        console.print(sentence, soft_wrap=True)
+    console.print(result.verdict, soft_wrap=True)
+    console.print(
+        f"{len(result.trials)} trials, ranked on {result.ranking} samples; ended by {result.stopped}.", soft_wrap=True
+    )
+    for note in result.notes:
+        console.print(f"Note: {note}", soft_wrap=True)
+    cost = result.cost
+    console.print(
+        f"{cost['merges']:.0f} merges, {cost['forwards']:.0f} forward passes, {cost['seconds']:.0f} s.", soft_wrap=True
+    )
+    console.print(f"Output: {folder.folder} (trials, head)", soft_wrap=True)
+    console.print("Next: make the model, and judge it with the head, without which it answers differently:")
+    console.print(f"      {result.command()}", soft_wrap=True)
+    console.print(f"      {result.use(folder.head)}", soft_wrap=True)
+
+
+def by_accuracy(result: SearchResult, folder: SearchFolder, line: str) -> None:
     """What was chosen, how good it is and how sure that is, and what to type next."""
     from rich import box
     from rich.table import Table

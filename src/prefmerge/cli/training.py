@@ -61,6 +61,12 @@ def evaluate(
             help="The run whose tasks to judge on. Repeatable, for seeds.",
         ),
     ] = None,
+    head: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Answer with this head.safetensors, of `search` or `adapt`; needs one CHECKPOINT."
+        ),
+    ] = None,
     batch: Annotated[int, typer.Option(metavar="N", min=1, help="Samples encoded at once.")] = 256,
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Neither read nor write encoded features on disk.")
@@ -80,6 +86,8 @@ def evaluate(
         raise UsageError(
             f"{len(checkpoints)} checkpoints for {len(runs)} runs: give one for each --run, in the same order, or none."
         )
+    if head is not None and len(checkpoints) != 1:
+        raise UsageError(f"--head {head} belongs to one model: give its CHECKPOINT, and one --run.")
     from prefmerge.cli import progress, show
     from prefmerge.models.features import cache_folder
     from prefmerge.models.matrix import evaluate_matrix
@@ -101,7 +109,7 @@ def evaluate(
             result = summary_over_seeds(several)
             print_it = functools.partial(show.over_seeds, result)
         elif checkpoints:
-            one = evaluate_checkpoint(checkpoints[0], runs[0], progress=report, **how)
+            one = evaluate_checkpoint(checkpoints[0], runs[0], head=head, progress=report, **how)
             result, print_it = one.to_json(), functools.partial(show.evaluated, one)
         else:
             opened = open_run(runs[0])

@@ -17,8 +17,8 @@ compared.py      models that the user has, judged beside the candidates
 check.py         whether the mix has moved since;  moved.py compares two mixes, checked.py says what that means
 api.py           adapt, check and prefer from Python
 
-prefer.py        the paper's preference out of the same files;  embedded.py, preferred.py
+prefer.py        the preference out of the same files;  estimated.py, embedded.py (the paper's), preferred.py
 similarity/      label overlap, optimal transport, cosine, MMD
-search/          the settings that do best on labelled samples
+search/          the settings that do best at the target, tried one after another
 draws.py         whether a number of draws and a level make sense together
 """

@@ -1,12 +1,13 @@
-"""`prefmerge.adapt`, `check` and `prefer`: the model for a target, whether it still fits, a preference, from Python.
+"""`prefmerge.adapt`, `check`, `prefer` and `search`: models and settings for a target, and whether they still fit it.
 
     made = prefmerge.adapt(run="my-run", labels="seen.csv", out="for-my-target")
     made.estimates.chosen.accuracy     value, low and high, as fractions of 1
     prefmerge.check("for-my-target", labels="later.csv").clear
     prefmerge.prefer(run="my-run", labels="seen.csv").preference
+    prefmerge.search(run="my-run", labels="seen.csv", out="found").settings
 
 Their parameters are those of the command line, by the same names (`target.parameters`). Cost and errors: those of
-`target.adapt`, `target.check` and `target.prefer`. Not here: printing.
+`target.adapt`, `target.check`, `target.prefer` and `target.search`. Not here: printing.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from prefmerge.target import check as checking
 from prefmerge.target import prefer as preferring
 from prefmerge.target.adapt import adapt as work
 from prefmerge.target.adapt import require_extras
-from prefmerge.target.arguments import AdaptArguments, CheckArguments, PreferArguments, Where
+from prefmerge.target.arguments import AdaptArguments, CheckArguments, PreferArguments, SearchArguments, Where
 from prefmerge.target.checked import Checked
-from prefmerge.target.parameters import Parameters, PreferParameters
+from prefmerge.target.parameters import Parameters, PreferParameters, SearchParameters
 from prefmerge.target.parameters.declared import Declaring
 from prefmerge.target.preferred import Preferred
 from prefmerge.target.result import Adapted
+from prefmerge.target.search import SearchOutcome, SearchResult, Trial, search_by_accuracy, search_by_score
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -115,3 +117,32 @@ def prefer(*, progress: Counted | None = None, **parameters: Unpack[PreferArgume
 
         cache = cache_folder()
     return preferring.prefer(asked, cache, progress)
+
+
+@_with_declared(SearchParameters, SearchArguments)
+def search(*, progress: Progress | None = None, **parameters: Unpack[SearchArguments]) -> SearchOutcome | SearchResult:
+    """Search for the settings that do best at a target, and compare them with what `adapt` chooses.
+
+        best = prefmerge.search(run="my-run", labels="seen.csv", out="found")
+        best.settings, best.verdict
+
+    `parameters`: those of `prefmerge search`, with _ for -; paths as text or `Path`. Give `run`, and what you have of
+    the target: `labels`, `inputs`, `pairs` or `prefer`. `out` is the folder of the trials, from which the same call
+    resumes; without it nothing is written. `paper=True` ranks by accuracy on `pairs` alone, and gives a `SearchResult`.
+    `progress` is called with how many trials are done, how many there are at most, and what is being done.
+
+    Raises UsageError for parameters that make no sense together, DataError, RunError, OutputError, MissingExtra.
+    """
+    return searched(SearchParameters.of(**parameters), progress)
+
+
+def searched(asked: SearchParameters, progress: Progress | None = None) -> SearchOutcome | SearchResult:
+    """`search` with parameters that are made."""
+    if not asked.paper:
+        return search_by_score(asked, progress)
+
+    def tried(_: Trial, best: float, done: int, most: int) -> None:
+        if progress is not None:
+            progress(done, most, f"trials, best {100 * best:.1f} %")
+
+    return search_by_accuracy(asked, tried)

@@ -1,4 +1,4 @@
-"""The arguments of `prefmerge.adapt`, `prefmerge.check` and `prefmerge.prefer`, for editors and type checkers.
+"""The arguments of `prefmerge.adapt`, `check`, `prefer` and `search`, for editors and type checkers.
 
 They repeat the names of the declared parameters (`target.parameters`), which a type checker cannot derive; a test holds
 that they are the same. Cost: none. Not here: defaults and checks.
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypedDict
 
-from prefmerge.target.kinds import FeatureKind, Solver
+from prefmerge.target.kinds import InputsKind, Solver
 
 Where = str | Path
 
@@ -71,7 +71,7 @@ class PreferArguments(TypedDict, total=False):
     labels: Where | None
     inputs: Where | None
     pairs: Where | None
-    similarity: FeatureKind | None
+    similarity: InputsKind | None
     solver: Solver | None
     regularization: float | None
     gamma: float | None
@@ -83,4 +83,22 @@ class PreferArguments(TypedDict, total=False):
     draws: int | None
     seed: int
     out: Where | None
+    force: bool
+
+
+class SearchArguments(TypedDict, total=False):
+    run: Where | None
+    labels: Where | None
+    inputs: Where | None
+    pairs: Where | None
+    prefer: str | None
+    out: Where | None
+    paper: bool
+    trials: int
+    patience: int
+    space: str | None
+    held_out: float
+    batch: int
+    seed: int
+    threads: int | None
     force: bool

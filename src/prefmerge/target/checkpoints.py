@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import xxhash
 
+from prefmerge.checkpoints import content_fingerprint, open_checkpoint
 from prefmerge.checkpoints.protocol import name_of
 from prefmerge.errors import CheckpointNotFound, DataError, RunError, UsageError
 from prefmerge.runs import Run, read_run, require_finished
@@ -129,3 +130,12 @@ def file_entry(path: Path) -> dict[str, Any]:
         return {"path": str(path), "fingerprint": f"xxh3-128:{xxhash.xxh3_128_hexdigest(path.read_bytes())}"}
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}.") from error
+
+
+def content_of(path: Path) -> str:
+    """A hash of what a checkpoint holds. Raises CheckpointError."""
+    checkpoint = open_checkpoint(path)
+    try:
+        return content_fingerprint(checkpoint)
+    finally:
+        checkpoint.close()

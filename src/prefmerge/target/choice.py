@@ -179,15 +179,19 @@ def choose(judge: Judge, pool: Sequence[Answers], positions: np.ndarray) -> Choi
     if singles:
         single = singles[int(np.argmax(values[singles]))]
         ahead = float(values[best] - values[single])
-        weights = judge.weights(common)
-        apart = softs[best] - softs[single]
-        error = float(np.sqrt(np.sum(weights**2 * (apart - weights @ apart) ** 2)))
+        _, error = paired(softs[best] - softs[single], judge.weights(common))
         if ahead <= DOUBT * error:
             index = single
     own = pool[index].seen(positions)
     l2, of_rows = _rows(judge, pool[index], own)
     fit = judge.fitted(pool[index].of(own), own, l2)
     return Choice(index, fit, best, single, ahead, error, first, values, of_rows)
+
+
+def paired(apart: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+    """The weighted mean of what parts two models on each sample (n,), and its standard error."""
+    mean = float(weights @ apart)
+    return mean, float(np.sqrt(np.sum(weights**2 * (apart - mean) ** 2)))
 
 
 def _rows(judge: Judge, answers: Answers, positions: np.ndarray) -> tuple[float, dict[float, float]]:

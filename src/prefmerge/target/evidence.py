@@ -179,3 +179,17 @@ def _with_embeddings(source: Source, asked: Parameters, embed_base: EmbedBase) -
         tasks.names, tasks.classes, tasks.of_task, tasks.counts, embedded, together.labels, np.asarray(of_task)
     )
     return replace(source, tasks=made)
+
+
+def shares_of_inputs(
+    asked: Parameters, source: Source, embed_base: EmbedBase, draws: int
+) -> tuple[Shares, Examples, tuple[str, ...]]:
+    """The shares out of `asked.inputs` alone; the inputs that were used, and notes. Raises DataError, UsageError."""
+    assert asked.inputs is not None
+    inputs = given.read_inputs(asked.inputs, source.kind)
+    at, notes = given.within_most(inputs.ids, asked.seed)
+    inputs = inputs.take(at) if notes else inputs
+    source = _with_embeddings(source, asked, embed_base)
+    embedded = embed_base(inputs, "looking at the target's inputs")
+    shares = from_inputs(source.tasks, embedded, draws=draws, level=asked.level, seed=asked.seed)
+    return shares, inputs, (*shares.notes, *notes)

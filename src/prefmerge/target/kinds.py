@@ -5,5 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 FeatureKind = Literal["ot", "cosine", "mmd"]  # of embedded inputs
+InputsKind = Literal["estimate", "ot", "cosine", "mmd"]  # how shares come from inputs
 SimilarityKind = Literal["label", "ot", "cosine", "mmd"]
 Solver = Literal["sinkhorn", "exact", "debiased"]  # of optimal transport

@@ -1,7 +1,8 @@
 """From what a user has of the target to a preference, and how sure it is.
 
     labels     s_t = sum over c of r_c(D_t) r_c(target)                      (Tunable MAGMAX, eq. 7)
-    inputs     s_t = exp(-gamma OT(f_theta_t(D_t), f_theta_t(target)))       (section 3.3.1; or cosine, MMD)
+    inputs     s by label shift, as `adapt` estimates it (`estimated`)        (ours)
+               or s_t = exp(-gamma OT(f_theta_t(D_t), f_theta_t(target)))    (section 3.3.1; or cosine, MMD)
     pairs      searched for: the preference and scale with the best accuracy on them    (section 3.3)
     nothing    uniform                                                       (case 4 of section 3.1)
     shares     = s_t / sum s,  with an interval on each: a bootstrap over the samples of the target (ours)
@@ -28,7 +29,8 @@ from prefmerge.target import given
 from prefmerge.target import similarity as sim
 from prefmerge.target.checkpoints import Checkpoints, file_entry, label_counts
 from prefmerge.target.embedded import encode, read_embedded
-from prefmerge.target.parameters import PreferParameters
+from prefmerge.target.estimated import from_estimate
+from prefmerge.target.parameters import PreferParameters, SearchParameters
 from prefmerge.target.preferred import Preferred, check_output
 
 FLAT = 1.2  # times the uniform share; where no task has more, a similarity says little
@@ -53,12 +55,23 @@ def prefer(asked: PreferParameters, cache: Path | None = None, progress: Counted
         how["draws"] = asked.draws
     if asked.labels is not None:
         made = from_labels(checkpoints, asked.labels, task_labels=asked.task_labels, **how)
+    elif asked.inputs is not None and asked.kind == "estimate":
+        made = from_estimate(
+            checkpoints,
+            asked.inputs,
+            task_samples=asked.task_samples,
+            model=asked.model,
+            cache=cache,
+            progress=progress,
+            **how,
+        )
     elif asked.inputs is not None:
+        assert asked.kind != "estimate"
         settings = {name: getattr(asked, name) for name in ("solver", "regularization", "gamma")}
         made = from_inputs(
             checkpoints,
             asked.inputs,
-            kind=asked.similarity or "ot",
+            kind=asked.kind,
             settings={name: value for name, value in settings.items() if value is not None},
             samples=asked.samples or 500,
             task_samples=asked.task_samples,
@@ -138,7 +151,7 @@ def from_inputs(
     cache: Path | None = None,
     progress: Counted | None = None,
 ) -> Preferred:
-    """The preference out of inputs of the target (section 3.3.1), or of their embeddings (.npy, .npz).
+    """The paper's preference out of inputs of the target (section 3.3.1), or of their embeddings (.npy, .npz).
 
     `settings`: those of the similarity. `samples` of each task's are taken, chosen by `seed`. `task_samples`: where
     they lie, else the run's own. `model`: the encoder that the checkpoints are of, else the run's, else the base.
@@ -204,7 +217,7 @@ def from_pairs(
     from prefmerge.training.opened import open_tasks
 
     require("searching with samples", "places", "accelerate", "torch", "optuna")
-    from prefmerge.target.search import search
+    from prefmerge.target.search import search_by_accuracy
 
     run, names = checkpoints.run, checkpoints.names
     _, _, scenario = open_tasks(run.folder)
@@ -218,13 +231,9 @@ def from_pairs(
             interval = sim.label_interval(counts, seen, names, draws=draws, level=level, seed=seed)
     samples = sum(seen.values())
     beside = _preferred(checkpoints, labels, interval, samples, level, _shared(counts), {"case": "labels"})
-    result = search(
-        run.folder,
-        pairs,
-        out,
-        seed=seed,
-        force=force,
-        progress=None if progress is None else lambda _, __, done, most: progress(done, most),
+    result = search_by_accuracy(
+        SearchParameters(run=run.folder, pairs=pairs, out=out, paper=True, seed=seed, force=force),
+        None if progress is None else lambda _, __, done, most: progress(done, most),
     )
     preference = result.preference or Preference.uniform()
     about = {

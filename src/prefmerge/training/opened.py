@@ -174,6 +174,7 @@ def evaluate_checkpoint(
     checkpoint: str | Path,
     run_folder: str | Path,
     *,
+    head: str | Path | None = None,
     batch: int = 256,
     device: str | torch.device | None = None,
     cache: Path | None = None,
@@ -185,15 +186,19 @@ def evaluate_checkpoint(
 
         prefmerge.evaluate("merged", "my-run").accuracies()
 
-    `device`: None: `best_device`. Raises what `open_run`, `Encoder.load` and `evaluate` raise.
+    `head`: the file of the head to answer with; None: the one in the checkpoint's folder, else the run's. `device`:
+    None: `best_device`. Raises what `open_run`, `Encoder.load` and `evaluate` raise, and RunError for a head of other
+    classes.
     """
     opened, checkpoint = open_run(run_folder), Path(checkpoint)
     opened.encoder.load(checkpoint)
     own = checkpoint / "head.safetensors"  # of `prefmerge adapt`: the model answers with this one
-    head = Head.load(own) if own.is_file() else opened.head
+    answers = opened.head if head is None and not own.is_file() else Head.load(Path(head or own))
+    if answers.classes != opened.head.classes:
+        raise RunError(f"{head or own}: its classes are not those of {run_folder}. Give the head that was made for it.")
     return evaluate(
         opened.encoder,
-        head,
+        answers,
         opened.scenario,
         batch=batch,
         device=best_device(opened.config) if device is None else device,
@@ -207,6 +212,6 @@ def evaluate_checkpoint(
             "seed": opened.config.seed,
             "classes": list(opened.head.classes),
             **opened.about(),
-            "head": "the run's" if head is opened.head else "the checkpoint's own",
+            "head": str(head) if head else "the run's" if answers is opened.head else "the checkpoint's own",
         },
     )

@@ -13,6 +13,7 @@ from prefmerge.target.given.files import header
 from prefmerge.target.given.inputs import (
     chosen,
     chosen_at,
+    labels_of,
     read_inputs,
     read_labelled,
     read_pairs,
@@ -28,6 +29,7 @@ __all__ = [
     "chosen_at",
     "embedding_names",
     "header",
+    "labels_of",
     "matched",
     "read_embeddings",
     "read_inputs",

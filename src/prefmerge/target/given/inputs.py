@@ -95,6 +95,11 @@ def read_labelled(path: Path, classes: Sequence[str], kind: InputKind, hint: str
     return _examples(rows, _mapped(rows, classes))
 
 
+def labels_of(path: Path, kind: InputKind) -> tuple[str, ...]:
+    """The labels that a task's inputs have, each once. Raises DataError where they have none."""
+    return tuple(dict.fromkeys(str(label) for label in _labelled(path, kind).labels))
+
+
 def _labelled(path: Path, kind: InputKind) -> Rows:
     path = there(path, f"{kind}s with labels")
     if path.is_dir():

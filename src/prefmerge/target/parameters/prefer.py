@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 from prefmerge.errors import UsageError, require_one_source
 from prefmerge.ground.words import flag, joined
-from prefmerge.target.kinds import FeatureKind, Solver
+from prefmerge.target.kinds import InputsKind, Solver
 from prefmerge.target.parameters.declared import (
     CHECKPOINTS,
     FORCE,
@@ -33,6 +33,7 @@ _USED = {
 }  # what has a use with one kind of sample of the target or another
 _SPARSE = tuple(dict.fromkeys(name for names in _USED.values() for name in names))
 _OF_TRANSPORT = ("solver", "regularization")
+_OF_DISTANCES = (*_OF_TRANSPORT, "gamma", "samples")  # which the estimate has none of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +48,11 @@ class PreferParameters(Declaring):
     )
     pairs: Annotated[Path | None, replace(PAIRS, help=f"{PAIRS.help} Searches; needs --run.")] = None
     similarity: Annotated[
-        FeatureKind | None,
+        InputsKind | None,
         Declared(
-            "How --inputs are compared with the tasks: optimal transport (default), cosine or MMD.",
-            metavar="ot|cosine|mmd",
+            "How shares come from inputs: the estimate of `adapt` (default), or the paper's optimal transport, cosine "
+            "or MMD.",
+            metavar="estimate|ot|cosine|mmd",
         ),
     ] = None
     solver: Annotated[
@@ -107,6 +109,11 @@ class PreferParameters(Declaring):
         """Which of labels, inputs and pairs there are."""
         return next((name for name in _GIVEN if getattr(self, name) is not None), None)
 
+    @property
+    def kind(self) -> InputsKind:
+        """How shares come from inputs."""
+        return self.similarity or "estimate"
+
     def _require_use(self) -> None:
         """Refuse a parameter that what is given has no use for."""
         set_ = [name for name in _SPARSE if getattr(self, name) not in (None, ())]
@@ -115,6 +122,11 @@ class PreferParameters(Declaring):
         idle = next((name for name in set_ if self.given and name not in _USED[self.given]), None)
         if idle is not None:
             raise UsageError(f"{flag(idle)} has no use with --{self.given}.")
-        idle = next((name for name in set_ if name in _OF_TRANSPORT and self.similarity not in (None, "ot")), None)
-        if idle is not None:
+        if self.given != "inputs":
+            return
+        idle = next((name for name in set_ if name in _OF_DISTANCES), None)
+        if idle is not None and self.kind == "estimate":
+            which = "--similarity ot" if idle in _OF_TRANSPORT else "--similarity ot, cosine or mmd"
+            raise UsageError(f"{flag(idle)} has no use with --similarity estimate, the default. Give {which} with it.")
+        if idle in _OF_TRANSPORT and self.kind != "ot":
             raise UsageError(f"{flag(idle)} has no use with --similarity {self.similarity}.")

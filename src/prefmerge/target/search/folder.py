@@ -1,21 +1,22 @@
-"""What a search leaves: OUT/ with study.journal (the trials), search.json, preference.json and search.png.
+"""What a search leaves in OUT/: study.journal (the trials), search.json, search.png, preference.json, head.safetensors.
 
+The paper's search leaves no head, and a model without a preference no preference.json.
 The same command resumes from the journal. Cost: small files. Not here: the search (`on_target`).
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prefmerge.errors import MissingExtra, OutputError, OutputExists, RunError
-from prefmerge.ground import jsons, locks
-from prefmerge.target.search.result import SearchResult
+from prefmerge.ground import atomic, jsons, locks
 from prefmerge.target.search.study import FILE
 
-RESULT, PREFERENCE, PICTURE = "search.json", "preference.json", "search.png"
+RESULT, PREFERENCE, PICTURE, HEAD = "search.json", "preference.json", "search.png", "head.safetensors"
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,10 @@ class SearchFolder:
         if out.suffix == ".json":
             return cls(out.with_suffix(".search"), out)
         return cls(out, out / PREFERENCE)
+
+    @property
+    def head(self) -> Path:
+        return self.folder / HEAD
 
     @property
     def journal(self) -> Path:
@@ -59,7 +64,7 @@ class SearchFolder:
                 ) from error
             try:
                 if force:
-                    for name in (RESULT, PREFERENCE, PICTURE, FILE):
+                    for name in (RESULT, PREFERENCE, PICTURE, HEAD, FILE):
                         (folder / name).unlink(missing_ok=True)
                 yield
             finally:
@@ -67,17 +72,23 @@ class SearchFolder:
                 with contextlib.suppress(OSError):  # not empty: then it stays
                     folder.rmdir()
 
-    def write(self, result: SearchResult, inputs: Sequence[str]) -> None:
-        """Write all but the journal. `inputs`: what `merge` merges. Raises OutputError."""
-        command = result.command(inputs, str(self.preference))
-        preference = result.preference_json()
+    def write(
+        self,
+        result: Mapping[str, Any],
+        preference: Mapping[str, Any] | None,
+        draw: Callable[[Path], None],
+        head: bytes | None = None,
+    ) -> None:
+        """Write all but the journal. `draw`: what makes the picture. Raises OutputError."""
         try:
-            jsons.write(self.folder / RESULT, {**result.to_json(), "command": command})
+            jsons.write(self.folder / RESULT, dict(result))
             if preference is not None:
-                jsons.write(self.preference, preference)
+                jsons.write(self.preference, dict(preference))
             elif self.preference.exists():
                 self.preference.unlink()
+            if head is not None:
+                atomic.write_whole(self.folder / HEAD, head)
             with contextlib.suppress(MissingExtra):  # a picture is not worth an error after hours
-                result.draw(self.folder / PICTURE)
+                draw(self.folder / PICTURE)
         except OSError as error:
             raise OutputError(f"{self.folder}: cannot be written: {error.strerror or error}.") from error

@@ -1,21 +1,21 @@
-"""A search over the checkpoints of a run, on the target's samples with labels: what stands around `tune`.
+"""The paper's search over the checkpoints of a run, by accuracy on the target's pairs: what stands around `tune`.
 
-Cost: a merge in memory and M forward passes a trial; M inputs in memory. Not here: the choice (`result`), similarity of
-inputs.
+Source: Tunable MAGMAX, section 3.3 (last remark). Cost: a merge in memory and M forward passes a trial; M inputs in
+memory. Not here: the choice (`result`), similarity of inputs, the search that ranks as `adapt` does (`by_score`).
 """
 
 from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefmerge.checkpoints import content_fingerprint, fingerprint_of, from_state_dict, open_checkpoint
+from prefmerge.checkpoints import fingerprint_of, from_state_dict
 from prefmerge.errors import DataError
 from prefmerge.target import similarity
-from prefmerge.target.checkpoints import Checkpoints
+from prefmerge.target.checkpoints import Checkpoints, content_of
 from prefmerge.target.given import read_pairs
+from prefmerge.target.parameters import SearchParameters
 from prefmerge.target.search.folder import SearchFolder
 from prefmerge.target.search.result import SearchResult
 from prefmerge.target.search.scoring import among_of, scorer
@@ -26,26 +26,8 @@ if TYPE_CHECKING:
     from prefmerge.models.heads import Head
 
 
-def search(
-    run: str | Path,
-    pairs: str | Path,
-    out: str | Path | None,
-    *,
-    space: Space | None = None,
-    held_out: float = 0.3,
-    patience: int = 10,
-    trials: int = 50,
-    batch: int = 4,
-    seed: int = 0,
-    force: bool = False,
-    threads: int | None = None,
-    progress: Tried | None = None,
-) -> SearchResult:
-    """Search over the tasks of a run on `pairs` (a CSV with inputs and labels, or a folder of images per class) and
-    leave the result at `out` (see `SearchFolder`; None: nowhere).
-
-        best = prefmerge.search("my-run", "seen.csv", "found")
-        best.preference, best.settings, best.verdict
+def search_by_accuracy(asked: SearchParameters, progress: Tried | None = None) -> SearchResult:
+    """Search over the tasks of a run by accuracy on the pairs, and leave the result in `asked.out`, where one is named.
 
     It starts with the label preference (eq. 7). The same call resumes a search that was interrupted; `force` starts it
     again from nothing. Raises RunError, DataError, UsageError, OutputError, MissingExtra, and what encoding and merging
@@ -54,13 +36,16 @@ def search(
     from prefmerge.merging.candidates import Candidates
     from prefmerge.training.opened import best_device, open_run
 
-    space = space or Space()
-    folder = None if out is None else SearchFolder.of(out)
-    with contextlib.nullcontext() if folder is None else folder.held(force):
+    run, pairs = asked.run, asked.pairs
+    assert run is not None
+    assert pairs is not None
+    space = Space() if asked.space is None else Space.parse(asked.space)
+    folder = None if asked.out is None else SearchFolder.of(asked.out)
+    with contextlib.nullcontext() if folder is None else folder.held(asked.force):
         opened = open_run(run, samples="none")  # whoever searches brings them
         checkpoints = Checkpoints.of_run(run)
         classes = [one.name for one in opened.scenario.classes]
-        samples, notes = read_pairs(Path(pairs), classes, opened.scenario.inputs)
+        samples, notes = read_pairs(pairs, classes, opened.scenario.inputs)
         if len(samples) < LEAST:
             raise DataError(f"{pairs}: {len(samples)} samples are too few to search with. Give at least {LEAST}.")
         counts = [task.label_counts for task in opened.run.tasks]
@@ -68,12 +53,12 @@ def search(
         names = checkpoints.names
         assert checkpoints.base is not None
         about = {
-            "checkpoints": [_content(path) for path in (checkpoints.base, *checkpoints.paths)],
+            "checkpoints": [content_of(path) for path in (checkpoints.base, *checkpoints.paths)],
             "head": fingerprint_of(from_state_dict(_tensors(opened.head), name="head")).hexdigest(),
             "inputs": samples.fingerprint(range(len(samples))),
             "encoder": opened.encoder.preprocessing,
         }
-        with Candidates(checkpoints.base, checkpoints.paths, names, threads=threads) as candidates:
+        with Candidates(checkpoints.base, checkpoints.paths, names, threads=asked.threads) as candidates:
             for settings in space.others():
                 candidates.check(**settings)
             score = scorer(
@@ -86,18 +71,19 @@ def search(
                 ids=samples.ids,
                 space=space,
                 first=similarity.label(counts, seen, names).preference() if all(counts) else None,
-                held_out=held_out,
-                patience=patience,
-                trials=trials,
-                batch=batch,
-                seed=seed,
+                held_out=asked.held_out,
+                patience=asked.patience,
+                trials=asked.trials,
+                batch=asked.batch,
+                seed=asked.seed,
                 study=None if folder is None else folder.journal,
                 about=about,
                 progress=progress,
             )
         result = replace(result, about={**result.about, "run": str(run), "pairs": str(pairs)}, notes=notes)
         if folder is not None:
-            folder.write(result, ["--run", str(run)])
+            command = result.command(["--run", str(run)], str(folder.preference))
+            folder.write({**result.to_json(), "command": command}, result.preference_json(), result.draw)
     return result
 
 
@@ -105,11 +91,3 @@ def _tensors(head: Head) -> dict[str, Any]:
     """What of a head decides its answers."""
     own = {"rows": head.rows}
     return own if head.bias is None else {**own, "bias": head.bias}
-
-
-def _content(path: Path) -> str:
-    checkpoint = open_checkpoint(path)
-    try:
-        return content_fingerprint(checkpoint)
-    finally:
-        checkpoint.close()

@@ -32,11 +32,12 @@ LEAST = 0.01  # a smaller share is none: it would cost a reading and change next
 
 @dataclass(frozen=True)
 class Start:
-    """A trial that the search starts with: the result is never worse than these on the samples that decide."""
+    """What is to be tried: what the search starts with, or what the study drew. `task`: a checkpoint as it is."""
 
     what: str
     settings: ParameterValues
     params: Params | None  # None: outside of what is searched, so the sampler learns nothing from it
+    task: int | None = None
 
 
 def usual() -> tuple[str, ...]:
@@ -183,6 +184,20 @@ class Space:
         over = {name: one for name, one in self._over().items() if name != METHOD.name and _declared(name).varies}
         return {name: one.values[0] for name, one in over.items() if isinstance(one, Choices)}
 
+    def params_of(self, settings: ParameterValues, names: Sequence[str], first: Preference) -> Params | None:
+        """The numbers that stand for the settings of a merge; None where they lie outside of what is searched. `first`:
+        the preference where none is searched.
+        """
+        preference = settings.get(PREFERENCE.name, first)
+        if PREFERENCE.name not in self.searched and preference != first:
+            return None
+        if any(isinstance(over, Range) and not _inside(over, name, settings) for name, over in self._over().items()):
+            return None
+        params = self._params(settings, preference, names)
+        again = self.settings(params, names, preference)
+        others = {*again, *settings} - {PREFERENCE.name}
+        return params if all(_as_used(name, again) == _as_used(name, settings) for name in others) else None
+
     def _needed(self, tasks: int) -> ParameterValues:
         """What so many tasks need, where it is not searched."""
         return {name: value for name, value in FIRST_METHOD.needed(tasks).items() if name not in self.searched}
@@ -210,6 +225,18 @@ def _declared(name: str) -> Parameter[Any]:
 
 def _read(name: str, value: Any) -> Any:
     return _declared(name).read(value)
+
+
+def _as_used(name: str, settings: ParameterValues) -> Any:
+    """What the first method makes of a parameter that may not be given."""
+    if name == METHOD.name:
+        return METHOD.read(settings.get(name, FIRST_METHOD.name))
+    one = FIRST_METHOD.own(_declared(name))
+    return one.read(settings[name]) if name in settings else one.default
+
+
+def _inside(over: Range, name: str, settings: ParameterValues) -> bool:
+    return over.low <= float(_as_used(name, settings)) <= over.high
 
 
 def _share(task: int) -> str:

@@ -10,9 +10,7 @@ trial. Not here: where answers come from (`scoring`); a second choice on the hel
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,9 +20,10 @@ from prefmerge.errors import DataError, UsageError
 from prefmerge.ground.draws import split
 from prefmerge.preference import Preference
 from prefmerge.target.search.result import SearchResult
-from prefmerge.target.search.space import ParameterValues, Params, Space, Start
+from prefmerge.target.search.space import Space, Start
 from prefmerge.target.search.study import Study
-from prefmerge.target.search.trial import Trial, as_json, read_kept
+from prefmerge.target.search.trial import Trial, digest, key_of, read_kept
+from prefmerge.target.search.trying import Limits, carry_on
 
 LEAST = 10  # samples; with fewer one answer weighs more than what any setting changes
 Weights = dict[str, np.ndarray]
@@ -68,7 +67,9 @@ def tune(
     DataError, RunError (another search's file), MissingExtra, and what merging raises.
     """
     space = space or Space()
-    _check(trials, patience, batch, held_out)
+    limits = Limits(trials, patience, batch)
+    if not 0 <= held_out <= 0.9:
+        raise UsageError(f"held-out is {held_out:g}; expected a fraction from 0 to 0.9, such as 0.3.")
     if len(labels) < LEAST:
         raise DataError(f"{len(labels)} samples with labels are too few to search with. Give at least {LEAST}.")
     samples = [str(i) for i in range(len(labels))] if ids is None else list(ids)
@@ -81,7 +82,7 @@ def tune(
         "tasks": list(names),
         "space": space.to_json(),
         "first": preference.to_json(),
-        "samples": _digest([samples, np.asarray(labels).tolist()]),
+        "samples": digest([samples, np.asarray(labels).tolist()]),
         "held_out": held_out,
         "batch": batch,
         "seed": seed,
@@ -89,61 +90,36 @@ def tune(
     kept = Study(study, identity, space.dimensions(len(names)), seed)
     done = [read_kept(number, one, len(searching), str(study)) for number, one in enumerate(kept.kept[:trials])]
 
-    def values() -> list[int]:
-        return [int(one.right[searching].sum()) for one in done]
+    def accuracy(trial: Trial) -> float:
+        return float(trial.right[searching].mean())
 
-    def stale() -> bool:
-        """Whether `patience` trials in a row were no better, the first ones left aside."""
-        return len(done) >= len(starts) and len(done) - max(len(starts), values().index(max(values())) + 1) >= patience
-
-    while len(done) < trials and not (len(done) % batch == 0 and stale()):
-        # A batch is asked for as a whole, as it was before an interruption; what is done of it is not done again.
-        start = len(done) // batch * batch
-        asked = _batch(kept, space, starts, names, preference, start, min(batch, trials - start))
-        waiting = asked[len(done) - start :]
-        known = {_key(one.settings): one.right for one in done}
-        new = {_key(settings): settings for _, settings, _ in waiting if _key(settings) not in known}
+    def tried(waiting: Sequence[Start]) -> Iterator[Trial]:
+        known = {key_of(one.settings): one.right for one in done}
+        new = {key_of(one.settings): one.settings for one in waiting if key_of(one.settings) not in known}
         models = dict(zip(new, candidates.models(list(new.values())), strict=True))
-        for what, settings, params in waiting:
-            key = _key(settings)
+        for one in waiting:
+            key = key_of(one.settings)
             if key not in known:
                 known[key] = _answers(score(models.pop(key)), len(searching))
-            trial = Trial(len(done), what, settings, known[key], len(done) < len(starts))
-            kept.keep(params, float(trial.right[searching].mean()), trial.kept())
-            done.append(trial)
-            if progress is not None:
-                progress(trial, max(values()) / int(searching.sum()), len(done), trials)
-    stopped = f"{patience} trials without improvement" if len(done) < trials else f"{trials} trials"
+            yield Trial(len(done), one.what, one.settings, known[key], len(done) < len(starts))
+
+    def seen(trial: Trial) -> None:
+        if progress is not None:
+            progress(trial, max(map(accuracy, done)), len(done), trials)
+
+    stopped = carry_on(
+        kept,
+        done,
+        starts,
+        limits,
+        drawn=lambda number, params: Start(f"trial {number + 1}", space.settings(params, names, preference), params),
+        tried=tried,
+        value=accuracy,
+        seen=seen,
+    )
     settings = {"seed": seed, "batch": batch, "patience": patience, "trials_at_most": trials, "held_out": held_out}
     made = {"settings": settings, "about": dict(about or {})}
     return SearchResult(names, tuple(done), searching, space, stopped, made)
-
-
-def _check(trials: int, patience: int, batch: int, held_out: float) -> None:
-    for what, value in (("trials", trials), ("patience", patience), ("batch", batch)):
-        if value < 1:
-            raise UsageError(f"{what} is {value}; expected a whole number of at least 1.")
-    if not 0 <= held_out <= 0.9:
-        raise UsageError(f"held-out is {held_out:g}; expected a fraction from 0 to 0.9, such as 0.3.")
-
-
-def _batch(
-    kept: Study,
-    space: Space,
-    starts: Sequence[Start],
-    names: Sequence[str],
-    preference: Preference,
-    start: int,
-    count: int,
-) -> list[tuple[str, ParameterValues, Params | None]]:
-    """What, settings and numbers of the trials `start` .. `start + count`."""
-    asked: list[tuple[str, ParameterValues, Params | None]] = [
-        (one.what, one.settings, one.params) for one in starts[start : start + count]
-    ]
-    numbers = range(start + len(asked), start + count)
-    for number, params in zip(numbers, kept.ask(start, numbers), strict=True):
-        asked.append((f"trial {number + 1}", space.settings(params, names, preference), params))
-    return asked
 
 
 def _answers(right: np.ndarray, count: int) -> np.ndarray:
@@ -151,11 +127,3 @@ def _answers(right: np.ndarray, count: int) -> np.ndarray:
     if answers.shape != (count,) or answers.dtype != bool:
         raise ValueError(f"score gave {answers.dtype} of shape {answers.shape}; expected bool of shape ({count},)")
     return answers
-
-
-def _key(settings: ParameterValues) -> str:
-    return json.dumps(as_json(settings), sort_keys=True)
-
-
-def _digest(value: Any) -> str:
-    return hashlib.blake2b(json.dumps(value).encode(), digest_size=16).hexdigest()

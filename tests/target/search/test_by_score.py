@@ -1,0 +1,225 @@
+"""The search that ranks as `adapt` does: a tiny BERT over words, three tasks, a run that kept held-out samples."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+pytest.importorskip("transformers", reason="search needs the extra places")
+pytest.importorskip("optuna", reason="search needs the extra places")
+pytest.importorskip("sklearn", reason="search needs the extra places")
+
+import prefmerge
+from prefmerge.errors import DataError, RunError
+from prefmerge.merging.candidates import Candidates
+from prefmerge.models.head_file import read_head
+from prefmerge.preference import Preference
+from prefmerge.target.adapt import adapt
+from prefmerge.target.parameters import Parameters, SearchParameters
+from prefmerge.target.pool import Candidate, candidates
+from prefmerge.target.search import SearchOutcome, search_by_score
+from prefmerge.target.search.by_score import _space
+from prefmerge.target.search.space import Space
+from tests.cli.test_search_command import CLASSES, CONFIG, write_words
+
+LINE = "search --run my-run --labels seen.csv -o found --trials 16 --patience 16"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from prefmerge.training.config_file import read_config
+    from prefmerge.training.finetuning import finetune
+    from tests.models.tiny import tiny_bert
+
+    folder = tmp_path_factory.mktemp("trained")
+    tiny_bert(folder / "tiny")
+    write_words(folder / "words.csv", dict.fromkeys(CLASSES, 30), 0)
+    text = CONFIG.replace("tiny", str(folder / "tiny")).replace("words.csv", str(folder / "words.csv"))
+    (folder / "run.yaml").write_text(text.replace("held_out: 0", "held_out: 20"))
+    finetune(read_config(folder / "run.yaml"), folder / "my-run")
+    write_words(folder / "seen.csv", {"ab": 12, "cd": 6, "ij": 6}, 9)
+    return folder
+
+
+@pytest.fixture
+def place(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same run for every test, and a folder of its own to write to."""
+    (tmp_path / "my-run").symlink_to(trained / "my-run")
+    shutil.copy(trained / "seen.csv", tmp_path)
+    monkeypatch.setenv("PREFMERGE_CACHE", str(trained / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def called(line: str) -> Any:
+    from typer.testing import CliRunner
+
+    from prefmerge.cli import app
+
+    return CliRunner().invoke(app, shlex.split(line), prog_name="prefmerge")
+
+
+def searched(**given: Any) -> SearchOutcome:
+    return search_by_score(SearchParameters.of(**{"run": "my-run", "labels": "seen.csv", **given}))
+
+
+def kept() -> dict[str, Any]:
+    return json.loads(Path("found/search.json").read_text())
+
+
+def test_from_labels_to_a_model_and_its_head(place: Path):
+    done = called(LINE)
+    assert (done.exit_code, done.stderr) == (0, "")
+    files = {"study.journal", "search.json", "search.png", "head.safetensors"}
+    assert files <= {path.name for path in (place / "found").iterdir()}
+    result = kept()
+    assert result["samples"] == {"ranking": 28, "held_out": 12}  # of two present tasks, 20 samples each
+    assert result["verdict"] in done.stdout
+    assert f"      {result['command']}\n" in done.stdout
+    again = called(f"{LINE} --json")
+    assert json.loads(again.stdout) == result
+
+    assert called(result["command"].removeprefix("prefmerge ")).exit_code == 0
+    judge = "evaluate merged/ --run my-run --head found/head.safetensors"
+    assert f"      prefmerge {judge}\n" in done.stdout
+    told = json.loads(called(f"{judge} --json").stdout)
+    assert told["about"]["head"] == "found/head.safetensors"
+    head = read_head(place / "found" / "head.safetensors")
+    assert head.bias is not None
+    (place / "wrong.safetensors").write_bytes(replace(head, rows=head.rows[::-1]).to_bytes())
+    wrong = json.loads(called("evaluate merged/ --run my-run --head wrong.safetensors --json").stdout)
+    assert wrong["overall"]["agnostic"] < told["overall"]["agnostic"]
+    (place / "other.safetensors").write_bytes(replace(head, classes=head.classes[::-1]).to_bytes())
+    other = called("evaluate merged/ --run my-run --head other.safetensors")
+    assert "other.safetensors: its classes are not those of my-run." in other.stderr
+    several = called("evaluate --run my-run --head wrong.safetensors")
+    assert "--head wrong.safetensors belongs to one model: give its CHECKPOINT, and one --run." in several.stderr
+
+
+def test_the_first_trials_are_the_candidates_of_adapt(place: Path):
+    result, made = searched(trials=14, patience=14), adapt(Parameters.of(run="my-run", labels="seen.csv"))
+    count = len(made.pool)
+    assert [(one.what, one.task) for one in result.trials[:count]] == [(one.name, one.task) for one in made.pool]
+    assert [one.start for one in result.trials] == [True] * count + [False] * (14 - count)
+    assert result.pool == made.pool
+    assert result.adapts.name in [one.name for one in made.pool]
+    best = max(result.trials, key=lambda one: (one.score, -one.number))
+    assert result.best == best
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        Candidate("checkpoint task-01", task=0),
+        Candidate("last checkpoint", task=2),
+        Candidate("increments", {"method": "increments", "preference": Preference.parse("0.7,0,0.3"), "boost": "0.5"}),
+        Candidate("t", {"method": "tunable_magmax", "preference": Preference.parse("task-01=0.7,task-03=0.3")}),
+    ],
+)
+def test_the_printed_line_makes_exactly_the_chosen_model(place: Path, chosen: Candidate):
+    result = replace(searched(trials=1), chosen=chosen)
+    assert called(result.command().removeprefix("prefmerge ")).exit_code == 0
+    written = load_file("merged/model.safetensors")
+    tasks = [place / "my-run" / "tasks" / f"task-0{t}" for t in (1, 2, 3)]
+    if chosen.task is not None:
+        expected = load_file(tasks[chosen.task] / "model.safetensors")
+    else:
+        with Candidates(place / "my-run" / "base", tasks) as merges:
+            expected = merges.model(**chosen.settings)
+    assert all(np.array_equal(written[name], value) for name, value in expected.items())
+    assert (result.preference is None) == chosen.single
+    assert (result.preference_json() is None) == chosen.single
+
+
+KILL = """
+import os, signal, sys
+from prefmerge.target.search.study import Study
+keep = Study.keep
+def killed(self, *given):
+    keep(self, *given)
+    if len(self.kept) == {at}: os.kill(os.getpid(), signal.SIGKILL)
+Study.keep = killed
+from prefmerge.cli import main
+main()
+"""
+
+
+def test_a_killed_search_resumes_to_the_same_result(place: Path):
+    whole = json.loads(called(LINE.replace("found", "whole") + " --json").stdout)
+    for at in (6, 14):  # among adapt's candidates, then among those that were drawn
+        line = [sys.executable, "-c", KILL.format(at=at), *shlex.split(LINE)]
+        assert subprocess.run(line, cwd=place, env=os.environ, check=False).returncode == -signal.SIGKILL
+        assert not (place / "found" / "search.json").exists()
+    assert json.loads(called(f"{LINE} --json").stdout) == whole
+    assert (place / "found" / "head.safetensors").read_bytes() == (place / "whole" / "head.safetensors").read_bytes()
+
+
+def test_another_target_or_way_to_rank_is_another_search(place: Path):
+    assert called(LINE + " --trials 2").exit_code == 0
+    write_words(place / "seen.csv", {"ab": 6, "kl": 18}, 9)
+    other = called(LINE + " --trials 2")
+    assert other.exit_code == 1
+    assert "found: holds another search: " in other.stderr
+    assert "shares was " in other.stderr
+    plain = called("search --run my-run --pairs seen.csv --paper -o found --trials 2")
+    assert plain.exit_code == 1
+    assert 'ranked by was "score", is null' in plain.stderr
+
+
+def test_pairs_rank_with_the_held_out_samples_and_alone_where_there_are_none(place: Path):
+    both = searched(labels=None, pairs="seen.csv", trials=3)
+    assert both.ranking + both.decision.samples == 40 + 24
+    shutil.copytree(place / "my-run", place / "bare", symlinks=False)
+    shutil.rmtree(place / "bare" / "held-out")
+    manifest = json.loads((place / "bare" / "run.json").read_text())
+    (place / "bare" / "run.json").write_text(json.dumps({**manifest, "kept": None}))
+    alone = searched(run="bare", labels=None, pairs="seen.csv", trials=3)
+    assert alone.ranking + alone.decision.samples == 24
+    assert "the run kept no held-out samples (held_out: 0): the pairs alone rank the trials." in alone.notes
+    with pytest.raises(RunError, match=r"^bare: kept no held-out samples \(held_out: 0\).*Give --pairs PATH.*--paper"):
+        searched(run="bare")
+    write_words(place / "few.csv", {"ab": 9}, 0)
+    with pytest.raises(DataError, match=r"few\.csv: 9 samples are too few to search with\. Give at least 10\."):
+        searched(run="bare", labels=None, pairs="few.csv")
+
+
+def test_from_python_with_the_paper_form_too(place: Path):
+    best = prefmerge.search(run="my-run", prefer="task-01=0.5,task-02=0.5", trials=2)
+    assert isinstance(best, SearchOutcome)
+    assert best.evidence.shares.source == "stated"
+    seen: list[tuple[int, int, str]] = []
+    plain = prefmerge.search(
+        run="my-run", pairs="seen.csv", paper=True, trials=2, progress=lambda *now: seen.append(now)
+    )
+    assert not isinstance(plain, SearchOutcome)
+    assert [one[:2] for one in seen] == [(1, 2), (2, 2)]
+    assert seen[0][2].startswith("trials, best ")
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_what_lies_in_the_space_teaches_the_sampler(ordered: bool):
+    shares, names = np.array([0.6, 0.0, 0.4]), ("a", "b", "c")
+    pool, space = candidates(names, shares, ordered), _space(None, ordered)
+    first = Preference.explicit(["0.6", "0", "0.4"])
+    params = {one.name: space.params_of(dict(one.settings), names, first) for one in pool if not one.single}
+    inside = {name: one for name, one in params.items() if one is not None}
+    if ordered:
+        assert list(inside) == ["optimal + step, scale 1", "optimal + step, scale 1.25", "optimal + step, carry 0.5"]
+        assert inside["optimal + step, scale 1.25"]["scale"] == 1.25
+        assert space.settings(inside["optimal + step, carry 0.5"], names, first)["carry"] == "0.5"
+    else:
+        assert list(inside) == ["optimal, scale 0.5", "optimal, scale 1", "optimal, strength 0.5, scale 1"]
+    assert len(inside) == 3
+    assert Space.parse("scale").params_of(dict(pool[-1].settings), names, first) is None
