@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -64,7 +66,7 @@ SPECS: list[tuple[str, Spec[Any], type]] = [
         TargetSpec(Entry("Tunable (Label)", "preference", {}, "label"), MARKS[0], SCALES, 1, 16),
         AtTarget,
     ),
-    ("seed 1, even variant 0, Search", SearchSpec(KNOWN["Search"], MARKS[0], 1, 16, 6, 2), Searched),
+    ("seed 1, even variant 0, Search", SearchSpec(Entry("Search", "search"), MARKS[0], 1, 16, 6, 2), Searched),
     ("sequential, seed 1, task vectors", MeasureSpec(), Measured),
 ]
 
@@ -93,6 +95,46 @@ def test_what_an_older_version_kept_is_found_and_written_alike(tmp_path: Path, t
     if kind is not Measured:  # its summary is computed from the lists that were cut
         assert again.read_bytes() == before.read_bytes()
     assert json.loads(again.read_bytes())["spec"] == json.loads(before.read_bytes())["spec"]
+
+
+def test_a_search_of_another_form_is_another_cell():
+    title, plain, _ = next(one for one in SPECS if isinstance(one[1], SearchSpec))
+    forms = ({}, KNOWN["Search"].settings, {"selection": "optimal", "importance": "step"})
+    keys = [cell(title, replace(plain, entry=Entry("Search", "search", form))).key for form in forms]
+    assert len({*keys}) == 3
+    assert KNOWN["Search"].settings == {"selection": "paper", "importance": "magnitude"}
+
+
+def test_the_search_of_a_cell_has_the_form_that_its_entry_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("torch", reason="cells need the extra train")
+    from prefmerge.lab import work
+    from prefmerge.target.search import scoring, tuning
+
+    asked: dict[str, Any] = {}
+
+    def tune(*_: Any, **given: Any) -> None:
+        asked.update(given)
+        raise InterruptedError
+
+    monkeypatch.setattr(tuning, "tune", tune)
+    monkeypatch.setattr(scoring, "scorer", lambda *_, **__: None)
+    monkeypatch.setattr(scoring, "among_of", lambda _: None)
+    nothing = SimpleNamespace(encoder=None, head=None, scenario=None)
+    shown = SimpleNamespace(examples=SimpleNamespace(labels=[], ids=[]))
+    label = SimpleNamespace(preference=lambda: None)
+    bench = SimpleNamespace(
+        opened=nothing,
+        out=tmp_path,
+        candidates=None,
+        device=None,
+        shown=lambda _: shown,
+        label_similarity=lambda _: label,
+    )
+    spec = SearchSpec(KNOWN["Search"], MARKS[0], 1, 16, 6, 2)
+    with pytest.raises(InterruptedError):
+        work._search(bench, cell("search", spec), spec)  # pyright: ignore[reportArgumentType]  # only what it asks for
+    assert asked["space"].otherwise == KNOWN["Search"].settings
+    assert asked["study"].stem == cell("search", spec).key
 
 
 def test_every_kind_is_pinned():

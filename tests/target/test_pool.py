@@ -61,7 +61,9 @@ def test_unordered_tasks_have_no_last_one_no_steps_and_no_increments():
     }
     for one in found.values():
         assert one.settings.get("method") != "increments"
-        assert not {"importance", "carry", "toward_last", "start", "boost", "drop"} & set(one.settings)
+        assert not {"carry", "toward_last", "start", "boost", "drop"} & set(one.settings)
+        if one.settings.get("method") == "tunable_magmax":
+            assert one.settings["importance"] == "magnitude"  # whatever `merge` does by default
     assert found["mean weighted by shares"].settings["weights"] == ["0.7", "0.05", "0.25", "0"]
     even = candidates([f"t{i}" for i in range(20)], np.full(20, 0.05), False)
     assert [one.task for one in even if one.single] == [0]  # no share above a tenth: the largest, the first of equals
@@ -97,7 +99,7 @@ def test_the_baselines_are_the_base_and_two_known_rules():
     assert found["base"].task == -1
     assert found["MAGMAX"].settings == {"method": "magmax", "scale": "0.5"}
     paper = found["Tunable MAGMAX (paper)"].settings
-    assert (paper["selection"], paper["scale"]) == ("paper", "0.5")
+    assert (paper["selection"], paper["importance"], paper["scale"]) == ("paper", "magnitude", "0.5")
     assert paper["preference"].describe() == "0.7,0.05,0.25,0"
     assert baselines(SHARES, False)[1] == Candidate("max_abs", {"method": "max_abs", "scale": "0.5"})
 

@@ -5,7 +5,7 @@ An entry is a row of a table, of one of these kinds:
     fixed        one model per run and scale, the same for every target
     checkpoint   the one checkpoint that is best on the target's shown samples
     preference   a merge whose preference comes from a similarity
-    search       preference and parameters tuned on the shown samples
+    search       the paper's search (`prefmerge search --paper`) on the shown samples
     adapt        what `prefmerge adapt` makes of the shown labels, inputs or pairs
     bias         the last checkpoint with a bias for each class, fitted as `adapt` fits it
     tuned        the last checkpoint, trained on: what a user could do instead
@@ -95,7 +95,7 @@ KNOWN = {
         Entry("Tunable (Label), optimal + step", "preference", _BEST, "label"),
         Entry("Tunable (Label), optimal + step, strength 0.5", "preference", {**_BEST, "strength": "0.5"}, "label"),
         Entry("Tunable (Label), optimal + step, carry 0.5", "preference", {**_BEST, "carry": "0.5"}, "label"),
-        Entry("Search", "search"),
+        Entry("Search", "search", _PAPER),
         Entry("Adapt (labels)", "adapt", given="labels"),
         Entry("Adapt (inputs)", "adapt", given="inputs"),
         Entry("Adapt (pairs)", "adapt", given="pairs"),

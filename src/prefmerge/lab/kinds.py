@@ -360,7 +360,7 @@ class TargetSpec(Spec[AtTarget]):
 
 @dataclass(frozen=True)
 class SearchSpec(Spec[Searched]):
-    """A search on the shown samples of one environment."""
+    """The paper's search on the shown samples of one environment. Its entry's settings hold where none are searched."""
 
     kind: ClassVar[CellKind] = "search"
     entry: Entry

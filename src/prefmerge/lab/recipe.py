@@ -138,7 +138,7 @@ class DiversityConfig(Section):
 
 
 class SearchConfig(Section):
-    """The search of `prefmerge search`, for the entry `Search`."""
+    """The paper's search, `prefmerge search --paper`, for the entry `Search`."""
 
     trials: int = Field(default=40, gt=0)
     patience: int = Field(default=10, gt=0)  # the paper's

@@ -386,9 +386,10 @@ def _trained_on(bench: Bench, spec: TargetSpec) -> AtTarget:
 
 
 def _search(bench: Bench, cell: Cell[Any], spec: SearchSpec) -> Searched:
-    """What `prefmerge search` would choose from the shown samples, judged on the others. Its trials are kept in a
-    journal: a cell that was killed resumes after the last one.
+    """What the paper's search, `prefmerge search --paper`, chooses from the shown samples, judged on the others. Its
+    trials are kept in a journal: a cell that was killed resumes after the last one.
     """
+    from prefmerge.target.search import Space
     from prefmerge.target.search.scoring import among_of, scorer
     from prefmerge.target.search.trial import as_json
     from prefmerge.target.search.tuning import tune
@@ -402,6 +403,7 @@ def _search(bench: Bench, cell: Cell[Any], spec: SearchSpec) -> Searched:
         scorer(opened.encoder, opened.head, shown, among_of(opened.scenario), batch=spec.batch, device=bench.device),
         shown.labels,
         ids=shown.ids,
+        space=Space(otherwise=spec.entry.settings),
         first=bench.label_similarity(key).preference(),
         trials=spec.trials,
         patience=spec.patience,

@@ -90,10 +90,7 @@ def judged(
     forwards.progress(0, 0, "choosing")
     with one_thread():
         choice = choose(judge, answers, everything)
-    foreign = evidence.shares.foreign is not None and evidence.shares.foreign.low > MOST_UNJUDGED
-    if foreign and source.held_out and without <= MOST_UNJUDGED:
-        notes.insert(0, "most inputs are of no task, so nothing is said of how good the model is there.")
-    if foreign or not source.held_out or without > MOST_UNJUDGED:
+    if not source.held_out or without > MOST_UNJUDGED or mostly_foreign(evidence, notes):
         notes += [NOT_COMPARED] if compared else []
         return choice, None, pool
     notes += note(compared)
@@ -208,6 +205,15 @@ def unjudged(source: Source, evidence: Evidence, prior: Prior, proxy: Proxy, not
         + ("The intervals allow for it." if part <= MOST_UNJUDGED else "So no accuracy is promised."),
     )
     return part
+
+
+def mostly_foreign(evidence: Evidence, notes: list[str]) -> bool:
+    """Whether most inputs of the target are of no task, so that no sample says how good a model is; with a note."""
+    foreign = evidence.shares.foreign
+    mostly = foreign is not None and foreign.low > MOST_UNJUDGED
+    if mostly:
+        notes.insert(0, "most inputs are of no task, so nothing is said of how good the model is there.")
+    return mostly
 
 
 def unlearned(source: Source, evidence: Evidence, prior: Prior, proxy: Proxy, asked: Parameters) -> np.ndarray | None:

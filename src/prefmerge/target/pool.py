@@ -33,6 +33,7 @@ INCREMENTS: tuple[Mapping[str, str], ...] = (
     {"start": "0.75", "boost": "2"},
     {"start": "0.5", "boost": "2"},
 )
+PAPER = {"selection": "paper", "importance": "magnitude", "scale": "0.5"}  # the paper's Tunable MAGMAX, in full
 _BEST = {"method": "tunable_magmax", "selection": "optimal", "importance": "step", "scale": "1"}
 
 
@@ -74,7 +75,7 @@ def candidates(names: Sequence[str], shares: np.ndarray, ordered: bool, own: Seq
             words = ", ".join(f"{name} {value}" for name, value in settings.items())
             pool.append(Candidate(f"increments, {words}", {"method": "increments", **preference, **settings}))
     else:
-        plain = {"method": "tunable_magmax", "selection": "optimal", **preference}
+        plain = {"method": "tunable_magmax", "selection": "optimal", "importance": "magnitude", **preference}
         pool += [
             Candidate("optimal, scale 0.5", {**plain, "scale": "0.5"}),
             Candidate("optimal, scale 1", {**plain, "scale": "1"}),
@@ -95,7 +96,7 @@ def baselines(shares: np.ndarray, ordered: bool) -> list[Candidate]:
         Candidate("MAGMAX" if ordered else "max_abs", {"method": method, "scale": "0.5"}),
         Candidate(
             "Tunable MAGMAX (paper)",
-            {"method": "tunable_magmax", "selection": "paper", "preference": preference, "scale": "0.5"},
+            {"method": "tunable_magmax", **PAPER, "preference": preference},
         ),
     ]
 

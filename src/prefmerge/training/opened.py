@@ -196,6 +196,12 @@ def evaluate_checkpoint(
     answers = opened.head if head is None and not own.is_file() else Head.load(Path(head or own))
     if answers.classes != opened.head.classes:
         raise RunError(f"{head or own}: its classes are not those of {run_folder}. Give the head that was made for it.")
+    width, expected = answers.rows.shape[1], opened.head.rows.shape[1]
+    if width != expected:
+        raise RunError(
+            f"{head or own}: is for embeddings of {width} numbers, those of {run_folder} have {expected}. Give the "
+            "head that was made for it."
+        )
     return evaluate(
         opened.encoder,
         answers,

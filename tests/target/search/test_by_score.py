@@ -75,8 +75,8 @@ def searched(**given: Any) -> SearchOutcome:
     return search_by_score(SearchParameters.of(**{"run": "my-run", "labels": "seen.csv", **given}))
 
 
-def kept() -> dict[str, Any]:
-    return json.loads(Path("found/search.json").read_text())
+def kept(folder: str = "found") -> dict[str, Any]:
+    return json.loads(Path(folder, "search.json").read_text())
 
 
 def test_from_labels_to_a_model_and_its_head(place: Path):
@@ -104,6 +104,13 @@ def test_from_labels_to_a_model_and_its_head(place: Path):
     (place / "other.safetensors").write_bytes(replace(head, classes=head.classes[::-1]).to_bytes())
     other = called("evaluate merged/ --run my-run --head other.safetensors")
     assert "other.safetensors: its classes are not those of my-run." in other.stderr
+    narrow = replace(head, rows=np.ascontiguousarray(head.rows[:, :-1]))
+    (place / "narrow.safetensors").write_bytes(narrow.to_bytes())
+    width = head.rows.shape[1]
+    other = called("evaluate merged/ --run my-run --head narrow.safetensors")
+    assert (
+        f"narrow.safetensors: is for embeddings of {width - 1} numbers, those of my-run have {width}." in other.stderr
+    )
     several = called("evaluate --run my-run --head wrong.safetensors")
     assert "--head wrong.safetensors belongs to one model: give its CHECKPOINT, and one --run." in several.stderr
 
@@ -195,6 +202,61 @@ def test_pairs_rank_with_the_held_out_samples_and_alone_where_there_are_none(pla
         searched(run="bare", labels=None, pairs="few.csv")
 
 
+def test_too_few_samples_in_all_or_in_a_part_are_refused(place: Path):
+    for part, left in ((0.02, "39 that rank and 1 that compare"), (0.9, None), (0.04, "38 that rank and 2 that")):
+        if left is None:
+            assert searched(trials=1, held_out=part).ranking == 4
+            continue
+        with pytest.raises(DataError, match=rf"^--held-out {part} of 40 samples leaves {left}.*at least 3: give"):
+            searched(held_out=part)
+    with pytest.raises(DataError, match=r"^my-run: kept 2 held-out samples .*a search needs 10\. Give --pairs PATH"):
+        searched_of_few(place)
+
+
+def searched_of_few(place: Path) -> None:
+    """Of a run whose task in question kept two samples."""
+    from prefmerge.target.source import open_source
+
+    asked = SearchParameters.of(run="my-run", prefer="task-01=1")
+    source = open_source(asked.of_adapt)
+    assert source.samples is not None
+    search_by_score(asked, source=replace(source, samples=tuple(one.take([0, 1]) for one in source.samples)))
+
+
+def test_most_inputs_of_no_task_leave_no_accuracy_and_a_note(place: Path):
+    from prefmerge.target.evidence import read_evidence
+    from prefmerge.target.shares.estimate import Foreign
+
+    def foreign(*given: Any) -> Any:
+        evidence = read_evidence(*given)
+        return replace(evidence, shares=replace(evidence.shares, foreign=Foreign(0.8, 0.7, 0.9)))
+
+    asked = SearchParameters.of(run="my-run", labels="seen.csv", trials=1)
+    result = search_by_score(asked, read=foreign)
+    assert result.decision.rows == ()
+    assert result.notes[0] == "most inputs are of no task, so nothing is said of how good the model is there."
+
+
+@pytest.mark.parametrize("space", ["preference", "preference,scale", "scale,strength=0.5"])
+def test_what_the_space_does_not_name_is_what_adapt_tries(place: Path, space: str):
+    result = searched(trials=14, patience=14, space=space)
+    for one in result.trials[len(result.pool) :]:
+        assert (one.settings["selection"], one.settings["importance"]) == ("optimal", "step")
+        assert "scale" in space or one.settings["scale"] == "1"
+
+
+def test_the_paper_form_names_its_selection_and_importance(place: Path):
+    assert called("search --run my-run --pairs seen.csv -o plain --paper --trials 6 --space preference").exit_code == 0
+    result = kept("plain")
+    assert all(one["settings"]["selection"] == "paper" for one in result["trials"])
+    assert all(one["settings"]["importance"] == "magnitude" for one in result["trials"])
+    assert all(one["settings"]["scale"] == "0.5" for one in result["trials"])
+    assert "--selection paper --importance magnitude --scale 0.5" in result["command"]
+    line = "search --run my-run --pairs seen.csv -o other --paper --trials 6 --space scale,selection=optimal"
+    assert called(line).exit_code == 0
+    assert "--selection optimal --importance magnitude " in kept("other")["command"]
+
+
 def test_from_python_with_the_paper_form_too(place: Path):
     best = prefmerge.search(run="my-run", prefer="task-01=0.5,task-02=0.5", trials=2)
     assert isinstance(best, SearchOutcome)
@@ -223,3 +285,5 @@ def test_what_lies_in_the_space_teaches_the_sampler(ordered: bool):
         assert list(inside) == ["optimal, scale 0.5", "optimal, scale 1", "optimal, strength 0.5, scale 1"]
     assert len(inside) == 3
     assert Space.parse("scale").params_of(dict(pool[-1].settings), names, first) is None
+    weighted = {"method": "linear", "weights": ["0.6", "0", "0.4"]}
+    assert Space.parse("scale,method=linear").params_of(weighted, names, first) is None  # no number stands for a list

@@ -13,7 +13,7 @@ from prefmerge.merging.candidates import Candidates
 from prefmerge.merging.parameters import METHOD, every, searchable
 from prefmerge.methods.parameters import Choices
 from prefmerge.preference import Preference
-from prefmerge.target.search.space import Space, rounded
+from prefmerge.target.search.space import PAPER, Space, rounded
 from tests.methods.problems import state_dicts
 
 NAMES = ("cars", "birds", "digits")
@@ -38,13 +38,15 @@ def test_the_default_searches_the_dials_that_cost_nothing():
     settings = Space().settings(middle(Space()), NAMES, FIRST)
     assert {name: value for name, value in settings.items() if name != "preference"} == {
         "method": "tunable_magmax",
+        "selection": "paper",
+        "importance": "magnitude",
         "scale": "0.8",
         "strength": "0.5",
         "carry": "0.5",
     }
 
 
-def test_what_is_not_searched_is_fixed_or_the_default():
+def test_what_is_not_searched_is_fixed_or_named_by_the_space():
     space = Space(("scale",), {"selection": "optimal", "strength": "0.25"})
     settings = space.settings({"scale": 0.12345}, NAMES, FIRST)
     assert settings == {
@@ -52,11 +54,37 @@ def test_what_is_not_searched_is_fixed_or_the_default():
         "preference": FIRST,
         "scale": "0.123",
         "selection": "optimal",
+        "importance": "magnitude",
         "strength": "0.25",
     }
     starts = space.starts(NAMES, FIRST)
     assert [one.settings.get("strength") for one in starts] == ["0.25", "0.25", "0", "0"]
     assert [one.params for one in starts] == [{"scale": 0.5}, {"scale": 1.0}, None, None]  # MAGMAX lies outside
+
+
+@pytest.mark.parametrize(
+    "text", [None, "preference", "scale,selection=optimal", "selection,importance", "method,carry"]
+)
+@pytest.mark.parametrize("otherwise", [PAPER, {"selection": "optimal", "importance": "step", "scale": "1"}])
+def test_no_trial_relies_on_what_merge_does_by_default(text: str | None, otherwise: dict[str, str]):
+    space = Space.parse(text, otherwise)
+    named = {name: value for name, value in otherwise.items() if name not in (*space.searched, *space.fixed)}
+    first = space.settings({**middle(space), "method": "tunable_magmax"}, NAMES, FIRST)
+    assert first.items() >= named.items()
+    for start in space.starts(NAMES, FIRST):
+        importance = {"importance": "magnitude"} if start.what.startswith("MAGMAX") else {}
+        assert start.settings.items() >= {**named, **importance}.items()
+        assert {"selection", "importance", "scale"} <= start.settings.keys()
+    other = Space(tuple({*space.searched, "method"}), space.fixed, otherwise)
+    ties = other.settings({**middle(other), "method": "ties"}, NAMES, FIRST)
+    assert not {"selection", "importance"} & ties.keys()
+    assert ("scale" in ties) == ("scale" in space.searched)  # what the first method takes is nothing to the others
+
+
+def test_the_paper_form_is_that_of_the_paper():
+    assert PAPER == {"selection": "paper", "importance": "magnitude", "scale": "0.5"}
+    assert Space().otherwise == Space.parse("scale").otherwise == PAPER
+    assert Space().to_json()["otherwise"] == PAPER  # so an interrupted search in another form is another search
 
 
 @pytest.mark.parametrize(

@@ -30,17 +30,13 @@ def told(found: SearchResult) -> list[Any]:
 
 
 def test_it_begins_with_the_given_preference_and_magmax_at_both_scales():
-    found, magmax = searched(trials=4), {"strength": "0", "importance": "magnitude"}
-    assert [(one.what, as_json(one.settings)) for one in found.trials] == [
-        ("label preference, scale 0.5", as_json({"method": "tunable_magmax", "preference": FIRST, "scale": "0.5"})),
-        ("label preference, scale 1", as_json({"method": "tunable_magmax", "preference": FIRST, "scale": "1"})),
-        *(
-            (
-                f"MAGMAX, scale {scale}",
-                as_json({"method": "tunable_magmax", "preference": FIRST, **magmax, "scale": scale}),
-            )
-            for scale in ("0.5", "1")
-        ),
+    found = searched(trials=4)
+    paper = {"method": "tunable_magmax", "preference": FIRST, "selection": "paper", "importance": "magnitude"}
+    assert [(one.what, one.settings) for one in found.trials] == [
+        ("label preference, scale 0.5", {**paper, "scale": "0.5"}),
+        ("label preference, scale 1", {**paper, "scale": "1"}),
+        ("MAGMAX, scale 0.5", {**paper, "strength": "0", "scale": "0.5"}),
+        ("MAGMAX, scale 1", {**paper, "strength": "0", "scale": "1"}),
     ]
     assert found.stopped == "4 trials"
     assert searched(trials=1, first=None).trials[0].what == "equal shares, scale 0.5"
@@ -340,7 +336,8 @@ def test_the_result_as_json_as_a_preference_and_as_a_command(tmp_path: Path):
     (tmp_path / "preference.json").write_text(json.dumps(found.preference_json()))
     assert Preference.load(tmp_path / "preference.json") == found.preference
     line = found.command(["--run", "my run"], "found/preference.json")
-    assert line.startswith("prefmerge merge --run 'my run' -o merged/ --prefer @found/preference.json --scale ")
+    start = "prefmerge merge --run 'my run' -o merged/ --prefer @found/preference.json "
+    assert line.startswith(f"{start}--selection paper --importance magnitude --scale ")
     assert all(f"--{name} {found.settings[name]}" in line for name in ("strength", "carry") if name in found.settings)
 
 

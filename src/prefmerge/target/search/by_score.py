@@ -31,7 +31,7 @@ from prefmerge.target.choice import Answers, choose
 from prefmerge.target.evidence import EmbedBase, Evidence, read_evidence
 from prefmerge.target.fit import one_thread
 from prefmerge.target.forwards import Forwards
-from prefmerge.target.judging import MOST_UNJUDGED
+from prefmerge.target.judging import MOST_UNJUDGED, mostly_foreign
 from prefmerge.target.merges import Merges
 from prefmerge.target.parameters import Parameters, SearchParameters
 from prefmerge.target.pool import Candidate, candidates, rounded
@@ -46,6 +46,8 @@ from prefmerge.target.search.trial import ScoredTrial, digest, key_of, read_scor
 from prefmerge.target.search.trying import Limits, carry_on
 from prefmerge.target.source import Source, open_source
 
+_IN_ORDER = {"importance": "step", "scale": "1"}
+_WITHOUT_ORDER = {"importance": "magnitude", "scale": "0.5"}
 ReadEvidence = Callable[[Parameters, Source, EmbedBase], Evidence]
 
 
@@ -130,7 +132,7 @@ class _Job:
             self.source.tasks,
             self.evidence,
             seed=self.asked.seed,
-            report=self.field.unjudged <= MOST_UNJUDGED and not _foreign(self.evidence),
+            report=self.field.unjudged <= MOST_UNJUDGED and not mostly_foreign(self.evidence, self.notes),
         )
         chosen, answers = (rivals[0], search) if search is not None and decision.kept else (adapts, theirs)
         fit = fit_of(self.field.whole.judge, self.field.joined(answers.ranking, answers.apart))
@@ -197,8 +199,7 @@ class _Job:
             self.progress(len(done), asked.trials, f"trials, best score {100 * best:.1f}")
 
         limits = Limits(asked.trials, asked.patience, asked.batch)
-        value: Callable[[ScoredTrial], float] = lambda one: one.score  # noqa: E731  # a name for its type
-        return done, carry_on(study, done, starts, limits, drawn=drawn, tried=tried, value=value, seen=seen)
+        return done, carry_on(study, done, starts, limits, drawn=drawn, tried=tried, value=_score, seen=seen)
 
     def _identity(self) -> dict[str, Any]:
         """What decides the scores of the trials."""
@@ -243,10 +244,8 @@ def _that_judges(evidence: Evidence, source: Source) -> Source:
 
 
 def _space(text: str | None, ordered: bool) -> Space:
-    """What is searched: where nothing is said, the usual parameters of the merges that `adapt` tries."""
-    if text is not None:
-        return Space.parse(text)
-    return Space(fixed={"selection": "optimal", **({"importance": "step"} if ordered else {})})
+    """What is searched: where nothing else is said, the usual parameters of the merges that `adapt` tries."""
+    return Space.parse(text, {"selection": "optimal", **(_IN_ORDER if ordered else _WITHOUT_ORDER)})
 
 
 def _check(space: Space, source: Source) -> None:
@@ -254,8 +253,12 @@ def _check(space: Space, source: Source) -> None:
     from prefmerge.merging.candidates import Candidates
 
     with Candidates(source.base, source.checkpoints, source.tasks.names, threads=1) as merges:
-        for settings in space.others() or [{}]:
-            merges.check(**{**space.fixed, **settings})
+        for settings in space.refusable(len(source.checkpoints)):
+            merges.check(**settings)
+
+
+def _score(one: ScoredTrial) -> float:
+    return one.score
 
 
 def _candidate(one: Start | ScoredTrial) -> Candidate:
@@ -264,8 +267,3 @@ def _candidate(one: Start | ScoredTrial) -> Candidate:
 
 def _key(one: Candidate) -> str:
     return key_of(dict(one.settings), one.task)
-
-
-def _foreign(evidence: Evidence) -> bool:
-    foreign = evidence.shares.foreign
-    return foreign is not None and foreign.low > MOST_UNJUDGED

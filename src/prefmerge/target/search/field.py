@@ -19,6 +19,7 @@ import numpy as np
 from prefmerge.data.examples import Examples
 from prefmerge.errors import DataError
 from prefmerge.ground.draws import split
+from prefmerge.ground.words import counted
 from prefmerge.target.choice import Answers, Judge
 from prefmerge.target.evidence import Evidence
 from prefmerge.target.forwards import Forwards
@@ -27,6 +28,8 @@ from prefmerge.target.pool import Candidate
 from prefmerge.target.prior import Prior
 from prefmerge.target.proxy import Proxy, make_proxy
 from prefmerge.target.search.tuning import LEAST
+
+LEAST_OF_PART = 3  # samples: one alone has no standard error; LEAST samples give as many by the default --held-out
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,9 +70,7 @@ def make_field(
     source, asked = forwards.source, forwards.asked
     assert source.head is not None
     examples, proxy = stand_ins(source, evidence, prior, evidence.shares.present, asked)
-    if len(proxy) < LEAST:
-        where = "" if evidence.pairs is None or asked.pairs is None else f"{asked.pairs}: "
-        raise DataError(f"{where}{len(proxy)} samples are too few to search with. Give at least {LEAST}.")
+    _require(len(proxy), evidence, forwards)
     rows, scale = source.head.rows.astype(np.float64), source.head.scale
     groups = proxy.tasks * len(source.tasks.classes) + proxy.labels  # of a task and class, or of pairs of a class
     held = split(groups, proxy.ids, held_out, seed)
@@ -78,12 +79,30 @@ def make_field(
         return Part(examples.take(at), Judge(own, prior, rows, scale, unlearned=change), at)
 
     ranking, apart = np.flatnonzero(~held), np.flatnonzero(held)
+    if min(len(ranking), len(apart)) < LEAST_OF_PART:
+        raise DataError(
+            f"--held-out {held_out:g} of {len(proxy)} samples leaves {len(ranking)} that rank and {len(apart)} that "
+            f"compare. Both need at least {LEAST_OF_PART}: give another part, or more samples."
+        )
     of_apart = _some(proxy, apart, seed)
     return Field(
         part(ranking, _some(proxy, ranking, seed)),
         part(apart, of_apart, unlearned(source, evidence, prior, of_apart, asked)),
         part(proxy.everything, proxy),
         unjudged(source, evidence, prior, of_apart, notes),
+    )
+
+
+def _require(samples: int, evidence: Evidence, forwards: Forwards) -> None:
+    """Raises DataError where there are too few samples in all."""
+    if samples >= LEAST:
+        return
+    asked = forwards.asked
+    if evidence.pairs is not None and len(evidence.pairs) == samples:
+        raise DataError(f"{asked.pairs}: {samples} samples are too few to search with. Give at least {LEAST}.")
+    raise DataError(
+        f"{asked.run}: kept {counted(samples, 'held-out sample')} of the tasks that the target has, pairs included, "
+        f"and a search needs {LEAST}. Give --pairs PATH with more, or a run with a larger held_out."
     )
 
 

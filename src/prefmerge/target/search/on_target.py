@@ -39,7 +39,7 @@ def search_by_accuracy(asked: SearchParameters, progress: Tried | None = None) -
     run, pairs = asked.run, asked.pairs
     assert run is not None
     assert pairs is not None
-    space = Space() if asked.space is None else Space.parse(asked.space)
+    space = Space.parse(asked.space)
     folder = None if asked.out is None else SearchFolder.of(asked.out)
     with contextlib.nullcontext() if folder is None else folder.held(asked.force):
         opened = open_run(run, samples="none")  # whoever searches brings them
@@ -59,7 +59,7 @@ def search_by_accuracy(asked: SearchParameters, progress: Tried | None = None) -
             "encoder": opened.encoder.preprocessing,
         }
         with Candidates(checkpoints.base, checkpoints.paths, names, threads=asked.threads) as candidates:
-            for settings in space.others():
+            for settings in space.refusable(len(names)):
                 candidates.check(**settings)
             score = scorer(
                 opened.encoder, opened.head, samples, among_of(opened.scenario), device=best_device(opened.config)

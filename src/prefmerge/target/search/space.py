@@ -3,9 +3,10 @@
     share t = u_t / sum u,  u in [0, 1]^T;   what is declared with a range lies in it;   the others are choices
 
 Which parameters of which methods can be searched, and over what, is declared with them. Source: Tunable MAGMAX, section
-3.3, for the shares. What is not searched is fixed, or the default of `merge`. A trial's settings are rounded (shares to
-1/10,000, below 1/100 to nothing; the others to the digits that are declared) before they are tried, so that what is
-printed is what was measured. Not here: how the numbers are chosen (`study`).
+3.3, for the shares. What is neither searched nor fixed is named by the space (`otherwise`), so that a search does not
+change with the defaults of `merge`. A trial's settings are rounded (shares to 1/10,000, below 1/100 to nothing; the
+others to the digits that are declared) before they are tried, so that what is printed is what was measured. Not here:
+how the numbers are chosen (`study`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from prefmerge.methods import DEFAULT as FIRST_METHOD
 from prefmerge.methods import METHODS
 from prefmerge.methods.parameters import PREFERENCE, SCALE, YES_OR_NO, Choices, Parameter, Range, TaskShares
 from prefmerge.preference import Preference, as_text
+from prefmerge.target.pool import PAPER
 
 Params = Mapping[str, float | str]  # what optuna knows of a trial
 ParameterValues = dict[str, Any]  # what `merge` takes; all but the preference as text
@@ -55,13 +57,15 @@ def fixable() -> dict[str, Parameter[Any]]:
 
 @dataclass(frozen=True)
 class Space:
-    """`searched`: some of `searchable`. `fixed`: parameters of `merge` that hold for every trial.
+    """`searched`: some of `searchable`. `fixed`: parameters of `merge` that hold for every trial. `otherwise`: those of
+    the first method (`tunable_magmax`) that hold where they are neither searched nor fixed.
 
     A preference that is not searched is the one that the search starts with. Raises UsageError for what makes no sense.
     """
 
     searched: tuple[str, ...] = field(default_factory=usual)
     fixed: Mapping[str, str] = field(default_factory=dict)
+    otherwise: Mapping[str, str] = field(default_factory=lambda: dict(PAPER))
 
     def __post_init__(self) -> None:
         known, fixed = searchable(), fixable()
@@ -88,8 +92,12 @@ class Space:
             raise UsageError(f"nothing to search: name at least one of {', '.join(known)}.")
 
     @classmethod
-    def parse(cls, text: str) -> Space:
-        """`preference,scale,selection=optimal`: names to search, name=value to fix. Raises UsageError."""
+    def parse(cls, text: str | None, otherwise: Mapping[str, str] = PAPER) -> Space:
+        """`preference,scale,selection=optimal`: names to search, name=value to fix; None: the usual ones. Raises
+        UsageError.
+        """
+        if text is None:
+            return cls(otherwise=otherwise)
         parts = [part.strip() for part in text.split(",") if part.strip()]
         fixed: dict[str, str] = {}
         searched: list[str] = []
@@ -102,11 +110,15 @@ class Space:
                 fixed[name] = value
             else:
                 searched.append(name)
-        return cls(tuple(searched), fixed)
+        return cls(tuple(searched), fixed, otherwise)
 
     def to_json(self) -> dict[str, Any]:
         order = list(searchable())
-        return {"searched": sorted(self.searched, key=order.index), "fixed": dict(sorted(self.fixed.items()))}
+        return {
+            "searched": sorted(self.searched, key=order.index),
+            "fixed": dict(sorted(self.fixed.items())),
+            "otherwise": dict(sorted(self.otherwise.items())),
+        }
 
     @property
     def _honoured(self) -> frozenset[str]:
@@ -119,14 +131,16 @@ class Space:
         """What is searched, in order, and over what."""
         return {name: over for name, over in searchable().items() if name in self.searched}
 
-    def others(self) -> list[ParameterValues]:
-        """Settings that try each choice in turn that is not the default: what may be refused."""
-        return [
+    def refusable(self, tasks: int) -> list[ParameterValues]:
+        """Settings with equal shares that have what is fixed and each choice at least once: what may be refused."""
+        choices = [
             {name: value}
             for name, over in self._over().items()
             if isinstance(over, Choices) and name != METHOD.name
-            for value in over.values[1:]
+            for value in over.values
         ]
+        first = {METHOD.name: FIRST_METHOD.name, PREFERENCE.name: Preference.uniform()}
+        return [_used({**first, **self._given(tasks, own), **own}) for own in (choices or [{}])]
 
     def dimensions(self, tasks: int) -> dict[str, Dimension]:
         """The range or the choices of every number that stands for a parameter."""
@@ -140,16 +154,16 @@ class Space:
 
     def settings(self, params: Params, names: Sequence[str], first: Preference) -> ParameterValues:
         """What to merge with for these numbers; `first` is the preference where none is searched."""
-        chosen: ParameterValues = {METHOD.name: FIRST_METHOD.name, PREFERENCE.name: first}
-        chosen |= {**self._needed(len(names)), **self.fixed}
+        own: ParameterValues = {}
         for name, over in self._over().items():
             if isinstance(over, TaskShares):
-                chosen[name] = rounded([float(params[_share(t)]) for t in range(len(names))], names)
+                own[name] = rounded([float(params[_share(t)]) for t in range(len(names))], names)
             elif isinstance(over, Choices):
-                chosen[name] = str(params[name])
+                own[name] = str(params[name])
             else:
-                chosen[name] = as_text(Fraction(round(float(params[name]) * 10**over.digits), 10**over.digits))
-        return _used(chosen)
+                own[name] = as_text(Fraction(round(float(params[name]) * 10**over.digits), 10**over.digits))
+        chosen = {METHOD.name: FIRST_METHOD.name, PREFERENCE.name: first, **self._given(len(names), own)}
+        return _used({**chosen, **own})
 
     def starts(self, names: Sequence[str], first: Preference | None) -> list[Start]:
         """The trials that the search starts with: the first preference (else equal shares), then what the method starts
@@ -158,31 +172,22 @@ class Space:
         what = "equal shares" if first is None else "label preference"
         preference = Preference.uniform() if first is None else first
         over = self._over().get(SCALE.name)
-        scales = over.first if isinstance(over, Range) else (self.fixed.get(SCALE.name),)
+        scales = (
+            over.first if isinstance(over, Range) else (self.fixed.get(SCALE.name, self.otherwise.get(SCALE.name)),)
+        )
         made: list[Start] = []
         for title, own in ((what, {}), *FIRST_METHOD.starts):
+            own = {**own, METHOD.name: FIRST_METHOD.name}
+            given = self._given(len(names), own)
+            inside = all(n in self.searched or _read(n, v) == _given_or_default(n, given) for n, v in own.items())
             for scale in scales:
-                settings = {
-                    PREFERENCE.name: preference,
-                    **self._firsts(),
-                    **self._needed(len(names)),
-                    **self.fixed,
-                    **own,
-                }
-                settings[METHOD.name] = FIRST_METHOD.name
+                settings = {PREFERENCE.name: preference, **given, **own}
                 if scale is not None:
                     settings[SCALE.name] = scale
-                inside = all(_read(n, v) == _read(n, settings.get(n, v)) for n, v in self.fixed.items())
-                inside &= all(n in self.searched or _read(n, v) == _declared(n).default for n, v in own.items())
                 settings = _used(settings)
                 label = title if scale is None else f"{title}, scale {scale}"
                 made.append(Start(label, settings, self._params(settings, preference, names) if inside else None))
         return made
-
-    def _firsts(self) -> ParameterValues:
-        """The first choice of what is searched and has no default that every merge shares."""
-        over = {name: one for name, one in self._over().items() if name != METHOD.name and _declared(name).varies}
-        return {name: one.values[0] for name, one in over.items() if isinstance(one, Choices)}
 
     def params_of(self, settings: ParameterValues, names: Sequence[str], first: Preference) -> Params | None:
         """The numbers that stand for the settings of a merge; None where they lie outside of what is searched. `first`:
@@ -191,16 +196,25 @@ class Space:
         preference = settings.get(PREFERENCE.name, first)
         if PREFERENCE.name not in self.searched and preference != first:
             return None
+        if any(isinstance(value, list | tuple) for value in settings.values()):
+            return None  # a number for each task, which no space holds
         if any(isinstance(over, Range) and not _inside(over, name, settings) for name, over in self._over().items()):
             return None
         params = self._params(settings, preference, names)
         again = self.settings(params, names, preference)
         others = {*again, *settings} - {PREFERENCE.name}
-        return params if all(_as_used(name, again) == _as_used(name, settings) for name in others) else None
+        return (
+            params
+            if all(_given_or_default(name, again) == _given_or_default(name, settings) for name in others)
+            else None
+        )
 
-    def _needed(self, tasks: int) -> ParameterValues:
-        """What so many tasks need, where it is not searched."""
-        return {name: value for name, value in FIRST_METHOD.needed(tasks).items() if name not in self.searched}
+    def _given(self, tasks: int, own: Mapping[str, Any]) -> ParameterValues:
+        """What holds for a trial beside its `own` settings: what is fixed, what so many tasks need, and `otherwise`."""
+        given: ParameterValues = dict(self.fixed)
+        if METHOD.read({**given, **own}.get(METHOD.name, FIRST_METHOD.name)) == FIRST_METHOD.name:
+            given = {**self.otherwise, **FIRST_METHOD.needed(tasks), **given}
+        return given
 
     def _params(self, settings: ParameterValues, preference: Preference, names: Sequence[str]) -> Params:
         """The numbers that stand for settings inside the space."""
@@ -227,8 +241,8 @@ def _read(name: str, value: Any) -> Any:
     return _declared(name).read(value)
 
 
-def _as_used(name: str, settings: ParameterValues) -> Any:
-    """What the first method makes of a parameter that may not be given."""
+def _given_or_default(name: str, settings: Mapping[str, Any]) -> Any:
+    """A parameter's value in these settings of the first method, or what that method takes where they are silent."""
     if name == METHOD.name:
         return METHOD.read(settings.get(name, FIRST_METHOD.name))
     one = FIRST_METHOD.own(_declared(name))
@@ -236,7 +250,7 @@ def _as_used(name: str, settings: ParameterValues) -> Any:
 
 
 def _inside(over: Range, name: str, settings: ParameterValues) -> bool:
-    return over.low <= float(_as_used(name, settings)) <= over.high
+    return over.low <= float(_given_or_default(name, settings)) <= over.high
 
 
 def _share(task: int) -> str:
@@ -258,13 +272,13 @@ def rounded(weights: Sequence[float], names: Sequence[str]) -> Preference:
 
 
 def _used(settings: ParameterValues) -> ParameterValues:
-    """Without what the method has no use for, or what is searched elsewhere and says no more than its default does."""
+    """Without what the method has no use for, and numbers that say no more than their default does."""
     method = METHODS[METHOD.read(settings[METHOD.name])]
     kept: ParameterValues = {}
     for name, value in settings.items():
         one = _declared(name)
         idle = one.unless is not None and settings.get(one.unless.other.name) == one.unless.value
-        plain = one.search is not None and not one.varies and value == one.text(one.default)
+        plain = isinstance(one.search, Range) and not one.varies and value == one.text(one.default)
         if name == METHOD.name or name in OF_EVERY_MERGE or (method.honours(one) and not idle and not plain):
             kept[name] = value
     return kept

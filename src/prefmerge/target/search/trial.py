@@ -53,7 +53,7 @@ class ScoredTrial:
 
     @property
     def key(self) -> str:
-        """The same for equal models."""
+        """The same for models that are made in the same way."""
         return key_of(self.settings, self.task)
 
     def to_json(self) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def from_json(data: Mapping[str, Any]) -> ParameterValues:
 
 
 def key_of(settings: ParameterValues, task: int | None = None) -> str:
-    """The same for equal models, and for no others."""
+    """The same for models that are made in the same way, and for no others."""
     return json.dumps([as_json(settings), task], sort_keys=True)
 
 
