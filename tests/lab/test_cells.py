@@ -98,7 +98,7 @@ def test_what_an_older_version_kept_is_found_and_written_alike(tmp_path: Path, t
 
 
 def test_a_search_of_another_form_is_another_cell():
-    title, plain, _ = next(one for one in SPECS if isinstance(one[1], SearchSpec))
+    title, plain = next((title, spec) for title, spec, _ in SPECS if isinstance(spec, SearchSpec))
     forms = ({}, KNOWN["Search"].settings, {"selection": "optimal", "importance": "step"})
     keys = [cell(title, replace(plain, entry=Entry("Search", "search", form))).key for form in forms]
     assert len({*keys}) == 3

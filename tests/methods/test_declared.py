@@ -165,7 +165,7 @@ OTHERWISE = {
     "method": {"merging/card.py"},
     "preference": {"merging/card.py"},  # as people read it
     "scale": {"merging/candidates.py"},  # in a message
-    "seed": {"target/search/tuning.py"},  # of the search
+    "seed": {f"target/search/{name}.py" for name in ("tuning", "by_score", "outcome")},  # of the search
     "importance": {"methods/records.py"},  # a buffer
     "start": {"target/search/trial.py"},  # trials to begin with
     "passes": {"merging/recording.py", "methods/protocol.py"},  # counts of elements

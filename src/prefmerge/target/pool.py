@@ -34,7 +34,9 @@ INCREMENTS: tuple[Mapping[str, str], ...] = (
     {"start": "0.5", "boost": "2"},
 )
 PAPER = {"selection": "paper", "importance": "magnitude", "scale": "0.5"}  # the paper's Tunable MAGMAX, in full
-_BEST = {"method": "tunable_magmax", "selection": "optimal", "importance": "step", "scale": "1"}
+IN_ORDER = {"selection": "optimal", "importance": "step", "scale": "1"}  # ours, of tasks trained one after another
+WITHOUT_ORDER = {"selection": "optimal", "importance": "magnitude", "scale": "0.5"}
+_BEST = {"method": "tunable_magmax", **IN_ORDER}
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,9 @@ def candidates(names: Sequence[str], shares: np.ndarray, ordered: bool, own: Seq
             words = ", ".join(f"{name} {value}" for name, value in settings.items())
             pool.append(Candidate(f"increments, {words}", {"method": "increments", **preference, **settings}))
     else:
-        plain = {"method": "tunable_magmax", "selection": "optimal", "importance": "magnitude", **preference}
+        plain = {"method": "tunable_magmax", **WITHOUT_ORDER, **preference}
         pool += [
-            Candidate("optimal, scale 0.5", {**plain, "scale": "0.5"}),
+            Candidate("optimal, scale 0.5", plain),
             Candidate("optimal, scale 1", {**plain, "scale": "1"}),
             Candidate("optimal, strength 0.5, scale 1", {**plain, "scale": "1", "strength": "0.5"}),
             Candidate("average", {"method": "average"}),

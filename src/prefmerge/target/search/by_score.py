@@ -34,7 +34,7 @@ from prefmerge.target.forwards import Forwards
 from prefmerge.target.judging import MOST_UNJUDGED, mostly_foreign
 from prefmerge.target.merges import Merges
 from prefmerge.target.parameters import Parameters, SearchParameters
-from prefmerge.target.pool import Candidate, candidates, rounded
+from prefmerge.target.pool import IN_ORDER, WITHOUT_ORDER, Candidate, candidates, rounded
 from prefmerge.target.prior import make_prior
 from prefmerge.target.search.decision import Rival, decide, fit_of
 from prefmerge.target.search.field import make_field
@@ -46,8 +46,6 @@ from prefmerge.target.search.trial import ScoredTrial, digest, key_of, read_scor
 from prefmerge.target.search.trying import Limits, carry_on
 from prefmerge.target.source import Source, open_source
 
-_IN_ORDER = {"importance": "step", "scale": "1"}
-_WITHOUT_ORDER = {"importance": "magnitude", "scale": "0.5"}
 ReadEvidence = Callable[[Parameters, Source, EmbedBase], Evidence]
 
 
@@ -245,7 +243,7 @@ def _that_judges(evidence: Evidence, source: Source) -> Source:
 
 def _space(text: str | None, ordered: bool) -> Space:
     """What is searched: where nothing else is said, the usual parameters of the merges that `adapt` tries."""
-    return Space.parse(text, {"selection": "optimal", **(_IN_ORDER if ordered else _WITHOUT_ORDER)})
+    return Space.parse(text, IN_ORDER if ordered else WITHOUT_ORDER)
 
 
 def _check(space: Space, source: Source) -> None:
