@@ -311,6 +311,9 @@ def test_inputs_alone_are_estimated_as_adapt_does(trained: Path, call: Callable[
     written = Preference.load("from-photos.json").shares(about["tasks"])
     assert [float(one) for one in written] == pytest.approx(shares, abs=1e-4)
     assert call("merge --run my-run -o by-estimate --prefer @from-photos.json").code == 0
+    other = call("prefer --run my-run --inputs photos --model elsewhere")
+    assert other.code == 2
+    assert other.stderr.startswith("error: --model elsewhere: the run's own samples are compared with the run's own ")
     bare = json.loads(call("prefer --run my-run --inputs photos --similarity estimate --draws 0 --json").stdout)
     assert bare["about"]["shares"] == shares
     assert bare["about"]["intervals"] is None

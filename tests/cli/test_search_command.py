@@ -137,7 +137,11 @@ def test_the_example_of_the_help_text_works(place: Path, call: Callable[[str], R
             2,
             "what is the target like? Give --labels FILE, --inputs PATH, --pairs PATH or --prefer SPE",
         ),
-        ("search --run my-run --paper -o x", 2, "--pairs PATH is missing: inputs of the target with their labels."),
+        (
+            "search --run my-run --paper --labels seen.csv -o x",
+            2,
+            "--paper needs --pairs PATH: inputs of the target with their labels.",
+        ),
         (
             "search --run my-run --pairs few.csv -o x --paper",
             1,

@@ -225,7 +225,7 @@ def test_what_makes_no_sense_for_a_preference_is_refused(given: dict[str, Any], 
         ({"pairs": None}, "what is the target like? Give --labels FILE, --inputs PATH, --pairs PATH or --prefer SPEC"),
         ({"labels": "c"}, "--labels and --pairs: the pairs have labels already. Put all labels of the target into one"),
         ({"held_out": 0.0}, "--held-out 0: nothing would be left to compare the search with what `prefmerge adapt` ch"),
-        ({"pairs": None, "paper": True}, "--pairs PATH is missing: inputs of the target with their labels."),
+        ({"pairs": None, "paper": True}, "--paper needs --pairs PATH: inputs of the target with their labels."),
         (
             {"labels": "c", "paper": True},
             "--labels has no use with --paper, which ranks by the pairs alone. Leave it o",

@@ -88,6 +88,11 @@ def from_estimate(
 def _source(checkpoints: Checkpoints, task_samples: Sequence[Path], model: str | None) -> Source:
     """Checkpoints with labelled samples of their tasks; the labels say the classes."""
     assert checkpoints.base is not None
+    if not task_samples and checkpoints.run is not None:
+        raise UsageError(
+            f"--model {model}: the run's own samples are compared with the run's own encoder. Leave --model out, or "
+            "give --task-samples PATH with it."
+        )
     if not task_samples:
         raise UsageError(
             "--inputs are compared with samples of the tasks: give --run RUN, or --task-samples PATH for each task, a "

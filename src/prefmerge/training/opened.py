@@ -190,6 +190,8 @@ def evaluate_checkpoint(
     None: `best_device`. Raises what `open_run`, `Encoder.load` and `evaluate` raise, and RunError for a head of other
     classes.
     """
+    if head is not None and not Path(head).is_file():
+        raise RunError(f"{head}: no such file. Give the head.safetensors that `prefmerge search` or `adapt` left.")
     opened, checkpoint = open_run(run_folder), Path(checkpoint)
     opened.encoder.load(checkpoint)
     own = checkpoint / "head.safetensors"  # of `prefmerge adapt`: the model answers with this one

@@ -104,6 +104,8 @@ def test_from_labels_to_a_model_and_its_head(place: Path):
     (place / "other.safetensors").write_bytes(replace(head, classes=head.classes[::-1]).to_bytes())
     other = called("evaluate merged/ --run my-run --head other.safetensors")
     assert "other.safetensors: its classes are not those of my-run." in other.stderr
+    nowhere = called("evaluate merged/ --run my-run --head nowhere.safetensors")
+    assert "nowhere.safetensors: no such file. Give the head.safetensors that `prefmerge search`" in nowhere.stderr
     narrow = replace(head, rows=np.ascontiguousarray(head.rows[:, :-1]))
     (place / "narrow.safetensors").write_bytes(narrow.to_bytes())
     width = head.rows.shape[1]

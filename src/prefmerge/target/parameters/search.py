@@ -90,7 +90,7 @@ class SearchParameters(Declaring):
                 )
             return
         if self.pairs is None:
-            raise UsageError("--pairs PATH is missing: inputs of the target with their labels.")
+            raise UsageError("--paper needs --pairs PATH: inputs of the target with their labels.")
         idle = next((name for name in ("labels", "inputs", "prefer") if getattr(self, name) is not None), None)
         if idle is not None:
             raise UsageError(f"{flag(idle)} has no use with --paper, which ranks by the pairs alone. Leave it out.")
