@@ -141,8 +141,9 @@ class TunableMagmax(Method):
         """Owners depend on neither the scale nor `toward_last`; what counts as changed depends on whether the last task
         is looked at.
         """
-        own = [settings[one] for one in (SEED, SELECTION, IMPORTANCE, STRENGTH, SCOPE, PASSES)]
-        return (settings.tasks, settings.shares, settings.counts, *own, *_looked_at(settings))
+        own: tuple[Parameter[Any], ...] = (SEED, SELECTION, IMPORTANCE, STRENGTH, SCOPE, PASSES)
+        values = [settings[one] for one in own]
+        return (settings.tasks, settings.shares, settings.counts, *values, *_looked_at(settings))
 
     def check(self, settings: Settings) -> Sequence[NeedsOrder]:
         from prefmerge.methods.records import MOST_COMPETING

@@ -11,7 +11,7 @@ pytest.importorskip("optuna", reason="search needs the extra places")
 pytest.importorskip("scipy", reason="search needs the extra places")
 
 from prefmerge.target.choice import DOUBT, Judge
-from prefmerge.target.evidence import Evidence
+from prefmerge.target.evidence import Amounts, Evidence
 from prefmerge.target.fit import margins, soft
 from prefmerge.target.prior import make_prior
 from prefmerge.target.proxy import make_proxy
@@ -19,6 +19,7 @@ from prefmerge.target.search.decision import Decision, Rival, decide, fit_of
 from prefmerge.target.search.field import Field, Part
 from tests.target.judged import SCALE, SHARES, TASKS, around, head, samples
 
+NOTHING = Amounts({}, 0, 0)  # is asked only for a report
 pytestmark = pytest.mark.usefixtures("single_threaded")
 
 
@@ -43,7 +44,7 @@ def decided(own: float, theirs: float, **how: Any) -> tuple[Decision, Field, Riv
     ranking, apart = part(60, 1), part(60, 2)
     field = Field(ranking, apart, ranking, how.pop("unjudged", 0.0))
     one, two = (rival(name, ranking, apart, s, 10 * i) for i, (name, s) in enumerate((("own", own), ("adapt", theirs))))
-    evidence = Evidence(SHARES, None, None, ())  # pyright: ignore[reportArgumentType]  # its source is not asked for
+    evidence = Evidence(SHARES, None, None, (), NOTHING)  # pyright: ignore[reportArgumentType]
     return decide(field, one, two, TASKS, evidence, seed=0, report=how.get("report", True)), field, one, two
 
 
@@ -95,7 +96,7 @@ def test_where_too_little_is_judged_no_accuracy_is_told():
 
 def test_equal_models_are_told_once():
     _, field, _, theirs = decided(0.5, 0.5)
-    evidence = Evidence(SHARES, None, None, ())  # pyright: ignore[reportArgumentType]
+    evidence = Evidence(SHARES, None, None, (), NOTHING)  # pyright: ignore[reportArgumentType]
     made = decide(field, None, theirs, TASKS, evidence, seed=0, report=True)
     assert (made.kept, made.ahead, made.error) == (False, 0.0, 0.0)
     assert len(made.rows) == 1
