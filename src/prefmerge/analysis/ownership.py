@@ -78,6 +78,7 @@ class Inventory:
     dtypes: Mapping[str, tuple[int, int, int]]
     rows: tuple[OwnedRow, ...]
     by: By
+    notes: tuple[str, ...] = ()  # which weights were taken, where the path alone does not say
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with everything that the table shows."""
@@ -87,6 +88,7 @@ class Inventory:
             "dtypes": {name: dict(zip(keys, counts, strict=True)) for name, counts in self.dtypes.items()},
             "by": self.by,
             "rows": [_row_json(row) for row in self.rows],
+            "notes": list(self.notes),
         }
 
 
@@ -101,12 +103,12 @@ def look(path: str | Path, by: By = "layer") -> Ownership | Inventory:
 
     Reads headers only. Raises CheckpointNotFound and CheckpointCorrupt.
     """
-    from prefmerge.checkpoints import open_checkpoint
+    from prefmerge.checkpoints import is_there, open_checkpoint
     from prefmerge.merging.receipt import Receipt
     from prefmerge.outputs.write import find_receipt
 
     path = Path(path)
-    if not path.exists():
+    if not is_there(path):
         raise CheckpointNotFound(f"{path} does not exist. Give a merged model, its receipt or a checkpoint.")
     is_receipt = path.is_file() and path.suffix == ".json" and not path.name.endswith(".index.json")
     receipt = path if is_receipt else find_receipt(path)
@@ -118,9 +120,10 @@ def look(path: str | Path, by: By = "layer") -> Ownership | Inventory:
         for i, count in enumerate((1, info.size, info.nbytes)):
             counts[info.dtype.name][i] += count
     sizes = {name: info.size for name, info in checkpoint.tensors.items()}
+    notes = checkpoint.notes
     checkpoint.close()
     dtypes = {name: (n, elements, nbytes) for name, (n, elements, nbytes) in sorted(counts.items())}
-    return Inventory(str(path), dtypes, _rows(sizes, {}, by), by)
+    return Inventory(str(path), dtypes, _rows(sizes, {}, by), by, notes)
 
 
 def ownership(receipt: Receipt, *, source: str = "", by: By = "layer") -> Ownership:

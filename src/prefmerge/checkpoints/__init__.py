@@ -5,7 +5,11 @@ dtypes.py            number formats, to float32 and back
 input_file.py        the bytes of a file as it was opened, or an error
 safetensors_file.py  one safetensors file: checks, layout
 torch_file.py        .pt, .bin, .pth, .ckpt
-folder.py            Hugging Face folders, indexes, and `open_checkpoint`
+harmless.py          what may lie in them beside tensors
+state_dicts.py       which dict in them is meant
+folder.py            folders of weights, indexes, and `open_checkpoint`
+layouts.py           which sub-folder is meant: caches, pipelines, outputs of trainers
+paths.py             what a user writes for a checkpoint, and its name
 quantised.py         signs that weights are codes, not values
 memory.py            state dicts of NumPy arrays and torch tensors
 fingerprint.py       content hashes
@@ -25,6 +29,7 @@ from prefmerge.checkpoints.fingerprint import (
 )
 from prefmerge.checkpoints.folder import open_checkpoint
 from prefmerge.checkpoints.memory import from_state_dict, is_torch_tensor
+from prefmerge.checkpoints.paths import is_there, names_of, split_key
 from prefmerge.checkpoints.protocol import Checkpoint, TensorInfo, reading, require_unchanged, same_elements
 from prefmerge.checkpoints.task_vector import base_fingerprint, is_task_vector, task_vector_metadata
 
@@ -45,13 +50,16 @@ __all__ = [
     "from_state_dict",
     "header_fingerprint",
     "is_task_vector",
+    "is_there",
     "is_torch_tensor",
+    "names_of",
     "open_checkpoint",
     "reading",
     "require_mergeable",
     "require_unchanged",
     "same_elements",
     "sha256_files",
+    "split_key",
     "task_vector_metadata",
     "to_float32",
 ]

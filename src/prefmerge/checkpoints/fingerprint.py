@@ -133,7 +133,7 @@ def _file_names(checkpoint: Checkpoint) -> list[str]:
     if checkpoint.path is None:
         return []
     home = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
-    return [path.relative_to(home).as_posix() for path in checkpoint.files]
+    return [path.relative_to(home).as_posix() if path.is_relative_to(home) else path.name for path in checkpoint.files]
 
 
 def file_entries(checkpoint: Checkpoint) -> list[dict[str, Any]]:

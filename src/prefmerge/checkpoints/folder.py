@@ -1,11 +1,12 @@
-"""A Hugging Face folder, and any path that a user may name: which files make up the checkpoint.
+"""A folder of weights, and any path that a user may name: which files make up the checkpoint.
 
 In a folder, in transformers' order: model.safetensors, its index, pytorch_model.bin, its index; otherwise the one
 file (or index) that can hold weights: diffusers and open_clip have their own names. A whole file beside shards of the
 same name is one checkpoint too many, and the user chooses. An index is {"weight_map":
-{tensor: file}}; it must name what the files really hold, no less and no more. Symlinks are followed, as a
-Hugging Face cache is made of them; the names in an index must stay inside the folder. Opening costs the headers of
-all shards. Not here: LoRA adapters, hub ids, GGUF, TensorFlow and Flax weights.
+{tensor: file}}; it must name what the files really hold, no more, and no less but for a tied head. Shards say
+themselves what they hold: without their index they are read too. Symlinks are followed, as a Hugging Face cache is made
+of them; the names in an index must stay inside the folder. Opening costs the headers of all shards. Not here: which
+folder is meant (`layouts`), LoRA adapters, hub ids, GGUF, TensorFlow and Flax weights.
 """
 
 from __future__ import annotations
@@ -14,31 +15,43 @@ import json
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, final
 
 import numpy as np
 
-from prefmerge.checkpoints.input_file import InputFile
-from prefmerge.checkpoints.names import INDEX_SUFFIX, TORCH_SUFFIXES, indexed, is_index
-from prefmerge.checkpoints.protocol import Checkpoint, TensorInfo, name_of
+from prefmerge.checkpoints.input_file import NO_FILE, InputFile
+from prefmerge.checkpoints.layouts import LONGEST, Meant, file_names, is_weights, meant
+from prefmerge.checkpoints.names import INDEX_SUFFIX, TORCH_SUFFIXES, is_index
+from prefmerge.checkpoints.paths import name_of, split_key
+from prefmerge.checkpoints.protocol import Checkpoint, TensorInfo
 from prefmerge.checkpoints.safetensors_file import SafetensorsFile
-from prefmerge.checkpoints.torch_file import open_torch_file
+from prefmerge.checkpoints.torch_file import is_torch_file, open_torch_file
 from prefmerge.errors import CheckpointCorrupt, CheckpointNotFound
 from prefmerge.ground.words import listed
 
-WELL_KNOWN = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-_SHARD = re.compile(r".+-(\d{5})-of-(\d{5})(?:\.\w+)+")
-_TRAINING_STATE = re.compile(r"(optimizer|scheduler|scaler|training_args|rng_state|random_states).*", re.IGNORECASE)
+WELL_KNOWN = tuple(
+    name + suffix
+    for name in ("model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors")
+    for suffix in ("", INDEX_SUFFIX)
+)
+_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})((?:\.\w+)+)")
+# Names that libraries give to what is tied: they write one of the two, and some of them index both.
+_TIED = re.compile(
+    r"(.*\.)?(lm_head|embed_tokens|word_embeddings|wte|shared)\.weight|(model\.)?(embed_out|proj_out|output)\.weight"
+    r"|(.*\.)?(predictions|lm_head)\.decoder\.(weight|bias)"
+)
+_MAY_BE_TIED_TO = re.compile(r"embed|wte|shared|lm_head|output")
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Folder:
     """A folder of one or more weight files: a `Checkpoint`. `parts` maps the name of each file to its checkpoint;
-    `index` is the file that places the tensors in them, where there is one."""
+    `index` is the file that places the tensors in them, where there is one. `module` is the sub-folder that all of them
+    lie in, empty for the folder itself; `others` are the sub-folders with weights of other modules."""
 
     name: str
     path: Path
@@ -47,6 +60,9 @@ class Folder:
     parts: Mapping[str, Checkpoint]
     _home: Mapping[str, str]
     index: Path | None = None
+    notes: tuple[str, ...] = ()
+    module: str = ""
+    others: tuple[str, ...] = ()
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -83,14 +99,18 @@ def open_checkpoint(path: str | Path, *, name: str | None = None) -> Checkpoint:
     `name` is what messages and receipts call it: the file's stem, or the folder's name, when not given. Only headers
     are read. Raises CheckpointNotFound, CheckpointCorrupt, UnsupportedDtype, UnsafePickle, MissingExtra.
     """
-    path = Path(path).expanduser()
+    path, key = split_key(Path(path).expanduser())
     if path.is_dir():
+        if key is not None:
+            raise CheckpointNotFound(f"{path}#{key}: {path} is a folder. Name the file in it that has {key!r}.")
         return _open_folder(path, name or name_of(path))
     if not path.exists():
         raise CheckpointNotFound(f"{path}: no such file or folder.{_hub_hint(path)}")
+    if not path.is_file():
+        raise CheckpointNotFound(f"{path}: {NO_FILE}")
     if is_index(path.name):
         return _open_index(path, path, name or name_of(path))
-    return _open_file(path, name, plain_names=False)
+    return _open_file(path, name, plain_names=False, key=key)
 
 
 def _hub_hint(path: Path) -> str:
@@ -101,24 +121,29 @@ def _hub_hint(path: Path) -> str:
     return ""
 
 
-def _open_file(path: Path, name: str | None, *, plain_names: bool) -> Checkpoint:
+def _open_file(path: Path, name: str | None, *, plain_names: bool, key: str | None = None) -> Checkpoint:
     if path.stem == "adapter_model":
         raise CheckpointNotFound(_adapter(path))
     suffix = path.suffix.lower()
-    if suffix == ".safetensors":
+    if suffix == ".safetensors" or (suffix not in TORCH_SUFFIXES and _starts_as_safetensors(path)):
+        if key is not None:
+            raise CheckpointNotFound(
+                f"{path}#{key}: {path.name} is a safetensors file, which holds tensors and no dicts. Leave #{key} out."
+            )
         return SafetensorsFile.open(path, name=name)
-    if suffix in TORCH_SUFFIXES:
-        return open_torch_file(path, name=name, plain_names=plain_names)
-    with path.open("rb") as file:  # blobs of a Hugging Face cache have no suffix
-        start = file.read(9)
-    if len(start) == 9 and int.from_bytes(start[:8], "little") < path.stat().st_size and start[8:] == b"{":
-        return SafetensorsFile.open(path, name=name)
-    if start.startswith(b"PK\x03\x04") and not suffix:
-        return open_torch_file(path, name=name, plain_names=plain_names)
+    if suffix in TORCH_SUFFIXES or is_torch_file(path):
+        return open_torch_file(path, name=name, plain_names=plain_names, key=key)
     raise CheckpointNotFound(
         f"{path}: not a checkpoint that prefmerge can read. "
-        f"It reads .safetensors, {', '.join(TORCH_SUFFIXES)} and Hugging Face folders."
+        f"It reads .safetensors, {', '.join(TORCH_SUFFIXES)}, what torch.save wrote under any name, and folders."
     )
+
+
+def _starts_as_safetensors(path: Path) -> bool:
+    """Whether a file, whatever it is called, begins with a header: blobs of a Hugging Face cache have no suffix."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return len(start) == 9 and int.from_bytes(start[:8], "little") < path.stat().st_size and start[8:] == b"{"
 
 
 def _adapter(path: Path) -> str:
@@ -128,18 +153,27 @@ def _adapter(path: Path) -> str:
     )
 
 
-def _open_folder(folder: Path, name: str) -> Checkpoint:
+def _open_folder(given: Path, name: str) -> Checkpoint:
+    where = meant(given)
+    folder = where.folder / where.module
     chosen = next((folder / known for known in WELL_KNOWN if (folder / known).is_file()), None) or _only_candidate(
         folder
     )
     if not is_index(chosen.name):
         chosen = _file_or_shards(chosen)
     if is_index(chosen.name):
-        return _open_index(folder, chosen, name)
+        return _placed(_open_index(where.folder, chosen, name), where)
+    if _SHARD.fullmatch(chosen.name) and not chosen.with_name(chosen.name + INDEX_SUFFIX).is_file():
+        return _placed(_open_shards(where.folder, chosen, name), where)
     part = _open_file(chosen, name, plain_names=False)
-    return Folder(
-        name, folder, part.tensors, part.aliases, {chosen.name: part}, dict.fromkeys(part.tensors, chosen.name)
+    home = dict.fromkeys(part.tensors, chosen.name)
+    return _placed(
+        Folder(name, where.folder, part.tensors, part.aliases, {chosen.name: part}, home, notes=part.notes), where
     )
+
+
+def _placed(opened: Folder, where: Meant) -> Folder:
+    return replace(opened, notes=(*where.notes, *opened.notes), module=where.module, others=where.others)
 
 
 def _file_or_shards(file: Path) -> Path:
@@ -174,41 +208,69 @@ def _file_or_shards(file: Path) -> Path:
 
 
 def _only_candidate(folder: Path) -> Path:
-    """The one file or index in `folder` that can hold the weights. Raises CheckpointNotFound for none and for
-    several."""
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
+    """The one file or index in `folder` that can hold the weights; the first of shards. Raises CheckpointNotFound for
+    none and for several."""
+    names = file_names(folder)
     if "adapter_config.json" in names or any(name.startswith("adapter_model.") for name in names):
         raise CheckpointNotFound(_adapter(folder))
-    shards: list[str] = []
-    for suffixes in ((".safetensors",), TORCH_SUFFIXES):
-        candidates: list[str] = []
-        for name in names:
-            whole = indexed(name)
-            if not whole.lower().endswith(suffixes) or _TRAINING_STATE.fullmatch(name):
-                continue
-            shard = _SHARD.fullmatch(name)
-            if shard and shard.group(2) != "00001":
-                shards.append(name)
-            else:
-                candidates.append(name)
-        if len(candidates) == 2 and candidates[1] == candidates[0] + INDEX_SUFFIX:
-            return folder / candidates[0]  # of one name: the caller looks whether they are one checkpoint
-        if len(candidates) > 1:
-            more = ", ..." if len(candidates) > 10 else ""
-            raise CheckpointNotFound(
-                f"{folder}: several checkpoints: {', '.join(candidates[:10])}{more}. "
-                f"Name the one you mean, for instance {folder / candidates[0]}."
-            )
-        if candidates:
-            return folder / candidates[0]
-    if shards:
-        raise CheckpointCorrupt(
-            f"{folder}: {len(shards)} shards ({shards[0]}, ...) and no {INDEX_SUFFIX} file. Download the index too."
+    weights = [name for name in names if is_weights(name)]
+    preferred = [name for name in weights if ".safetensors" in name.lower()] or weights
+    candidates = _whole(preferred) or [name for name in weights if is_index(name)]
+    if not any(map(is_index, candidates)):
+        candidates = sorted({*candidates, *_first_shards(preferred)})
+    if len(candidates) == 2 and candidates[1] == candidates[0] + INDEX_SUFFIX:
+        return folder / candidates[0]  # of one name: the caller looks whether they are one checkpoint
+    if len(candidates) > 1:
+        more = ", ..." if len(candidates) > 10 else ""
+        raise CheckpointNotFound(
+            f"{folder}: several checkpoints: {', '.join(candidates[:10])}{more}. "
+            f"Name the one you mean, for instance {folder / candidates[0]}."
         )
-    holds = f"It holds {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" if names else "It is empty"
-    raise CheckpointNotFound(
-        f"{folder}: no checkpoint in this folder. {holds}; expected {WELL_KNOWN[0]} or another weights file."
-    )
+    return folder / candidates[0]
+
+
+def _whole(names: list[str]) -> list[str]:
+    """Those that are no shards, or the first."""
+    return [name for name in names if not (shard := _SHARD.fullmatch(name)) or shard[3] == "00001"]
+
+
+def _first_shards(names: list[str]) -> list[str]:
+    """Of each set of shards the first that is there."""
+    firsts: dict[tuple[str, ...], str] = {}
+    for name in names:
+        shard = _SHARD.fullmatch(name)
+        if shard is not None and shard[3] != "00001":
+            firsts.setdefault((shard[1], shard[3], shard[4]), name)
+    return list(firsts.values())
+
+
+def _open_shards(path: Path, first: Path, name: str) -> Folder:
+    """Shards whose index is not there: what they hold is in them, and their names say how many there are."""
+    shard = _SHARD.fullmatch(first.name)
+    assert shard is not None
+    count = int(shard[3])
+    there = set(file_names(first.parent))
+    files = [f"{shard[1]}-{i:05}-of-{shard[3]}{shard[4]}" for i in range(1, count + 1)]
+    missing = [file for file in files if file not in there]
+    if missing:
+        raise CheckpointCorrupt(
+            f"{first.parent}: {count - len(missing)} of {count} shards are there, without an index; lacking: "
+            f"{listed(missing, 3)}. Download them too."
+        )
+    parts = {file: _open_file(first.with_name(file), name, plain_names=True) for file in files}
+    home: dict[str, str] = {}
+    for file, part in parts.items():
+        for tensor in part.tensors:
+            if tensor in home:
+                raise CheckpointCorrupt(
+                    f"{first.parent}: tensor {tensor!r} is in {home[tensor]} and in {file}, and no index says which is "
+                    "meant. Download the shards again, with their index."
+                )
+            home[tensor] = file
+    tensors = {tensor: parts[home[tensor]].tensors[tensor] for tensor in sorted(home)}
+    aliases = {alias: of for part in parts.values() for alias, of in part.aliases.items()}
+    note = f"{first.parent.name}: {count} shards without an index are read as they are"
+    return Folder(name, path, tensors, aliases, parts, home, notes=(note,))
 
 
 def _read_index(index: Path) -> dict[str, str]:
@@ -241,11 +303,8 @@ def _open_index(path: Path, index: Path, name: str) -> Folder:
                 f"{index}: names the shard {file} for {wanted} tensors, and it is not there. Download it too."
             )
         parts[file] = _open_file(shard, name, plain_names=True)
-    for tensor, file in placed.items():
-        if tensor not in parts[file].tensors:
-            raise CheckpointCorrupt(
-                f"{index}: places tensor {tensor!r} in {file}, which does not hold it. Download both again."
-            )
+    left_out = _tied_and_not_there(index, placed, parts)
+    placed = {tensor: file for tensor, file in placed.items() if tensor not in left_out}
     tensors: dict[str, TensorInfo] = {}
     aliases: dict[str, str] = {}
     for file, part in parts.items():
@@ -258,4 +317,30 @@ def _open_index(path: Path, index: Path, name: str) -> Folder:
             )
         tensors.update(part.tensors)
         aliases.update(part.aliases)
-    return Folder(name, path, dict(sorted(tensors.items())), aliases, parts, placed, index)
+    lacking = listed(left_out, 3, form=lambda tensor: repr(tensor[:LONGEST]))
+    note = f"{index.name} lists {lacking}, which no shard holds: taken for tied to the embeddings"
+    notes = (note,) if left_out else ()
+    return Folder(name, path, dict(sorted(tensors.items())), aliases, parts, placed, index, notes)
+
+
+def _tied_and_not_there(index: Path, placed: Mapping[str, str], parts: Mapping[str, Checkpoint]) -> list[str]:
+    """The tensors that an index lists and no shard holds: tied heads may be, others may not. Raises
+    CheckpointCorrupt."""
+    lacking = [tensor for tensor, file in placed.items() if tensor not in parts[file].tensors]
+    held = {tensor for part in parts.values() for tensor in part.tensors}
+    untied = _is_untied(index.parent / "config.json") or not any(map(_MAY_BE_TIED_TO.search, held))
+    for tensor in lacking:
+        if tensor in held or untied or not _TIED.fullmatch(tensor):
+            raise CheckpointCorrupt(
+                f"{index}: places tensor {tensor!r} in {placed[tensor]}, which does not hold it. Download both again."
+            )
+    return lacking
+
+
+def _is_untied(config: Path) -> bool:
+    """Whether a model's configuration says that its head and its embeddings are two."""
+    try:
+        content: Any = json.loads(config.read_bytes()) if config.is_file() else None
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.get("tie_word_embeddings") is False

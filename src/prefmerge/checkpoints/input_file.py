@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 import threading
 import time
 import weakref
@@ -31,6 +32,9 @@ TICK_NS = 12_000_000  # the slowest clock that stamps files in a Linux kernel mo
 MOST_OPEN = 512  # descriptors, where the system's limit does not ask for fewer
 HASHED_AT_ONCE = 1 << 20  # bytes
 MOST_AT_ONCE = 1 << 30  # bytes; some systems refuse 2 GiB
+
+NO_FILE = "is a pipe, a device or the like, not a file. Write the checkpoint to a file, and name that."
+_READ = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0)  # or a pipe would wait for someone to write
 
 _lock = threading.RLock()  # over the descriptors of all files; not held while one is read
 _opened: OrderedDict[int, weakref.ref[InputFile]] = OrderedDict()  # by id; used last comes last
@@ -51,6 +55,9 @@ class InputFile:
             raise CheckpointNotFound(f"{path}: no such file.") from None
         except OSError as error:
             raise CheckpointNotFound(f"{path}: cannot be read ({error.strerror or error}).") from error
+        if not (stat.S_ISREG(mode := os.fstat(self._fd).st_mode) or stat.S_ISDIR(mode)):
+            self.let_go()
+            raise CheckpointNotFound(f"{path}: {NO_FILE}")
         self._first = self._settled()
         self.size = self._first.st_size
         self._users = 0
@@ -223,12 +230,12 @@ def _device(text: bytes) -> int:
 def _descriptor(path: Path) -> int:
     """A new descriptor. The lock is held."""
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(path, _READ)
     except OSError as error:
         if error.errno not in (errno.EMFILE, errno.ENFILE):
             raise
         _make_room(0)
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(path, _READ)
 
 
 def _most_open() -> int:

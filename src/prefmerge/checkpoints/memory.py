@@ -39,13 +39,14 @@ class StateDict:
     files: tuple[Path, ...] = ()
     inputs: tuple[InputFile, ...] = ()
     _offsets: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def metadata(self) -> Mapping[str, str]:
         return {}
 
     def file_of(self, tensor: str) -> str:
-        return self.path.name if self.path else self.name
+        return self.files[0].name if self.files else self.name
 
     def read(self, tensor: str, start: int, stop: int, buffer: np.ndarray | None = None) -> np.ndarray:
         if tensor in self._offsets:
@@ -78,8 +79,16 @@ class StateDict:
         return replace(self, inputs=(file,), _arrays=rest, _offsets=offsets)
 
 
-def from_state_dict(tensors: Mapping[str, Any], *, name: str, path: Path | None = None) -> StateDict:
-    """`tensors`, NumPy arrays or torch tensors of any device, as a checkpoint called `name`.
+def from_state_dict(
+    tensors: Mapping[str, Any],
+    *,
+    name: str,
+    path: Path | None = None,
+    file: Path | None = None,
+    notes: tuple[str, ...] = (),
+) -> StateDict:
+    """`tensors`, NumPy arrays or torch tensors of any device, as a checkpoint called `name`. `path`: where the user
+    said they are, `file`: the file that is.
 
     Raises CheckpointCorrupt for what is not a tensor, UnsupportedDtype for a number format that no checkpoint has.
     """
@@ -111,7 +120,8 @@ def from_state_dict(tensors: Mapping[str, Any], *, name: str, path: Path | None 
             flat = arrays[first]
         flat.flags.writeable = False
         arrays[key] = flat
-    return StateDict(name, infos, aliases, arrays, path, (path,) if path else ())
+    file = file or path
+    return StateDict(name, infos, aliases, arrays, path, (file,) if file else (), notes=notes)
 
 
 def is_torch_tensor(value: Any) -> bool:

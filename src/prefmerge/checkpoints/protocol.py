@@ -8,7 +8,6 @@ type. Whoever has read a checkpoint's values calls `require_unchanged` before us
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,6 +64,11 @@ class Checkpoint(Protocol):
     @property
     def metadata(self) -> Mapping[str, str]:
         """The file's own string metadata (the first shard's for a folder); empty where the format has none."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided where the path alone does not say which weights are meant."""
         ...
 
     @property
@@ -134,25 +138,3 @@ def reading(*checkpoints: Checkpoint) -> Iterator[None]:
         require_unchanged(*checkpoints)
         raise
     require_unchanged(*checkpoints)
-
-
-# File stems that say what a file is and not whose: such a checkpoint is called after its folder.
-_ANONYMOUS = re.compile(
-    r"(diffusion_)?(open_clip_)?(pytorch_)?(model|weights|checkpoint|state_dict)(-\d{5}-of-\d{5})?", re.IGNORECASE
-)
-
-
-def name_of(path: Path) -> str:
-    """What a user would call the checkpoint at `path`: the file's stem, or its folder's name when the stem is `model`
-    and the like."""
-    path = Path(path).absolute()
-    stem = path.name.removesuffix(".index.json") if path.name.endswith(".index.json") else path.name
-    stem = Path(stem).stem
-    if not path.is_dir() and not _ANONYMOUS.fullmatch(stem):
-        return stem
-    folder = path if path.is_dir() else path.parent
-    if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
-        return folder.parent.parent.name.rsplit("--", 1)[
-            -1
-        ]  # a Hugging Face cache: snapshots/ holds revisions, not names
-    return folder.resolve().name or stem

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from prefmerge.checkpoints.folder import INDEX_SUFFIX
+from prefmerge.checkpoints.folder import Folder
+from prefmerge.checkpoints.names import INDEX_SUFFIX
 from prefmerge.checkpoints.protocol import Checkpoint, TensorInfo
 
 CONFIG_KEYS = ("quantization_config", "compression_config", "quantization")  # the last one: MLX
@@ -83,7 +84,7 @@ def _settings(checkpoint: Checkpoint) -> list[str]:
     if path is None:
         return []
     if path.is_dir():
-        folder = path
+        folder = path / checkpoint.module if isinstance(checkpoint, Folder) else path
     elif path.name.endswith(INDEX_SUFFIX) or path.name in ("model.safetensors", "pytorch_model.bin"):
         folder = path.parent
     else:  # a file of its own name may lie beside another model's configuration
@@ -101,7 +102,7 @@ def _of(prefix: str, part: Mapping[str, Any]) -> list[str]:
 def _object(path: Path) -> dict[str, Any]:
     """The JSON object in a file; empty where there is none: what cannot be read is no sign."""
     try:
-        content: Any = json.loads(path.read_bytes())
+        content: Any = json.loads(path.read_bytes()) if path.is_file() else None
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -24,7 +24,8 @@ from safetensors import SafetensorError, safe_open
 
 from prefmerge.checkpoints.dtypes import DTYPES
 from prefmerge.checkpoints.input_file import InputFile, fill
-from prefmerge.checkpoints.protocol import TensorInfo, name_of
+from prefmerge.checkpoints.paths import name_of
+from prefmerge.checkpoints.protocol import TensorInfo
 from prefmerge.errors import CheckpointCorrupt, UnsupportedDtype
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
@@ -62,6 +63,11 @@ class SafetensorsFile:
     def aliases(self) -> Mapping[str, str]:
         """Always empty: two tensors of one file never share bytes."""
         return {}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Always empty: nothing had to be decided."""
+        return ()
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -3,32 +3,39 @@
 Loaded with `weights_only=True`, so no code of the file ever runs, and memory-mapped where the format allows (every
 file since torch 1.6): opening costs the pickle, not the weights. Linux then says where in the file each tensor lies,
 and it is read from there like any other. Elsewhere the map is used, after a look at the size of the file for every
-block: the process still dies of a file that is cut short between that look and the reading. Tensors below `state_dict`,
-`model_state_dict` or `model` are found, and the prefixes `module.` (DataParallel) and `_orig_mod.` (torch.compile) are
-removed when every tensor has them. Not here: whole pickled modules, TorchScript archives, optimizer state.
+block: the process still dies of a file that is cut short between that look and the reading. The prefixes `module.`
+(DataParallel) and `_orig_mod.` (torch.compile) are removed when every tensor has them. Not here: which dict of the file
+is meant (`state_dicts`), what may lie beside the tensors (`harmless`), whole pickled modules, TorchScript archives.
 """
 
 from __future__ import annotations
 
 import pickle
 import re
+import threading
 import warnings
-from collections.abc import Mapping
+import zipfile
 from pathlib import Path
 from typing import Any
 
+from prefmerge.checkpoints.harmless import stand_ins
 from prefmerge.checkpoints.input_file import InputFile
-from prefmerge.checkpoints.memory import StateDict, from_state_dict, is_torch_tensor
-from prefmerge.checkpoints.protocol import name_of
+from prefmerge.checkpoints.memory import StateDict, from_state_dict
+from prefmerge.checkpoints.paths import name_of
+from prefmerge.checkpoints.state_dicts import choose
 from prefmerge.errors import CheckpointCorrupt, MissingExtra, UnsafePickle
 
-WRAPPERS = ("state_dict", "model_state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.")
 _ZIP_MAGIC = b"PK\x03\x04"
+_OLD_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the first pickle of a file from before torch 1.6
+_allowing = threading.Lock()  # what torch allows in pickles is one set for the whole process
 
 
-def open_torch_file(path: str | Path, *, name: str | None = None, plain_names: bool = False) -> StateDict:
-    """Open the state dict in the file at `path`. `plain_names` keeps prefixes, for shards whose index has the names.
+def open_torch_file(
+    path: str | Path, *, name: str | None = None, plain_names: bool = False, key: str | None = None
+) -> StateDict:
+    """Open the state dict in the file at `path`: the one under `key`, or the only one. `plain_names` keeps prefixes,
+    for shards whose index has the names.
 
     Raises CheckpointNotFound, CheckpointCorrupt, UnsafePickle, UnsupportedDtype, and MissingExtra without torch.
     """
@@ -40,9 +47,13 @@ def open_torch_file(path: str | Path, *, name: str | None = None, plain_names: b
             raise CheckpointCorrupt(
                 f"{path}: is a Git LFS pointer, not the file it points to. Fetch the file itself with: git lfs pull"
             )
-        state = _find_state_dict(path, _load(path, mapped=start.startswith(_ZIP_MAGIC)))
+        chosen = choose(str(path), _load(path, mapped=start.startswith(_ZIP_MAGIC)), key)
         opened = from_state_dict(
-            state if plain_names else _without_prefixes(state), name=name or name_of(path), path=path
+            chosen.tensors if plain_names else _without_prefixes(chosen.tensors),
+            name=name or name_of(path),
+            path=path if key is None else Path(f"{path}#{key}"),
+            file=path,
+            notes=(chosen.note,) if chosen.note else (),
         ).backed_by(file)
         file.check_path()
         return opened
@@ -57,7 +68,7 @@ def _load(path: Path, *, mapped: bool) -> Any:
     except ModuleNotFoundError:
         raise MissingExtra(f"reading {path.name}", "torch") from None
     try:
-        with warnings.catch_warnings():
+        with _allowing, torch.serialization.safe_globals(list(stand_ins())), warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore"
             )  # about pickles that it then refuses; the refusal is all a user needs to see
@@ -71,55 +82,41 @@ def _load(path: Path, *, mapped: bool) -> Any:
         raise CheckpointCorrupt(f"{path}: torch cannot read it ({fact}). Download or save the file again.") from None
 
 
+def is_torch_file(path: Path) -> bool:
+    """Whether the content of a file, whatever it is called, is what torch saves."""
+    with path.open("rb") as file:
+        start = file.read(len(_OLD_MAGIC))
+    if start == _OLD_MAGIC:
+        return True
+    if not start.startswith(_ZIP_MAGIC):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/data.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False
+
+
 def _unsafe(path: Path, reason: str) -> str:
     if "TorchScript" in reason:
         fact, load = "is a TorchScript program", f"torch.jit.load({path.name!r}, map_location='cpu')"
     else:
-        wanted = re.search(r"GLOBAL:?\s+(?:GLOBAL\s+)?([\w.]+)", reason, re.IGNORECASE)
+        wanted = re.search(r"GLOBAL:?\s+(?:GLOBAL\s+)?([\w.]{1,100})", reason, re.IGNORECASE)
         fact = f"is a pickle that wants to run code{f' ({wanted.group(1)})' if wanted else ''}"
         load = f"torch.load({path.name!r}, map_location='cpu', weights_only=False)"
     return (
         f"{path}: {fact}; prefmerge loads tensors and nothing else. "
-        f"If you trust the file, export its state dict where it was made:\n"
+        f"If you trust the file, save its tensors where it was made:\n"
         f"  import torch\n"
-        f"  model = {load}\n"
-        f"  torch.save(model.state_dict() if hasattr(model, 'state_dict') else model['state_dict'], 'weights.pt')\n"
+        f"  def tensors(x):\n"
+        f"      x = x.state_dict() if isinstance(x, torch.nn.Module) else x\n"
+        f"      if isinstance(x, dict):\n"
+        f"          x = {{k: tensors(v) for k, v in x.items()}}\n"
+        f"          return {{k: v for k, v in x.items() if v is not None}} or None\n"
+        f"      return x if isinstance(x, torch.Tensor) else None\n"
+        f"  torch.save(tensors({load}), 'weights.pt')\n"
         f"and give prefmerge weights.pt."
     )
-
-
-def _find_state_dict(path: Path, loaded: Any) -> dict[str, Any]:
-    """The tensors in what was loaded, unwrapped, without the plain values (an epoch, a learning rate) beside them."""
-    for key in WRAPPERS:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping) and _holds_tensor(loaded[key]):
-            return _find_state_dict(path, loaded[key])
-    if not isinstance(loaded, Mapping):
-        raise CheckpointCorrupt(
-            f"{path}: holds a {type(loaded).__name__}, not a state dict. Save model.state_dict() with torch.save."
-        )
-    states: dict[str, Any] = {}
-    for key, value in loaded.items():
-        if is_torch_tensor(value):
-            states[key] = value
-        elif _holds_tensor(value):
-            raise CheckpointCorrupt(
-                f"{path}: {key!r} is a {type(value).__name__} with tensors inside; prefmerge reads one flat state dict "
-                f"(alone, or under {', '.join(map(repr, WRAPPERS))}). Save model.state_dict() with torch.save."
-            )
-    if not states:
-        keys = ", ".join(repr(key) for key in list(loaded)[:5])
-        raise CheckpointCorrupt(
-            f"{path}: holds no tensors (keys: {keys or 'none'}). Save model.state_dict() with torch.save."
-        )
-    return states
-
-
-def _holds_tensor(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return any(map(_holds_tensor, value.values()))
-    if isinstance(value, list | tuple | set | frozenset):
-        return any(map(_holds_tensor, value))
-    return is_torch_tensor(value)
 
 
 def _without_prefixes(tensors: dict[str, Any]) -> dict[str, Any]:

@@ -247,6 +247,7 @@ def _largest(tasks: Sequence[str], shares: Sequence[float]) -> str:
 
 def _inventory(console: Console, inventory: Inventory) -> None:
     console.print(f"{inventory.source} has no receipt: a checkpoint, not a merged model.", soft_wrap=True)
+    _say_notes(console, [f"{note}." for note in inventory.notes])
     rows = [[name, *(f"{n:,}" for n in counts)] for name, counts in inventory.dtypes.items()]
     console.print(_table(["number format", "tensors", "elements", "bytes"], rows))
     console.print()

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from prefmerge.checkpoints import Checkpoint, TensorInfo, open_checkpoint, reading, to_float32
+from prefmerge.checkpoints import Checkpoint, TensorInfo, names_of, open_checkpoint, reading, to_float32
 from prefmerge.errors import CheckpointMismatch, NonFiniteValue, UsageError
 from prefmerge.merging.api import checked_threads, recipe_of
 from prefmerge.merging.engine import merge_all, rounded
@@ -54,8 +54,8 @@ class Candidates:
         self._opened: list[Checkpoint] = []
         try:
             self._opened.append(open_checkpoint(base))
-            for i, path in enumerate(tasks):
-                self._opened.append(open_checkpoint(path, name=None if names is None else names[i]))
+            for path, name in zip(tasks, names_of(tasks, names or [None] * len(tasks)), strict=True):
+                self._opened.append(open_checkpoint(path, name=name))
         except BaseException:
             self._close_files()
             raise

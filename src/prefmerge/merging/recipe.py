@@ -11,12 +11,11 @@ is opened. Not here: how the merge is carried out (threads, memory, force).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from prefmerge.checkpoints.protocol import name_of
+from prefmerge.checkpoints.paths import names_of
 from prefmerge.errors import MethodError, UsageError
 from prefmerge.ground.words import did_you_mean
 from prefmerge.merging.parameters import (
@@ -146,7 +145,7 @@ class Recipe(BaseModel):
     @property
     def names(self) -> list[str]:
         """What the tasks are called."""
-        return [task.name or name_of(Path(task.path)) for task in self.tasks]
+        return names_of([task.path for task in self.tasks], [task.name for task in self.tasks])
 
     def settings(self, names: Sequence[str] | None = None) -> dict[str, Any]:
         """Every parameter with its default spelled out, ready for JSON: the receipt's `recipe`. No path and no task

@@ -15,6 +15,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from prefmerge.checkpoints import is_there
 from prefmerge.errors import CheckpointNotFound, MethodError, PreferenceError, RecipeError
 from prefmerge.ground.words import did_you_mean
 from prefmerge.merging.parameters import METHOD, every, per_task, read
@@ -290,9 +291,9 @@ class _RecipeFile:
         if not text:
             raise self._error(node, f"{place}: expected the path of a checkpoint, found an empty text.")
         beside = self.path.parent / Path(text).expanduser()
-        if beside.exists():
+        if is_there(beside):
             return str(beside)
-        if Path(text).exists():
+        if is_there(text):
             return text
         raise CheckpointNotFound(
             f"recipe {self.path}, line {_line(node)}: {place}: {text!r} is neither in the recipe's folder nor "

@@ -25,6 +25,7 @@ from prefmerge.checkpoints import (
     content_fingerprint,
     fingerprint_of,
     header_fingerprint,
+    is_there,
     open_checkpoint,
     reading,
     same_elements,
@@ -166,7 +167,7 @@ def _adds_up(counts: ReceiptTensor | ReceiptTotals, elements: int, asked_holds: 
 
 def _check_inputs(receipt: Receipt, passed: list[str], skipped: list[str]) -> None:
     for role, entry in (("base", receipt.inputs.base), *((f"task {e.name!r}", e) for e in receipt.inputs.tasks)):
-        if entry.path is None or not Path(entry.path).exists():
+        if entry.path is None or not is_there(entry.path):
             skipped.append(
                 f"{role}: was given in memory" if entry.path is None else f"{role}: {entry.path} is no longer there"
             )
@@ -198,7 +199,7 @@ def _check_rerun(
     from prefmerge.merging.recipe import Recipe
 
     paths = [entry.path for entry in (receipt.inputs.base, *receipt.inputs.tasks)]
-    here = [path for path in paths if path is not None and Path(path).exists()]
+    here = [path for path in paths if path is not None and is_there(path)]
     gone = [str(path) for path in paths if path not in here]
     if gone:
         raise CheckpointNotFound(

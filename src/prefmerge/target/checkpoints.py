@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import xxhash
 
 from prefmerge.checkpoints import content_fingerprint, open_checkpoint
-from prefmerge.checkpoints.protocol import name_of
+from prefmerge.checkpoints.paths import is_there, names_of
 from prefmerge.errors import CheckpointNotFound, DataError, RunError, UsageError
 from prefmerge.runs import Run, read_run, require_finished
 from prefmerge.target.given import read_task_labels
@@ -51,9 +51,9 @@ class Checkpoints:
         if not tasks:
             raise UsageError(f"{base} is the base, and no task follows it: give BASE TASK... in the order of training.")
         for path in (base, *tasks):
-            if not path.exists():
+            if not is_there(path):
                 raise CheckpointNotFound(f"{path}: no such file or folder. Give BASE TASK... in the order of training.")
-        names = tuple(name_of(path) for path in tasks)
+        names = tuple(names_of(tasks, [None] * len(tasks)))
         for i, name in enumerate(names):
             if name in names[:i]:
                 raise UsageError(

@@ -1,0 +1,88 @@
+"""What a user writes for a checkpoint: a path, with a key where a file of torch holds several; and what that is called.
+
+    split_key("x.pt#model.vit")                              x.pt, model.vit
+    name_of("cars/model.safetensors")                        cars
+    names_of(["cars/checkpoint-500", "birds/checkpoint-500"])    cars, birds
+
+Cost: a look at the file system for each. Not here: which weights a path stands for (`folder`, `layouts`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+# File stems that say what a file is and not whose: such a checkpoint is called after its folder.
+_ANONYMOUS = re.compile(
+    r"(diffusion_)?(open_clip_)?(pytorch_)?(model|weights|checkpoint|state_dict)(-\d{5}-of-\d{5})?", re.IGNORECASE
+)
+
+
+# Endings in which a name goes on: best_model.pth.tar
+_ENDINGS = re.compile(r"\.(pth|pt|ckpt|bin)\.(tar|gz|zip)$", re.IGNORECASE)
+
+
+def split_key(path: str | Path) -> tuple[Path, str | None]:
+    """`weights.pt#model.vit` as the file and the key in it; a file that is called so has no key."""
+    text = os.fspath(path)
+    if not os.path.lexists(text):
+        for at in reversed([i for i, letter in enumerate(text) if letter == "#" and i]):
+            if os.path.lexists(text[:at]):
+                return Path(text[:at]), text[at + 1 :]
+    return Path(text), None
+
+
+def is_there(path: str | Path) -> bool:
+    """Whether the file or folder that `path` names, with or without a key, is there."""
+    return split_key(Path(path).expanduser())[0].exists()
+
+
+def name_of(path: Path) -> str:
+    """What a user would call the checkpoint at `path`: the file's stem, or its folder's name when the stem is `model`
+    and the like."""
+    path = split_key(path)[0].absolute()
+    stem = path.name.removesuffix(".index.json") if path.name.endswith(".index.json") else path.name
+    stem = _ENDINGS.sub("", stem) if _ENDINGS.search(stem) else Path(stem).stem
+    if path.is_dir():
+        return _of_folder(path) or path.name
+    return _of_folder(path.parent) or stem if _ANONYMOUS.fullmatch(stem) else stem
+
+
+def _of_folder(folder: Path) -> str:
+    """A Hugging Face cache has the name one or two folders up: snapshots/ holds revisions."""
+    above = folder.parent.parent if folder.parent.name == "snapshots" else folder
+    if above.name.startswith("models--"):
+        return above.name.rsplit("--", 1)[-1]
+    return folder.resolve().name
+
+
+def names_of(paths: Sequence[str | Path], given: Sequence[str | None]) -> list[str]:
+    """What each task is called: as it is given, else by `name_of`. Those that would be called alike are called by what
+    tells them from one another: the key in one file, else the first parent whose names are all different, else all
+    parents from there on."""
+    names = [name or name_of(Path(path)) for path, name in zip(paths, given, strict=True)]
+    for alike in {name for name in names if names.count(name) > 1}:
+        group = [i for i, name in enumerate(names) if name == alike]
+        if any(given[i] is not None for i in group):
+            continue
+        others = set(names) - {alike}
+        for apart in _apart([paths[i] for i in group]):
+            if len(set(apart)) == len(group) and others.isdisjoint(apart) and all(apart):
+                for i, name in zip(group, apart, strict=True):
+                    names[i] = name
+                break
+    return names
+
+
+def _apart(paths: Sequence[str | Path]) -> Iterator[list[str]]:
+    """Lists of names for checkpoints that are called alike, the shortest first."""
+    split = [split_key(Path(path).expanduser()) for path in paths]
+    yield [key or "" for _, key in split]
+    parents = [Path(os.path.abspath(path)).parts[-2:0:-1] for path, _ in split]
+    levels = range(max(map(len, parents)))
+    columns = [[parts[i] if i < len(parts) else "" for parts in parents] for i in levels]
+    yield from columns
+    for i in levels:
+        yield ["-".join(reversed(parts[: i + 1])) for parts in parents]
