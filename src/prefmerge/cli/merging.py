@@ -49,6 +49,10 @@ def merge(
     _something(inputs, run)
     if out is None and not dry_run:
         raise UsageError("-o OUT is missing: where should the merged model go?")
+    from prefmerge.outputs.write import kind_of
+
+    if out is not None:
+        kind_of(out)
     recipe = _recipe(inputs or [], run, given_flags(given))
     from prefmerge.cli import progress, show
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 import socket
 import time
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ from prefmerge.checkpoints import (
     is_torch_tensor,
     task_vector_metadata,
 )
+from prefmerge.checkpoints.folder import Folder
 from prefmerge.errors import OutputIsInput, UsageError
 from prefmerge.ground.progress import Progress
 from prefmerge.merging.added import Added, Adding, note
@@ -37,7 +39,7 @@ from prefmerge.merging.receipt import Receipt, ReceiptFile, ReceiptOutput, Recei
 from prefmerge.merging.recipe import Recipe, TaskEntry
 from prefmerge.merging.recording import inputs_of, record, versions
 from prefmerge.outputs.companions import Companions, find_companions, weights_name
-from prefmerge.outputs.write import Output, create_output
+from prefmerge.outputs.write import Output, create_output, kind_of
 from prefmerge.vectors.workspace import BLOCK, Workspace
 
 UNITS = {
@@ -196,16 +198,16 @@ def run(
     to add to the merged ones. `block` (elements read at a time) is for tests: no value depends on it.
     """
     started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
+    kind = kind_of(out)
     threads = checked_threads(threads)
     allowance = _allowance(parse_bytes(max_memory), threads, block)
     with make_plan(recipe) as planned:
-        kind = "file" if out.suffix == ".safetensors" else "folder"
         _refuse_inputs(planned, out)
         companions = find_companions(planned.base.checkpoint) if kind == "folder" else Companions()
         output = create_output(
             out,
             planned.layout,
-            metadata=lambda: task_vector_metadata(_base_content(planned)) if recipe.as_task_vector else {},
+            metadata=lambda: _metadata(planned),
             kind=kind,
             force=force,
             scratch_bytes=_scratch_bytes(planned, allowance),
@@ -363,6 +365,18 @@ def _refuse_inputs(planned: Plan, out: Path) -> None:
                 )
 
 
+# What a base's file says of its own values, which are not those of the output.
+_OF_ITS_VALUES = re.compile(r"hash|sha256|checksum|digest|^prefmerge\.", re.IGNORECASE)
+
+
+def _metadata(planned: Plan) -> dict[str, str]:
+    """The strings in the header of the output: the base's (licence, modelspec), and ours beside them."""
+    kept = {key: text for key, text in planned.base.checkpoint.metadata.items() if not _OF_ITS_VALUES.search(key)}
+    kept.pop("format", None)
+    ours = task_vector_metadata(_base_content(planned)) if planned.recipe.as_task_vector else {}
+    return {**kept, **ours}
+
+
 def _base_content(planned: Plan) -> str:
     for source in planned.tasks:
         if source.vector:
@@ -373,9 +387,11 @@ def _base_content(planned: Plan) -> str:
 def _add_companions(
     output: Output, planned: Plan, companions: Companions, receipt: Receipt, beside: Mapping[str, bytes]
 ) -> None:
+    module = base.module if isinstance(base := planned.base.checkpoint, Folder) else ""
+    config = f"{module}/config.json" if module else "config.json"
     for name, content in beside.items():
         output.add_file(name, content)
     for name, path in companions.files.items():
         if name not in beside:
-            output.add_file(name, updated_config(path, planned.recipe) if name == "config.json" else path)
+            output.add_file(name, updated_config(path, planned.recipe) if name == config else path)
     output.add_file("README.md", model_card(receipt).encode())

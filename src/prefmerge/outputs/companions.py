@@ -2,7 +2,8 @@
 
 Everything is taken but what is known not to belong: weights and their indexes, the state of a training, sub-folders
 that are other checkpoints or logs, links that leave the folder, hidden and temporary files, and what the merge writes
-itself (model card, receipt). Modules of sentence-transformers are part of the model, so their weights are taken too.
+itself (model card, receipt). Modules of sentence-transformers and of diffusers are part of the model, so the weights of
+those that are not merged are taken too.
 `Companions.notes` names what is left out, except what nobody expects: the base's own weights, indexes, hidden files,
 the model card, the receipt. Cost: one listing of the folder and its sub-folders. Not here: the contents of
 the files, but for the first bytes of those that only seem to be torch's.
@@ -10,7 +11,6 @@ the files, but for the first bytes of those that only seem to be torch's.
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -20,6 +20,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from prefmerge.checkpoints.folder import Folder
+from prefmerge.checkpoints.layouts import modules_of
 from prefmerge.checkpoints.names import TORCH_SUFFIXES, indexed, is_index, output_name
 from prefmerge.checkpoints.protocol import Checkpoint
 from prefmerge.errors import CheckpointError
@@ -27,7 +28,6 @@ from prefmerge.ground.words import listed
 
 LINKS = "links out of the folder, or to nothing"
 SHOWN = 5  # names of one kind that a note lists
-MODULES = "modules.json"  # of sentence-transformers: which sub-folders there are, such as 2_Dense
 WEIGHTS = (
     *(f"*{suffix}" for suffix in (".safetensors", *TORCH_SUFFIXES)),
     *("*.pth.tar", "*.pt.tar", "*.h5", "*.hdf5", "*.keras", "*.msgpack", "*.ot", "*.distcp", "weights*.npz"),
@@ -84,9 +84,11 @@ def _few(names: tuple[str, ...]) -> str:
 
 
 def weights_name(base: Checkpoint) -> str:
-    """What an output folder calls its weights, so that what loads the base loads the output."""
+    """What an output folder calls its weights, so that what loads the base loads the output. Those of a module lie in
+    its sub-folder."""
     if isinstance(base, Folder):
-        return output_name(indexed(base.index.name) if base.index else next(iter(base.parts)), in_folder=True)
+        own = output_name(indexed(base.index.name) if base.index else next(iter(base.parts)), in_folder=True)
+        return f"{base.module}/{own}" if base.module else own
     return output_name(None if base.path is None else base.path.name, in_folder=False)
 
 
@@ -121,7 +123,8 @@ class _Search:
         self._own = {os.path.abspath(path) for path in (*base.files, *([index] if index else []))}
         self._root = Path(os.path.realpath(folder))
         self._blobs = _blobs(self._root)
-        self._modules = _modules(folder)
+        self._module = base.module if isinstance(base, Folder) else ""  # the one that is merged
+        self._modules = modules_of(folder) - {self._module}
         self._linked: set[Path] = set()
         self._pending = [(folder, "", False)]
         while self._pending:
@@ -151,7 +154,8 @@ class _Search:
                 self._leave("neither files nor folders", name)
 
     def _folder(self, path: Path, real: Path, name: str, module: bool) -> None:
-        if _any(path.name.lower(), OTHER_FOLDERS) or (not module and _is_another(real)):
+        holds_it = f"{self._module}/".startswith(f"{name}/")
+        if _any(path.name.lower(), OTHER_FOLDERS) or not (module or holds_it or not _is_another(real)):
             self._leave("other checkpoints, formats or logs", name + "/")
         elif path.is_symlink() and (real in self._linked or real in _above(path)):
             self._leave("links in a circle, or to a folder that another link leads to", name)
@@ -208,18 +212,6 @@ def _blobs(root: Path) -> Path | None:
         if folder.name == "snapshots" and folder.parent.name.startswith("models--"):
             return folder.parent / "blobs"
     return None
-
-
-def _modules(folder: Path) -> set[str]:
-    """The sub-folders that modules.json names; none where it is absent or something else."""
-    listed = folder / MODULES
-    try:
-        content = json.loads(listed.read_bytes()) if listed.is_file() else None
-    except (OSError, ValueError, RecursionError):
-        return set()
-    rows = content if isinstance(content, list) else []
-    paths = [row.get("path") for row in rows if isinstance(row, dict)]
-    return {path.strip("/") for path in paths if isinstance(path, str)} - {"", "."}
 
 
 def _above(path: Path) -> list[Path]:

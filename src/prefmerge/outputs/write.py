@@ -19,6 +19,7 @@ import contextlib
 import errno
 import mmap
 import os
+import re
 import shutil
 import threading
 import time
@@ -35,7 +36,7 @@ from prefmerge.checkpoints.fingerprint import content_fingerprint
 from prefmerge.checkpoints.names import WEIGHTS_NAME, index_name, output_name, shard_names
 from prefmerge.checkpoints.protocol import TensorInfo
 from prefmerge.checkpoints.safetensors_file import SafetensorsFile, encode_header
-from prefmerge.errors import CheckpointError, DiskFull, OutputBusy, OutputError, OutputExists
+from prefmerge.errors import CheckpointError, DiskFull, OutputBusy, OutputError, OutputExists, UsageError
 from prefmerge.ground import atomic, disk, jsons, locks
 
 RECEIPT = "receipt.json"
@@ -43,6 +44,26 @@ MAX_SHARD_BYTES = 5_000_000_000  # Hugging Face's limit for one file
 
 OutputKind = Literal["file", "folder"]
 ReceiptBytes = bytes | Callable[[list[dict[str, Any]]], bytes]
+
+
+# Endings of files that others write: a folder that is called so would be taken for one.
+_FOREIGN = re.compile(
+    r".*\.(pt|pth|bin|ckpt|pkl|pickle|tar|gz|zip|npz|npy|h5|hdf5|keras|gguf|ggml|onnx|msgpack|ot|safe-?tensors?|json|ya?ml|txt)",
+    re.IGNORECASE,
+)
+
+
+def kind_of(out: Path) -> OutputKind:
+    """What is written at `out`: a file, or a folder. Raises UsageError for a name of what prefmerge does not write."""
+    if out.suffix.lower() == ".safetensors":
+        return "file"
+    if _FOREIGN.fullmatch(out.name) and not out.is_dir():
+        stem = out.name.partition(".")[0] or "merged"
+        raise UsageError(
+            f"-o {out}: prefmerge writes a .safetensors file or a folder, not {out.suffix}. Give for instance "
+            f"-o {out.with_name(stem + '.safetensors')}, or -o {out.with_name(stem)} for a folder."
+        )
+    return "folder"
 
 
 def create_output(
@@ -66,7 +87,7 @@ def create_output(
     `scratch_bytes` is what the caller will need on the same disk besides. What killed merges left is removed first.
     `began` (as time.time(), now by default) is when the caller set out: an output younger than that is another merge's.
     `weights_name` is what the weights of a folder are called when they are one file, and what the names of shards and
-    index are made of; `beside_bytes` is what `add_file` will add.
+    index are made of; all lie in the sub-folder that it names, if any. `beside_bytes` is what `add_file` will add.
 
     Raises OutputExists, OutputBusy, OutputError and DiskFull before anything is written.
     """
@@ -147,14 +168,14 @@ def _check_target(target: Path, kind: OutputKind, force: bool, began: float) -> 
         )
     if kind == "file" and not target.is_file():
         raise OutputExists(f"{target}: neither a file nor a folder. Choose another output.")
+    if kind == "folder" and not (target / RECEIPT).is_file() and any(target.iterdir()):
+        raise OutputExists(
+            f"{target}: {_how_it_came(target, began)} and holds no {RECEIPT}, so prefmerge did not make this folder "
+            "and will not replace it, even with --force. Choose another output, or remove the folder yourself."
+        )
     if not force:
         raise OutputExists(
             f"{target}: {_how_it_came(target, began)}. Choose another output, or overwrite it with --force."
-        )
-    if kind == "folder" and not (target / RECEIPT).is_file() and any(target.iterdir()):
-        raise OutputExists(
-            f"{target}: holds no {RECEIPT}, so prefmerge did not make this folder "
-            "and will not replace it, even with --force. Choose another output, or remove the folder yourself."
         )
 
 
@@ -226,7 +247,8 @@ class Output:
         self.kind: OutputKind = kind
         self._force = force
         self._shards = shards
-        self._index = index_name(output_name(shards[0].name, in_folder=True))
+        self._module, _, own = shards[0].name.rpartition("/")  # the sub-folder of the weights, empty for the target
+        self._index = str(PurePosixPath(self._module) / index_name(output_name(own, in_folder=True)))
         self._infos = {info.name: info for shard in shards for info in shard.tensors}
         self._home = {info.name: i for i, shard in enumerate(shards) for info in shard.tensors}
         self._written = dict.fromkeys(self._infos, 0)  # elements
@@ -239,6 +261,7 @@ class Output:
         self._stranded = False
         self._workspace = atomic.make_work_folder(target)
         try:
+            (self._workspace.path / self._module).mkdir(parents=True, exist_ok=True)
             for shard in shards:
                 self._fds.append(
                     os.open(self._workspace.path / shard.name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -324,14 +347,16 @@ class Output:
         if len(self._shards) > 1:
             index = {
                 "metadata": {"total_size": sum(info.nbytes for info in self._infos.values())},
-                "weight_map": {name: self._shards[shard].name for name, shard in sorted(self._home.items())},
+                "weight_map": {
+                    name: PurePosixPath(self._shards[shard].name).name for name, shard in sorted(self._home.items())
+                },
             }
             _write_file(
                 work / self._index,
                 jsons.encoded(index, indent=2, ascii=False),
                 durable=True,
             )
-        folders = {work}
+        folders = {work, *(work / parent for parent in PurePosixPath(self._index).parents)}
         for name in self._companions:
             disk.sync_path(work / name)
             folders.update(work / parent for parent in PurePosixPath(name).parents)

@@ -19,7 +19,7 @@ from prefmerge.errors import OutputError, OutputExists, UsageError
 from prefmerge.ground import jsons
 from prefmerge.merging.api import run
 from prefmerge.merging.receipt import Receipt
-from prefmerge.outputs.write import find_receipt
+from prefmerge.outputs.write import find_receipt, kind_of
 from prefmerge.target.files import HEAD, REPORT, RESULT
 from prefmerge.target.report import report
 from prefmerge.target.result import Adapted, command, recipe
@@ -27,7 +27,7 @@ from prefmerge.target.result import Adapted, command, recipe
 
 def check_output(out: Path, force: bool) -> None:
     """Raise UsageError, OutputExists or OutputError where the folder could not be written."""
-    if out.suffix == ".safetensors":
+    if kind_of(out) == "file":
         raise UsageError(
             f"-o {out}: the model comes with its head and a report, so it is a folder. Give for instance "
             f"{out.with_suffix('')}."
