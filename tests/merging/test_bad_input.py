@@ -126,7 +126,7 @@ BREAKAGES: dict[str, tuple[Breakage, str]] = {
     "the same file twice": (lambda c: c.tasks.append(c.tasks[0]), "task 4 is .*cars.safetensors, which is task 1 too"),
     "the base as a task": (lambda c: c.tasks.append(c.base), "task 4 is .*base.safetensors, which is the base too"),
     "two tasks of one name": (
-        lambda c: c.tasks.append(Path(shutil.copytree(c.out.parent, c.out.parent / "copy") / "cars.safetensors")),
+        lambda c: c.options.update(names=["cars", "cars", "digits"]),
         "two tasks are called 'cars'",
     ),
     "output is an input": (lambda c: setattr(c, "out", c.tasks[1]), "would overwrite task 'birds'"),

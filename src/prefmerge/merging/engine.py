@@ -15,7 +15,7 @@ the blocks end up (the sink) and the receipt.
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -25,6 +25,7 @@ from prefmerge.checkpoints import Dtype, Fingerprint, TensorInfo, same_elements
 from prefmerge.checkpoints.dtypes import from_float32, from_float64, to_float32
 from prefmerge.errors import DtypeOverflow
 from prefmerge.ground.progress import Progress
+from prefmerge.ground.words import quoted
 from prefmerge.merging.parameters import AS_TASK_VECTOR
 from prefmerge.merging.plan import Plan, PlannedTensor
 from prefmerge.methods import Report, Rule
@@ -32,6 +33,8 @@ from prefmerge.vectors import kernels
 from prefmerge.vectors.reader import TaskVectors
 from prefmerge.vectors.reading import Reading
 from prefmerge.vectors.workspace import Workspace, spans
+
+SHOWN = 5  # names listed in a note about many
 
 
 class Sink(Protocol):
@@ -133,6 +136,7 @@ class _Merge:
         self.scale = np.float32(plan.settings.scale)
         self.vector = plan.recipe[AS_TASK_VECTOR]  # asked for every block
         self.by_tensor = plan.method.by_tensor(plan.settings)
+        self.differing: dict[tuple[str, str], list[str]] = {}  # number format, tasks -> the buffers that differ there
         self.twins: dict[str, list[PlannedTensor]] = {}
         for entry in plan.of_role("tied"):
             assert entry.tied_to is not None
@@ -142,6 +146,7 @@ class _Merge:
         """Write what is the base's."""
         for entry in (*self.plan.of_role("copy"), *self.plan.of_role("exclude")):
             self.copy(entry)
+        self.outcome.notes += _notes_of(self.differing)
 
     def all_at_once(self, prepared: RulesOfScope) -> None:
         """Merge all tensors, as one scope."""
@@ -220,11 +225,16 @@ class _Merge:
             values = model - vectors.model(None, start, start + model.size)
         self.store(entry, start, values)
 
-    def store(self, entry: PlannedTensor, start: int, values: np.ndarray, *, finite: bool | None = None) -> None:
+    def store(
+        self, entry: PlannedTensor, start: int, values: np.ndarray, *, finite: bool | None = None, kept: bool = False
+    ) -> None:
         """Write `values` from element `start` on, in the output's format. `finite`: whether they are, where that is
-        known.
+        known. `kept`: they are to be taken as they are, infinities too.
         """
-        stored = rounded(values, entry.dtype, entry.name, start, finite=finite)
+        if kept:
+            stored = from_float32(values, entry.dtype)
+        else:
+            stored = rounded(values, entry.dtype, entry.name, start, finite=finite)
         for target in (entry, *self.twins.get(entry.name, ())):
             self.sink.write(target.name, start, stored)
             self.reporter(f"merging {entry.name}", stored.nbytes)
@@ -238,7 +248,7 @@ class _Merge:
         if vector and info.dtype.family != "float":
             return
         base.touched = True
-        if entry.role == "copy":
+        if entry.role == "copy" and info.dtype.family == "integer":
             self.note_differences(entry)
         for start, stop in spans(info.size, self.work.block):
             stored = base.read(entry.name, start, stop, self.reading.space, "copied")
@@ -249,20 +259,34 @@ class _Merge:
                     self.sink.write(target.name, start, stored)
                     self.reporter(f"copying {entry.name}", stored.nbytes)
             else:
-                self.store(entry, start, to_float32(stored, info.dtype))
+                values = to_float32(stored, info.dtype)
+                # What no task changes may hold infinities, which every float format has: they do not overflow.
+                kept = entry.role == "copy" and not np.isfinite(values).all()
+                if kept:
+                    rounded(values[np.isfinite(values)], entry.dtype, entry.name, start)
+                self.store(entry, start, values, kept=kept)
 
     def note_differences(self, entry: PlannedTensor) -> None:
         base, differing = self.plan.base.checkpoint, []
         for name, source in zip(self.plan.names, self.plan.tasks, strict=True):
             # A look at a buffer does not make a task's file one that was read: its weights may be no part of it.
             own = source.checkpoint
-            if entry.name in own.tensors and not same_elements(own, entry.name, base, entry.name):
+            kind = own.tensors[entry.name].dtype.family if entry.name in own.tensors else None
+            # Floats of equal values are the plan's to compare.
+            if kind == entry.info.dtype.family and not same_elements(own, entry.name, base, entry.name):
                 differing.append(name)
         if differing:
-            self.outcome.notes.append(
-                f"{entry.name!r} holds {entry.info.dtype.name} and differs in {', '.join(differing)}; such buffers "
-                "are not merged: the base's is kept."
-            )
+            self.differing.setdefault((entry.info.dtype.name, ", ".join(differing)), []).append(entry.name)
+
+
+def _notes_of(differing: Mapping[tuple[str, str], Sequence[str]]) -> list[str]:
+    """One note for all buffers of one number format that differ in the same tasks."""
+    return [
+        f"{quoted(names, SHOWN)} {'holds' if len(names) == 1 else 'hold'} {dtype} and "
+        f"{'differs' if len(names) == 1 else 'differ'} in {tasks}; such buffers are not merged: the base's "
+        f"{'is' if len(names) == 1 else 'are'} kept."
+        for (dtype, tasks), names in differing.items()
+    ]
 
 
 def rounded(values: np.ndarray, dtype: Dtype, name: str, start: int, *, finite: bool | None = None) -> np.ndarray:

@@ -26,16 +26,20 @@ from prefmerge.checkpoints import (
     base_fingerprint,
     content_fingerprint,
     is_task_vector,
+    names_of,
     open_checkpoint,
     reading,
+    split_key,
 )
 from prefmerge.checkpoints.dtypes import DTYPES, Dtype, by_name, require_mergeable
 from prefmerge.checkpoints.quantised import signs_of_quantisation
 from prefmerge.errors import CheckpointMismatch, PreferenceError, RecipeError, UnsupportedDtype
 from prefmerge.ground.words import listed, nearest, quoted
+from prefmerge.merging.modules import changed_modules
 from prefmerge.merging.order import in_order, refuse_independent
 from prefmerge.merging.recipe import Recipe
 from prefmerge.merging.sameness import Sameness, equal_everywhere, equal_tasks, equal_to_the_base
+from prefmerge.merging.unmergeable import is_same_everywhere, note_of, same_values, unmergeable
 from prefmerge.methods import METHODS, Method, Settings
 from prefmerge.methods.parameters import CARRY, PREFERENCE, SCALE, SCOPE, STRENGTH
 from prefmerge.preference import Preference, as_text, carried
@@ -165,12 +169,13 @@ def make_plan(recipe: Recipe) -> Plan:
         raise RecipeError(
             "no task given: there is nothing to merge into the base. Name at least one fine-tuned checkpoint after it."
         )
-    _refuse_repeats(recipe)
     opened: list[Checkpoint] = []
     try:
         opened.append(open_checkpoint(recipe.base))
-        for task in recipe.tasks:
-            opened.append(open_checkpoint(task.path, name=task.name))
+        called = names_of([task.path for task in recipe.tasks], [task.name for task in recipe.tasks])
+        for task, name in zip(recipe.tasks, called, strict=True):
+            opened.append(open_checkpoint(task.path, name=name))
+        _refuse_repeats(recipe, opened)
         return plan_over(recipe, opened[0], opened[1:])
     except BaseException:
         for checkpoint in opened:
@@ -199,8 +204,10 @@ def plan_over(recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint], sam
         )
     _refuse_quantised(recipe, base, tasks, names)
     _refuse_foreign_vectors(base, tasks, names)
-    notes = list(recipe.notes)
     recipe = in_order(recipe, tasks, names)
+    opened = (("base", base), *((f"task {name!r}", task) for name, task in zip(names, tasks, strict=True)))
+    notes = [*recipe.notes, *(f"{role}: {note}." for role, one in opened for note in one.notes)]
+    notes += changed_modules(base, tasks, names)
     entries = _entries(recipe, base, tasks, names, notes, sameness)
     method = METHODS[recipe.method]
     idle = _idle(base, tasks, names, entries, notes, sameness)
@@ -209,16 +216,16 @@ def plan_over(recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint], sam
     return Plan(recipe, method, settings, Input.of(base, "base"), inputs, names, tuple(entries), tuple(notes))
 
 
-def _refuse_repeats(recipe: Recipe) -> None:
+def _refuse_repeats(recipe: Recipe, opened: Sequence[Checkpoint]) -> None:
     seen: dict[Hashable, str] = {}
-    for role, path in [
-        ("the base", recipe.base or ""),
-        *((f"task {i + 1}", task.path) for i, task in enumerate(recipe.tasks)),
-    ]:
-        places: list[Hashable] = [os.path.realpath(path)]
-        with contextlib.suppress(OSError):  # what is not there is an error where it is opened
-            status = os.stat(os.path.expanduser(path))
-            places.append((status.st_dev, status.st_ino))  # of a hard link too
+    given = [recipe.base or "", *(task.path for task in recipe.tasks)]
+    for i, (path, checkpoint) in enumerate(zip(given, opened, strict=True)):
+        role = f"task {i}" if i else "the base"
+        place, key = split_key(checkpoint.path or "")
+        places: list[Hashable] = [(os.path.realpath(place), key)]
+        with contextlib.suppress(OSError):  # it may be gone since it was opened
+            status = os.stat(place)
+            places.append((status.st_dev, status.st_ino, key))  # of a hard link too
         for place in places:
             if place in seen:
                 raise CheckpointMismatch(
@@ -298,6 +305,8 @@ def _entries(
         f"{text} in {', '.join(f'task {who!r}' for who in whose)}: they are taken for one tensor."
         for text, whose in ties.items()
     ]
+    kept = unmergeable(base, tasks, stored, sameness)
+    stored = {name: own for name, own in stored.items() if name not in kept}
     tied = _tied(base, tasks, stored, notes, sameness)
     out = None if recipe.dtype is None else by_name(recipe.dtype)
     entries: list[PlannedTensor] = []
@@ -309,11 +318,15 @@ def _entries(
             entries.append(PlannedTensor(info, "exclude", dtype))
         elif name in tied:
             entries.append(PlannedTensor(info, "tied", dtype, tied_to=tied[name]))
-        elif name in merged:
+        elif name in stored:
             entries.append(PlannedTensor(info, "merge", dtype, tuple(n for n in stored[name] if n is not None)))
         else:
-            require_mergeable(info.dtype, file=base.file_of(name), tensor=name)
+            if info.dtype.family == "other" and is_same_everywhere(base, tasks, name):
+                kept[name] = info.dtype.name
+            elif name not in kept:
+                require_mergeable(info.dtype, file=base.file_of(name), tensor=name)
             entries.append(PlannedTensor(info, "copy", dtype))
+    notes += note_of(kept)
     return entries
 
 
@@ -390,7 +403,7 @@ def _check_shapes(
                 f"{where}: tensor {name!r} has shape {other.shape}, the base has {info.shape}. Merge checkpoints of "
                 "one architecture."
             )
-        if other.dtype.family != info.dtype.family:
+        if other.dtype.family != info.dtype.family and not same_values(base, name, task, own):
             raise CheckpointMismatch(
                 f"{where}: tensor {name!r} is {other.dtype.name}, the base has {info.dtype.name}. Convert the "
                 "checkpoint to the base's kind of "

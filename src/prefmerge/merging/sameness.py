@@ -28,6 +28,7 @@ class Sameness:
     def __init__(self) -> None:
         self._seen: dict[tuple[str, int, str], bytes] = {}
         self._unchanged: dict[tuple[int, str, int, str, bool], bool] = {}
+        self._not_finite: dict[tuple[int, str], float | None] = {}
         self._kept: dict[int, Checkpoint] = {}  # a freed checkpoint's id could come back as another's
 
     def sample(self, checkpoint: Checkpoint, tensor: str) -> Hashable:
@@ -79,6 +80,22 @@ class Sameness:
             )
         return self._unchanged[key]
 
+    def not_finite(self, checkpoint: Checkpoint, tensor: str, most: int) -> float | None:
+        """The first value that is no finite float32; in a tensor of more than `most` elements, as far as a few slices
+        show.
+        """
+        key = (self._key(checkpoint), tensor)
+        if key not in self._not_finite:
+            size, dtype = checkpoint.tensors[tensor].size, checkpoint.tensors[tensor].dtype
+            self._not_finite[key] = None
+            for start, stop in _blocks(size) if size <= most else _slices(size):
+                values = to_float32(checkpoint.read(tensor, start, stop), dtype)
+                wrong = values[~np.isfinite(values)]
+                if wrong.size:
+                    self._not_finite[key] = float(wrong[0])
+                    break
+        return self._not_finite[key]
+
     def constant(self, checkpoint: Checkpoint, tensor: str) -> bool:
         """Whether all elements are equal. Fresh biases and norms are, and are equal to one another by no tie."""
         size = checkpoint.tensors[tensor].size
@@ -124,8 +141,10 @@ def _equal(base: Checkpoint, tensor: str, task: Checkpoint, stored: str, start: 
     if is_task_vector(task):
         return not to_float32(elements, dtype).any()
     expected = base.read(tensor, start, stop)
-    if dtype == base.tensors[tensor].dtype and np.array_equal(elements, expected):
-        return True
+    if dtype == base.tensors[tensor].dtype:
+        same_bits = np.array_equal(elements.view(np.uint8), expected.view(np.uint8))  # NaN does not equal itself
+        if same_bits or np.array_equal(elements, expected):
+            return True
     return np.array_equal(to_float32(elements, dtype), to_float32(expected, base.tensors[tensor].dtype))
 
 

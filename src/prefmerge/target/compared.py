@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from prefmerge.checkpoints.protocol import name_of
+from prefmerge.checkpoints.paths import name_of
 from prefmerge.data.examples import Examples
 from prefmerge.errors import CheckpointMismatch, CheckpointNotFound, UsageError
 from prefmerge.models.head_file import FrozenHead, read_head

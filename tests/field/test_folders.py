@@ -1,0 +1,762 @@
+"""Folders as caches, trainers and libraries leave them, tensors that need no merge, names of tasks, outputs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+from typer.testing import CliRunner
+
+from prefmerge import PrefmergeError, merge, merge_state_dicts, open_checkpoint, plan, verify
+from prefmerge.checkpoints.paths import names_of
+from prefmerge.cli import app
+from prefmerge.errors import (
+    CheckpointCorrupt,
+    CheckpointError,
+    CheckpointMismatch,
+    CheckpointNotFound,
+    NonFiniteValue,
+    OutputExists,
+)
+from prefmerge.merging import api
+from prefmerge.merging.candidates import Candidates
+from prefmerge.outputs.write import create_output
+from tests.checkpoints.files import entry, write_raw
+
+State = dict[str, np.ndarray]
+LONGEST = 1500  # characters of a message
+
+
+def state(seed: int, **more: np.ndarray) -> State:
+    rng = np.random.default_rng(seed)
+    return {name: rng.standard_normal((6, 5)).astype(np.float32) for name in ("a.weight", "b.weight")} | more
+
+
+def put(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(dict(tensors), path, metadata or {"format": "pt"})
+    return path
+
+
+def write(path: Path, content: Any = "x") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def values(path: Path | str) -> State:
+    checkpoint = open_checkpoint(path)
+    return {name: checkpoint.raw(name).reshape(info.shape).copy() for name, info in checkpoint.tensors.items()}
+
+
+def assert_is(path: Path | str, expected: Mapping[str, np.ndarray]) -> None:
+    read = values(path)
+    assert set(read) == set(expected)
+    assert all(np.array_equal(read[name], expected[name]) for name in expected)
+
+
+def message(path: Path, kind: type[Exception] = CheckpointNotFound) -> str:
+    with pytest.raises(kind) as raised:
+        open_checkpoint(path)
+    assert len(str(raised.value)) <= LONGEST
+    assert str(raised.value).startswith(str(path))
+    return str(raised.value)
+
+
+def note(path: Path) -> str:
+    (only,) = open_checkpoint(path).notes
+    return only
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+# 4: what the output needs
+
+
+def test_case_4a_files_that_a_tokenizer_needs_come_along(tmp_path: Path) -> None:
+    base = put(tmp_path / "base" / "model.safetensors", state(0)).parent
+    names = ["spm.model", "tekken.json", "entity_vocab.json", "code/layers/attention.py", "config.json"]
+    for name in names:
+        write(base / name)
+    task = put(tmp_path / "task.safetensors", state(1))
+    merge(base, [task], tmp_path / "out")
+    assert files(tmp_path / "out") == sorted([*names, "README.md", "model.safetensors", "receipt.json"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["diffusion_pytorch_model.safetensors", "open_clip_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"],
+)
+def test_case_4d_the_name_of_the_bases_weights_is_kept(tmp_path: Path, name: str) -> None:
+    base, task = (put(tmp_path / who / name, state(seed)).parent for seed, who in enumerate(("base", "task")))
+    merge(base, [task], tmp_path / "out")
+    assert (tmp_path / "out" / name).is_file()
+
+
+# 9a: caches of the hub
+
+
+def cache(folder: Path, snapshots: Mapping[str, int], main: str | None = None, name: str = "models--org--cars") -> Path:
+    """A cache as huggingface_hub makes it: snapshots of links to blobs."""
+    home = folder / name
+    for revision, seed in snapshots.items():
+        blob = put(home / "blobs" / f"{seed:040x}", state(seed))
+        (home / "snapshots" / revision).mkdir(parents=True)
+        (home / "snapshots" / revision / "model.safetensors").symlink_to(Path("../../blobs") / blob.name)
+    if main is not None:
+        write(home / "refs" / "main", main)
+    return home
+
+
+def test_case_9a_the_snapshot_of_main_is_meant(tmp_path: Path) -> None:
+    home = cache(tmp_path, {"abc": 1, "def": 2}, "def")
+    assert_is(home, state(2))
+    opened = open_checkpoint(home)
+    assert (opened.name, opened.path, opened.notes) == ("cars", home / "snapshots" / "def", ())
+    base = put(tmp_path / "base.safetensors", state(0))
+    merge(base, [home], tmp_path / "out.safetensors", method="increments")
+    assert_is(tmp_path / "out.safetensors", state(2))
+    write(home / "refs" / "main", "abc")  # a later download
+    assert "task 'cars': content fingerprint" in verify(tmp_path / "out.safetensors", inputs=True).passed
+
+
+def test_case_9a_the_only_snapshot_is_meant(tmp_path: Path) -> None:
+    assert_is(cache(tmp_path, {"abc": 1}), state(1))
+    assert_is(cache(tmp_path, {"abc": 1}, "gone", "models--org--other"), state(1))
+
+
+def test_case_9a_what_cannot_be_decided_is_told(tmp_path: Path) -> None:
+    home = cache(tmp_path, {"abc": 1, "def": 2})
+    told = message(home)
+    assert "with 2 snapshots, none of them that of main: abc, def. Name the one you mean" in told
+    assert_is(told.rpartition("for instance ")[2].rstrip("."), state(1))
+    empty = tmp_path / "models--org--empty"
+    (empty / "blobs").mkdir(parents=True)
+    assert "hf download org/empty" in message(empty)
+    assert "a cache of the Hugging Face hub with models--org--cars" in message(tmp_path)
+
+
+@pytest.mark.parametrize("main", ["../../secret", "/etc", "..", "abc/../../..", "\0", "x" * 5000])
+def test_case_9a_a_reference_leads_nowhere_else(tmp_path: Path, main: str) -> None:
+    put(tmp_path / "secret" / "model.safetensors", state(9))
+    home = cache(tmp_path, {"abc": 1, "def": 2}, main)
+    assert "none of them that of main" in message(home)
+
+
+# 9b: outputs of trainers
+
+
+@pytest.mark.parametrize("name", ["checkpoint-500", "checkpoint_3", "epoch_2", "step-1000", "last-checkpoint"])
+def test_case_9b_the_only_checkpoint_is_taken(tmp_path: Path, name: str) -> None:
+    output = tmp_path / "cars"
+    put(output / name / "model.safetensors", state(1))
+    write(output / name / "config.json", {"a": 1})
+    write(output / name / "optimizer.pt")
+    write(output / "runs" / "events.out.tfevents.1.host")
+    assert_is(output, state(1))
+    assert note(output) == f"cars holds no weights itself: those in its sub-folder {name} are taken"
+    assert open_checkpoint(output).name == "cars"
+    task = put(tmp_path / "birds.safetensors", state(2))
+    receipt = merge(output, [task], tmp_path / "out")
+    assert f"base: {note(output)}." in receipt.notes
+    assert files(tmp_path / "out") == ["README.md", "config.json", "model.safetensors", "receipt.json"]
+
+
+def test_case_9b_of_several_the_user_chooses(tmp_path: Path) -> None:
+    for step in (500, 1000, 1500):
+        put(tmp_path / f"checkpoint-{step}" / "model.safetensors", state(step))
+    write(tmp_path / "checkpoint-1500" / "trainer_state.json", {"best_model_checkpoint": "out/checkpoint-1000"})
+    told = message(tmp_path)
+    assert "3 checkpoints: checkpoint-500, checkpoint-1000, checkpoint-1500" in told
+    assert "Its trainer calls checkpoint-1000 the best" in told
+    assert told.endswith(f"for instance {tmp_path / 'checkpoint-1500'}.")
+
+
+def test_case_9b_weights_of_its_own_win(tmp_path: Path) -> None:
+    put(tmp_path / "model.safetensors", state(1))
+    put(tmp_path / "checkpoint-500" / "model.safetensors", state(2))
+    assert_is(tmp_path, state(1))
+    assert open_checkpoint(tmp_path).notes == ()
+
+
+def test_case_9b_adapters_runs_and_other_formats_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "lora" / "checkpoint-500" / "adapter_config.json")
+    put(tmp_path / "lora" / "checkpoint-500" / "adapter_model.safetensors", state(1))
+    with pytest.raises(CheckpointNotFound, match="checkpoint-500: a LoRA adapter"):
+        open_checkpoint(tmp_path / "lora")
+    write(tmp_path / "run" / "run.json", {"format": "prefmerge-run/1"})
+    put(tmp_path / "run" / "base" / "model.safetensors", state(1))
+    assert f"a run of `prefmerge finetune`, not a checkpoint. Give it as --run {tmp_path / 'run'}" in message(
+        tmp_path / "run"
+    )
+    for name, what in {"tf_model.h5": "TensorFlow", "flax_model.msgpack": "Flax", "m.gguf": "GGUF"}.items():
+        write(tmp_path / what / name)
+        assert f"weights of {what}" in message(tmp_path / what)
+    (tmp_path / "empty").mkdir()
+    assert "It is empty" in message(tmp_path / "empty")
+
+
+def test_case_9b_messages_stay_short_and_clean(tmp_path: Path) -> None:
+    for i in range(20):
+        put(tmp_path / f"\x1b[31m{'x' * 200}-{i}" / "model.safetensors", state(i))
+    told = message(tmp_path)
+    assert "\x1b" not in told.partition("for instance")[0]
+    assert "and 14 more" in told
+
+
+# 9c: states of sharded trainings
+
+
+def test_case_9c_deepspeed(tmp_path: Path) -> None:
+    """The folder of a trainer and the folder of the step, with and without the script beside it."""
+    step = tmp_path / "checkpoint-500" / "global_step500"
+    write(step / "mp_rank_00_model_states.pt")
+    write(step / "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt")
+    write(step.parent / "latest", "global_step500")
+    told = message(step.parent)
+    assert told.endswith(f"with: python -m deepspeed.utils.zero_to_fp32 {step.parent} OUT")
+    write(step.parent / "zero_to_fp32.py")
+    command = f"python {step.parent / 'zero_to_fp32.py'} {step.parent} OUT"
+    assert message(step.parent).endswith(f"with: {command}")
+    assert message(step).endswith(f"with: {command} -t global_step500")
+    with pytest.raises(CheckpointNotFound, match="the state of a training with DeepSpeed"):
+        open_checkpoint(tmp_path)
+    put(step.parent / "model.safetensors", state(1))  # a trainer that gathered them itself
+    assert_is(step.parent, state(1))
+
+
+def test_case_9c_distributed_checkpoints(tmp_path: Path) -> None:
+    write(tmp_path / "dcp" / "__0_0.distcp")
+    write(tmp_path / "dcp" / ".metadata")
+    assert message(tmp_path / "dcp").endswith(
+        f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {tmp_path / 'dcp'} OUT.pt"
+    )
+    fsdp = tmp_path / "fsdp" / "pytorch_model_fsdp_0"
+    write(fsdp / "__0_0.distcp")
+    write(tmp_path / "fsdp" / "optimizer_0" / "__0_0.distcp")
+    assert message(tmp_path / "fsdp").endswith(f"accelerate merge-weights {fsdp} OUT")
+
+
+# 9d: sentence-transformers, 9e: diffusers
+
+
+def sentence(folder: Path, seed: int, *, module: str = "0_Transformer", dense: int | None = None) -> Path:
+    prefix = f"{module}/" if module else ""
+    put(folder / f"{prefix}model.safetensors", state(seed))
+    write(folder / f"{prefix}config.json", {"dtype": "float32"})
+    write(folder / f"{prefix}pytorch_model.bin", "stale weights in another format")
+    write(folder / "1_Pooling" / "config.json")
+    rows = [{"path": module, "type": "sentence_transformers.models.Transformer"}]
+    rows += [{"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]
+    if dense is not None:
+        put(folder / "2_Dense" / "model.safetensors", state(dense))
+        rows += [{"path": "2_Dense", "type": "sentence_transformers.models.Dense"}]
+    write(folder / "modules.json", rows)
+    return folder
+
+
+def test_case_9d_the_transformer_of_sentence_transformers(tmp_path: Path) -> None:
+    base, task = (sentence(tmp_path / name, seed) for seed, name in enumerate(("base", "task")))
+    assert_is(base, state(0))
+    assert note(base) == "base is a model of sentence-transformers: the weights of its 0_Transformer are taken"
+    merge(base, [task], tmp_path / "out", method="increments", dtype="float16")
+    assert files(tmp_path / "out") == [
+        "0_Transformer/config.json",
+        "0_Transformer/model.safetensors",
+        "1_Pooling/config.json",
+        "README.md",
+        "modules.json",
+        "receipt.json",
+    ]
+    assert json.loads((tmp_path / "out" / "0_Transformer" / "config.json").read_text()) == {"dtype": "float16"}
+    expected = {name: value.astype(np.float16) for name, value in state(1).items()}
+    assert_is(tmp_path / "out", expected)
+    assert verify(tmp_path / "out", inputs=True, rerun=True).skipped == ()
+    merge(base, [task / "0_Transformer"], tmp_path / "out", method="increments", force=True)
+    assert_is(tmp_path / "out", state(1))
+
+
+@pytest.mark.parametrize("module", ["0_Transformer", ""])
+def test_case_9d_other_modules_stay_and_what_a_task_changed_in_them_is_told(tmp_path: Path, module: str) -> None:
+    base = sentence(tmp_path / "base", 0, module=module, dense=7)
+    same = sentence(tmp_path / "same", 1, module=module, dense=7)
+    other = sentence(tmp_path / "other", 2, module=module, dense=8)
+    receipt = merge(base, [same, other], tmp_path / "out")
+    assert_is(tmp_path / "out" / "2_Dense", state(7))
+    told = [text for text in receipt.notes if "changed 2_Dense" in text]
+    assert told == [
+        f"task 'other' changed 2_Dense too, which stays the base's: to merge it, give {base}/2_Dense as the base and "
+        "the same sub-folder of each task."
+    ]
+
+
+def test_case_9d_two_towers_are_listed(tmp_path: Path) -> None:
+    rows = []
+    for tower in ("query_0_Transformer", "document_0_Transformer"):
+        put(tmp_path / tower / "model.safetensors", state(0))
+        rows.append({"path": tower, "type": "sentence_transformers.models.Transformer"})
+    write(tmp_path / "modules.json", rows)
+    told = message(tmp_path)
+    assert "several modules that may be meant: query_0_Transformer, document_0_Transformer" in told
+
+
+@pytest.mark.parametrize("path", ["../secret", "/etc", ".git", "a/../../secret", "..\\secret", "\0"])
+def test_case_9d_a_module_lies_in_its_folder(tmp_path: Path, path: str) -> None:
+    put(tmp_path / "secret" / "model.safetensors", state(9))
+    put(tmp_path / "base" / ".git" / "model.safetensors", state(9))
+    write(tmp_path / "base" / "modules.json", [{"path": path, "type": "Transformer"}])
+    assert "no checkpoint in this folder" in message(tmp_path / "base")
+    write(tmp_path / "base" / "model_index.json", {path: ["diffusers", "UNet"]})
+    assert "hold no weights" in message(tmp_path / "base")
+
+
+def pipeline(folder: Path, seeds: Mapping[str, int], **more: Any) -> Path:
+    index: dict[str, Any] = {"_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.30", **more}
+    for name, seed in seeds.items():
+        stem = "model" if name.startswith("text") else "diffusion_pytorch_model"
+        put(folder / name / f"{stem}.safetensors", state(seed))
+        write(folder / name / "config.json")
+        index[name] = ["diffusers", "Some"]
+    write(folder / "scheduler" / "scheduler_config.json")
+    index |= {"scheduler": ["diffusers", "PNDMScheduler"], "safety_checker": [None, None]}
+    write(folder / "model_index.json", index)
+    return folder
+
+
+@pytest.mark.parametrize("trained", ["unet", "transformer", "prior"])
+def test_case_9e_the_trained_module_of_a_pipeline(tmp_path: Path, trained: str) -> None:
+    base = pipeline(tmp_path / "base", {trained: 0, "vae": 7, "text_encoder": 8})
+    task = pipeline(tmp_path / "task", {trained: 1, "vae": 7, "text_encoder": 9})
+    put(base / trained / "diffusion_pytorch_model.non_ema.safetensors", state(5))
+    write(base / "v1-5-pruned.ckpt", "the whole in one file")
+    assert note(base) == (
+        f"base is a pipeline of diffusers: the weights of its {trained} are taken; text_encoder, vae stay as they are"
+    )
+    receipt = merge(base, [task], tmp_path / "out", method="increments")
+    assert any("task 'task' changed text_encoder too" in text for text in receipt.notes)
+    assert files(tmp_path / "out") == sorted(
+        [
+            "README.md",
+            "model_index.json",
+            "receipt.json",
+            "scheduler/scheduler_config.json",
+            "text_encoder/config.json",
+            "text_encoder/model.safetensors",
+            f"{trained}/config.json",
+            f"{trained}/diffusion_pytorch_model.safetensors",
+            "vae/config.json",
+            "vae/diffusion_pytorch_model.safetensors",
+        ]
+    )
+    assert_is(tmp_path / "out", state(1))
+    assert_is(tmp_path / "out" / "text_encoder", state(8))
+    assert verify(tmp_path / "out", inputs=True, rerun=True).skipped == ()
+    merge(base / "text_encoder", [task / "text_encoder"], tmp_path / "text", method="increments")
+    assert_is(tmp_path / "text", state(9))
+
+
+def test_case_9e_shards_of_a_module_lie_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, task = (pipeline(tmp_path / name, {"unet": seed}) for seed, name in enumerate(("base", "task")))
+    monkeypatch.setattr(api, "create_output", partial(create_output, max_shard_bytes=130))
+    merge(base, [task], tmp_path / "out", method="increments")
+    index = tmp_path / "out" / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+    shards = {f"diffusion_pytorch_model-0000{i}-of-00002.safetensors" for i in (1, 2)}
+    assert set(json.loads(index.read_text())["weight_map"].values()) == shards
+    assert_is(tmp_path / "out", state(1))
+    assert_is(tmp_path / "out" / "unet", state(1))
+
+
+def test_case_9e_several_trained_modules_are_listed(tmp_path: Path) -> None:
+    both = pipeline(tmp_path / "both", {"unet": 0, "controlnet": 1, "vae": 2})
+    told = message(both)
+    assert "a pipeline of diffusers with several modules that may be meant: controlnet, unet" in told
+    assert_is(both / "controlnet", state(1))
+    neither = pipeline(tmp_path / "neither", {"vae": 0, "text_encoder": 1})
+    assert "several modules that may be meant: text_encoder, vae" in message(neither)
+    nothing = pipeline(tmp_path / "nothing", {})
+    assert "whose modules hold no weights" in message(nothing)
+
+
+def test_case_9e_a_pipeline_in_a_cache(tmp_path: Path) -> None:
+    snapshot = pipeline(tmp_path / "models--org--sd" / "snapshots" / "abc", {"unet": 3, "vae": 4})
+    assert_is(tmp_path / "models--org--sd", state(3))
+    assert open_checkpoint(tmp_path / "models--org--sd").path == snapshot
+
+
+# 9f, 9g: shards and indexes
+
+
+def shards(folder: Path, *parts: State, stem: str = "model", of: int | None = None) -> Path:
+    for i, part in enumerate(parts):
+        put(folder / f"{stem}-{i + 1:05}-of-{of or len(parts):05}.safetensors", part)
+    return folder
+
+
+def test_case_9f_shards_without_an_index_are_read_with_a_note(tmp_path: Path) -> None:
+    whole = state(0)
+    parts = [{"a.weight": whole["a.weight"]}, {"b.weight": whole["b.weight"]}]
+    base = shards(tmp_path / "base", *parts)
+    assert_is(base, whole)
+    assert note(base) == "base: 2 shards without an index are read as they are"
+    assert_is(shards(tmp_path / "sd", *parts, stem="diffusion_pytorch_model"), whole)
+    task = put(tmp_path / "task.safetensors", state(1))
+    merge(base, [task], tmp_path / "out", method="increments")
+    assert files(tmp_path / "out") == ["README.md", "model.safetensors", "receipt.json"]
+
+
+def test_case_9f_pickled_shards_without_an_index(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="writes a pickle")
+    for i, (name, value) in enumerate(state(0).items()):
+        torch.save({name: torch.from_numpy(value)}, tmp_path / f"pytorch_model-{i + 1:05}-of-00002.bin")
+    assert_is(tmp_path, state(0))
+
+
+def test_case_9f_shards_that_say_too_little(tmp_path: Path) -> None:
+    lacking = shards(tmp_path / "lacking", {"a": np.zeros(2, np.float32)}, of=3)
+    assert "1 of 3 shards are there, without an index; lacking: model-00002-of-00003.safetensors" in message(
+        lacking, CheckpointCorrupt
+    )
+    twice = shards(tmp_path / "twice", {"a": np.zeros(2, np.float32)}, {"a": np.ones(2, np.float32)})
+    assert "tensor 'a' is in model-00001-of-00002.safetensors and in" in message(twice, CheckpointCorrupt)
+    huge = put(tmp_path / "huge" / "model-00001-of-99999.safetensors", {"a": np.zeros(2, np.float32)}).parent
+    assert "1 of 99999 shards are there" in message(huge, CheckpointCorrupt)
+    mixed = shards(tmp_path / "mixed", {"a": np.zeros(2, np.float32)}, {"b": np.ones(2, np.float32)})
+    put(mixed / "ema.safetensors", state(0))
+    assert "several checkpoints: ema.safetensors, model-00001-of-00002.safetensors" in message(mixed)
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "head"),
+    [
+        ("model.embed_tokens.weight", "lm_head.weight"),
+        ("shared.weight", "encoder.embed_tokens.weight"),
+        ("model.decoder.embed_tokens.weight", "proj_out.weight"),
+        ("bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"),
+    ],
+)
+def test_case_9g_an_index_lists_a_tied_head_that_no_shard_holds(tmp_path: Path, embeddings: str, head: str) -> None:
+    file = "model-00001-of-00001.safetensors"
+    put(tmp_path / file, {embeddings: np.ones((3, 2), np.float32)})
+    write(tmp_path / "model.safetensors.index.json", {"weight_map": {embeddings: file, head: file}})
+    assert set(open_checkpoint(tmp_path).tensors) == {embeddings}
+    assert note(tmp_path) == (
+        f"model.safetensors.index.json lists {head!r}, which no shard holds: taken for tied to the embeddings"
+    )
+    write(tmp_path / "config.json", {"tie_word_embeddings": False})
+    assert f"places tensor {head!r} in {file}, which does not hold it" in "".join(_told(tmp_path))
+
+
+def _told(folder: Path) -> str:
+    with pytest.raises(CheckpointCorrupt) as raised:
+        open_checkpoint(folder)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("lost", ["layers.0.output.weight", "blocks.3.proj_out.weight", "head.bias", "ghost"])
+def test_case_9g_any_other_tensor_that_is_lacking_stays_an_error(tmp_path: Path, lost: str) -> None:
+    file = "model-00001-of-00001.safetensors"
+    put(tmp_path / file, {"embed.weight": np.ones((3, 2), np.float32)})
+    write(tmp_path / "model.safetensors.index.json", {"weight_map": {"embed.weight": file, lost: file}})
+    assert f"places tensor {lost!r}" in _told(tmp_path)
+    put(tmp_path / file, {"layers.0.weight": np.ones((3, 2), np.float32)})  # no embeddings that it could be tied to
+    write(tmp_path / "model.safetensors.index.json", {"weight_map": {"layers.0.weight": file, "lm_head.weight": file}})
+    assert "places tensor 'lm_head.weight'" in _told(tmp_path)
+
+
+# 10: equal everywhere, and not of a kind that can be merged
+
+MASKS = {
+    "a causal mask": np.triu(np.full((40, 40), -np.inf, np.float32), 1),
+    "one place among many": np.where(np.arange(5000) == 3333, -np.inf, 0).astype(np.float32),
+    "NaN": np.array([0, np.nan, 1], np.float32),
+    "half precision": np.full((3, 3), -np.inf, np.float16),
+}
+
+
+@pytest.mark.parametrize("kind", MASKS)
+@pytest.mark.parametrize("scope", ["tensor", "model"])
+def test_case_10a_masks_that_are_equal_everywhere_are_copied(
+    tmp_path: Path, kind: str, scope: Literal["tensor", "model"]
+) -> None:
+    mask = MASKS[kind]
+    base, *tasks = (put(tmp_path / f"{i}.safetensors", state(i, mask=mask)) for i in range(3))
+    receipt = merge(base, tasks, tmp_path / "out.safetensors", scope=scope)
+    assert load_file(tmp_path / "out.safetensors")["mask"].tobytes() == mask.tobytes()
+    assert receipt.tensors["mask"].role == "copied"
+    (text,) = receipt.notes
+    assert text == (
+        "equal in the base and in every task, and not of a kind that can be merged, so copied: 'mask' (holds "
+        f"{'nan' if kind == 'NaN' else '-inf'})."
+    )
+    verify(tmp_path / "out.safetensors", rerun=True)
+    plain = [state(i) for i in range(3)]
+    merged, _ = merge_state_dicts(plain[0], plain[1:], scope=scope)
+    out = load_file(tmp_path / "out.safetensors")
+    assert all(out[name].tobytes() == merged[name].tobytes() for name in merged)
+
+
+def test_case_10a_in_other_formats_candidates_and_task_vectors(tmp_path: Path) -> None:
+    mask = MASKS["a causal mask"]
+    base, *tasks = (put(tmp_path / f"{i}.safetensors", state(i, mask=mask)) for i in range(3))
+    merge(base, tasks, tmp_path / "half.safetensors", dtype="float16")
+    assert np.array_equal(load_file(tmp_path / "half.safetensors")["mask"], mask.astype(np.float16))
+    merge(base, tasks, tmp_path / "vector.safetensors", as_task_vector=True)
+    assert not load_file(tmp_path / "vector.safetensors")["mask"].any()
+    merge(base, [tmp_path / "vector.safetensors"], tmp_path / "again.safetensors", method="increments")
+    assert np.array_equal(load_file(tmp_path / "again.safetensors")["mask"], mask)
+    with Candidates(base, tasks) as candidates:
+        assert np.array_equal(candidates.model()["mask"], mask)
+
+
+def test_case_10a_a_mask_that_a_task_changes_stays_an_error(tmp_path: Path) -> None:
+    mask = MASKS["a causal mask"]
+    changed = mask.copy()
+    changed[20, 3] = 1  # between the slices that are compared first
+    base, task = (
+        put(tmp_path / "base.safetensors", state(0, mask=mask)),
+        put(tmp_path / "task.safetensors", state(1, mask=changed)),
+    )
+    with pytest.raises(NonFiniteValue, match="tensor 'mask' holds -inf"):
+        merge(base, [task], tmp_path / "out.safetensors")
+
+
+def test_case_10a_a_finite_value_that_does_not_fit_is_no_infinity(tmp_path: Path) -> None:
+    mask = np.array([-np.inf, 1e30], np.float32)
+    base, task = (put(tmp_path / f"{i}.safetensors", state(i, mask=mask)) for i in range(2))
+    with pytest.raises(PrefmergeError, match=r"tensor 'mask': the merged value 1e\+30 .* does not fit float16"):
+        merge(base, [task], tmp_path / "out.safetensors", dtype="float16")
+
+
+def odd(path: Path, seed: int, code: str, content: bytes) -> Path:
+    header = {"a": entry("F32", [2], 0, 8), "odd": entry(code, [1], 8, 8 + len(content))}
+    return write_raw(path, header, np.random.default_rng(seed).standard_normal(2).astype("<f4").tobytes() + content)
+
+
+@pytest.mark.parametrize(
+    ("code", "content"), [("F8_E4M3", b"\x3c"), ("F8_E5M2", b"\x7f"), ("C64", b"\0\0\x80\x3f\0\0\0\0")]
+)
+def test_case_10c_formats_that_cannot_be_merged_are_copied_where_all_are_equal(
+    tmp_path: Path, code: str, content: bytes
+) -> None:
+    base, *tasks = (odd(tmp_path / f"{i}.safetensors", i, code, content) for i in range(3))
+    receipt = merge(base, tasks, tmp_path / "out.safetensors")
+    assert receipt.tensors["odd"].role == "copied"
+    assert open_checkpoint(tmp_path / "out.safetensors").raw("odd").tobytes() == content
+    assert "so copied: 'odd' (" in receipt.notes[0]
+    odd(tasks[1], 2, code, bytes(len(content)))
+    with pytest.raises(CheckpointError, match="which prefmerge does not merge"):
+        merge(base, tasks, tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize("integers", ["base", "task"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_case_10d_integers_against_floats_of_equal_values(tmp_path: Path, integers: str, dtype: Any) -> None:
+    """Also where the floats cannot hold them all: 4,095 is 4,096 in half precision."""
+    ids = np.arange(4097, dtype=np.int64)[None]
+    kinds = [ids, ids.astype(dtype)] if integers == "base" else [ids.astype(dtype), ids]
+    base = put(tmp_path / "base.safetensors", state(0, position_ids=kinds[0]))
+    task = put(tmp_path / "task.safetensors", state(1, position_ids=kinds[1]))
+    receipt = merge(base, [task], tmp_path / "out.safetensors")
+    assert load_file(tmp_path / "out.safetensors")["position_ids"].tobytes() == kinds[0].tobytes()
+    assert receipt.tensors["position_ids"].role == "copied"
+    kinds[1][0, 7] += 1
+    put(tmp_path / "task.safetensors", state(1, position_ids=kinds[1]))
+    with pytest.raises(CheckpointMismatch, match="tensor 'position_ids' is"):
+        merge(base, [task], tmp_path / "other.safetensors")
+
+
+def test_case_10d_a_mask_of_bool_against_a_float(tmp_path: Path) -> None:
+    mask = np.array([True, False, True])
+    merged, receipt = merge_state_dicts(state(0, mask=mask), [state(1, mask=mask.astype(np.float32))])
+    assert merged["mask"].tobytes() == mask.tobytes()
+    assert receipt.tensors["mask"].role == "copied"
+
+
+# 12: names of tasks
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["cars/checkpoint-500", "birds/checkpoint-500"], ["cars", "birds"]),
+        (["task_1/best_model.pth", "task_2/best_model.pth"], ["task_1", "task_2"]),
+        (["a/run/checkpoint-1", "b/run/checkpoint-1"], ["a", "b"]),
+        (["a/x/w.pt", "a/y/w.pt", "b/x/w.pt"], ["a-x", "a-y", "b-x"]),
+        (["cars/checkpoint-500", "birds/checkpoint-500", "dogs.pt"], ["cars", "birds", "dogs"]),
+        (["cars/checkpoint-500/model.safetensors", "birds/checkpoint-500/model.safetensors"], ["cars", "birds"]),
+        (["cars.pt", "birds.pt"], ["cars", "birds"]),
+    ],
+)
+def test_case_12_names_from_the_first_parent_that_differs(tmp_path: Path, paths: list[str], names: list[str]) -> None:
+    assert names_of([tmp_path / path for path in paths], [None] * len(paths)) == names
+
+
+def test_case_12_in_merges_candidates_and_preferences(tmp_path: Path) -> None:
+    base = put(tmp_path / "base.safetensors", state(0))
+    tasks = [put(tmp_path / f"task_{i}" / "best_model.safetensors", state(i)) for i in (1, 2)]
+    receipt = merge(base, tasks, tmp_path / "out.safetensors", preference="task_1=0.8,task_2=0.2")
+    assert receipt.tasks == ("task_1", "task_2")
+    verify(tmp_path / "out.safetensors", inputs=True, rerun=True)
+    with Candidates(base, tasks) as candidates:
+        assert candidates.names == ("task_1", "task_2")
+        candidates.check(preference="task_1=0.8,task_2=0.2")
+
+
+def test_case_12_names_that_were_given_stay(tmp_path: Path) -> None:
+    assert names_of(["a/w.pt", "b/w.pt"], ["w", None]) == ["w", "w"]
+    base = put(tmp_path / "base.safetensors", state(0))
+    tasks = [put(tmp_path / name / "w.safetensors", state(i)) for i, name in enumerate("ab", 1)]
+    with pytest.raises(PrefmergeError, match="two tasks are called 'same'"):
+        plan(base, tasks, names=["same", "same"])
+
+
+# 13: outputs that are there
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_case_13_a_folder_that_prefmerge_did_not_make(tmp_path: Path, force: bool) -> None:
+    base, task = (put(tmp_path / f"{i}.safetensors", state(i)) for i in range(2))
+    write(tmp_path / "existing" / "thesis.txt")
+    told = re.escape(f"{tmp_path / 'existing'}: already exists and holds no receipt.json, so prefmerge did not make")
+    with pytest.raises(OutputExists, match=f"{told}.*will not replace it, even with --force"):
+        merge(base, [task], tmp_path / "existing", force=force)
+    assert files(tmp_path / "existing") == ["thesis.txt"]
+
+
+def test_case_13_what_force_helps_with_says_so(tmp_path: Path) -> None:
+    base, task = (put(tmp_path / f"{i}.safetensors", state(i)) for i in range(2))
+    merge(base, [task], tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    put(tmp_path / "foreign.safetensors", state(3))
+    for name in ("out", "empty", "foreign.safetensors"):
+        with pytest.raises(OutputExists, match=r"already exists\. Choose another output, or overwrite it with --force"):
+            merge(base, [task], tmp_path / name)
+        merge(base, [task], tmp_path / name, force=True)
+
+
+# 16: counters
+
+
+def test_case_16_many_counters_are_one_note(tmp_path: Path) -> None:
+    def counted(seed: int) -> State:
+        return state(seed, **{f"bn{i}.num_batches_tracked": np.array(seed + 5) for i in range(53)})
+
+    base, *tasks = (put(tmp_path / f"{i}.safetensors", counted(i)) for i in range(3))
+    receipt = merge(base, tasks, tmp_path / "out.safetensors")
+    assert receipt.notes == (
+        "'bn0.num_batches_tracked', 'bn1.num_batches_tracked', 'bn10.num_batches_tracked', "
+        "'bn11.num_batches_tracked', 'bn12.num_batches_tracked' and 48 more hold int64 and differ in 1, 2; such "
+        "buffers are not merged: the base's are kept.",
+    )
+
+
+def test_case_16_buffers_of_another_kind_or_task_have_their_own(tmp_path: Path) -> None:
+    base = state(0, n=np.array(1), m=np.array(1), flag=np.array([True]))
+    first = state(1, n=np.array(2), m=np.array(2), flag=np.array([True]))
+    second = state(2, n=np.array(3), m=np.array(1), flag=np.array([False]))
+    _, receipt = merge_state_dicts(base, [first, second])
+    assert [text.partition(";")[0] for text in receipt.notes] == [
+        "'flag' holds bool and differs in task-2",
+        "'m' holds int64 and differs in task-1",
+        "'n' holds int64 and differs in task-1, task-2",
+    ]
+
+
+# 17: metadata
+
+
+def metadata(path: Path) -> dict[str, str]:
+    with safe_open(path, "numpy") as file:
+        return dict(file.metadata())
+
+
+@pytest.mark.parametrize("shape", ["file", "folder", "shards"])
+def test_case_17_the_bases_metadata_is_kept(tmp_path: Path, shape: str) -> None:
+    own = {"format": "np", "modelspec.title": "Cars", "license": "apache-2.0", "modelspec.hash_sha256": "0x1"}
+    base = put(tmp_path / "base" / "model.safetensors", state(0), own)
+    if shape == "shards":
+        base = base.rename(base.with_name("model-00001-of-00001.safetensors"))
+    task = put(tmp_path / "task.safetensors", state(1), {"license": "other", "mine": "x"})
+    out = tmp_path / ("out.safetensors" if shape == "file" else "out")
+    merge(base if shape == "file" else base.parent, [task], out)
+    written = metadata(out if shape == "file" else out / "model.safetensors")
+    assert written == {"format": "pt", "modelspec.title": "Cars", "license": "apache-2.0"}
+
+
+def test_case_17_ours_stand_beside_it(tmp_path: Path) -> None:
+    base = put(tmp_path / "base.safetensors", state(0), {"license": "mit"})
+    merge(base, [put(tmp_path / "t.safetensors", state(1))], tmp_path / "v.safetensors", as_task_vector=True)
+    written = metadata(tmp_path / "v.safetensors")
+    assert written["license"] == "mit"
+    assert written["prefmerge.kind"] == "task_vector"
+
+
+# S6: links
+
+
+@pytest.mark.parametrize(
+    "link",
+    ["tokenizer.json", "unet/tokenizer.json", "text_encoder/model.safetensors", "vae/diffusion_pytorch_model.bin"],
+)
+def test_attack_s6_no_file_of_a_base_leads_out_of_it(tmp_path: Path, link: str) -> None:
+    secret = write(tmp_path / "secret.txt", "the user's own")
+    base = pipeline(tmp_path / "base", {"unet": 0, "vae": 1})
+    (base / link).parent.mkdir(exist_ok=True)
+    (base / link).symlink_to(secret)
+    write(base / "model_index.json", {name: ["diffusers", "X"] for name in ("unet", "vae", "text_encoder")})
+    task = pipeline(tmp_path / "task", {"unet": 2, "vae": 1})
+    receipt = merge(base, [task], tmp_path / "out")
+    assert all((tmp_path / "out" / name).read_bytes() != secret.read_bytes() for name in files(tmp_path / "out"))
+    assert any(f"{link} (links out of the folder, or to nothing)" in text for text in receipt.notes)
+
+
+def test_attack_s6_a_module_that_is_a_link_out(tmp_path: Path) -> None:
+    write(tmp_path / "secret" / "key.txt", "the user's own")
+    put(tmp_path / "secret" / "model.safetensors", state(9))
+    base = pipeline(tmp_path / "base", {"unet": 0, "vae": 1})
+    (base / "text_encoder").symlink_to(tmp_path / "secret")
+    write(base / "model_index.json", {name: ["diffusers", "X"] for name in ("unet", "vae", "text_encoder")})
+    merge(base, [pipeline(tmp_path / "task", {"unet": 2, "vae": 1})], tmp_path / "out")
+    assert not (tmp_path / "out" / "text_encoder").exists()
+
+
+# As a user
+
+
+def test_the_command_line_over_a_pipeline(tmp_path: Path) -> None:
+    base = pipeline(tmp_path / "base", {"unet": 0, "vae": 1})
+    task = pipeline(tmp_path / "task", {"unet": 2, "vae": 1})
+    for line in (
+        ["plan", str(base), str(task)],
+        ["merge", str(base), str(task), "-o", str(tmp_path / "out")],
+        ["inspect", str(base)],
+    ):
+        told = CliRunner().invoke(app, line)
+        assert told.exit_code == 0, told.output
+        assert "is a pipeline of diffusers: the weights of its unet are taken" in " ".join(told.output.split())
+    told = CliRunner().invoke(app, ["verify", str(tmp_path / "out"), "--inputs", "--rerun"])
+    assert told.exit_code == 0, told.output
+
+
+def test_folders_that_may_not_be_read_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = Path.iterdir
+
+    def refuse(path: Path):
+        if path == tmp_path:
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert "cannot be read (Permission denied)" in message(tmp_path)
+    assert os.access(tmp_path, os.R_OK)
