@@ -7,6 +7,7 @@ import collections
 import datetime
 import os
 import pathlib
+import signal
 import types
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 
 from prefmerge import PrefmergeError, Receipt, merge, open_checkpoint, plan, read_recipe, verify
 from prefmerge.checkpoints import harmless
+from prefmerge.checkpoints.input_file import InputFile
 from prefmerge.cli import app
 from prefmerge.errors import CheckpointCorrupt, CheckpointNotFound, UnsafePickle
 from prefmerge.merging.api import run
@@ -340,6 +342,22 @@ def test_attack_m2_a_pipe_among_the_files_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "x.safetensors"}}')
     os.mkfifo(tmp_path / "x.safetensors")
     assert "it is not there" in message(tmp_path, CheckpointCorrupt)
+
+
+def test_attack_m2_a_file_that_became_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x")
+
+    def stop(*_: object) -> None:
+        raise TimeoutError("it waits for someone to write")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(10)
+    try:
+        with pytest.raises(CheckpointNotFound, match="is a pipe"):
+            InputFile(tmp_path / "x")
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_attack_m2_a_device(tmp_path: Path) -> None:

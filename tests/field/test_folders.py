@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -234,6 +233,10 @@ def test_case_9c_deepspeed(tmp_path: Path) -> None:
         open_checkpoint(tmp_path)
     put(step.parent / "model.safetensors", state(1))  # a trainer that gathered them itself
     assert_is(step.parent, state(1))
+    put(tmp_path / "other" / "global_step7" / "model.safetensors", state(2))  # a trainer that only names it so
+    assert_is(tmp_path / "other", state(2))
+    write(tmp_path / "pipelined" / "global_step7" / "layer_00-model_00-model_states.pt")
+    assert "the state of a training with DeepSpeed" in message(tmp_path / "pipelined")
 
 
 def test_case_9c_distributed_checkpoints(tmp_path: Path) -> None:
@@ -749,14 +752,18 @@ def test_the_command_line_over_a_pipeline(tmp_path: Path) -> None:
     assert told.exit_code == 0, told.output
 
 
-def test_folders_that_may_not_be_read_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    listed = Path.iterdir
+def test_folders_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder itself is an error; one beside the checkpoint in it is nobody's."""
+    put(tmp_path / "out" / "checkpoint-5" / "model.safetensors", state(1))
+    (tmp_path / "out" / "private").mkdir()
+    listed, closed = Path.iterdir, {tmp_path / "out" / "private"}
 
     def refuse(path: Path):
-        if path == tmp_path:
+        if path in closed:
             raise PermissionError(13, "Permission denied")
         return listed(path)
 
     monkeypatch.setattr(Path, "iterdir", refuse)
-    assert "cannot be read (Permission denied)" in message(tmp_path)
-    assert os.access(tmp_path, os.R_OK)
+    assert_is(tmp_path / "out", state(1))
+    closed.add(tmp_path / "out")
+    assert "cannot be read (Permission denied)" in message(tmp_path / "out")

@@ -30,7 +30,7 @@ TRAINING_STATE = re.compile(
     r"(optimizer|scheduler|scaler|training_args|rng_state|random_states|optim_state).*|.*_optim_states\.pt|.*\.distcp",
     re.IGNORECASE,
 )
-_DEEPSPEED = re.compile(r".*mp_rank_\d+_(model|optim)_states\.pt", re.IGNORECASE)
+_DEEPSPEED = re.compile(r"(.*mp_rank_\d+_|layer_\d+-.*)(model|optim)_states\.pt", re.IGNORECASE)
 _STEP = re.compile(r"global_step\d+")
 _TRAINED = re.compile(r"(unet|transformer|prior|controlnet)(_\d+)?")  # modules of diffusers that are fine-tuned
 _NO_CHECKPOINT = re.compile(
@@ -253,7 +253,10 @@ def _only_checkpoint(folder: Path, notes: list[str]) -> Path:
 
 
 def _may_be_one(folder: Path) -> bool:
-    names, folders = file_names(folder), _folders(folder)
+    try:
+        names, folders = file_names(folder), _folders(folder)
+    except CheckpointNotFound:  # it may not be read, and is nobody's checkpoint then
+        return False
     return (
         any(map(is_weights, names))
         or "model_index.json" in names
@@ -279,7 +282,7 @@ def _several(folder: Path, candidates: list[str]) -> str:
 
 def _gather(folder: Path, names: Iterable[str], folders: Iterable[str]) -> str:
     """What to do first where a sharded training left its state and no weights; empty where it did not."""
-    steps = [name for name in folders if _STEP.fullmatch(name)]
+    steps = [name for name in folders if _STEP.fullmatch(name) and not any(map(is_weights, _peek(folder / name)))]
     if steps or any(map(_DEEPSPEED.fullmatch, names)):
         inside = not steps and _STEP.fullmatch(folder.absolute().name)
         top, tag = (folder.absolute().parent, f" -t {folder.absolute().name}") if inside else (folder, "")
@@ -290,7 +293,7 @@ def _gather(folder: Path, names: Iterable[str], folders: Iterable[str]) -> str:
             f"the optimizer. Gather them first with: {run} {top} OUT{tag}"
         )
     places = [folder] if any(name.endswith(".distcp") for name in names) else []
-    places += [folder / name for name in folders if any(one.endswith(".distcp") for one in file_names(folder / name))]
+    places += [folder / name for name in folders if any(one.endswith(".distcp") for one in _peek(folder / name))]
     places = [place for place in places if not place.name.startswith("optimizer")]
     if places:
         command = f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {places[0]} OUT.pt"
@@ -301,6 +304,14 @@ def _gather(folder: Path, names: Iterable[str], folders: Iterable[str]) -> str:
             f"shards. Gather them first with: {command}"
         )
     return ""
+
+
+def _peek(folder: Path) -> list[str]:
+    """The files of a folder; none where it may not be read."""
+    try:
+        return file_names(folder)
+    except CheckpointNotFound:
+        return []
 
 
 def _what_it_holds(names: list[str], folders: list[str]) -> str:

@@ -14,7 +14,7 @@ Inputs = Annotated[
     list[Path] | None,
     typer.Argument(
         metavar="BASE TASK... | RECIPE.yaml",
-        help="The base and the tasks in the order of training, or a recipe.",
+        help="The base and the tasks in the order of training, or a recipe. FILE.pt#KEY takes one dict of several.",
         show_default=False,
     ),
 ]

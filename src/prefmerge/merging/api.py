@@ -95,9 +95,9 @@ def merge(
         receipt = prefmerge.merge("base", ["cars", "birds"], "out", preference="cars=0.8,birds=0.2")
         receipt.owned   # how many elements each task owns
 
-    Each of base and tasks is a safetensors file, a Hugging Face folder or a .pt/.bin state dict, the tasks in the order
-    in which they were trained. `out` is a .safetensors file or a folder. `names`: what the tasks are called, by default
-    after their files.
+    Each of base and tasks is a safetensors file, a Hugging Face folder or a .pt/.bin state dict (`x.pt#ema`: the one
+    under that key), the tasks in the order in which they were trained. `out` is a .safetensors file or a folder.
+    `names`: what the tasks are called, by default after their files.
 
     What decides the values: `method`, and the parameters that it declares, each with its default; a parameter that the
     method has no use for is an error. `parameters` holds more of them by name, such as those of a method that you
