@@ -230,9 +230,10 @@ def test_case_7d_keys_that_are_not_there(tmp_path: Path) -> None:
 
 def test_case_7d_a_state_of_a_training_alone(tmp_path: Path) -> None:
     path = put(tmp_path / "x.pt", {"optimizer": OPTIMIZER, "epoch": 3})
-    assert "holds no tensors (keys: 'optimizer', 'epoch'; 'optimizer' is the state of a training)" in message(
+    assert f"(keys: 'optimizer', 'epoch'; of a training: 'optimizer', which {path}#KEY takes all the same)" in message(
         path, CheckpointCorrupt
     )
+    assert_is(put(path, {"loss_net": state(0)}).with_name("x.pt#loss_net"), state(0))
 
 
 def test_case_7d_placeholders_of_a_sharded_training(tmp_path: Path) -> None:

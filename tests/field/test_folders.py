@@ -164,7 +164,7 @@ def test_case_9b_the_only_checkpoint_is_taken(tmp_path: Path, name: str) -> None
     write(output / name / "optimizer.pt")
     write(output / "runs" / "events.out.tfevents.1.host")
     assert_is(output, state(1))
-    assert note(output) == f"cars holds no weights itself: those in its sub-folder {name} are taken"
+    assert note(output) == f"no weights in the folder itself: those in its sub-folder {name} are taken"
     assert open_checkpoint(output).name == "cars"
     task = put(tmp_path / "birds.safetensors", state(2))
     receipt = merge(output, [task], tmp_path / "out")
@@ -272,7 +272,7 @@ def sentence(folder: Path, seed: int, *, module: str = "0_Transformer", dense: i
 def test_case_9d_the_transformer_of_sentence_transformers(tmp_path: Path) -> None:
     base, task = (sentence(tmp_path / name, seed) for seed, name in enumerate(("base", "task")))
     assert_is(base, state(0))
-    assert note(base) == "base is a model of sentence-transformers: the weights of its 0_Transformer are taken"
+    assert note(base) == "a model of sentence-transformers: the weights of its 0_Transformer are taken"
     merge(base, [task], tmp_path / "out", method="increments", dtype="float16")
     assert files(tmp_path / "out") == [
         "0_Transformer/config.json",
@@ -344,7 +344,7 @@ def test_case_9e_the_trained_module_of_a_pipeline(tmp_path: Path, trained: str) 
     put(base / trained / "diffusion_pytorch_model.non_ema.safetensors", state(5))
     write(base / "v1-5-pruned.ckpt", "the whole in one file")
     assert note(base) == (
-        f"base is a pipeline of diffusers: the weights of its {trained} are taken; text_encoder, vae stay as they are"
+        f"a pipeline of diffusers: the weights of its {trained} are taken; text_encoder, vae stay as they are"
     )
     receipt = merge(base, [task], tmp_path / "out", method="increments")
     assert any("task 'task' changed text_encoder too" in text for text in receipt.notes)
@@ -411,7 +411,7 @@ def test_case_9f_shards_without_an_index_are_read_with_a_note(tmp_path: Path) ->
     parts = [{"a.weight": whole["a.weight"]}, {"b.weight": whole["b.weight"]}]
     base = shards(tmp_path / "base", *parts)
     assert_is(base, whole)
-    assert note(base) == "base: 2 shards without an index are read as they are"
+    assert note(base) == "2 shards without an index are read as they are"
     assert_is(shards(tmp_path / "sd", *parts, stem="diffusion_pytorch_model"), whole)
     task = put(tmp_path / "task.safetensors", state(1))
     merge(base, [task], tmp_path / "out", method="increments")
@@ -747,7 +747,9 @@ def test_the_command_line_over_a_pipeline(tmp_path: Path) -> None:
     ):
         told = CliRunner().invoke(app, line)
         assert told.exit_code == 0, told.output
-        assert "is a pipeline of diffusers: the weights of its unet are taken" in " ".join(told.output.split())
+        assert "a pipeline of diffusers: the weights of its unet are taken" in " ".join(told.output.split())
+    base_and_task = "Note: base, task 'task': a pipeline of diffusers: the weights of its unet are taken"
+    assert base_and_task in " ".join(CliRunner().invoke(app, ["plan", str(base), str(task)]).output.split())
     told = CliRunner().invoke(app, ["verify", str(tmp_path / "out"), "--inputs", "--rerun"])
     assert told.exit_code == 0, told.output
 

@@ -269,7 +269,7 @@ def _open_shards(path: Path, first: Path, name: str) -> Folder:
             home[tensor] = file
     tensors = {tensor: parts[home[tensor]].tensors[tensor] for tensor in sorted(home)}
     aliases = {alias: of for part in parts.values() for alias, of in part.aliases.items()}
-    note = f"{first.parent.name}: {count} shards without an index are read as they are"
+    note = f"{count} shards without an index are read as they are"
     return Folder(name, path, tensors, aliases, parts, home, notes=(note,))
 
 

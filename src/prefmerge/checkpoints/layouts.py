@@ -152,7 +152,7 @@ def _pipeline(folder: Path, notes: list[str]) -> Meant | None:
         return None
     others = tuple(path for path in with_weights if path != module)
     if module:
-        notes.append(_merged(folder, "a model of sentence-transformers", module, others))
+        notes.append(_merged("a model of sentence-transformers", module, others))
     return Meant(folder, module, others)
 
 
@@ -169,13 +169,13 @@ def _of_diffusers(folder: Path, modules: list[str], notes: list[str]) -> Meant:
     if len(chosen) > 1:
         raise CheckpointNotFound(_which(folder, what, chosen))
     others = tuple(name for name in with_weights if name != chosen[0])
-    notes.append(_merged(folder, what, chosen[0], others))
+    notes.append(_merged(what, chosen[0], others))
     return Meant(folder, chosen[0], others)
 
 
-def _merged(folder: Path, what: str, module: str, others: tuple[str, ...]) -> str:
+def _merged(what: str, module: str, others: tuple[str, ...]) -> str:
     rest = f"; {_names(others)} {'stays as it is' if len(others) == 1 else 'stay as they are'}" if others else ""
-    return f"{folder.name} is {what}: the weights of its {module} are taken{rest}"
+    return f"{what}: the weights of its {_shown(module)} are taken{rest}"
 
 
 def _which(folder: Path, what: str, modules: list[str]) -> str:
@@ -245,7 +245,7 @@ def _only_checkpoint(folder: Path, notes: list[str]) -> Path:
         )
     candidates = [name for name in folders if not _NO_CHECKPOINT.fullmatch(name) and _may_be_one(folder / name)]
     if len(candidates) == 1:
-        notes.append(f"{folder.name} holds no weights itself: those in its sub-folder {candidates[0]} are taken")
+        notes.append(f"no weights in the folder itself: those in its sub-folder {_shown(candidates[0])} are taken")
         return folder / candidates[0]
     if candidates:
         raise CheckpointNotFound(_several(folder, candidates))

@@ -163,7 +163,9 @@ def _none(where: str, loaded: Any) -> str:
     if any(isinstance(one, ForgottenArray) for _, part in [("", loaded), *_children(loaded)] for one in _values(part)):
         return f"{where}: holds NumPy arrays, no tensors. Save them as safetensors: safetensors.numpy.save_file."
     aside = [name for name, _ in _children(loaded) if _OF_A_TRAINING.search(str(name))]
-    beside = f"; {listed(aside, SHOWN, form=_shown)} is the state of a training" if aside else ""
+    beside = (
+        f"; of a training: {listed(aside, SHOWN, form=_shown)}, which {where}#KEY takes all the same" if aside else ""
+    )
     return f"{where}: holds no tensors (keys: {listed(loaded, SHOWN, form=_shown) or 'none'}{beside}). {_SAVE}"
 
 

@@ -205,8 +205,7 @@ def plan_over(recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint], sam
     _refuse_quantised(recipe, base, tasks, names)
     _refuse_foreign_vectors(base, tasks, names)
     recipe = in_order(recipe, tasks, names)
-    opened = (("base", base), *((f"task {name!r}", task) for name, task in zip(names, tasks, strict=True)))
-    notes = [*recipe.notes, *(f"{role}: {note}." for role, one in opened for note in one.notes)]
+    notes = [*recipe.notes, *_notes_of_opening(base, tasks, names)]
     notes += changed_modules(base, tasks, names)
     entries = _entries(recipe, base, tasks, names, notes, sameness)
     method = METHODS[recipe.method]
@@ -232,6 +231,15 @@ def _refuse_repeats(recipe: Recipe, opened: Sequence[Checkpoint]) -> None:
                     f"{role} is {path}, which is {seen[place]} too. Every input must be a checkpoint of its own."
                 )
         seen |= dict.fromkeys(places, role)
+
+
+def _notes_of_opening(base: Checkpoint, tasks: Sequence[Checkpoint], names: Sequence[str]) -> list[str]:
+    """What opening them decided, once for all of which it is said."""
+    said: dict[str, list[str]] = {}
+    for role, one in (("base", base), *((f"task {name!r}", task) for name, task in zip(names, tasks, strict=True))):
+        for note in one.notes:
+            said.setdefault(note, []).append(role)
+    return [f"{listed(roles, SHOWN)}: {note}." for note, roles in said.items()]
 
 
 def _refuse_quantised(recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint], names: Sequence[str]) -> None:
