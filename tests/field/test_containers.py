@@ -132,8 +132,8 @@ def test_case_7a_the_recipe_that_is_printed_works(tmp_path: Path, monkeypatch: p
         (layer, dict(layer.state_dict())),
     ):
         put(tmp_path / "x.pt", content)
-        told = message("x.pt", UnsafePickle)
-        code = told[told.index("  import torch") : told.index("and give prefmerge")]
+        said = message("x.pt", UnsafePickle)
+        code = said[said.index("  import torch") : said.index("and give prefmerge")]
         exec("\n".join(line[2:] for line in code.splitlines()), {})
         assert_is("weights.pt", {name: value.detach() for name, value in expected.items()})
 
@@ -201,9 +201,9 @@ SEVERAL: dict[str, tuple[Any, list[str]]] = {
 def test_case_7d_several_are_listed_and_a_key_chooses(tmp_path: Path, kind: str) -> None:
     content, keys = SEVERAL[kind]
     path = put(tmp_path / "x.pt", content)
-    told = message(path)
-    assert f"holds 2 dicts of tensors: {keys[0]!r} (2 tensors), {keys[1]!r} (2 tensors)." in told
-    assert told.endswith(f"for instance {path}#{keys[0]}")
+    said = message(path)
+    assert f"holds 2 dicts of tensors: {keys[0]!r} (2 tensors), {keys[1]!r} (2 tensors)." in said
+    assert said.endswith(f"for instance {path}#{keys[0]}")
     for i, key in enumerate(keys):
         assert_is(f"{path}#{key}", state(i))
     assert open_checkpoint(f"{path}#{keys[0]}").path == Path(f"{path}#{keys[0]}")
@@ -273,16 +273,16 @@ def test_case_7d_keys_in_recipes_and_receipts(tmp_path: Path) -> None:
 def test_case_7d_the_command_line_takes_keys_and_shows_notes(tmp_path: Path) -> None:
     base = put(tmp_path / "base.pt", {"net": state(0)})
     both = put(tmp_path / "both.pt", {"student": state(1), "teacher": state(2)})
-    told = CliRunner().invoke(app, ["plan", str(base), f"{both}#student", f"{both}#teacher"])
-    assert told.exit_code == 0, told.output
-    assert "base: the tensors under 'net' are taken" in " ".join(told.output.split())
-    told = CliRunner().invoke(app, ["inspect", f"{both}#student"])
-    assert told.exit_code == 0, told.output
-    told = CliRunner().invoke(app, ["inspect", str(base)])
-    assert "the tensors under 'net' are taken" in " ".join(told.output.split())
-    told = CliRunner().invoke(app, ["plan", str(base), str(both)])
-    assert told.exit_code == 1
-    assert "holds 2 dicts of tensors" in " ".join(told.stderr.split())
+    said = CliRunner().invoke(app, ["plan", str(base), f"{both}#student", f"{both}#teacher"])
+    assert said.exit_code == 0, said.output
+    assert "base: the tensors under 'net' are taken" in " ".join(said.output.split())
+    said = CliRunner().invoke(app, ["inspect", f"{both}#student"])
+    assert said.exit_code == 0, said.output
+    said = CliRunner().invoke(app, ["inspect", str(base)])
+    assert "the tensors under 'net' are taken" in " ".join(said.output.split())
+    said = CliRunner().invoke(app, ["plan", str(base), str(both)])
+    assert said.exit_code == 1
+    assert "holds 2 dicts of tensors" in " ".join(said.stderr.split())
 
 
 @pytest.mark.parametrize("name", ["best_model.pth.tar", "model_best.pkl", "weights", "last.ckpt.tar", "x.model"])
@@ -311,9 +311,9 @@ def test_case_7e_what_is_no_file_of_torch(tmp_path: Path) -> None:
 def test_case_8_an_output_that_is_called_as_what_prefmerge_does_not_write(tmp_path: Path, out: str) -> None:
     base, task = put(tmp_path / "base.pt", state(0)), put(tmp_path / "task.pt", state(1))
     for flags in ([], ["--dry-run"]):
-        told = CliRunner().invoke(app, ["merge", str(base), str(task), "-o", str(tmp_path / out), *flags])
-        assert told.exit_code == 2
-        words = " ".join(told.stderr.split())
+        said = CliRunner().invoke(app, ["merge", str(base), str(task), "-o", str(tmp_path / out), *flags])
+        assert said.exit_code == 2
+        words = " ".join(said.stderr.split())
         assert "prefmerge writes a .safetensors file or a folder" in words
         assert "out.safetensors" in words
     with pytest.raises(PrefmergeError, match=r"writes a \.safetensors file or a folder"):

@@ -135,11 +135,11 @@ def test_case_9a_the_only_snapshot_is_meant(tmp_path: Path) -> None:
     assert_is(cache(tmp_path, {"abc": 1}, "gone", "models--org--other"), state(1))
 
 
-def test_case_9a_what_cannot_be_decided_is_told(tmp_path: Path) -> None:
+def test_case_9a_what_cannot_be_decided_is_an_error(tmp_path: Path) -> None:
     home = cache(tmp_path, {"abc": 1, "def": 2})
-    told = message(home)
-    assert "with 2 snapshots, none of them that of main: abc, def. Name the one you mean" in told
-    assert_is(told.rpartition("for instance ")[2].rstrip("."), state(1))
+    said = message(home)
+    assert "with 2 snapshots, none of them that of main: abc, def. Name the one you mean" in said
+    assert_is(said.rpartition("for instance ")[2].rstrip("."), state(1))
     empty = tmp_path / "models--org--empty"
     (empty / "blobs").mkdir(parents=True)
     assert "hf download org/empty" in message(empty)
@@ -176,10 +176,10 @@ def test_case_9b_of_several_the_user_chooses(tmp_path: Path) -> None:
     for step in (500, 1000, 1500):
         put(tmp_path / f"checkpoint-{step}" / "model.safetensors", state(step))
     write(tmp_path / "checkpoint-1500" / "trainer_state.json", {"best_model_checkpoint": "out/checkpoint-1000"})
-    told = message(tmp_path)
-    assert "3 checkpoints: checkpoint-500, checkpoint-1000, checkpoint-1500" in told
-    assert "Its trainer calls checkpoint-1000 the best" in told
-    assert told.endswith(f"for instance {tmp_path / 'checkpoint-1500'}.")
+    said = message(tmp_path)
+    assert "3 checkpoints: checkpoint-500, checkpoint-1000, checkpoint-1500" in said
+    assert "Its trainer calls checkpoint-1000 the best" in said
+    assert said.endswith(f"for instance {tmp_path / 'checkpoint-1500'}.")
 
 
 def test_case_9b_weights_of_its_own_win(tmp_path: Path) -> None:
@@ -209,9 +209,9 @@ def test_case_9b_adapters_runs_and_other_formats_are_named(tmp_path: Path) -> No
 def test_case_9b_messages_stay_short_and_clean(tmp_path: Path) -> None:
     for i in range(20):
         put(tmp_path / f"\x1b[31m{'x' * 200}-{i}" / "model.safetensors", state(i))
-    told = message(tmp_path)
-    assert "\x1b" not in told.partition("for instance")[0]
-    assert "and 14 more" in told
+    said = message(tmp_path)
+    assert "\x1b" not in said.partition("for instance")[0]
+    assert "and 14 more" in said
 
 
 # 9c: states of sharded trainings
@@ -223,8 +223,8 @@ def test_case_9c_deepspeed(tmp_path: Path) -> None:
     write(step / "mp_rank_00_model_states.pt")
     write(step / "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt")
     write(step.parent / "latest", "global_step500")
-    told = message(step.parent)
-    assert told.endswith(f"with: python -m deepspeed.utils.zero_to_fp32 {step.parent} OUT")
+    said = message(step.parent)
+    assert said.endswith(f"with: python -m deepspeed.utils.zero_to_fp32 {step.parent} OUT")
     write(step.parent / "zero_to_fp32.py")
     command = f"python {step.parent / 'zero_to_fp32.py'} {step.parent} OUT"
     assert message(step.parent).endswith(f"with: {command}")
@@ -291,14 +291,14 @@ def test_case_9d_the_transformer_of_sentence_transformers(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("module", ["0_Transformer", ""])
-def test_case_9d_other_modules_stay_and_what_a_task_changed_in_them_is_told(tmp_path: Path, module: str) -> None:
+def test_case_9d_other_modules_stay_and_what_a_task_changed_in_them_is_noted(tmp_path: Path, module: str) -> None:
     base = sentence(tmp_path / "base", 0, module=module, dense=7)
     same = sentence(tmp_path / "same", 1, module=module, dense=7)
     other = sentence(tmp_path / "other", 2, module=module, dense=8)
     receipt = merge(base, [same, other], tmp_path / "out")
     assert_is(tmp_path / "out" / "2_Dense", state(7))
-    told = [text for text in receipt.notes if "changed 2_Dense" in text]
-    assert told == [
+    said = [text for text in receipt.notes if "changed 2_Dense" in text]
+    assert said == [
         f"task 'other' changed 2_Dense too, which stays the base's: to merge it, give {base}/2_Dense as the base and "
         "the same sub-folder of each task."
     ]
@@ -310,8 +310,8 @@ def test_case_9d_two_towers_are_listed(tmp_path: Path) -> None:
         put(tmp_path / tower / "model.safetensors", state(0))
         rows.append({"path": tower, "type": "sentence_transformers.models.Transformer"})
     write(tmp_path / "modules.json", rows)
-    told = message(tmp_path)
-    assert "several modules that may be meant: query_0_Transformer, document_0_Transformer" in told
+    said = message(tmp_path)
+    assert "several modules that may be meant: query_0_Transformer, document_0_Transformer" in said
 
 
 @pytest.mark.parametrize("path", ["../secret", "/etc", ".git", "a/../../secret", "..\\secret", "\0"])
@@ -382,8 +382,8 @@ def test_case_9e_shards_of_a_module_lie_in_its_folder(tmp_path: Path, monkeypatc
 
 def test_case_9e_several_trained_modules_are_listed(tmp_path: Path) -> None:
     both = pipeline(tmp_path / "both", {"unet": 0, "controlnet": 1, "vae": 2})
-    told = message(both)
-    assert "a pipeline of diffusers with several modules that may be meant: controlnet, unet" in told
+    said = message(both)
+    assert "a pipeline of diffusers with several modules that may be meant: controlnet, unet" in said
     assert_is(both / "controlnet", state(1))
     neither = pipeline(tmp_path / "neither", {"vae": 0, "text_encoder": 1})
     assert "several modules that may be meant: text_encoder, vae" in message(neither)
@@ -457,10 +457,10 @@ def test_case_9g_an_index_lists_a_tied_head_that_no_shard_holds(tmp_path: Path, 
         f"model.safetensors.index.json lists {head!r}, which no shard holds: taken for tied to the embeddings"
     )
     write(tmp_path / "config.json", {"tie_word_embeddings": False})
-    assert f"places tensor {head!r} in {file}, which does not hold it" in "".join(_told(tmp_path))
+    assert f"places tensor {head!r} in {file}, which does not hold it" in _refusal(tmp_path)
 
 
-def _told(folder: Path) -> str:
+def _refusal(folder: Path) -> str:
     with pytest.raises(CheckpointCorrupt) as raised:
         open_checkpoint(folder)
     return str(raised.value)
@@ -471,10 +471,10 @@ def test_case_9g_any_other_tensor_that_is_lacking_stays_an_error(tmp_path: Path,
     file = "model-00001-of-00001.safetensors"
     put(tmp_path / file, {"embed.weight": np.ones((3, 2), np.float32)})
     write(tmp_path / "model.safetensors.index.json", {"weight_map": {"embed.weight": file, lost: file}})
-    assert f"places tensor {lost!r}" in _told(tmp_path)
+    assert f"places tensor {lost!r}" in _refusal(tmp_path)
     put(tmp_path / file, {"layers.0.weight": np.ones((3, 2), np.float32)})  # no embeddings that it could be tied to
     write(tmp_path / "model.safetensors.index.json", {"weight_map": {"layers.0.weight": file, "lm_head.weight": file}})
-    assert "places tensor 'lm_head.weight'" in _told(tmp_path)
+    assert "places tensor 'lm_head.weight'" in _refusal(tmp_path)
 
 
 # 10: equal everywhere, and not of a kind that can be merged
@@ -631,8 +631,8 @@ def test_case_12_names_that_were_given_stay(tmp_path: Path) -> None:
 def test_case_13_a_folder_that_prefmerge_did_not_make(tmp_path: Path, force: bool) -> None:
     base, task = (put(tmp_path / f"{i}.safetensors", state(i)) for i in range(2))
     write(tmp_path / "existing" / "thesis.txt")
-    told = re.escape(f"{tmp_path / 'existing'}: already exists and holds no receipt.json, so prefmerge did not make")
-    with pytest.raises(OutputExists, match=f"{told}.*will not replace it, even with --force"):
+    said = re.escape(f"{tmp_path / 'existing'}: already exists and holds no receipt.json, so prefmerge did not make")
+    with pytest.raises(OutputExists, match=f"{said}.*will not replace it, even with --force"):
         merge(base, [task], tmp_path / "existing", force=force)
     assert files(tmp_path / "existing") == ["thesis.txt"]
 
@@ -745,13 +745,13 @@ def test_the_command_line_over_a_pipeline(tmp_path: Path) -> None:
         ["merge", str(base), str(task), "-o", str(tmp_path / "out")],
         ["inspect", str(base)],
     ):
-        told = CliRunner().invoke(app, line)
-        assert told.exit_code == 0, told.output
-        assert "a pipeline of diffusers: the weights of its unet are taken" in " ".join(told.output.split())
+        said = CliRunner().invoke(app, line)
+        assert said.exit_code == 0, said.output
+        assert "a pipeline of diffusers: the weights of its unet are taken" in " ".join(said.output.split())
     base_and_task = "Note: base, task 'task': a pipeline of diffusers: the weights of its unet are taken"
     assert base_and_task in " ".join(CliRunner().invoke(app, ["plan", str(base), str(task)]).output.split())
-    told = CliRunner().invoke(app, ["verify", str(tmp_path / "out"), "--inputs", "--rerun"])
-    assert told.exit_code == 0, told.output
+    said = CliRunner().invoke(app, ["verify", str(tmp_path / "out"), "--inputs", "--rerun"])
+    assert said.exit_code == 0, said.output
 
 
 def test_folders_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,8 +60,8 @@ def _of_folder(folder: Path) -> str:
 
 def names_of(paths: Sequence[str | Path], given: Sequence[str | None]) -> list[str]:
     """What each task is called: as it is given, else by `name_of`. Those that would be called alike are called by what
-    tells them from one another: the key in one file, else the first parent whose names are all different, else all
-    parents from there on."""
+    differs: the key in one file, else the first parent with a name of its own for each, else the parents up to there.
+    """
     names = [name or name_of(Path(path)) for path, name in zip(paths, given, strict=True)]
     for alike in {name for name in names if names.count(name) > 1}:
         group = [i for i, name in enumerate(names) if name == alike]
