@@ -563,8 +563,10 @@ def test_values_that_make_no_sense() -> None:
 
 
 def test_every_parameter_of_every_method_is_a_setting() -> None:
-    recorded = {one.name for one in every().values() if one.recorded}
-    assert {name for method in METHODS.values() for name in method.options} <= recorded <= set(Recipe().settings())
+    said = {one.name for one in every().values() if one.recorded and not one.quiet}
+    assert {name for method in METHODS.values() for name in method.options} <= set(every())
+    assert set(Recipe().settings()) == {*said, "method"}
+    assert set(Recipe(rename="a=b").settings()) == {*said, "rename", "method"}
 
 
 def test_settings_hold_no_path_and_no_name() -> None:

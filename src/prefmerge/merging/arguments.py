@@ -50,6 +50,7 @@ class RecipeArguments(TypedDict, total=False):
     as_published: bool
     dtype: str | None
     exclude: str | Sequence[str]
+    rename: str | Sequence[str]
     as_task_vector: bool
 
 

@@ -268,12 +268,12 @@ class _Merge:
 
     def note_differences(self, entry: PlannedTensor) -> None:
         base, differing = self.plan.base.checkpoint, []
-        for name, source in zip(self.plan.names, self.plan.tasks, strict=True):
+        for name, source, called in zip(self.plan.names, self.plan.tasks, entry.stored_as, strict=True):
             # A look at a buffer does not make a task's file one that was read: its weights may be no part of it.
             own = source.checkpoint
-            kind = own.tensors[entry.name].dtype.family if entry.name in own.tensors else None
+            kind = own.tensors[called].dtype.family if called else None
             # Floats of equal values are the plan's to compare.
-            if kind == entry.info.dtype.family and not same_elements(own, entry.name, base, entry.name):
+            if kind == entry.info.dtype.family and not same_elements(own, called, base, entry.name):
                 differing.append(name)
         if differing:
             self.differing.setdefault((entry.info.dtype.name, ", ".join(differing)), []).append(entry.name)

@@ -5,6 +5,7 @@ Cost: none; nothing heavy is imported, for flags and help texts are made from th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -46,6 +47,32 @@ def _patterns(value: Any) -> tuple[str, ...]:
     return patterns
 
 
+def rename_rule(text: str) -> tuple[re.Pattern[str], str]:
+    """What `OLD=NEW` says: an expression, and what stands in the place of what it matches. Names have no `=`, an
+    expression may. Raises ValueError.
+    """
+    old, equals, new = text.rpartition("=")
+    if not equals or not old:
+        raise ValueError(f"expected OLD=NEW, such as '^net\\.=', found {text!r}")
+    try:
+        expression = re.compile(old)
+        expression.sub(new, "")  # a group that is not there
+    except (re.error, IndexError) as error:
+        raise ValueError(
+            f"expected a regular expression before the = and its replacement after it, {error}: {text!r}"
+        ) from error
+    return expression, new
+
+
+def _renames(value: Any) -> tuple[str, ...]:
+    rules: tuple[Any, ...] = (value,) if isinstance(value, str) or not isinstance(value, Iterable) else tuple(value)
+    for rule in rules:
+        if not isinstance(rule, str):
+            raise ValueError(f"expected OLD=NEW, such as '^net\\.=', found {rule!r}")
+        rename_rule(rule)
+    return rules
+
+
 METHOD = Parameter("method", Kind(_method, "METHOD"), DEFAULT.name, key="merge_method", top=True)
 DTYPE: Parameter[str | None] = Parameter(
     "dtype",
@@ -66,6 +93,16 @@ EXCLUDE: Parameter[tuple[str, ...]] = Parameter(
     several=True,
     group=Group.OUTPUT,
 )
+RENAME: Parameter[tuple[str, ...]] = Parameter(
+    "rename",
+    Kind(_renames, "OLD=NEW"),
+    (),
+    "rename the tasks' tensors to the base's names: NEW for what the regular expression OLD matches. Repeatable",
+    top=True,
+    several=True,
+    quiet=True,
+    group=Group.OUTPUT,
+)
 AS_TASK_VECTOR = Parameter(
     "as_task_vector",
     YES_OR_NO,
@@ -74,7 +111,7 @@ AS_TASK_VECTOR = Parameter(
     top=True,
     group=Group.OUTPUT,
 )
-OF_EVERY_MERGE = {one.name: one for one in (SEQUENTIAL, AS_PUBLISHED, DTYPE, EXCLUDE, AS_TASK_VECTOR)}
+OF_EVERY_MERGE = {one.name: one for one in (SEQUENTIAL, AS_PUBLISHED, DTYPE, EXCLUDE, RENAME, AS_TASK_VECTOR)}
 
 
 def every() -> dict[str, Parameter[Any]]:

@@ -14,7 +14,6 @@ import os
 from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -34,12 +33,14 @@ from prefmerge.checkpoints import (
 from prefmerge.checkpoints.dtypes import DTYPES, Dtype, by_name, require_mergeable
 from prefmerge.checkpoints.quantised import signs_of_quantisation
 from prefmerge.errors import CheckpointMismatch, PreferenceError, RecipeError, UnsupportedDtype
-from prefmerge.ground.words import listed, nearest, quoted
+from prefmerge.ground.words import listed, nearest
+from prefmerge.merging.matching import Names, excluder, match, told
+from prefmerge.merging.mismatch import explained
 from prefmerge.merging.modules import changed_modules
 from prefmerge.merging.order import in_order, refuse_independent
 from prefmerge.merging.recipe import Recipe
 from prefmerge.merging.sameness import Sameness, equal_everywhere, equal_tasks, equal_to_the_base
-from prefmerge.merging.unmergeable import is_same_everywhere, note_of, same_values, unmergeable
+from prefmerge.merging.unmergeable import is_same_everywhere, note_of, unmergeable
 from prefmerge.methods import METHODS, Method, Settings
 from prefmerge.methods.parameters import CARRY, PREFERENCE, SCALE, SCOPE, STRENGTH
 from prefmerge.preference import Preference, as_text, carried
@@ -57,7 +58,7 @@ class PlannedTensor:
     info: TensorInfo
     role: Role
     dtype: Dtype  # of the output
-    stored_as: tuple[str, ...] = ()  # its name in each task, where it is merged
+    stored_as: tuple[str, ...] = ()  # its name in each task, where it is merged or copied; "" where that lacks it
     tied_to: str | None = None
 
     @property
@@ -247,9 +248,7 @@ def _refuse_quantised(recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoi
     together.
     """
     for checkpoint, role in ((base, "base"), *((task, f"task {n!r}") for task, n in zip(tasks, names, strict=True))):
-        signs = signs_of_quantisation(
-            checkpoint, lambda name: any(fnmatchcase(name, pattern) for pattern in recipe.exclude)
-        )
+        signs = signs_of_quantisation(checkpoint, excluder(recipe.exclude))
         if signs:
             raise UnsupportedDtype(
                 f"{role} ({checkpoint.path or checkpoint.name}) is quantised: it has "
@@ -273,15 +272,6 @@ def _refuse_foreign_vectors(base: Checkpoint, tasks: Sequence[Checkpoint], names
             )
 
 
-def _group(checkpoint: Checkpoint, tensor: str) -> list[str]:
-    """The names that share `tensor`'s elements in a checkpoint, itself first."""
-    aliases = checkpoint.aliases
-    if not aliases:
-        return [tensor]
-    first = aliases.get(tensor, tensor)
-    return [tensor, *(n for n in [first, *(a for a, to in aliases.items() if to == first)] if n != tensor)]
-
-
 def _entries(
     recipe: Recipe,
     base: Checkpoint,
@@ -290,29 +280,18 @@ def _entries(
     notes: list[str],
     sameness: Sameness,
 ) -> list[PlannedTensor]:
-    excluded = {name for name in base.tensors if any(fnmatchcase(name, pattern) for pattern in recipe.exclude)}
-    everywhere = {*base.tensors, *(name for task in tasks for name in task.tensors)}
-    for pattern in recipe.exclude:
-        if not any(fnmatchcase(name, pattern) for name in everywhere):
-            near = nearest(pattern, everywhere, cutoff=0.3)
-            hint = "" if near is None else f" The nearest name is {near!r}."
-            raise RecipeError(
-                f"--exclude {pattern!r} matches no tensor. Patterns are matched against whole names, * stands for "
-                f"anything.{hint}"
-            )
-    merged = {name for name, info in base.tensors.items() if name not in excluded and info.dtype.family == "float"}
-    stored: dict[str, tuple[str, ...]] = dict.fromkeys(sorted(merged), ())
-    ties: dict[str, list[str]] = {}  # what is said of ties that the files do not declare -> the tasks it is said of
-    for task, who in zip(tasks, names, strict=True):
-        own_names = {name: _stored_name(base, task, name) for name in stored}
-        own_names |= _twins(base, task, [name for name, own in own_names.items() if own is None], sameness)
-        _check_names(recipe, base, task, who, own_names, ties, sameness)
-        _check_shapes(base, task, who, own_names, excluded)
-        stored = {name: (*before, own_names[name] or name) for name, before in stored.items()}
-    notes += [
-        f"{text} in {', '.join(f'task {who!r}' for who in whose)}: they are taken for one tensor."
-        for text, whose in ties.items()
-    ]
+    left_out = excluder(recipe.exclude)
+    excluded = {name for name in base.tensors if left_out(name)}
+    _refuse_idle_patterns(recipe, base, tasks)
+    matched = _matched(recipe, base, tasks, names, sameness)
+    lacking = {name for one in matched for name in one.kept}
+    merged = {
+        name
+        for name, info in base.tensors.items()
+        if name not in excluded and name not in lacking and info.dtype.family == "float"
+    }
+    stored = {name: tuple(one.own[name] for one in matched) for name in sorted(merged)}
+    notes += told(matched)
     kept = unmergeable(base, tasks, stored, sameness)
     stored = {name: own for name, own in stored.items() if name not in kept}
     tied = _tied(base, tasks, stored, notes, sameness)
@@ -327,96 +306,40 @@ def _entries(
         elif name in tied:
             entries.append(PlannedTensor(info, "tied", dtype, tied_to=tied[name]))
         elif name in stored:
-            entries.append(PlannedTensor(info, "merge", dtype, tuple(n for n in stored[name] if n is not None)))
+            entries.append(PlannedTensor(info, "merge", dtype, stored[name]))
         else:
-            if info.dtype.family == "other" and is_same_everywhere(base, tasks, name):
+            called = tuple(one.own.get(name, "") for one in matched)
+            if info.dtype.family == "other" and is_same_everywhere(base, tasks, name, called):
                 kept[name] = info.dtype.name
             elif name not in kept:
                 require_mergeable(info.dtype, file=base.file_of(name), tensor=name)
-            entries.append(PlannedTensor(info, "copy", dtype))
+            entries.append(PlannedTensor(info, "copy", dtype, called))
     notes += note_of(kept)
     return entries
 
 
-def _stored_name(base: Checkpoint, task: Checkpoint, name: str) -> str | None:
-    """What the task calls the base's tensor: its own name, or that of a tied one where saving dropped this one."""
-    return next((n for n in _group(base, name) if n in task.tensors), None)
-
-
-def _twins(base: Checkpoint, task: Checkpoint, missing: Sequence[str], sameness: Sameness) -> dict[str, str]:
-    """The task's name of each tensor that it lacks and that is equal to another in the base: a base may store both of
-    two tied ones, and the task one of them.
-    """
-    kept = [name for name, info in base.tensors.items() if name in task.tensors and info.dtype.family == "float"]
-    return sameness.copies(base, missing, kept)
-
-
-def _copied(
-    task: Checkpoint, extra: Sequence[str], own_names: dict[str, str | None], sameness: Sameness
-) -> dict[str, str]:
-    """The base's name of each tensor that the task stores a second time."""
-    names = {own: name for name, own in reversed(own_names.items()) if own is not None}
-    floats = [name for name in extra if task.tensors[name].dtype.family == "float"]
-    return {name: names[own] for name, own in sameness.copies(task, floats, list(names)).items()}
-
-
-def _check_names(
-    recipe: Recipe,
-    base: Checkpoint,
-    task: Checkpoint,
-    who: str,
-    own_names: dict[str, str | None],
-    ties: dict[str, list[str]],
-    sameness: Sameness,
-) -> None:
-    """`own_names`: the task's name of each of the base's tensors, where it has one."""
-    where = f"task {who!r} ({task.path.name if task.path else task.name})"
-    missing = [name for name, own in own_names.items() if own is None]
-    if missing:
-        raise CheckpointMismatch(
-            f"{where} lacks {len(missing)} of the base's tensors: {quoted(missing, SHOWN)}. Merge checkpoints of "
-            f"one architecture, or copy them from the base with --exclude {missing[0]!r}."
-        )
-    extra = [
-        name
-        for name in task.tensors
-        if not any(n in base.tensors for n in _group(task, name))
-        and not any(fnmatchcase(name, pattern) for pattern in recipe.exclude)
-    ]
-    copies = _copied(task, extra, own_names, sameness)
-    foreign = [name for name in extra if name not in copies]
-    if foreign:
-        raise CheckpointMismatch(
-            f"{where} has {len(foreign)} tensors that the base lacks: {quoted(foreign, SHOWN)}. Merge "
-            f"checkpoints of one architecture, or leave them out with --exclude {foreign[0]!r}."
-        )
-    for name, of in copies.items():
-        ties.setdefault(f"{name!r}, which the base does not name, is a copy of {of!r}", []).append(who)
-    for name, own in own_names.items():
-        if own is not None and own != name and own not in _group(base, name):
-            ties.setdefault(f"{name!r}, a copy of {own!r} in the base, is lacking", []).append(who)
-
-
-def _check_shapes(
-    base: Checkpoint, task: Checkpoint, who: str, stored: dict[str, str | None], excluded: set[str]
-) -> None:
-    where = f"task {who!r} ({task.path.name if task.path else task.name})"
-    for name, info in base.tensors.items():
-        own = stored.get(name, name if name in task.tensors else None)
-        if own is None or name in excluded:
-            continue
-        other = task.tensors[own]
-        if other.shape != info.shape:
-            raise CheckpointMismatch(
-                f"{where}: tensor {name!r} has shape {other.shape}, the base has {info.shape}. Merge checkpoints of "
-                "one architecture."
+def _refuse_idle_patterns(recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint]) -> None:
+    everywhere = {*base.tensors, *(name for task in tasks for name in task.tensors)}
+    for pattern in recipe.exclude:
+        if not any(map(excluder([pattern]), everywhere)):
+            near = nearest(pattern, everywhere, cutoff=0.3)
+            hint = "" if near is None else f" The nearest name is {near!r}."
+            raise RecipeError(
+                f"--exclude {pattern!r} matches no tensor. Patterns are matched against whole names, * stands for "
+                f"anything.{hint}"
             )
-        if other.dtype.family != info.dtype.family and not same_values(base, name, task, own):
-            raise CheckpointMismatch(
-                f"{where}: tensor {name!r} is {other.dtype.name}, the base has {info.dtype.name}. Convert the "
-                "checkpoint to the base's kind of "
-                f"number, or copy the tensor from the base with --exclude {name!r}."
-            )
+
+
+def _matched(
+    recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint], names: Sequence[str], sameness: Sameness
+) -> list[Names]:
+    """What each task calls the base's tensors."""
+    matched = match(recipe, base, tasks, names, sameness)
+    if any(one.wrong for one in matched):
+        raise CheckpointMismatch(
+            explained(recipe, base, tasks, matched, lambda other: match(other, base, tasks, names, sameness))
+        )
+    return matched
 
 
 def _tied(

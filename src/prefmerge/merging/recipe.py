@@ -154,8 +154,8 @@ class Recipe(BaseModel):
         Parameters that the method ignores are None. `names` are the tasks' names; needed to resolve a preference that
         speaks of tasks by name.
         """
-        recorded = [one for one in every().values() if one.recorded and one is not PREFERENCE]
-        values = {one.name: one.to_json(self.used(one)) for one in recorded}
+        recorded = [one for one in every().values() if one.recorded and (not one.quiet or one.name in self.given)]
+        values = {one.name: one.to_json(self.used(one)) for one in recorded if one is not PREFERENCE}
         preference = None
         if METHODS[self.method].honours(PREFERENCE):
             preference = self[PREFERENCE] or Preference.uniform()

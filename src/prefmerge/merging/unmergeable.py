@@ -55,12 +55,13 @@ def _begin_alike(base: Checkpoint, name: str, task: Checkpoint, called: str) -> 
     return task.read(called, 0, stop).tobytes() == base.read(name, 0, stop).tobytes()
 
 
-def is_same_everywhere(base: Checkpoint, tasks: Sequence[Checkpoint], name: str) -> bool:
-    """Whether every task that has the tensor `name` holds the base's bits."""
+def is_same_everywhere(base: Checkpoint, tasks: Sequence[Checkpoint], name: str, called: Sequence[str]) -> bool:
+    """Whether every task that has the base's tensor `name` holds the base's bits; `called`: what each calls it, ""
+    where it has none."""
     return all(
-        task.tensors[name].dtype == base.tensors[name].dtype and same_elements(task, name, base, name, bits=True)
-        for task in tasks
-        if name in task.tensors
+        task.tensors[own].dtype == base.tensors[name].dtype and same_elements(task, own, base, name, bits=True)
+        for task, own in zip(tasks, called, strict=True)
+        if own
     )
 
 

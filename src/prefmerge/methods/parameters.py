@@ -113,6 +113,7 @@ class Parameter(Generic[T]):
     unless: Unless | None = None
     several: bool = False  # the value is a list, and the flag may be repeated
     recorded: bool = True  # False: it decides nothing but defaults, and a receipt has those
+    quiet: bool = False  # receipts have it only where it says more than the default: older ones lack it
     group: Group = Group.OTHER
 
     def but(self, default: T, instead: Instead[T] | None = None) -> Parameter[T]:
