@@ -28,6 +28,7 @@ def inspect(
     threads: int | None = None,
     label: str | None = None,
     exclude: Sequence[str] = (),
+    rename: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Measured: ...
 
@@ -41,6 +42,7 @@ def inspect(
     threads: int | None = None,
     label: str | None = None,
     exclude: Sequence[str] = (),
+    rename: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Ownership | Inventory | Measured:
     """Look into a merged model, or into the task vectors of a base and its tasks.
@@ -51,16 +53,19 @@ def inspect(
 
     Without `tasks`, `path` is a merged model, its receipt or any checkpoint, and `by` says what a row is: a layer or a
     tensor. With `tasks`, in the order of training, `path` is their base, and every value is read once; `names` are the
-    tasks' names, `label` that of all of them in figures, and `exclude` has patterns of tensors that do not count.
+    tasks' names, `label` that of all of them in figures, and `exclude` and `rename` are those of `merge`:
+    tensors that do not count, and tensors that the tasks call otherwise.
 
     Raises what opening and merging the same checkpoints raises, and UsageError for arguments of the other case.
     """
     if tasks is None:
-        if names or threads or label or exclude or progress:
-            raise UsageError("names, threads, label, exclude and progress are for task vectors. Give tasks too.")
+        if names or threads or label or exclude or rename or progress:
+            raise UsageError(
+                "names, threads, label, exclude, rename and progress are for task vectors. Give tasks too."
+            )
         return look(path, by)
     if by != "layer":
         raise UsageError("by is for one model. What is measured of task vectors has all tensors: see `Measured.by`.")
     from prefmerge.analysis.task_vectors import measure
 
-    return measure(path, tasks, names, threads, progress, label=label, exclude=exclude)
+    return measure(path, tasks, names, threads, progress, label=label, exclude=exclude, rename=rename)

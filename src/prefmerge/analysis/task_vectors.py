@@ -53,14 +53,17 @@ def measure(
     *,
     label: str | None = None,
     exclude: Sequence[str] = (),
+    rename: Sequence[str] = (),
 ) -> Measured:
     """Measure the task vectors of `tasks`, in the order of training, over `base`.
 
     base, tasks: a safetensors file, a Hugging Face folder or a .pt/.bin state dict; a task may be a task-vector file.
     label: what figures call this set of tasks; by default how it was trained, where a run's manifest says so. exclude:
-    patterns of tensors to leave out. Raises what `prefmerge.merge` raises for the same inputs.
+    patterns of tensors to leave out. rename: `OLD=NEW`, as for `merge`. Raises what `prefmerge.merge` raises for the
+    same inputs.
     """
-    recipe = recipe_of(base, tasks, names=names, method="magmax", exclude=tuple(exclude) or None)
+    given = {"exclude": tuple(exclude) or None, "rename": tuple(rename) or None}
+    recipe = recipe_of(base, tasks, names=names, method="magmax", **given)
     with make_plan(recipe) as planned:
         return measure_over(planned, label=label, threads=threads, progress=progress)
 

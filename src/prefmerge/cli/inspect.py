@@ -45,6 +45,10 @@ def inspect(
     exclude: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Do not measure these tensors (head.*). Repeatable.")
     ] = None,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OLD=NEW", help="Rename the tasks' tensors, as merge does. Repeatable."),
+    ] = None,
     png: Annotated[
         Path | None,
         typer.Option(
@@ -69,12 +73,13 @@ def inspect(
         raise typer.BadParameter("give a merged model or a checkpoint, a base and its tasks, or --run RUN.")
     require_one_source(run, paths)
     if run is None and len(paths) == 1:
-        for given, flag in ((against, "--against"), (exclude, "--exclude"), (threads, "--threads")):
+        of_vectors = ((against, "--against"), (exclude, "--exclude"), (rename, "--rename"), (threads, "--threads"))
+        for given, flag in of_vectors:
             if given:
                 raise UsageError(f"{flag} is for task vectors; {paths[0]} is alone. Give a base and its tasks.")
         _one(paths[0], png, grouping, json)
     else:
-        _several(paths, run, against, exclude or [], png, grouping, threads, json)
+        _several(paths, run, against, exclude or [], rename or [], png, grouping, threads, json)
 
 
 def _grouping(by: str) -> By:
@@ -106,6 +111,7 @@ def _several(
     run: Path | None,
     against: Sequence[Path],
     exclude: Sequence[str],
+    rename: Sequence[str],
     png: Path | None,
     by: By,
     threads: int | None,
@@ -127,7 +133,7 @@ def _several(
     sets: list[Measured] = []
     for base, tasks, names in given:
         with progress.merging() as report:
-            sets.append(analysis.measure(base, tasks, names, threads, report, exclude=exclude))
+            sets.append(analysis.measure(base, tasks, names, threads, report, exclude=exclude, rename=rename))
     sets = _labelled(sets, run, against)
     require_one_base(sets)
     pictures: list[Path] = []
