@@ -255,9 +255,7 @@ def test_case_6c_a_wrapped_classifier_over_a_bare_encoder() -> None:
 )
 def test_case_6b_one_layer_is_not_taken_for_another(base: list[str], task: list[str]) -> None:
     states = [{name: floats(seed + i, 4, 4) for i, name in enumerate(names)} for seed, names in ((0, base), (9, task))]
-    with pytest.raises(
-        CheckpointMismatch, match=r"lacks . of the base's tensors and has . tensors that the base lacks"
-    ):
+    with pytest.raises(CheckpointMismatch, match=r"lacks . of the base's tensors and has . tensors that"):
         merge_state_dicts(states[0], states[1:])
 
 
@@ -418,6 +416,7 @@ def test_case_6f_an_expression_may_hold_an_equals_sign() -> None:
         ("encoder.norm.num_batches_tracked", np.array(3)),
         ("encoder.layer.0.attn_mask", floats(1, 4, 4)),
         ("encoder.layer.0.relative_position_index", np.arange(8)),
+        ("encoder.layer.0.table", np.array([True, False])),
     ],
 )
 @pytest.mark.parametrize("prefix", ["", "model._orig_mod."])

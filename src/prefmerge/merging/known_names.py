@@ -33,7 +33,7 @@ _RENAMES = (
     (re.compile(r"\.mlp\.linear_1\."), ".mlp.0."),
     (re.compile(r"\.mlp\.linear_2\."), ".mlp.3."),
 )
-_ANY = re.compile(r"weight\w*_[gv]$|\.(?:gamma|beta)$|denselayer|\.mlp\.linear_", re.IGNORECASE)  # one is tried first
+_RENAMED = re.compile(r"weight\w*_[gv]$|\.(?:gamma|beta)$|denselayer|\.mlp\.linear_", re.IGNORECASE)
 _SPECTRAL = (("_orig", "original"), ("_u", "0._u"), ("_v", "0._v"))
 # What some name of a checkpoint must match each of -> the renames that its names get then.
 _STYLES = (
@@ -92,7 +92,7 @@ def _renamed(name: str, normed: Collection[str], of_style: Iterable[tuple[re.Pat
         if name.endswith(suffix) and name.removesuffix(suffix) in normed:
             module, dot, weight = name.removesuffix(suffix).rpartition(".")
             return f"{module}{dot}parametrizations.{weight}.{stored}"
-    for old, new in (*(_RENAMES if _ANY.search(name) else ()), *of_style):
+    for old, new in (*(_RENAMES if _RENAMED.search(name) else ()), *of_style):
         name = old.sub(new, name)
     return name
 
