@@ -482,6 +482,7 @@ def test_journey_21_heads_of_another_size_layers_and_names_in_one_message() -> N
     ):
         assert said in message
     assert re.search(r"encoder\.layer\.0\.attention\.query\.weight +blocks\.0\.attention\.q_proj\.weight", message)
+    assert re.search(r"encoder\.layer\.0\.attention\.key\.weight +blocks\.0\.attention\.k_proj\.weight", message)
     given = flags(message)
     assert sorted(given["exclude"]) == ["classifier.*", "extra.*"]
     merged, _ = taken(base, [cars, birds], **given)

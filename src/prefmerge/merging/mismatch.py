@@ -35,10 +35,12 @@ def explained(
 ) -> str:
     """The message. `again`: the match with another recipe."""
     wrong = [(task, names) for task, names in zip(tasks, matched, strict=True) if names.wrong]
-    remedy = _remedy(recipe, base, tasks, matched, again)
+    renames = {names.who: _renames(base, task, names) for task, names in wrong}
+    suggested = list(dict.fromkeys(rule for rules in renames.values() for rule in rules))
+    remedy = _remedy(recipe, base, tasks, suggested, again)
     message = ""
     for shown in range(SHOWN, 0, -1):
-        facts = [fact for task, names in wrong[:2] for fact in _facts(base, task, names, shown)]
+        facts = [fact for task, names in wrong[:2] for fact in _facts(base, task, names, renames[names.who], shown)]
         if len(wrong) > 2:
             facts.append(f"It is alike in {quoted((_short(names.who) for _, names in wrong[2:]), 2)}.")
         message = " ".join([*facts, remedy]).replace("\n ", "\n").replace("\t", "  ")
@@ -47,13 +49,13 @@ def explained(
     return _cut(message, MOST)
 
 
-def _facts(base: Checkpoint, task: Checkpoint, names: Names, shown: int) -> list[str]:
+def _facts(base: Checkpoint, task: Checkpoint, names: Names, renames: Sequence[str], shown: int) -> list[str]:
     """What is wrong with one task, a sentence each."""
     where, facts = _cut(names.where, 2 * NAME), []
     lacks = f"lacks {len(names.missing)} of the base's tensors"
     has = f"has {len(names.foreign)} tensors that the base lacks"
     if names.missing and names.foreign:
-        facts.append(f"{where} {lacks} and {has}:{_side_by_side(base, task, names, shown)}")
+        facts.append(f"{where} {lacks} and {has}:{_side_by_side(base, task, names, renames, shown)}")
     elif names.missing:
         facts.append(f"{where} {lacks}: {_quoted(names.missing, shown)}.")
     elif names.foreign:
@@ -75,14 +77,15 @@ def _unlike(base: Checkpoint, task: Checkpoint, name: str, own: str) -> str:
     return f"tensor {_short(name)!r} is {other.dtype.name}, the base has {one.dtype.name}"
 
 
-def _side_by_side(base: Checkpoint, task: Checkpoint, names: Names, shown: int) -> str:
-    """Names of the base without a partner, each with the nearest of the task's."""
-    rows, used = [("the base's", "the task's")], set[str]()
+def _side_by_side(base: Checkpoint, task: Checkpoint, names: Names, renames: Sequence[str], shown: int) -> str:
+    """Names of the base without a partner, each with the task's that `renames` make it, or the nearest."""
+    named = {_after(renames, key): own for own, key in names.foreign.items()}
+    rows, used = [("the base's", "the task's")], {named[name] for name in names.missing if name in named}
     for name in names.missing[:shown]:
         free = [own for own in names.foreign if own not in used]
         shape = base.tensors[name].shape
         like = [own for own in free if task.tensors[own].shape == shape][:COMPARED]
-        near = max(like, key=lambda own: SequenceMatcher(None, name, own).ratio(), default=None)
+        near = named.get(name) or max(like, key=lambda own: SequenceMatcher(None, name, own).ratio(), default=None)
         used.add(near or "")
         rows.append((_short(name), _short(near) if near else "none of its shape"))
     wide = max(len(left) for left, _ in rows)
@@ -91,17 +94,20 @@ def _side_by_side(base: Checkpoint, task: Checkpoint, names: Names, shown: int) 
     return "".join(f"\n\t{left:{wide}}  {right}" for left, right in rows) + more + "\n"
 
 
+def _after(renames: Sequence[str], name: str) -> str:
+    for old, new in map(rename_rule, renames):
+        name = old.sub(new, name)
+    return name
+
+
 # The flags that help
 
 
 def _remedy(
-    recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint], matched: Sequence[Names], again: Again
+    recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint], suggested: Sequence[str], again: Again
 ) -> str:
     """The last sentences: flags with which every task matches, or that there are none."""
-    suggested: dict[str, None] = {}
-    for task, names in zip(tasks, matched, strict=True):
-        suggested |= dict.fromkeys(_renames(base, task, names))
-    for new in [list(suggested), []] if suggested else [[]]:
+    for new in [suggested, []] if suggested else [[]]:
         try:
             renamed = recipe.with_overrides(rename=[*recipe[RENAME], *new])
             for patterns in _patterns(base, tasks, again(renamed)):
