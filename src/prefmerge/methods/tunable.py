@@ -141,7 +141,7 @@ class TunableMagmax(Method):
         """Owners depend on neither the scale nor `toward_last`; what counts as changed depends on whether the last task
         is looked at.
         """
-        own: tuple[Parameter[Any], ...] = (SEED, SELECTION, IMPORTANCE, STRENGTH, SCOPE, PASSES)
+        own: list[Parameter[Any]] = [SEED, SELECTION, IMPORTANCE, STRENGTH, SCOPE, PASSES]
         values = [settings[one] for one in own]
         return (settings.tasks, settings.shares, settings.counts, *values, *_looked_at(settings))
 
