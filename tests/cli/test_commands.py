@@ -89,6 +89,11 @@ def test_a_merge_of_tasks_in_sequence_says_so_once(call: Call) -> None:
     assert (told["selection"], told["importance"], told["scale"]) == ("released", "magnitude", 0.5)
 
 
+def test_parameters_without_an_effect_are_not_printed(call: Call) -> None:
+    assert "scope tensor.\n" in call(f"plan {THREE} --selection optimal").stdout
+    assert "scope tensor, passes 3.\n" in call(f"plan {THREE} --selection paper --passes 3").stdout
+
+
 def test_a_preference_that_was_not_given_is_printed_too(call: Call) -> None:
     assert "\nPreference: uniform (none was given)\n" in call(f"merge {THREE} -o out.safetensors").stdout
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from prefmerge.ground.words import listed
+from prefmerge.methods import declared
 from prefmerge.methods.parameters import PREFERENCE, SEQUENTIAL
 
 if TYPE_CHECKING:
@@ -288,10 +289,12 @@ def _say_how(console: Console, settings: Mapping[str, Any], recipe: Recipe) -> N
     if settings[PREFERENCE.name] is not None:
         given = "uniform (none was given)" if recipe.preference is None else recipe.preference.describe()
         console.print(f"Preference: {given}", soft_wrap=True)
+    limited = ((one.name, one.unless) for one in declared().values() if one.unless is not None)
+    unused = [name for name, unless in limited if settings[unless.other.name] == unless.value]
     shown = {
         name: value
         for name, value in settings.items()
-        if not (value is None or value is False or value == []) and name != PREFERENCE.name
+        if not (value is None or value is False or value == []) and name not in (PREFERENCE.name, *unused)
     }
     console.print(", ".join(f"{name} {_setting(value)}" for name, value in shown.items()) + ".", soft_wrap=True)
     waiting, known = recipe.waits_for_order, recipe.with_order(True)
