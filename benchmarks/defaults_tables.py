@@ -68,10 +68,11 @@ def _bold(value: float, best: bool) -> str:
 
 
 def said(by: Cells) -> list[str]:
-    """A sentence for each default and each set and preference where something else is better. Steps are no rival where
-    the order is not known; the last checkpoint is one, for somebody may still have it.
+    """The mean of each rule; a sentence for each default and each set and preference where something else is better.
+    Steps are no rival where the order is not known; the last checkpoint is one, for somebody may still have it.
     """
-    lines = []
+    rules = sorted(next(iter(by.values())), key=lambda rule: -_mean(by, rule))
+    lines = [f"Mean over all columns: {', '.join(f'{rule} {_mean(by, rule):.1f}' for rule in rules)}."]
     for known in (True, False):
         rule = default_rule(known)
         losses = []
@@ -102,6 +103,7 @@ def readme(data: Mapping[str, Any]) -> str:
     by = cells(data)
     rules = (default_rule(True), *RIVALS, *SHORT)
     rows = [[f"{name}, {what}", *(f"{column[rule]:.1f}" for rule in rules)] for (name, what), column in by.items()]
+    rows.append(["mean", *(f"{_mean(by, rule):.1f}" for rule in rules)])
     beaten = {
         rival: sum(round(column[rules[0]], 1) > round(column[rival], 1) for column in by.values()) for rival in RIVALS
     }
@@ -111,6 +113,10 @@ def readme(data: Mapping[str, Any]) -> str:
         f"The default is better than {counts} of these {len(by)} rows. Where it loses, and to what: "
         "[docs/algorithm.md](docs/algorithm.md#the-defaults).\n"
     )
+
+
+def _mean(by: Cells, rule: str) -> float:
+    return sum(column[rule] for column in by.values()) / len(by)
 
 
 def write(data: Mapping[str, Any], page: Path = PAGE, short: Path = README) -> None:

@@ -121,12 +121,13 @@ def test_what_is_better_than_a_default_is_said(tmp_path: Path):
     best = {**level, ours: 0.6, blind: 0.41}
     worse = {**level, ours: 0.5, "last checkpoint": 0.52, "paper, scale 1.0": 0.55, "MAGMAX, scale 0.5": 0.5}
     data = result({"uniform": best, "alpha 2": worse})
-    first, second = defaults_tables.said(defaults_tables.cells(data))
+    means, first, second = defaults_tables.said(defaults_tables.cells(data))
+    assert means.startswith(f"Mean over all columns: {ours} 55.0, paper, scale 1.0 47.5, last checkpoint 46.0, ")
     assert first.startswith(f"{ours}, the default for tasks in sequence, loses in 1 of 2 columns.")
     assert first.endswith(": words, alpha 2: paper, scale 1.0 (+5.0), last checkpoint (+2.0).")
     assert second.startswith(f"{blind}, the default where the order is not known, loses in 1 of 2 columns.")
     assert ours not in second  # which needs the order
-    first, _ = defaults_tables.said(defaults_tables.cells(result({"uniform": best})))
+    _, first, _ = defaults_tables.said(defaults_tables.cells(result({"uniform": best})))
     assert "is the best rule in every column" in first
     for name in ("page.md", "readme.md"):
         (tmp_path / name).write_text(f"before\n{defaults_tables.MARK}\nold\n{defaults_tables.MARK}\nafter\n")
@@ -135,6 +136,7 @@ def test_what_is_better_than_a_default_is_said(tmp_path: Path):
     assert "old" not in page + readme
     assert "| paper, scale 1.0 | **55.0** |" in page
     assert "| words, alpha 2 | 50.0 | 52.0 | 50.0 | 40.0 |" in readme
+    assert "| mean | 55.0 | 46.0 | 45.0 | 40.0 |" in readme
     assert "better than last checkpoint in 1 and MAGMAX, scale 0.5 in 1 of these 2 rows" in readme
 
 
