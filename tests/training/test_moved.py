@@ -164,7 +164,7 @@ def test_an_image_tower_alone_embeds_no_phrases(tmp_path: Path):
 
 def test_a_moved_run_is_preferred_and_searched(tmp_path: Path):
     pytest.importorskip("optuna", reason="a search draws with optuna (extra places)")
-    from prefmerge.target.search import search
+    from prefmerge import search
 
     target = moved(trained(tmp_path, texts))
     here = tmp_path / "place.csv"
@@ -174,7 +174,7 @@ def test_a_moved_run_is_preferred_and_searched(tmp_path: Path):
     here.write_text(f"text,label\n{rows}")
     result = prefer.from_inputs(Checkpoints.of_run(target), here, kind="cosine", draws=20)
     assert result.about["samples_of_tasks"] == [6, 6]
-    assert search(target, here, None, trials=1, batch=1).settings
+    assert search(run=target, pairs=here, paper=True, trials=1, batch=1).settings
     assert prefer.from_pairs(Checkpoints.of_run(target), here, draws=20).beside is not None
 
 
