@@ -17,6 +17,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -61,7 +62,7 @@ def write_data(source: Path, folder: Path) -> None:
                 Image.fromarray(images[i]).save(folder / part / CLASSES[label] / f"{i:05d}.png")
 
 
-def recipe(work: Path) -> dict[str, object]:
+def recipe(work: Path) -> dict[str, Any]:
     """The example's, with encoder and data in `work`."""
     data = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
     data["finetune"]["model"]["id"] = str(work / "encoder")

@@ -57,7 +57,7 @@ def test_the_recipe_has_the_tasks_and_the_training_of_the_demo():
     from prefmerge.lab.demo.train import REGIME
 
     recipe = fashion.recipe(Path("work"))
-    config = make_config(recipe["finetune"])  # type: ignore[arg-type]
+    config = make_config(recipe["finetune"])
     assert config.model.id == "work/encoder"
     assert config.data[0].classes == fashion.CLASSES
     assert config.data[0].train_per_class == fashion.PARTS["train"][1]
@@ -79,7 +79,7 @@ def test_the_encoder_is_a_folder_that_fine_tuning_takes(tmp_path: Path):
         files.append((tmp_path / name / "model.safetensors").read_bytes())
     assert files[0] == files[1]
     recipe = fashion.recipe(tmp_path)["finetune"]
-    config = make_config(recipe | {"model": {"id": str(tmp_path / "one"), "kind": "vision"}})  # type: ignore[operator]
+    config = make_config(recipe | {"model": {"id": str(tmp_path / "one"), "kind": "vision"}})
     encoder = VisionEncoder(config.model, tmp_path / "one")
     assert encoder.width == 128
     inputs = encoder.prepare([Image.new("L", (28, 28), 255).convert("RGB")])
