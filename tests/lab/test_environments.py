@@ -27,9 +27,8 @@ from prefmerge.lab.environments import (
     apportioned,
     diversity,
     environments,
-    load,
-    save,
 )
+from prefmerge.lab.manifest import load, read_environment, save
 
 quiet = settings(max_examples=60, deadline=None)  # a busy machine is no failure
 
@@ -137,7 +136,7 @@ def test_what_an_environment_consists_of(sizes: list[int], size: int, seed: int)
             assert {*part.meta, *part.test} <= set(by_name[part.task].ids)
             assert part.taken == min(part.asked, len(by_name[part.task].ids))
             assert e.shortfall.get(part.task, 0) == part.asked - part.taken
-        assert Environment.from_json(json.loads(json.dumps(e.to_json()))) == e
+        assert read_environment(json.loads(json.dumps(e.to_json()))) == e
 
 
 @quiet

@@ -1,4 +1,4 @@
-"""Target environments: mixes of the test samples of a few tasks, drawn once and frozen in a manifest.
+"""Target environments: mixes of the test samples of a few tasks, drawn once.
 
     asked_m = a_m * size, rounded;  taken_m = the min(asked_m, N_m) samples of task m of the lowest hash(seed, mix, id)
     meta = the round(taken / 10) samples of the lowest hash under another purpose;  test = the others
@@ -8,7 +8,7 @@ remainder, of equal ones the first: the counts add up to `size`. Ranks of hashes
 same for any order of tasks and samples, a sample that is added displaces at most one other, and a task that is asked
 for more keeps what it gave. Seed and name of the mix are in the key, so variants and mixes are drawn independently,
 tasks included (the paper does not say). Cost: one hash for each sample of the tasks that are mixed, one reading of the
-contents that are taken. Not here: inputs; mixes of classes inside a task.
+contents that are taken. Not here: inputs; mixes of classes inside a task; the file that keeps them (`manifest`).
 """
 
 from __future__ import annotations
@@ -20,27 +20,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import xxhash
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from prefmerge.checkpoints.fingerprint import PREFIX
-from prefmerge.errors import DataError, OutputError, PreferenceError
-from prefmerge.ground import atomic, jsons
-from prefmerge.ground.checked import checked
+from prefmerge.errors import DataError, PreferenceError
 from prefmerge.ground.draws import largest_remainder, rank
 from prefmerge.ground.words import did_you_mean
 from prefmerge.preference import Number, as_text, exact
 
-FORMAT = "prefmerge-environments/1"
-MANIFEST = "environments.json"  # its name in the output of an experiment
 SEEDS = (42, 123, 456, 789, 1011)  # one for each variant; authors' code
 DIVERSITY = (1, 2, 3, 5, 10, 20)  # numbers of tasks; Tunable MAGMAX, figure 4
-
-_BY_HAND = " Was the manifest edited by hand? Draw the environments again."
 
 
 @dataclass(frozen=True)
@@ -180,14 +172,14 @@ class Environment:
     def title(self) -> str:
         """`e2, variant 1: 80 % task-05, 20 % task-02`; variants as they are numbered everywhere, from 0."""
         shares = (f"{_percent(r)} {part.task}" for r, part in zip(self.ratios, self.parts, strict=True))
-        return f"{_called(self.name, self.variant)}: {', '.join(shares)}"
+        return f"{called(self.name, self.variant)}: {', '.join(shares)}"
 
     def truth(self, tasks: Sequence[str]) -> tuple[float, ...]:
         """The share of each of `tasks` among the samples taken, which is not the ratio where samples lack. They sum to
         1. Raises DataError where a task of this environment is not among them.
         """
         for part in self.parts:
-            _known(part.task, tasks, _called(self.name, self.variant))
+            require_known(part.task, tasks, called(self.name, self.variant))
         taken = {part.task: part.taken for part in self.parts}
         total = sum(taken.values())
         return tuple(taken.get(task, 0) / total for task in tasks)
@@ -209,13 +201,13 @@ class Environment:
         """
         by_name = {pool.name: pool for pool in pools}
         for part in self.parts:
-            _known(part.task, by_name, _called(self.name, self.variant))
+            require_known(part.task, by_name, called(self.name, self.variant))
         labels = (pool.labels[i] for pool in by_name.values() for i in self.meta_positions(pool))
         return dict(sorted(Counter(labels).items()))
 
     def _positions(self, pool: Pool, which: str) -> np.ndarray:
         ids = [name for part in self.parts if part.task == pool.name for name in getattr(part, which)]
-        _present(ids, pool, _called(self.name, self.variant))
+        require_present(ids, pool, called(self.name, self.variant))
         return np.asarray([pool.at[name] for name in ids], dtype=np.int64)
 
     def to_json(self) -> dict[str, Any]:
@@ -242,56 +234,6 @@ class Environment:
             ],
         }
 
-    @classmethod
-    def from_json(cls, data: Any) -> Environment:
-        """The inverse of `to_json`. Raises DataError naming the key or the environment, and what is wrong with it."""
-        return _whole(checked(_Environment, data, "environment", DataError, _BY_HAND))
-
-
-def _text(value: str) -> str:
-    if not value:
-        raise ValueError("expected a text")
-    return value
-
-
-_Text = Annotated[str, AfterValidator(_text)]  # min_length would refuse names that are not UTF-8
-
-
-class _Written(BaseModel):
-    """A part of the manifest, as it lies on disk."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class _Pool(_Written):
-    name: _Text
-    samples: int = Field(ge=0)
-
-
-class _Part(_Written):
-    task: _Text
-    ratio: str
-    asked: int = Field(ge=1)
-    meta: list[str]
-    test: list[str]
-
-
-class _Environment(_Written):
-    name: _Text
-    variant: int = Field(ge=0)
-    seed: int
-    size: int = Field(ge=1)
-    shortfall: Any
-    contents: _Text
-    parts: list[_Part] = Field(min_length=1)
-    digest: str
-
-
-class _Manifest(_Written):
-    format: str
-    pools: list[_Pool] = Field(min_length=1)
-    environments: list[_Environment] = Field(min_length=1)
-
 
 def environments(
     pools: Sequence[Pool],
@@ -308,7 +250,7 @@ def environments(
     DataError for ids that occur twice, for a mix that the tasks do not allow, and where a part, or the test samples,
     would be empty.
     """
-    by_name = _by_name(pools)
+    pool_of = by_name(pools)
     if size < 1:
         raise DataError(f"the size of an environment is {size}; expected a number of samples of at least 2.")
     fraction = _meta_fraction(meta)
@@ -319,7 +261,7 @@ def environments(
         if twice:
             raise DataError(f"two of the {what} are {twice[0]!r}, which would draw the same twice. Make them differ.")
     return tuple(
-        _drawn(by_name, mix, variant, seed, size, fraction) for mix in mixes for variant, seed in enumerate(seeds)
+        _drawn(pool_of, mix, variant, seed, size, fraction) for mix in mixes for variant, seed in enumerate(seeds)
     )
 
 
@@ -330,51 +272,7 @@ def apportioned(ratios: Sequence[Fraction], size: int) -> tuple[int, ...]:
     return largest_remainder([ratio * size for ratio in ratios], size)
 
 
-def save(path: str | Path, environments: Sequence[Environment], pools: Sequence[Pool]) -> None:
-    """Write the manifest: all of it or nothing, in place of what is there. Raises OutputError where it cannot be
-    written, DataError where `load` would refuse it.
-    """
-    by_name = _by_name(pools)
-    _all_different(environments)
-    for environment in environments:
-        _check_against(environment, by_name)
-    manifest = {
-        "format": FORMAT,
-        "pools": [{"name": pool.name, "samples": len(pool.ids)} for pool in pools],
-        "environments": [environment.to_json() for environment in environments],
-    }
-    try:
-        atomic.write_whole(Path(path), (jsons.laid_out(manifest) + "\n").encode())
-    except OSError as error:
-        raise OutputError(f"{path}: the environments cannot be written: {error.strerror or error}.") from error
-
-
-def load(path: str | Path, pools: Sequence[Pool] | None = None) -> tuple[Environment, ...]:
-    """The environments of a manifest that `save` wrote. With `pools`, their ids, inputs and labels are checked as well;
-    samples and tasks that came since do no harm. Raises DataError naming the file, the environment and the fault.
-    """
-    try:
-        data = jsons.read(Path(path))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: there is no such file. Give a manifest of environments.") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as a manifest of environments: {error}.") from error
-    form = data.get("format") if isinstance(data, dict) else type(data).__name__
-    if form != FORMAT:
-        raise DataError(f"{path}: its format is {form!r}; this prefmerge reads {FORMAT!r}.")
-    manifest = checked(_Manifest, data, path, DataError, _BY_HAND)
-    by_name = None if pools is None else _by_name(pools)
-    try:
-        result = _read(manifest)
-        if by_name is not None:
-            for environment in result:
-                _check_against(environment, by_name)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
-    return result
-
-
-def _called(name: str, variant: int) -> str:
+def called(name: str, variant: int) -> str:
     return f"{name}, variant {variant}"
 
 
@@ -382,7 +280,7 @@ def _percent(ratio: Fraction) -> str:
     return f"{float(100 * ratio):.3g} %"
 
 
-def _by_name(pools: Sequence[Pool]) -> dict[str, Pool]:
+def by_name(pools: Sequence[Pool]) -> dict[str, Pool]:
     """The pools by name. Raises DataError where two have one name, or one id."""
     if not pools:
         raise DataError("environments are mixed from the test samples of tasks, and there are no tasks.")
@@ -402,14 +300,14 @@ def _by_name(pools: Sequence[Pool]) -> dict[str, Pool]:
     return result
 
 
-def _known(task: str, tasks: Iterable[str], where: str) -> None:
+def require_known(task: str, tasks: Iterable[str], where: str) -> None:
     names = list(tasks)
     if task not in names:
         hint = did_you_mean(task, names)
         raise DataError(f"{where} names the task {task!r}, but the tasks are {', '.join(names)}.{hint}")
 
 
-def _present(ids: Sequence[str], pool: Pool, where: str) -> None:
+def require_present(ids: Sequence[str], pool: Pool, where: str) -> None:
     gone = [name for name in ids if name not in pool.at]
     if gone:
         raise DataError(
@@ -437,7 +335,7 @@ def _tasks_of(mix: Mix, pools: Mapping[str, Pool], seed: int) -> list[str]:
     where, wanted = f"mix {mix.name!r}", len(mix.ratios)
     if mix.tasks is not None:
         for task in mix.tasks:
-            _known(task, pools, where)
+            require_known(task, pools, where)
         return list(mix.tasks)
     if wanted > len(pools):
         raise DataError(
@@ -448,7 +346,7 @@ def _tasks_of(mix: Mix, pools: Mapping[str, Pool], seed: int) -> list[str]:
 
 
 def _drawn(pools: Mapping[str, Pool], mix: Mix, variant: int, seed: int, size: int, fraction: Fraction) -> Environment:
-    where = _called(mix.name, variant)
+    where = called(mix.name, variant)
     tasks = _tasks_of(mix, pools, seed)
     asked = apportioned(mix.ratios, size)
     taken: list[list[str]] = []
@@ -475,10 +373,10 @@ def _drawn(pools: Mapping[str, Pool], mix: Mix, variant: int, seed: int, size: i
         Portion(task, n, tuple(i for i in names if i in meta), tuple(i for i in names if i not in meta))
         for task, n, names in zip(tasks, asked, taken, strict=True)
     )
-    return Environment(mix.name, variant, seed, mix.ratios, size, parts, _contents(parts, pools))
+    return Environment(mix.name, variant, seed, mix.ratios, size, parts, contents_of(parts, pools))
 
 
-def _contents(parts: Iterable[Portion], pools: Mapping[str, Pool]) -> str:
+def contents_of(parts: Iterable[Portion], pools: Mapping[str, Pool]) -> str:
     """A hash of the inputs and labels of the samples, in their order."""
     digest = xxhash.xxh3_128()
     for part in parts:
@@ -487,77 +385,3 @@ def _contents(parts: Iterable[Portion], pools: Mapping[str, Pool]) -> str:
         said = [pool.fingerprint(at), [pool.labels[i] for i in at]]
         digest.update(json.dumps(said).encode() + b"\n")
     return PREFIX + digest.hexdigest()
-
-
-def _check_against(environment: Environment, pools: Mapping[str, Pool]) -> None:
-    where = _called(environment.name, environment.variant)
-    for part in environment.parts:
-        _known(part.task, pools, where)
-        _present([*part.meta, *part.test], pools[part.task], where)
-    if _contents(environment.parts, pools) != environment.contents:
-        raise DataError(
-            f"{where}: the ids are the same, but inputs or labels of its samples have changed since it was drawn. Give "
-            "the data that it was drawn from, or draw again."
-        )
-
-
-def _all_different(environments: Iterable[Environment]) -> None:
-    counts = Counter(_called(environment.name, environment.variant) for environment in environments)
-    twice = [place for place, count in counts.items() if count > 1]
-    if twice:
-        raise DataError(f"there are two environments {twice[0]}. Give mixes different names.")
-
-
-def _read(manifest: _Manifest) -> tuple[Environment, ...]:
-    twice = [name for name, count in Counter(pool.name for pool in manifest.pools).items() if count > 1]
-    if twice:
-        raise DataError(f"there are two pools {twice[0]!r}.{_BY_HAND}")
-    samples = {pool.name: pool.samples for pool in manifest.pools}
-    result = tuple(_whole(one) for one in manifest.environments)
-    _all_different(result)
-    for environment in result:
-        for part in environment.parts:
-            where = _called(environment.name, environment.variant)
-            _known(part.task, samples, where)
-            if part.taken > samples[part.task]:
-                raise DataError(
-                    f"{where} takes {part.taken} samples of task {part.task!r}, whose pool has {samples[part.task]}."
-                    f"{_BY_HAND}"
-                )
-    return result
-
-
-def _whole(one: _Environment) -> Environment:
-    """The environment, where its fields agree. Raises DataError naming it."""
-    where = _called(one.name, one.variant)
-    try:
-        ratios = tuple(exact(part.ratio, f"{where}, part {i}: ratio") for i, part in enumerate(one.parts, start=1))
-    except PreferenceError as error:
-        raise DataError(str(error)) from error
-    parts = tuple(Portion(part.task, part.asked, tuple(part.meta), tuple(part.test)) for part in one.parts)
-    environment = Environment(one.name, one.variant, one.seed, ratios, one.size, parts, one.contents)
-    for wrong, what in _faults(environment, one.shortfall):
-        if wrong:
-            raise DataError(f"{where}: {what}.{_BY_HAND}")
-    if one.digest != environment.digest:
-        raise DataError(f"{where}: what it says does not match its digest.{_BY_HAND}")
-    return environment
-
-
-def _faults(environment: Environment, shortfall: Any) -> list[tuple[bool, str]]:
-    """What the fields of an environment can get wrong together: whether they do, and how to say it."""
-    parts, ratios = environment.parts, environment.ratios
-    ids = [*environment.meta_ids, *environment.test_ids]
-    proper = min(ratios) > 0 and sum(ratios) == 1
-    return [
-        (not proper, f"its ratios are {', '.join(map(as_text, ratios))}; expected positive ones that sum to 1"),
-        (len({part.task for part in parts}) != len(parts), "a task occurs twice"),
-        (
-            proper and tuple(part.asked for part in parts) != apportioned(ratios, environment.size),
-            f"the samples that its tasks are asked for are not its ratios of {environment.size}",
-        ),
-        (len(set(ids)) != len(ids), "a sample occurs twice"),
-        (not environment.meta_ids or not environment.test_ids, "it has no meta samples or no test samples"),
-        (any(part.taken > part.asked for part in parts), "a task gives more samples than it was asked for"),
-        (shortfall != environment.shortfall, f"its shortfall is {shortfall}, not {environment.shortfall}"),
-    ]

@@ -18,7 +18,8 @@ from typing import Any
 
 from prefmerge.errors import ConfigError, MissingExtra, OutputError, RunError
 from prefmerge.lab import environments as drawing
-from prefmerge.lab.environments import MANIFEST, Environment, Mix, Pool
+from prefmerge.lab import manifest as frozen
+from prefmerge.lab.environments import Environment, Mix, Pool
 from prefmerge.lab.plan import Environments, Prepared, Work, plan_work, run_identity
 from prefmerge.lab.recipe import DIVERSE, HELD_OUT, Experiment, training_config
 from prefmerge.lab.samples import Samples, digest_of, pools_of
@@ -54,7 +55,7 @@ def prepare(recipe: Experiment, out: Path, *, jobs: int, say: Say) -> Ready:
     if recipe.runs is None:
         pools, source = planned_pools(recipe)
         common.add(pools, source)
-        freeze(recipe, pools, out / MANIFEST, say)  # so that it is refused now, if it is
+        freeze(recipe, pools, out / frozen.MANIFEST, say)  # so that it is refused now, if it is
     folders = recipe.runs if recipe.runs is not None else train(recipe, out, jobs, say)
     runs = {training: _opened(training, several, common) for training, several in folders.items()}
     if recipe.needs_held_out:
@@ -62,7 +63,7 @@ def prepare(recipe: Experiment, out: Path, *, jobs: int, say: Say) -> Ready:
         for one in runs["sequential"]:
             if one.seed not in apart:
                 require_held_out(one.run)
-    environments = freeze(recipe, common.pools, out / MANIFEST, say)
+    environments = freeze(recipe, common.pools, out / frozen.MANIFEST, say)
     samples = Samples.of(common.pools, [one for several in environments.values() for one in several])
     return Ready(recipe, out, runs, environments, samples, plan_work(recipe, runs, environments, common.digest))
 
@@ -171,14 +172,14 @@ def freeze(recipe: Experiment, pools: Sequence[Pool], manifest: Path, say: Say) 
     given: tuple[Environment, ...] = ()
     asked = recipe.environments
     if asked.frozen is not None:
-        given = tuple(one for one in drawing.load(asked.frozen, pools) if not DIVERSE.fullmatch(one.name))
+        given = tuple(one for one in frozen.load(asked.frozen, pools) if not DIVERSE.fullmatch(one.name))
     environments: Environments = {
         "places": given or (_drawn(recipe, pools, say) if "places" in recipe.studies else ()),
         "diversity": _diverse(recipe, pools) if "diversity" in recipe.studies else (),
     }
     every = [one for several in environments.values() for one in several]
     if manifest.is_file():
-        kept = {one.key: one for one in drawing.load(manifest, pools)}
+        kept = {one.key: one for one in frozen.load(manifest, pools)}
         named = {one.name: one.tasks for one in asked.mixes} if asked.mixes != "papers" else {}
         same = [_asked(one, named) for one in kept.values()] == [_asked(one, named) for one in every]
         if same and all(kept[one.key].digest == one.digest for one in given):
@@ -186,7 +187,7 @@ def freeze(recipe: Experiment, pools: Sequence[Pool], manifest: Path, say: Say) 
             return {study: tuple(kept[one.key] for one in several) for study, several in environments.items()}
         say(f"The recipe asks for other environments than {manifest} holds. New ones replace them.")
     if every:
-        drawing.save(manifest, every, pools)
+        frozen.save(manifest, every, pools)
     return environments
 
 

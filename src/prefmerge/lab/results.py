@@ -16,6 +16,7 @@ from typing import Any
 from prefmerge.errors import DataError
 from prefmerge.ground import jsons
 from prefmerge.lab.environments import Environment
+from prefmerge.lab.manifest import read_environment
 
 FORMAT = "prefmerge-results/1"
 
@@ -121,7 +122,7 @@ class Results:
             tasks=tuple(data["tasks"]),
             seeds=tuple(data["seeds"]),
             scales=tuple(data["scales"]),
-            environments=tuple(Environment.from_json(one) for one in data["environments"]),
+            environments=tuple(read_environment(one) for one in data["environments"]),
             scores=tuple(_made(Score, one) for one in data["scores"]),
             task_scores=tuple(_made(TaskScores, one) for one in data["task_scores"]),
             similarities=tuple(_made(Shown, one) for one in data["similarities"]),

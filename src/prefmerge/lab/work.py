@@ -21,8 +21,6 @@ from prefmerge.ground.draws import rank
 from prefmerge.lab.at_target import ShownSamples, TargetRun, train_on
 from prefmerge.lab.cells import Cell
 from prefmerge.lab.entries import RELEASED
-from prefmerge.lab.environments import MANIFEST
-from prefmerge.lab.environments import load as load_environments
 from prefmerge.lab.kinds import (
     AtTarget,
     CheckpointsSpec,
@@ -39,6 +37,8 @@ from prefmerge.lab.kinds import (
     SimilaritySpec,
     TargetSpec,
 )
+from prefmerge.lab.manifest import MANIFEST
+from prefmerge.lab.manifest import load as load_environments
 from prefmerge.lab.samples import Samples, pools_of
 from prefmerge.merging.candidates import Candidates
 from prefmerge.merging.parameters import METHOD
