@@ -212,26 +212,26 @@ def test_an_output_of_adapt_is_compared_with_its_own_head(
 ) -> None:
     monkeypatch.chdir(site)
     monkeypatch.setenv("PREFMERGE_CACHE", str(site / "cache"))
-    shutil.copytree(site / "site", site / "other")
+    shutil.copytree(site / "site", site / "shuffled")
     made = adapted(call, "--labels seen.csv --compare site --compare my-run/tasks/task-03")
     rows = {(row["name"], row["how"]): row["accuracy"] for row in made["estimates"]["rows"]}
     assert [how for name, how in rows if name == "site (yours)"] == ["with its own head"]
     for how in ("as it is", "with the prior", "with a fitted bias"):
         assert rows["task-03 (yours)", how] == rows["last checkpoint", how]
     assert any(note.startswith("site (yours) was adapted before.") for note in made["notes"])
-    head = read_head(site / "other" / "head.safetensors")
+    head = read_head(site / "shuffled" / "head.safetensors")
     order = np.array([3, 1, 5, 0, 4, 2])
     assert head.bias is not None
     shuffled = dataclasses.replace(
         head, rows=head.rows[order], bias=head.bias[order], classes=tuple(head.classes[i] for i in order)
     )
-    (site / "other" / "head.safetensors").write_bytes(shuffled.to_bytes())
-    again = adapted(call, "--labels seen.csv --compare other")
+    (site / "shuffled" / "head.safetensors").write_bytes(shuffled.to_bytes())
+    again = adapted(call, "--labels seen.csv --compare shuffled")
     rows_again = {(row["name"], row["how"]): row["accuracy"] for row in again["estimates"]["rows"]}
-    assert rows_again["other (yours)", "with its own head"] == rows["site (yours)", "with its own head"]
+    assert rows_again["shuffled (yours)", "with its own head"] == rows["site (yours)", "with its own head"]
     renamed = dataclasses.replace(head, classes=("zz", *head.classes[1:]))
-    (site / "other" / "head.safetensors").write_bytes(renamed.to_bytes())
-    done = call("adapt --run my-run --labels seen.csv --compare other")
+    (site / "shuffled" / "head.safetensors").write_bytes(renamed.to_bytes())
+    done = call("adapt --run my-run --labels seen.csv --compare shuffled")
     assert done.code == 2
     assert "they are not the same: it has 'zz'" in done.stderr
 
@@ -382,10 +382,11 @@ def test_killed_at_any_moment_it_leaves_nothing_partial_and_resumes(site: Path, 
             prefmerge.verify(site / "killed")
             shutil.rmtree(site / "killed")
     both = [
-        subprocess.Popen([*line, name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=site, env=env)
+        subprocess.Popen([*line, name], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=site, env=env, text=True)
         for name in ("killed", "other")
     ]
-    assert [process.wait() for process in both] == [0, 0]
+    said = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
     for name in ("killed", "other"):
         assert without_cost(json.loads((site / name / "adapt.json").read_text())) == without_cost(expected)
         prefmerge.verify(site / name)

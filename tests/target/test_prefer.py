@@ -463,9 +463,9 @@ WRONG: list[tuple[Callable[[], object], type[PrefmergeError], str]] = [
         ".: task 'cars' is not trained yet (1 of 1 are missing). Run th",
     ),
     (
-        lambda: Checkpoints.of_paths(Path("base"), [Path("cars"), Path("samples/cars.txt")]),
+        lambda: Checkpoints.of_paths(Path("base"), [Path("cars"), Path("cars")]),
         UsageError,
-        "two tasks are called 'cars': cars and samples/cars.txt. Rename one.",
+        "two tasks are called 'cars': cars and cars. Rename one.",
     ),
     (lambda: Checkpoints.of_paths(Path("base"), []), UsageError, "base is the base, and no task follows it"),
 ]
