@@ -17,6 +17,7 @@ import json
 import platform
 import string
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -112,24 +113,26 @@ def distort(images: Tensor, generator: torch.Generator) -> Tensor:
     return enlarged((counts * pressure).clamp(0, 1))
 
 
-def train(steps: int, batch: int, peak: float, seed: int) -> tuple[dict[str, Tensor], Tensor, float]:
-    """Encoder, unit-norm head rows of CHARACTERS, and the accuracy over the last tenth of the (ever fresh) batches."""
-    generator = torch.Generator().manual_seed(seed)
-    images, labels = glyphs()
-    tower = DigitsTower()
-    tower.draw(seed)
-    rows = torch.randn((len(CHARACTERS), EMBED_WIDTH), generator=generator)
-    # The order of the shipped base's own making: that in which norms of gradients are added decides the last bits.
-    leaves = [*tower.state_dict(keep_vars=True).values(), rows.requires_grad_()]
+def descend(
+    leaves: Sequence[Tensor],
+    scores_of: Callable[[Tensor], Tensor],
+    labels: Tensor,
+    *,
+    steps: int,
+    batch: int,
+    peak: float,
+    generator: torch.Generator,
+) -> float:
+    """Train `leaves` with AdamW and a cosine. `scores_of`: scores (N, C) of the glyphs of numbers (N,). Returns the
+    accuracy over the last tenth of the (ever fresh) batches.
+    """
     optimizer = torch.optim.AdamW(leaves, lr=peak, weight_decay=0.05)
     hits, started = [], time.perf_counter()
     for step in range(steps):
-        rate = learning_rate_at(step, steps, max(1, steps // 20), peak)
         for group in optimizer.param_groups:
-            group["lr"] = rate
-        pick = torch.randint(len(images), (batch,), generator=generator)
-        embeddings = functional.normalize(tower(distort(images[pick], generator)), dim=-1)
-        scores = LOGIT_SCALE * embeddings @ functional.normalize(rows, dim=1).T
+            group["lr"] = learning_rate_at(step, steps, max(1, steps // 20), peak)
+        pick = torch.randint(len(labels), (batch,), generator=generator)
+        scores = scores_of(pick)
         loss = functional.cross_entropy(scores, labels[pick])
         optimizer.zero_grad()
         loss.backward()
@@ -142,8 +145,25 @@ def train(steps: int, batch: int, peak: float, seed: int) -> tuple[dict[str, Ten
                 f" {time.perf_counter() - started:.0f} s",
                 flush=True,
             )
-    tail = hits[-max(1, steps // 10) :]
-    return dict(tower.state_dict()), functional.normalize(rows.detach(), dim=1), float(np.mean(tail))
+    return float(np.mean(hits[-max(1, steps // 10) :]))
+
+
+def train(steps: int, batch: int, peak: float, seed: int) -> tuple[dict[str, Tensor], Tensor, float]:
+    """Encoder, unit-norm head rows of CHARACTERS, and how many printed characters they name correctly."""
+    generator = torch.Generator().manual_seed(seed)
+    images, labels = glyphs()
+    tower = DigitsTower()
+    tower.draw(seed)
+    rows = torch.randn((len(CHARACTERS), EMBED_WIDTH), generator=generator)
+    # The order of the shipped base's own making: that in which norms of gradients are added decides the last bits.
+    leaves = [*tower.state_dict(keep_vars=True).values(), rows.requires_grad_()]
+
+    def scores_of(pick: Tensor) -> Tensor:
+        embeddings = functional.normalize(tower(distort(images[pick], generator)), dim=-1)
+        return LOGIT_SCALE * embeddings @ functional.normalize(rows, dim=1).T
+
+    accuracy = descend(leaves, scores_of, labels, steps=steps, batch=batch, peak=peak, generator=generator)
+    return dict(tower.state_dict()), functional.normalize(rows.detach(), dim=1), accuracy
 
 
 def main() -> None:

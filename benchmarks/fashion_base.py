@@ -14,14 +14,12 @@ import argparse
 import json
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Linear, functional
 from transformers import ConvNextConfig, ConvNextModel
 
-from benchmarks.demo_base import CHARACTERS, glyphs, written
-from prefmerge.training.steps import learning_rate_at
+from benchmarks.demo_base import CHARACTERS, descend, glyphs, written
 
 STEPS, BATCH, PEAK = 3000, 64, 1e-3
 SIDE = 28  # pixels
@@ -46,24 +44,14 @@ def train(steps: int, batch: int, seed: int) -> tuple[ConvNextModel, float]:
     )
     model = ConvNextModel(sizes)
     head = Linear(128, len(CHARACTERS))
-    leaves = [*model.parameters(), *head.parameters()]
-    optimizer = torch.optim.AdamW(leaves, lr=PEAK, weight_decay=0.05)
     images, labels = glyphs()
-    hits = []
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, steps, max(1, steps // 20), PEAK)
-        pick = torch.randint(len(images), (batch,), generator=generator)
-        scores = head(model(pixel_values=pictures(images[pick], generator)).pooler_output)
-        loss = functional.cross_entropy(scores, labels[pick])
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(leaves, 1.0)
-        optimizer.step()
-        hits.append(float((scores.argmax(dim=1) == labels[pick]).float().mean()))
-        if step % 200 == 0 or step == steps - 1:
-            print(f"step {step:5d}/{steps}  loss {loss.item():.3f}  accuracy {np.mean(hits[-200:]):.3f}", flush=True)
-    return model.eval(), float(np.mean(hits[-max(1, steps // 10) :]))
+
+    def scores_of(pick: Tensor) -> Tensor:
+        return head(model(pixel_values=pictures(images[pick], generator)).pooler_output)
+
+    leaves = [*model.parameters(), *head.parameters()]
+    accuracy = descend(leaves, scores_of, labels, steps=steps, batch=batch, peak=PEAK, generator=generator)
+    return model.eval(), accuracy
 
 
 def save(model: ConvNextModel, folder: Path, accuracy: float) -> None:

@@ -273,6 +273,7 @@ def apportioned(ratios: Sequence[Fraction], size: int) -> tuple[int, ...]:
 
 
 def called(name: str, variant: int) -> str:
+    """What messages call an environment."""
     return f"{name}, variant {variant}"
 
 
@@ -301,6 +302,7 @@ def by_name(pools: Sequence[Pool]) -> dict[str, Pool]:
 
 
 def require_known(task: str, tasks: Iterable[str], where: str) -> None:
+    """Raise DataError where there is no such task."""
     names = list(tasks)
     if task not in names:
         hint = did_you_mean(task, names)
@@ -308,6 +310,7 @@ def require_known(task: str, tasks: Iterable[str], where: str) -> None:
 
 
 def require_present(ids: Sequence[str], pool: Pool, where: str) -> None:
+    """Raise DataError where a sample is not among those of the task."""
     gone = [name for name in ids if name not in pool.at]
     if gone:
         raise DataError(
