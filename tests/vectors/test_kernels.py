@@ -68,6 +68,27 @@ def test_a_task_vector_is_the_oracles(task: str, base: str, block: int):
     assert_bits(found, expected)
 
 
+@pytest.mark.parametrize("task", ["float16", "bfloat16"])
+@pytest.mark.parametrize("base", FORMATS)
+def test_what_rounding_the_base_explains_is_no_difference(task: str, base: str):
+    """Of each awkward element the nearest of the task's format, the one below and the one above, and any others."""
+    of_base = np.concatenate([awkward(base), awkward(base, 1)])
+    near = from_float32(to_float32(of_base, by_name(base)), by_name(task)).view(np.uint16)
+    others = np.resize(awkward(task).view(np.uint16), near.size)
+    of_task = np.concatenate([near, near - 1, near + 1, others]).view(by_name(task).storage)
+    of_base = np.tile(of_base, 4)
+    expected = oracle.vector(of_task, task, of_base, base, rounding=True)
+    found = np.empty(of_task.size, np.float32)
+    told = kernels.subtract_rounded(operand(of_task, by_name(task)), operand(of_base, by_name(base)), found)
+    assert_bits(found, expected)
+    assert told == (np.isfinite(expected).all(), (expected != 0).any())
+    assert np.count_nonzero(expected[: near.size] == 0) >= near.size // 3
+    finite = np.isfinite(expected)
+    of_task, of_base, found = of_task[finite], of_base[finite], found[finite]
+    told = kernels.subtract_rounded(operand(of_task, by_name(task)), operand(of_base, by_name(base)), found)
+    assert told == (True, (expected[finite] != 0).any())
+
+
 @every_pair
 def test_a_task_vector_is_what_numpy_makes_of_whole_arrays(task: str, base: str):
     of_task, of_base = crossed(task, base)
@@ -246,7 +267,8 @@ def reader(task: np.ndarray, base: np.ndarray, *, held: bool = False) -> TaskVec
 def test_blocks_of_any_size_give_the_same(task: str, base: str, held: bool):
     rng = np.random.default_rng(0)
     of_task, of_base = (rng.standard_normal((301, 233)).astype(name) for name in (task, base))
-    expected = oracle.vector(of_task.ravel(), task, of_base.ravel(), base)
+    narrower = task == "float16" != base
+    expected = oracle.vector(of_task.ravel(), task, of_base.ravel(), base, rounding=narrower)
     for block in (1 << 20, 4096, 7, 1):
         vectors = reader(of_task, of_base, held=held)
         assert vectors.readers[0].shape == vectors.shape

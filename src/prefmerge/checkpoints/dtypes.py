@@ -95,6 +95,11 @@ def to_float(stored: np.ndarray, dtype: Dtype) -> np.ndarray:
     return np.require(stored, requirements="A") if dtype.code == "F64" else to_float32(stored, dtype)
 
 
+def rounds(task: Dtype, base: Dtype) -> bool:
+    """Whether storing the base's values in the task's format may change them: it has 16 bits, of another kind."""
+    return task.code in ("BF16", "F16") and task != base
+
+
 def from_float64(values: np.ndarray, dtype: Dtype) -> np.ndarray:
     """float64 `values` rounded once, to nearest-even, in a float format, as its stored elements. Infinity where a value
     does not fit.

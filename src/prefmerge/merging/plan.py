@@ -30,10 +30,10 @@ from prefmerge.checkpoints import (
     reading,
     split_key,
 )
-from prefmerge.checkpoints.dtypes import DTYPES, Dtype, by_name, require_mergeable
+from prefmerge.checkpoints.dtypes import DTYPES, Dtype, by_name, require_mergeable, rounds
 from prefmerge.checkpoints.quantised import signs_of_quantisation
 from prefmerge.errors import CheckpointMismatch, PreferenceError, RecipeError, UnsupportedDtype
-from prefmerge.ground.words import listed, nearest
+from prefmerge.ground.words import listed, nearest, quoted
 from prefmerge.merging.matching import Names, excluder, match, told
 from prefmerge.merging.mismatch import explained
 from prefmerge.merging.modules import changed_modules
@@ -210,6 +210,7 @@ def plan_over(recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint], sam
     notes += changed_modules(base, tasks, names)
     entries = _entries(recipe, base, tasks, names, notes, sameness)
     method = METHODS[recipe.method]
+    notes += _notes_of_rounding(base, tasks, names, entries)
     idle = _idle(base, tasks, names, entries, notes, sameness)
     settings = _settings(recipe, method, tasks, names, idle, notes)
     inputs = tuple(Input.of(task, f"task {name!r}") for task, name in zip(tasks, names, strict=True))
@@ -241,6 +242,26 @@ def _notes_of_opening(base: Checkpoint, tasks: Sequence[Checkpoint], names: Sequ
         for note in one.notes:
             said.setdefault(note, []).append(role)
     return [f"{listed(roles, SHOWN)}: {note}." for note, roles in said.items()]
+
+
+def _notes_of_rounding(
+    base: Checkpoint, tasks: Sequence[Checkpoint], names: Sequence[str], entries: Sequence[PlannedTensor]
+) -> list[str]:
+    """One for each pair of formats of which the task's may round the base's values."""
+    pairs: dict[tuple[str, str], list[str]] = {}
+    for i, (task, name) in enumerate(zip(tasks, names, strict=True)):
+        if not is_task_vector(task):
+            formats = {
+                (task.tensors[entry.stored_as[i]].dtype, entry.info.dtype) for entry in entries if entry.role == "merge"
+            }
+            for own, before in sorted(formats, key=lambda pair: (pair[0].name, pair[1].name)):
+                if rounds(own, before):
+                    pairs.setdefault((own.name, before.name), []).append(name)
+    return [
+        f"{'task' if len(several) == 1 else 'tasks'} {quoted(several, SHOWN)}: stored as {own}, and the base as "
+        f"{before}. Where rounding the base to {own} gives the task's value, the task counts as unchanged."
+        for (own, before), several in pairs.items()
+    ]
 
 
 def _refuse_quantised(recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint], names: Sequence[str]) -> None:

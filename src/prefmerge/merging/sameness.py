@@ -15,7 +15,8 @@ from typing import TypeVar
 import numpy as np
 import xxhash
 
-from prefmerge.checkpoints import Checkpoint, is_task_vector, to_float32
+from prefmerge.checkpoints import Checkpoint, from_float32, is_task_vector, to_float32
+from prefmerge.checkpoints.dtypes import rounds
 
 SLICES, SLICE = 4, 32  # of a sample: so many, of so many elements each
 BLOCK = 1 << 20  # elements compared at a time
@@ -69,7 +70,7 @@ class Sameness:
         return firsts
 
     def unchanged(self, base: Checkpoint, tensor: str, task: Checkpoint, stored: str, *, sampled: bool = False) -> bool:
-        """Whether a task holds the base's values, in whatever float format, or zeros where it is a task vector.
+        """Whether a task holds the base's values, rounded to its own format, or zeros where it is a task vector.
         `sampled`: as far as a few slices show.
         """
         key = (self._key(base), tensor, self._key(task), stored, sampled)
@@ -145,7 +146,10 @@ def _equal(base: Checkpoint, tensor: str, task: Checkpoint, stored: str, start: 
         same_bits = np.array_equal(elements.view(np.uint8), expected.view(np.uint8))  # NaN does not equal itself
         if same_bits or np.array_equal(elements, expected):
             return True
-    return np.array_equal(to_float32(elements, dtype), to_float32(expected, base.tensors[tensor].dtype))
+    values = to_float32(expected, base.tensors[tensor].dtype)
+    if rounds(dtype, base.tensors[tensor].dtype):
+        values = to_float32(from_float32(values, dtype), dtype)
+    return np.array_equal(to_float32(elements, dtype), values)
 
 
 def refined(groups: Iterable[Sequence[_Member]], key: Callable[[_Member], Hashable]) -> list[list[_Member]]:

@@ -1,6 +1,7 @@
 """The loops between stored elements and task vectors, compiled: one pass over a block for any pair of number formats.
 
     tau = float32(theta_t) - float32(theta_0)          subtract
+    the same, 0 where rounding explains it             subtract_rounded
     tau, as it is stored                               convert
     theta = theta_0 + scale * tau                      finish
     theta, rounded to 16 bits                          narrow
@@ -149,6 +150,21 @@ def subtract(task, base, out):
     top = np.uint32(0)
     for i in range(out.size):
         x = np.float32(widen(task[i]) - widen(base[i]))
+        out[i] = x
+        top = max(top, np.uint32(np.float32(x).view(np.uint32) & MAGNITUDE))
+    return top < INFINITE, top != np.uint32(0)
+
+
+@kernel
+def subtract_rounded(task, base, out):
+    """`subtract` for a task of 16 bits over a base of another format: 0 where the task holds the base's value rounded
+    to its own format.
+    """
+    top = np.uint32(0)
+    for i in range(out.size):
+        b, t = widen(base[i]), widen(task[i])
+        finite = np.uint32(np.float32(t).view(np.uint32) & MAGNITUDE) < INFINITE  # infinity explains nothing
+        x = np.float32(0) if finite and narrowed(b, task[i]) == task[i] else np.float32(t - b)
         out[i] = x
         top = max(top, np.uint32(np.float32(x).view(np.uint32) & MAGNITUDE))
     return top < INFINITE, top != np.uint32(0)

@@ -1,6 +1,7 @@
 """The task vectors of one tensor: a reader for each pair of tensor and task, and the base beside them.
 
     tau_t = float32(theta_t) - float32(theta_0), or the stored tau_t of a task-vector file
+    tau_t = 0 where theta_t is theta_0 rounded to the 16 bits of theta_t's format
 
 Every value is checked as it is read; NaN and infinity name file, tensor and place. Vectors are flat; `shape` is the
 tensor's, for methods that work on matrices. Where many plans want the same tensor, `held` decodes each stretch of it
@@ -20,7 +21,7 @@ from typing import NoReturn, Protocol, final
 import numpy as np
 
 from prefmerge.checkpoints import CHUNK, TensorInfo, require_unchanged
-from prefmerge.checkpoints.dtypes import to_float, to_float32
+from prefmerge.checkpoints.dtypes import rounds, to_float, to_float32
 from prefmerge.errors import NonFiniteValue
 from prefmerge.vectors import kernels
 from prefmerge.vectors.kernels import operand
@@ -139,6 +140,8 @@ class StoredVector(VectorReader):
         self.source, self._space, self._base, self.name = reading.tasks[task], reading.space, base, stored_as
         info = self.source.checkpoint.tensors[stored_as]
         self.shape, self._dtype = info.shape, info.dtype
+        before = reading.base.checkpoint.tensors[base.name].dtype
+        self._subtract = kernels.subtract_rounded if rounds(self._dtype, before) else kernels.subtract
 
     def read(self, start: int, stop: int, out: np.ndarray) -> bool:
         self.source.touched = True
@@ -147,7 +150,7 @@ class StoredVector(VectorReader):
         if self.source.vector:
             finite, changed = kernels.convert(values, out)
         else:
-            finite, changed = kernels.subtract(values, self._base.operand(start, stop), out)
+            finite, changed = self._subtract(values, self._base.operand(start, stop), out)
         if not finite:
             self._complain(to_float32(stored, self._dtype), np.arange(start, stop))
         return bool(changed)
@@ -158,19 +161,23 @@ class StoredVector(VectorReader):
         if self.source.vector:
             finite, _ = kernels.convert(values, out)
         else:
-            finite, _ = kernels.subtract(values, self._base.gather(indices), out)
+            finite, _ = self._subtract(values, self._base.gather(indices), out)
         if not finite:
             self._complain(to_float32(stored, self._dtype), indices)
 
     def model(self, start: int, stop: int, *, compare: bool) -> tuple[np.ndarray, bool]:
         self.source.touched = True
-        values = to_float(self.source.read(self.name, start, stop, self._space, "model"), self._dtype)
+        stored = self.source.read(self.name, start, stop, self._space, "model")
+        values = to_float(stored, self._dtype)
         narrow = _narrow(values)
         if not np.isfinite(narrow).all():
             self._complain(narrow, np.arange(start, stop))
         if self.source.vector:
             return self._base.model(start, stop).astype(np.float64) + values, compare and bool(narrow.any())
-        return values, compare and not np.array_equal(narrow, self._base.values(start, stop))
+        if compare:
+            apart = np.empty(stop - start, np.float32)
+            compare = bool(self._subtract(operand(stored, self._dtype), self._base.operand(start, stop), apart)[1])
+        return values, compare
 
     def _complain(self, values: np.ndarray, indices: np.ndarray) -> NoReturn:
         require_unchanged(self.source.checkpoint)  # or the fault is not the file's own
