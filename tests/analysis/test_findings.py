@@ -69,6 +69,15 @@ def test_contributions() -> None:
     assert findings.contributions(measure(ZERO, [ZERO])) == "No task changed anything, so nothing is contributed."
 
 
+def test_case_19_equal_contributions_are_said_once() -> None:
+    same = "In the MAGMAX merge all tasks contribute the same ({} of the changed elements each)."
+    assert same.format("33.3 %") in findings.contributions(of([1] * 4 + [2] * 4, [2] * 4 + [1] * 4))
+    one_each = np.eye(8) + 1
+    assert same.format("8.3 %") in findings.contributions(of(*one_each.tolist()))
+    assert same.format("0.0 %") in findings.contributions(of([1] * 8, [-1] * 8))  # all tied
+    assert "contributes most" in findings.contributions(of([1] * 3 + [2] * 5, [2] * 3 + [1] * 5))
+
+
 @pytest.mark.parametrize(
     ("sizes", "said"),
     [

@@ -21,7 +21,7 @@ ROUNDS = 4  # of each; what is decisive is forced in tests/outputs/test_two_writ
 
 @pytest.mark.parametrize(("processes", "force"), [(2, False), (3, False), (3, True)])
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_processes_at_once(tmp_path: Path, processes: int, kind: str, force: bool) -> None:
+def test_attack_s1_processes_at_once(tmp_path: Path, processes: int, kind: str, force: bool) -> None:
     counts = race(tmp_path / "race", kind, force, processes, ROUNDS)
     assert counts["won"] + counts["refused"] == processes * ROUNDS
 

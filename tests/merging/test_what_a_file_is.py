@@ -102,7 +102,7 @@ QUANTISED: dict[str, tuple[State, str]] = {
 
 @pytest.mark.parametrize("kind", QUANTISED)
 @pytest.mark.parametrize("where", ["base", "task"])
-def test_quantised_weights_are_refused_before_anything_is_written(tmp_path: Path, kind: str, where: str):
+def test_case_3a_3c_quantised_weights_are_refused_before_anything_is_written(tmp_path: Path, kind: str, where: str):
     tensors, named = QUANTISED[kind]
     good = save(tmp_path / "good", {"norm.weight": floats(0, 8)})
     bad = save(tmp_path / "bad", {"norm.weight": floats(1, 8), **tensors})
@@ -118,7 +118,7 @@ def test_quantised_weights_are_refused_before_anything_is_written(tmp_path: Path
     assert not (tmp_path / "out.safetensors").exists()
 
 
-def test_a_float8_weight_with_its_scale_is_refused_and_one_that_is_left_out_is_not(tmp_path: Path):
+def test_case_3a_a_float8_weight_with_its_scale_is_refused_and_one_that_is_left_out_is_not(tmp_path: Path):
     for name in ("base", "task"):
         header = {"a": entry("F32", [2], 0, 8), "l.weight": entry("F8_E4M3", [2, 2], 8, 12)}
         header["l.weight_scale_inv"] = entry("F32", [1, 1], 12, 16)
@@ -137,7 +137,7 @@ def test_a_float8_weight_with_its_scale_is_refused_and_one_that_is_left_out_is_n
         ({"quantization": {"bits": 4, "group_size": 64}}, "'quantization' in config.json"),
     ],
 )
-def test_a_configuration_that_speaks_of_quantisation_is_a_sign(tmp_path: Path, config: dict, named: str):
+def test_case_3a_a_configuration_that_speaks_of_quantisation_is_a_sign(tmp_path: Path, config: dict, named: str):
     base = save(tmp_path / "base", {"w": floats(0, 8)}, **config)
     task = save(tmp_path / "task", {"w": floats(1, 8)})
     for given in (base, base / "model.safetensors"):
@@ -147,7 +147,7 @@ def test_a_configuration_that_speaks_of_quantisation_is_a_sign(tmp_path: Path, c
     assert not signs_of_quantisation(open_checkpoint(task))
 
 
-def test_buffers_of_integers_are_no_sign_of_quantisation(tmp_path: Path):
+def test_case_3c_buffers_of_integers_are_no_sign_of_quantisation(tmp_path: Path):
     state = {
         "attn.logit_scale": floats(0, 3, 1, 1),
         "attn.relative_position_index": codes(1, 9, 9, dtype=np.int64),
@@ -187,7 +187,7 @@ def leftover(folder: Path, file: str, shards: list[str], placed: dict[str, str] 
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors"])
-def test_a_leftover_beside_an_index_of_other_files_is_for_the_user_to_choose(tmp_path: Path, file: str):
+def test_case_5a_a_leftover_beside_an_index_of_other_files_is_for_the_user_to_choose(tmp_path: Path, file: str):
     shards = [f"part-0000{i}-of-00002.safetensors" for i in (1, 2)]
     folder = leftover(tmp_path / "saved", file, shards)
     with pytest.raises(PrefmergeError) as told:
@@ -205,7 +205,7 @@ def test_a_leftover_beside_an_index_of_other_files_is_for_the_user_to_choose(tmp
         assert open_checkpoint(folder / file).raw("a").tolist() == floats(9, 4).tolist()
 
 
-def test_a_leftover_beside_shards_that_lost_their_index_is_for_the_user_to_choose(tmp_path: Path):
+def test_case_5a_a_leftover_beside_shards_that_lost_their_index_is_for_the_user_to_choose(tmp_path: Path):
     shards = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
     folder = leftover(tmp_path / "saved", "model.safetensors", shards, placed={})
     with pytest.raises(PrefmergeError, match=r"two checkpoints: model.safetensors, and model-00001-of-00002.safetens"):
@@ -215,7 +215,7 @@ def test_a_leftover_beside_shards_that_lost_their_index_is_for_the_user_to_choos
     assert list(open_checkpoint(folder).tensors) == ["a", "b"]
 
 
-def test_an_index_that_counts_the_file_among_its_shards_is_no_second_checkpoint(tmp_path: Path):
+def test_case_5a_an_index_that_counts_the_file_among_its_shards_is_no_second_checkpoint(tmp_path: Path):
     for file in ("model.safetensors", "diffusion_pytorch_model.safetensors"):
         save_file({"a": floats(0, 4), "b": floats(1, 4)}, tmp_path / file)
         placed = {"a": file, "b": file}
@@ -230,13 +230,13 @@ def test_an_index_that_counts_the_file_among_its_shards_is_no_second_checkpoint(
             path.unlink()
 
 
-def test_an_index_that_is_none_hides_no_checkpoint(tmp_path: Path):
+def test_case_5a_an_index_that_is_none_hides_no_checkpoint(tmp_path: Path):
     save_file({"a": floats(0, 4)}, tmp_path / "model.safetensors")
     (tmp_path / "model.safetensors.index.json").write_text("x")
     assert list(open_checkpoint(tmp_path).tensors) == ["a"]
 
 
-def test_an_index_of_shards_that_are_not_there_is_the_leftover(tmp_path: Path):
+def test_case_5a_an_index_of_shards_that_are_not_there_is_the_leftover(tmp_path: Path):
     folder = save(tmp_path / "model", {"w": floats(0, 4)}, model_type="x")
     (folder / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": {"w": "model-00001-of-00002.safetensors"}})
@@ -253,7 +253,7 @@ def test_thousands_of_foreign_names_are_refused_in_a_moment():
     assert time.perf_counter() - began < 5  # pair by pair it takes several times as long
 
 
-def test_files_of_two_libraries_beside_one_another_are_no_leftover(tmp_path: Path):
+def test_case_5a_files_of_two_libraries_beside_one_another_are_no_leftover(tmp_path: Path):
     folder = leftover(tmp_path / "hub", "pytorch_model.bin", ["x.safetensors", "y.safetensors"])
     save_file({"a": floats(0, 4)}, folder / "model.safetensors")
     assert list(open_checkpoint(folder).tensors) == ["a"]
@@ -285,7 +285,7 @@ def owned(receipt: Receipt) -> list[int]:
 
 
 @pytest.mark.parametrize("scope", ["tensor", "model"])
-def test_embeddings_stored_twice_are_merged_once(tmp_path: Path, scope: Literal["tensor", "model"]):
+def test_case_2a_embeddings_stored_twice_are_merged_once(tmp_path: Path, scope: Literal["tensor", "model"]):
     base, tasks = llamas(tmp_path)
     receipt = merge(base, tasks, tmp_path / "out.safetensors", selection="paper", scope=scope)
     out = load_file(tmp_path / "out.safetensors")
@@ -313,14 +313,14 @@ def test_embeddings_stored_twice_are_merged_once(tmp_path: Path, scope: Literal[
         assert {name: value.tobytes() for name, value in model.items()} == {n: v.tobytes() for n, v in out.items()}
 
 
-def test_copies_in_memory_stay_arrays_of_their_own():
+def test_case_2a_copies_in_memory_stay_arrays_of_their_own():
     base, *tasks = [llama(i) for i in range(3)]
     merged, _ = merge_state_dicts(base, tasks)
     assert merged[HEAD] is not merged[EMBED]
     assert merged[HEAD].tobytes() == merged[EMBED].tobytes()
 
 
-def test_three_names_in_half_precision_and_a_task_vector_are_one_tensor_too(tmp_path: Path):
+def test_case_2a_three_names_in_half_precision_and_a_task_vector_are_one_tensor_too(tmp_path: Path):
     names = ("shared.weight", "encoder.embed.weight", "decoder.embed.weight")
     base, tasks = llamas(tmp_path, names=names, dtype=np.float16)
     merge(base, tasks[:1], tmp_path / "vector.safetensors", method="last", as_task_vector=True)
@@ -335,7 +335,7 @@ def test_three_names_in_half_precision_and_a_task_vector_are_one_tensor_too(tmp_
 
 
 @pytest.mark.parametrize("where", ["base", "task"])
-def test_copies_that_differ_in_one_element_somewhere_are_two_tensors(where: str):
+def test_case_2a_copies_that_differ_in_one_element_somewhere_are_two_tensors(where: str):
     """The element lies between the slices that are compared first."""
     base, *tasks = [{"a": floats(i, 5000), "b": floats(i, 5000), "c": floats(i + 9, 5000)} for i in range(3)]
     (base if where == "base" else tasks[1])["b"][700] += 1
@@ -345,7 +345,7 @@ def test_copies_that_differ_in_one_element_somewhere_are_two_tensors(where: str)
     assert [note.partition(" in the base")[0] for note in notes] == ["'b' equals 'a'"]
 
 
-def test_copies_that_no_task_changes_are_copied_without_a_word():
+def test_case_2a_copies_that_no_task_changes_are_copied_without_a_word():
     base, *tasks = [llama(i) for i in range(3)]
     for task in tasks:
         task |= {name: base[name].copy() for name in (EMBED, HEAD)}
@@ -359,7 +359,7 @@ def test_copies_that_no_task_changes_are_copied_without_a_word():
 
 
 @pytest.mark.parametrize("aliased", [False, True])
-def test_a_tied_base_takes_tasks_that_store_a_copy(aliased: bool):
+def test_case_2c_a_tied_base_takes_tasks_that_store_a_copy(aliased: bool):
     base, *tasks = [llama(i) for i in range(3)]
     if aliased:
         base[HEAD] = base[EMBED]
@@ -381,7 +381,7 @@ def test_a_tied_base_takes_tasks_that_store_a_copy(aliased: bool):
     assert merge_state_dicts(base, plain)[0][EMBED].tobytes() == merged[EMBED].tobytes()
 
 
-def test_a_task_may_store_one_name_of_what_the_base_stores_twice():
+def test_case_2c_a_task_may_store_one_name_of_what_the_base_stores_twice():
     base, first, second = (llama(i) for i in range(3))
     whole, _ = merge_state_dicts(base, [first, second])
     for dropped in (HEAD, EMBED):
@@ -395,7 +395,7 @@ def test_a_task_may_store_one_name_of_what_the_base_stores_twice():
         )
 
 
-def test_what_is_equal_by_chance_explains_no_missing_and_no_additional_tensor():
+def test_case_2c_what_is_equal_by_chance_explains_no_missing_and_no_additional_tensor():
     """Norms that nothing has trained are all ones, and so equal to any other of their size."""
     state = {"a.norm": np.ones(300, np.float32), "b.norm": np.ones(300, np.float32), "w": floats(0, 300)}
     with pytest.raises(PrefmergeError, match=r"lacks 1 of the base's tensors: 'b.norm'"):
@@ -445,7 +445,7 @@ def a_copy(path: Path, how: str, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("how", ["copy", "shards", "folder of a link", "float64"])
-def test_a_task_that_is_the_base_gets_no_budget(tmp_path: Path, how: str):
+def test_case_5c_a_task_that_is_the_base_gets_no_budget(tmp_path: Path, how: str):
     base, (cars, birds) = three(tmp_path)
     same = a_copy(base, how, tmp_path)
     note = "task 'same' does not differ from the base: it gets no share unless you ask for one by name."
@@ -467,7 +467,7 @@ def test_a_task_that_is_the_base_gets_no_budget(tmp_path: Path, how: str):
     assert average.to_json()["notes"] == ["task 'same' does not differ from the base."]
 
 
-def test_a_task_vector_of_zeros_is_the_base_too(tmp_path: Path):
+def test_case_5c_a_task_vector_of_zeros_is_the_base_too(tmp_path: Path):
     base, (cars, _) = three(tmp_path)
     same = Path(shutil.copy(base, tmp_path / "same.safetensors"))
     merge(base, [same], tmp_path / "nothing.safetensors", method="last", as_task_vector=True)
@@ -476,7 +476,7 @@ def test_a_task_vector_of_zeros_is_the_base_too(tmp_path: Path):
     assert receipt.to_json()["notes"][0].startswith("task 'nothing' does not differ from the base: it gets no share")
 
 
-def test_a_task_that_changes_one_element_is_no_copy_of_the_base(tmp_path: Path):
+def test_case_5c_a_task_that_changes_one_element_is_no_copy_of_the_base(tmp_path: Path):
     """The element lies between the slices that are compared first."""
     base, one = {"w": floats(0, 5000)}, {"w": floats(0, 5000)}
     one["w"][700] += 1
@@ -485,7 +485,7 @@ def test_a_task_that_changes_one_element_is_no_copy_of_the_base(tmp_path: Path):
     assert [Fraction(share) for share in receipt.to_json()["shares"]] == [Fraction(1, 2)] * 2
 
 
-def test_tasks_that_are_all_the_base_are_named_and_change_nothing():
+def test_case_5c_tasks_that_are_all_the_base_are_named_and_change_nothing():
     base = {"w": floats(0, 40)}
     merged, receipt = merge_state_dicts(base, [{"w": base["w"].copy()} for _ in range(2)], names=["cars", "birds"])
     assert merged["w"].tobytes() == base["w"].tobytes()
@@ -495,7 +495,7 @@ def test_tasks_that_are_all_the_base_are_named_and_change_nothing():
     ]
 
 
-def test_two_equal_tasks_are_noted_and_keep_their_shares(tmp_path: Path):
+def test_case_5c_two_equal_tasks_are_noted_and_keep_their_shares(tmp_path: Path):
     base, (cars, birds) = three(tmp_path)
     twice = Path(shutil.copy(cars, tmp_path / "twice.safetensors"))
     receipt = merge(base, [cars, birds, twice], tmp_path / "out.safetensors")
@@ -504,7 +504,7 @@ def test_two_equal_tasks_are_noted_and_keep_their_shares(tmp_path: Path):
 
 
 @pytest.mark.parametrize("link", [os.link, os.symlink])
-def test_a_link_to_one_file_is_the_file_given_twice(tmp_path: Path, link: Callable[[Path, Path], None]):
+def test_case_5c_a_link_to_one_file_is_the_file_given_twice(tmp_path: Path, link: Callable[[Path, Path], None]):
     base, (cars, birds) = three(tmp_path)
     link(cars, tmp_path / "linked.safetensors")
     with pytest.raises(PrefmergeError, match=r"task 3 is .*linked.safetensors, which is task 1 too. Every input must"):

@@ -85,9 +85,12 @@ def contributions(measured: Measured) -> str:
     most, least = int(shares.argmax()), int(shares.argmin())
     if len(shares) == 1:
         return f"{measured.tasks[0]} contributes everything, being alone."
+    low, high = _percent(shares[least]), _percent(shares[most])
     sentence = (
-        f"In the MAGMAX merge {measured.tasks[most]} contributes most ({_percent(shares[most])} of the changed "
-        f"elements), {measured.tasks[least]} least ({_percent(shares[least])}); {_order(shares, 'contributes more')}."
+        f"In the MAGMAX merge all tasks contribute the same ({high} of the changed elements each)."
+        if low == high
+        else f"In the MAGMAX merge {measured.tasks[most]} contributes most ({high} of the changed "
+        f"elements), {measured.tasks[least]} least ({low}); {_order(shares, 'contributes more')}."
     )
     if measured.tied() >= _WORTH_SAYING:
         sentence += f" {_percent(measured.tied())} are tied: several tasks changed them by the same, largest magnitude."
