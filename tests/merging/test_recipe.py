@@ -283,11 +283,13 @@ def test_notes(folder: Path, method: str, parameters: str, note: str) -> None:
         ),
         (
             "merge_method: average\nparameters: {weight: 2}\n",
-            "line 2: 'weight' has no use with method average; it is for task_arithmetic, linear, ties. ",
+            "line 2: 'weight' has no use with method average; it is for task_arithmetic, linear, ties, dare_linear, "
+            "dare_ties. ",
         ),
         (
             "merge_method: ties\nseed: 3\n",
-            "line 2: 'seed' has no use with method ties; it is for tunable_magmax, random_mix. ",
+            "line 2: 'seed' has no use with method ties; it is for tunable_magmax, random_mix, dare_linear, "
+            "dare_ties. ",
         ),
     ],
 )
@@ -322,8 +324,8 @@ def test_passes_have_no_use_with_optimal(folder: Path) -> None:
         ),
         ("merge_method: ties\nmodels: [{model: cars.safetensors}]\n", "'base_model' is missing, and ties needs it: "),
         (
-            f"merge_method: dare_ties\n{MODELS}",
-            "line 1: 'dare_ties' is a method of mergekit that prefmerge does not have. Methods: ",
+            f"merge_method: della\n{MODELS}",
+            "line 1: 'della' is a method of mergekit that prefmerge does not have. Methods: ",
         ),
         (
             f"merge_method: slerp\n{MODELS}",
@@ -359,7 +361,7 @@ def test_passes_have_no_use_with_optimal(folder: Path) -> None:
         ),
         (
             f"merge_method: ties\nparameters: {{rescale: true}}\n{MODELS}",
-            "line 2: rescale: true is a parameter of mergekit's random sparsifiers, ",
+            "line 2: rescale: true belongs to methods that drop elements at random. ",
         ),
         (
             f"merge_method: ties\nparameters:\n  weigth: 1\n{MODELS}",
@@ -510,13 +512,15 @@ def test_another_method_drops_what_it_has_no_use_for_and_says_so(folder: Path) -
         (
             "magmax",
             {"seed": 1},
-            "--seed has no use with method magmax; it is for tunable_magmax, random_mix. Leave it out or choose "
+            "--seed has no use with method magmax; it is for tunable_magmax, random_mix, dare_linear, "
+            "dare_ties. Leave it out or choose "
             "another method.",
         ),
         (
             "magmax",
             {"density": 0.1},
-            "--density has no use with method magmax; it is for ties. Leave it out or choose another method.",
+            "--density has no use with method magmax; it is for ties, dare_linear, dare_ties. Leave it out or choose "
+            "another method.",
         ),
         (
             "magmax",

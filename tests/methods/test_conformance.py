@@ -10,6 +10,7 @@ import pytest
 
 from prefmerge import merge_state_dicts
 from prefmerge.methods import METHODS
+from prefmerge.methods.parameters import DENSITY
 from tests.methods.problems import gaussian, state_dicts
 
 OPTIONS = {
@@ -28,11 +29,13 @@ OPTIONS = {
     ],
     "increments": [{}, {"preference": "0.7,0.1,0,0.2", "start": "0.75", "boost": "2", "drop": "0.5"}],
     "ties": [{}, {"scope": "model"}, {"density": 0.5, "weights": [1, 2, 3, -1], "normalize": False}],
+    "dare_linear": [{}, {"density": 0.25, "weights": [1, 2, 3, 4], "rescale": False, "normalize": True, "seed": 3}],
+    "dare_ties": [{}, {"density": [0.9, 0.5, 1, 0.1], "weights": [1, 2, 3, -1], "normalize": True}],
     "linear": [{}, {"weights": [1, 2, 3, 4]}, {"normalize": False}],
     "task_arithmetic": [{}, {"weights": [0.5, 0, -1, 2]}],
 }
 CASES = [(method, options) for method in METHODS for options in OPTIONS.get(method, [{}])]
-SUMS = ("average", "task_arithmetic", "linear", "ties", "increments")
+SUMS = ("average", "task_arithmetic", "linear", "ties", "increments", "dare_linear", "dare_ties")
 named = pytest.mark.parametrize(("method", "options"), CASES, ids=[f"{m}-{i}" for i, (m, _) in enumerate(CASES)])
 
 
@@ -88,7 +91,7 @@ def test_scaling_all_deltas_by_a_power_of_two_scales_the_merged_vector(method: s
 @pytest.mark.parametrize("method", list(METHODS))
 def test_one_task_at_scale_one_is_that_task_to_one_rounding(method: str):
     base, tasks = gaussian(1, 300)
-    options: dict[str, Any] = {"density": 1} if method == "ties" else {}
+    options: dict[str, Any] = {"density": 1} if METHODS[method].honours(DENSITY) else {}
     merged, _ = merge_state_dicts(base, tasks, method=method, scale=1, **options)
     # A method over models gives the task itself; one over differences is a rounding away from it.
     expected = tasks[0]["w"] if method == "increments" else base["w"] + (tasks[0]["w"] - base["w"])

@@ -21,13 +21,13 @@ from prefmerge.ground.words import did_you_mean
 from prefmerge.merging.parameters import METHOD, every, per_task, read
 from prefmerge.merging.recipe import Recipe, TaskEntry
 from prefmerge.methods import METHODS
-from prefmerge.methods.parameters import AS_PUBLISHED, BASE_WEIGHT, PREFERENCE, WEIGHTS, YES_OR_NO, Parameter
+from prefmerge.methods.parameters import AS_PUBLISHED, BASE_WEIGHT, PREFERENCE, RESCALE, WEIGHTS, YES_OR_NO, Parameter
 from prefmerge.preference import Preference, as_text
 
 _TOP = ("merge_method", "base_model", "models", "parameters")  # and the parameters that belong there
 _MODEL = ("model", "name", "parameters")
 # mergekit's keys that may be there and say nothing here
-_IDLE = {key: Parameter(key, YES_OR_NO, False) for key in ("int8_mask", "rescale")}
+_IDLE = {key: Parameter(key, YES_OR_NO, False) for key in ("int8_mask", RESCALE.name)}
 
 
 def _by_key(top: bool) -> dict[str, Parameter[Any]]:
@@ -59,7 +59,7 @@ _OTHER_METHODS = (
         "ram",
         "core_space",
     ),
-    *("dare_ties", "dare_linear", "della", "della_linear", "breadcrumbs", "breadcrumbs_ties"),
+    *("della", "della_linear", "breadcrumbs", "breadcrumbs_ties"),
 )
 _WHOLE_MODELS = "prefmerge merges whole models. List them under 'models'."
 _BASES_OWN = "The output keeps the base's. Remove the key."
@@ -167,7 +167,7 @@ class _RecipeFile:
                 )
         for key, node in parameters.items():
             place = f"parameters.{key}"
-            if key in _IDLE:
+            if key in _IDLE and not (key in known and METHODS[method].honours(known[key])):
                 self._idle(node, place, key)
             elif key in ignores:
                 self.notes.append(f"{key} has no effect on {method}, {ignores[key]}.")
@@ -184,8 +184,8 @@ class _RecipeFile:
         elif value:
             raise self._error(
                 node,
-                "rescale: true is a parameter of mergekit's random sparsifiers, which prefmerge does not "
-                "have. Remove the key.",
+                f"{key}: true belongs to methods that drop elements at random. Remove the key, or use dare_linear or "
+                "dare_ties.",
             )
 
     def _prefer(self, node: Any) -> Preference:
@@ -265,7 +265,7 @@ class _RecipeFile:
 
     def _check_used(self, recipe: Recipe, top: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
         """What the method would ignore: an error, but a note where mergekit ignores it too."""
-        stated = {key: one for key, one in _by_key(top=False).items() if key in parameters}
+        stated = {key: one for key, one in _by_key(top=False).items() if key in parameters and key not in _IDLE}
         stated |= {key: one for key, one in _by_key(top=True).items() if key in top}
         rows = [self._mapping(node, "", _MODEL) for node in top["models"].value]
         stated |= {one.keys[0]: one for row in rows for one in self._own(row, "")}

@@ -7,6 +7,7 @@ from typing import Any
 
 from prefmerge.errors import MethodError
 from prefmerge.ground.words import did_you_mean
+from prefmerge.methods.dare import DARE_LINEAR, DARE_TIES
 from prefmerge.methods.elementwise import AVERAGE, LAST, LINEAR, MAGMAX, MAX_ABS, RANDOM_MIX, TASK_ARITHMETIC
 from prefmerge.methods.increments import Increments
 from prefmerge.methods.parameters import SCALE, Parameter
@@ -62,6 +63,8 @@ for _method in (
     LINEAR,
     RANDOM_MIX,
     Ties(),
+    DARE_LINEAR,
+    DARE_TIES,
     LAST,
 ):
     register(_method)

@@ -164,6 +164,16 @@ def random_owners(key, start, tasks, owner):
 
 
 @kernel
+def drop_at_random(key, start, below, factor, tau):
+    """Keep, times `factor`, the elements whose keyed number, cut to 53 bits, lies below `below`; zero the others. `tau`
+    begins with element `start` of its tensor.
+    """
+    for i in range(tau.size):
+        kept = (keyed(key, start + i) >> np.uint64(11)) < below
+        tau[i] = np.float32(tau[i] * factor) if kept else np.float32(0)
+
+
+@kernel
 def magnitude_histogram(tau, histogram):
     """Count |tau| by the top 15 bits below the sign of its float32 pattern, whose order is the order of magnitudes."""
     bits = tau.view(np.uint32)

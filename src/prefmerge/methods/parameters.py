@@ -311,6 +311,27 @@ NORMALIZE = Parameter(
     mergekit=("normalize",),
     group=Group.SUM,
 )
+DENSITY = Parameter(
+    "density",
+    PART,
+    Fraction(1, 5),
+    "what part of each task vector is kept",
+    varies=True,
+    per_task=True,
+    mergekit=("density",),
+    mergekit_default=Fraction(1),
+    group=Group.MODELS,
+)
+RESCALE = Parameter(
+    "rescale",
+    YES_OR_NO,
+    True,
+    "whether what is kept is divided by the part that is kept",
+    flag=False,
+    mergekit=("rescale",),
+    quiet=True,
+    group=Group.SUM,
+)
 SEQUENTIAL: Parameter[Any] = Parameter(
     "sequential",
     YES_OR_NO,

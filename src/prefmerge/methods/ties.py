@@ -15,29 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from prefmerge.errors import MethodError
-from prefmerge.methods.parameters import NORMALIZE, PART, SCALE, SCOPE, WEIGHTS, Group, Parameter
+from prefmerge.methods.parameters import DENSITY, NORMALIZE, SCALE, SCOPE, WEIGHTS
 from prefmerge.methods.protocol import Deltas, Method, Rule, Settings
 
 if TYPE_CHECKING:
     import numpy as np
 
     from prefmerge.vectors.workspace import Workspace
-
-DENSITY = Parameter(
-    "density",
-    PART,
-    Fraction(1, 5),  # the paper's top 20 %
-    "what part of each task vector is kept",
-    varies=True,
-    per_task=True,
-    mergekit=("density",),
-    mergekit_default=Fraction(1),
-    group=Group.MODELS,
-)
 
 HIGH, LOW = 1 << 15, 1 << 16  # counting arrays over the bit pattern's upper 15 and lower 16 bits
 MERGE_BLOCK = 1 << 14  # elements held for all T tasks at once
@@ -104,7 +91,7 @@ class Ties(Method):
 
     name = "ties"
     summary = "trim, elect a sign by mass, average what agrees"
-    parameters = (SCALE.but(1.0), WEIGHTS, DENSITY, NORMALIZE, SCOPE)
+    parameters = (SCALE.but(1.0), WEIGHTS, DENSITY, NORMALIZE, SCOPE)  # the paper keeps the top 20 %
     mergekit = True
     searched = 2
 
