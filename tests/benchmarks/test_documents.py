@@ -18,7 +18,7 @@ LINK = re.compile(r"\]\(([^)#\s]+)")
 FILE = re.compile(r"`((?:src|tests|benchmarks|examples|docs)/[\w./-]+\w)`")
 MODULE = re.compile(r"\bpython -m ([\w.]+)|`(prefmerge(?:\.[a-z_]+)+)")
 COMMAND = re.compile(r"^ {4,}prefmerge ([a-z]+)(.*)$", re.MULTILINE)
-REPLACED = "benchmarks/real_model.py"  # docs/places.md says what was measured with it
+REPLACED = "benchmarks/real_model.py"  # docs/targets.md says what was measured with it
 
 documents = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: file.name)
 

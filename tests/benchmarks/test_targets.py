@@ -146,6 +146,15 @@ def with_priors(results: Results) -> Results:
     return replace(results, scores=tuple(scores), about={"recipe": recipe, "parameters": 1234})
 
 
+def test_the_page_is_the_one_that_the_results_make(tmp_path: Path):
+    targets.main(["--render-only", "--docs", str(tmp_path / "targets.md")])
+    docs = common.ROOT / "docs"
+    assert (tmp_path / "targets.md").read_text() == (docs / "targets.md").read_text()
+    drawn = sorted((tmp_path / "targets").iterdir())
+    assert all(file.stat().st_size > 10_000 for file in drawn)
+    assert sorted(file.name for file in (docs / "targets").iterdir()) == [file.name for file in drawn]
+
+
 def test_the_page_on_similarities_is_the_one_that_the_results_make(tmp_path: Path):
     similarity_encoders.main(["--render-only", "--docs", str(tmp_path / "similarities.md")])
     assert (tmp_path / "similarities.md").read_text() == (common.ROOT / "docs" / "similarities.md").read_text()
