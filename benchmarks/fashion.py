@@ -2,8 +2,9 @@
 
 Fashion-MNIST in five tasks of two classes, on an encoder that has seen only printed characters
 (`benchmarks.fashion_base`), with the demo's training. The recipe is `examples/bench/fashion-mnist.yaml`. The images are
-those of Debian's dataset-fashion-mnist: the first 1,000 training and 500 test images of each class. Resumable; an hour
-or two on two cores.
+those of Debian's dataset-fashion-mnist: the first 1,000 training and 500 test images of each class. Resumable; hours on
+two cores. Writes `results/fashion.json`, of which `benchmarks.targets --render-only --docs docs/targets.md` makes a
+section; --collect writes it from what is finished so far.
 
     python -m benchmarks.fashion
 """
@@ -14,6 +15,7 @@ import argparse
 import gzip
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +25,8 @@ import numpy as np
 import yaml
 
 from benchmarks import common
+from benchmarks.targets_results import collected, summary
+from prefmerge.lab.results import Results
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")  # where Debian's dataset-fashion-mnist puts it
 WORK = Path(__file__).parent / "scratch" / "fashion"
@@ -78,11 +82,23 @@ def bench(work: Path, source: Path, jobs: int | None) -> Path:
     if not (work / "data" / "complete").exists():
         write_data(source, work / "data")
         (work / "data" / "complete").touch()
-    own, out = work / "fashion.yaml", work / "bench"
-    own.write_text(yaml.safe_dump(recipe(work), sort_keys=False), encoding="utf-8")
+    own, out = write_recipe(work, work), work / "bench"
     command = [*common.PREFMERGE, "bench", str(own), "-o", str(out), *(["--jobs", str(jobs)] if jobs else [])]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return out
+
+
+def write_recipe(work: Path, folder: Path) -> Path:
+    """The recipe for this machine, written into `folder`."""
+    own = folder / "fashion.yaml"
+    own.write_text(yaml.safe_dump(recipe(work), sort_keys=False), encoding="utf-8")
+    return own
+
+
+def finished(work: Path) -> Results:
+    """What the finished pieces of work say."""
+    with tempfile.TemporaryDirectory() as folder:  # a recipe beside the output may be one that is running
+        return collected(write_recipe(work, Path(folder)), work / "bench")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -90,10 +106,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=WORK, help="where all is kept; what is finished is not done again")
     parser.add_argument("--images", type=Path, default=FOLDER, help="folder with the four files of Fashion-MNIST")
     parser.add_argument("--jobs", type=int, help="cells side by side; default: one per core")
+    parser.add_argument("--collect", action="store_true", help="write the results of what is finished; measure nothing")
     asked = parser.parse_args(arguments)
-    if not (asked.images / "train-images-idx3-ubyte.gz").is_file():
+    work = asked.work.resolve()
+    if not asked.collect and not (asked.images / "train-images-idx3-ubyte.gz").is_file():
         sys.exit(f"{asked.images}: no Fashion-MNIST there. Install Debian's dataset-fashion-mnist, or give --images.")
-    print(bench(asked.work, asked.images, asked.jobs) / "report.html")
+    results = finished(work) if asked.collect else Results.load(bench(work, asked.images, asked.jobs) / "results.json")
+    names = {work / "encoder": "ENCODER", work: "WORK"}
+    common.write_result(common.RESULTS / "fashion.json", summary(results, work / "bench", __doc__, names))
 
 
 if __name__ == "__main__":

@@ -12,10 +12,7 @@ writes.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,15 +22,11 @@ import yaml
 
 from benchmarks import common, wordnet
 from benchmarks.targets_page import NAMES, write_page
-from benchmarks.targets_results import compact
-from prefmerge.lab.collect import collect
-from prefmerge.lab.prepare import prepare
-from prefmerge.lab.recipe import read_experiment
+from benchmarks.targets_results import collected, summary
 from prefmerge.lab.results import Results
-from prefmerge.lab.trainings import untrained
 
 WORK = Path(__file__).parent / "scratch" / "targets"
-RECIPES = dict(zip(NAMES, (wordnet.RECIPE, wordnet.RECIPE.with_name("wordnet-17.yaml")), strict=True))
+RECIPES = dict(zip(NAMES[:2], (wordnet.RECIPE, wordnet.RECIPE.with_name("wordnet-17.yaml")), strict=True))
 
 
 def own_recipe(file: Path, work: Path, model: Path, changes: dict[str, Any], folder: Path) -> Path:
@@ -57,24 +50,8 @@ def bench(file: Path, work: Path, definitions: Path, model: Path, changes: dict[
 
 def finished(file: Path, work: Path, model: Path, changes: dict[str, Any]) -> Results:
     """What the finished pieces of work of an output say. Trains nothing and merges nothing."""
-    out = work / file.stem
     with tempfile.TemporaryDirectory() as folder:  # a recipe beside the output may be one that is running
-        recipe = read_experiment(own_recipe(file, work, model, changes, Path(folder)))
-    waiting = untrained(recipe, out)
-    if waiting:
-        sys.exit(f"{out}: not trained yet: {', '.join(waiting)}. Run this without --collect.")
-    return collect(prepare(recipe, out, jobs=1, say=lambda text: print(text, file=sys.stderr)), {})
-
-
-def summary(results: Results, out: Path, model: Path) -> dict[str, Any]:
-    """The result for the repository, without the paths of this machine. `measured`: first and last day of the work."""
-    days = sorted(
-        datetime.datetime.fromtimestamp(file.stat().st_mtime, datetime.UTC).date().isoformat()
-        for file in (out / "cells").glob("*.json")
-    )
-    head = {"question": common.question(__doc__), **common.provenance(), "measured": [days[0], days[-1]]}
-    text = json.dumps({**head, **compact(results)})
-    return json.loads(text.replace(str(model), wordnet.MODEL).replace(str(out.parent), "WORK"))
+        return collected(own_recipe(file, work, model, changes, Path(folder)), work / file.stem)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -104,7 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     continue
             else:
                 results = Results.load(bench(file, work, asked.wordnet, model, {}, asked.jobs) / "results.json")
-            common.write_result(common.RESULTS / f"{name}.json", summary(results, work / file.stem, model))
+            names = {model: wordnet.MODEL, work: "WORK"}
+            data = summary(results, work / file.stem, __doc__, names)
+            common.write_result(common.RESULTS / f"{name}.json", data)
     if asked.docs:
         write_page(asked.docs)
 

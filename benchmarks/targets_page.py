@@ -1,5 +1,5 @@
-"""docs/targets.md: one page out of results/targets.json and targets_17.json, and of results/wordnet_trainings.json for
-other trainings.
+"""docs/targets.md: one page out of results/targets.json, targets_17.json and fashion.json, and of
+results/wordnet_trainings.json for other trainings.
 
 All sentences are made from the numbers, whatever they are; tables and figures are those of the report that `prefmerge
 bench` writes, which has more of them. `wordnet_trainings.json` was measured once, by a benchmark that
@@ -27,7 +27,7 @@ from prefmerge.lab.table import Table, marked
 from prefmerge.lab.tables import OURS, RIVAL
 from prefmerge.lab.target_tables import LAST
 
-NAMES = ("targets", "targets_17")  # of results
+NAMES = ("targets", "targets_17", "fashion")  # of results
 TRAININGS = ("sequential", "lwf", "ewc")
 
 
@@ -46,25 +46,32 @@ def write_page(file: Path) -> None:
 
 
 def figure_of(data: Mapping[str, Any]) -> str:
-    """The figure of a result, as seen from the page."""
-    return f"targets/differences-{len(data['tasks'])}.png"
+    """The figure of a result, as seen from the page: targets/wordnets-classes-in-5-tasks.png."""
+    words = re.sub(r"[^a-z0-9]+", "-", _heading(data).lower().replace("'", ""))
+    return f"targets/{words}.png"
+
+
+def _heading(data: Mapping[str, Any]) -> str:
+    """Data set and number of tasks: what the title says before the model."""
+    return data["title"].partition(",")[0]
 
 
 def page(read: Sequence[Mapping[str, Any]], trainings: Mapping[str, Any]) -> str:
     """The whole page."""
     sections = "\n".join(_section(data) for data in read)
-    text = f"""# Merging for a target: a text encoder on WordNet's definitions
+    text = f"""# Merging for a target: texts and images
 
 <!-- Made by `python -m benchmarks.targets --render-only --docs docs/targets.md` from `benchmarks/results/targets.json`,
-`targets_17.json` and `wordnet_trainings.json`. Edit the script. -->
+`targets_17.json`, `fashion.json` and `wordnet_trainings.json`. Edit the script. -->
 
 Is a model that was merged for a target better there than one that was merged for everything? This is the experiment of
-Tunable MAGMAX's section 4 on a real text encoder ({read[0]["about"]["parameters"]:,} elements), fine-tuned on tasks one
-after another. Beside the papers' methods it has what [`prefmerge adapt`](adapt.md) makes of a target, and what a user
-could do without merging. What each entry is, is in [experiments.md](experiments.md).
+Tunable MAGMAX's section 4, on encoders that were fine-tuned on tasks one after another: a real text encoder on
+WordNet's definitions, and a small image encoder on Fashion-MNIST. Beside the papers' methods it has what
+[`prefmerge adapt`](adapt.md) makes of a target, and what a user could do without merging. What each entry is, is in
+[experiments.md](experiments.md).
 
 {sections}
-## Other trainings
+## WordNet's classes with other trainings
 
 {_trainings(trainings)}
 
@@ -74,11 +81,13 @@ could do without merging. What each entry is, is in [experiments.md](experiments
     python -m benchmarks.targets --collect --docs docs/targets.md    # the page of what is finished so far
     prefmerge bench examples/bench/wordnet.yaml -o wordnet    # 5 tasks, with the model from the hub
     prefmerge bench examples/bench/wordnet-17.yaml -o wordnet-17
+    python -m benchmarks.fashion    # Fashion-MNIST: the encoder, the data, the training and the targets; hours
 
-The first command also makes the data, from Debian's `wordnet-base`. It writes all tables, figures and how it was made
-into `benchmarks/scratch/targets/wordnet/report.html` and `wordnet-17/report.html`; this page has the main ones.
-`--recipe examples/bench/wordnet-trainings.yaml` or `wordnet-17-trainings.yaml` runs the other trainings. Forgetting is
-in `prefmerge evaluate --run`, and who owns which part of a merge in `prefmerge inspect`.
+The first command also makes the data, from Debian's `wordnet-base`; the last needs `dataset-fashion-mnist`. Each writes
+all tables, figures and how it was made into a report: `benchmarks/scratch/targets/wordnet/report.html`,
+`wordnet-17/report.html` and `benchmarks/scratch/fashion/bench/report.html`. This page has the main ones. `--recipe
+examples/bench/wordnet-trainings.yaml` or `wordnet-17-trainings.yaml` runs the other trainings. Forgetting is in
+`prefmerge evaluate --run`, and who owns which part of a merge in `prefmerge inspect`.
 """
     return re.sub(r"\n{3,}", "\n\n", text)
 
@@ -89,7 +98,8 @@ def _section(data: Mapping[str, Any]) -> str:
     scores = StudyScores(results)
     first, last = data["measured"]
     ours = findings.adapted(scores)
-    return f"""## {len(results.tasks)} tasks
+    what = _heading(data)
+    return f"""## {what}
 
 {_setup(results, scores)}
 
@@ -98,20 +108,20 @@ def _section(data: Mapping[str, Any]) -> str:
 
 Measured {first}{f" to {last}" * (last != first)}. {common.origin(data)}
 
-### Environment by environment
+### {what}: environment by environment
 
 {"".join(_text(target_tables.by_environment(results, name), notes=0) for name in ours)}
 A target is one variant of an environment. Bold: the interval does not hold zero.
 
-### What adapt promised, and what it chose
+### {what}: what adapt promised, and what it chose
 
 {_text(target_tables.estimates(results))}
 {_text(target_tables.choices(results))}
-### What it says with {len(results.tasks)} tasks
+### {what}: what the numbers say
 
 {_bullets([*_best(results, scores), *findings.about_adapt(results)])}
 
-### Where it loses with {len(results.tasks)} tasks
+### {what}: where it loses
 
 {_bullets([*_adapt_loses(results, ours), *_others_lose(scores), *_similarities(results, scores)])}
 """
@@ -124,11 +134,13 @@ def _setup(results: Results, scores: StudyScores) -> str:
     seeds = f"seed{'s' * (len(results.seeds) > 1)} {joined(map(str, results.seeds))}"
     mixes = "; ".join(table_parts.heading(results, name) for name in scores.environments)
     variants = len(scores.variants[scores.environments[0]])
+    encoder = f"{results.title.partition(', ')[2]} ({results.about['parameters']:,} elements)"
     said = (
-        f"{len(results.tasks)} tasks, {counted(len(results.seeds), 'training')} ({seeds}). {len(scores.places)} "
-        f"targets mix two or three tasks: e1 to e5 of the paper, {variants} of each. The shares of their tasks: "
-        f"{mixes}. {shown} samples of a target are shown, {judged} others judge; they are the same for every entry. "
-        f"{held_out} samples of each task are kept from training; adapt and the fitted bias choose with them."
+        f"The encoder is {encoder}. {len(results.tasks)} tasks, {counted(len(results.seeds), 'training')} ({seeds}). "
+        f"{len(scores.places)} targets mix two or three tasks: e1 to e5 of the paper, {variants} of each. "
+        f"The shares of their tasks: {mixes}. {shown} samples of a target are shown, {judged} others judge; they are "
+        f"the same for every entry. {held_out} samples of each task are kept from training; adapt and the fitted bias "
+        "choose with them."
     )
     return textwrap.fill(said, 120)
 

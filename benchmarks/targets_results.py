@@ -8,15 +8,49 @@ which no table needs.
 
 from __future__ import annotations
 
+import datetime
+import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
+from benchmarks import common
+from prefmerge.lab.collect import collect
 from prefmerge.lab.environments import Environment, Portion
+from prefmerge.lab.prepare import prepare
+from prefmerge.lab.recipe import read_experiment
 from prefmerge.lab.results import Results, Score, Shown, TaskScores
+from prefmerge.lab.trainings import untrained
 
 DIGITS = 6  # of a share, and of a promised accuracy
+
+
+def collected(recipe: Path, out: Path) -> Results:
+    """What the finished pieces of work in `out` say, of those in the recipe. Trains nothing and merges nothing."""
+    experiment = read_experiment(recipe)
+    waiting = untrained(experiment, out)
+    if waiting:
+        sys.exit(f"{out}: not trained yet: {', '.join(waiting)}. Run this without --collect.")
+    return collect(prepare(experiment, out, jobs=1, say=lambda text: print(text, file=sys.stderr)), {})
+
+
+def summary(results: Results, out: Path, docstring: str | None, names: Mapping[Path, str]) -> dict[str, Any]:
+    """The result for the repository: of the output `out`, for the benchmark with this docstring.
+
+    `names` replace the paths of this machine, in order. `measured` is the first and the last day of the work.
+    """
+    days = sorted(
+        datetime.datetime.fromtimestamp(file.stat().st_mtime, datetime.UTC).date().isoformat()
+        for file in (out / "cells").glob("*.json")
+    )
+    head = {"question": common.question(docstring), **common.provenance(), "measured": [days[0], days[-1]]}
+    text = json.dumps({**head, **compact(results)})
+    for path, name in names.items():
+        text = text.replace(str(path), name)
+    return json.loads(text)
 
 
 def compact(results: Results) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from benchmarks import common, similarity_encoders, targets, targets_page
 from benchmarks import wordnet as definitions
-from benchmarks.targets_results import compact, expanded
+from benchmarks.targets_results import compact, expanded, summary
 from prefmerge.cli import app
 from prefmerge.lab import findings, tables, target_tables
 from prefmerge.lab.results import Results
@@ -69,7 +69,7 @@ def test_from_definitions_to_a_page(wordnet: Path, tmp_path: Path, monkeypatch: 
     changes = {**SMALL, "finetune": {**recipe["finetune"], "held_out": 14}}
     out = targets.bench(definitions.RECIPE, work, wordnet, model, changes, 1)
     whole = Results.load(out / "results.json")
-    data = json.loads(json.dumps(targets.summary(whole, out, model)))
+    data = json.loads(json.dumps(summary(whole, out, targets.__doc__, {model: "MODEL", work: "WORK"})))
     assert data["missing"] == []
     assert str(tmp_path) not in json.dumps(data)  # no paths of the machine that made it
     rebuilt = expanded(data)
@@ -115,7 +115,7 @@ def test_a_page_of_entries_that_one_training_has():
     other = {**origin, **compact(with_priors(made(17, seeds=(3,), methods=names[:-1], studies=("places",))))}
     trainings = json.loads((common.RESULTS / "wordnet_trainings.json").read_text())
     text = targets_page.page([data, other], trainings)
-    one, many = text.split("## 17 tasks")
+    one, many = text.split("\n## Made of 17 tasks\n")
     assert "Seed 3 only: Adapt (pairs), encoder alone; Adapt (pairs)." in one
     assert "**Adapt (pairs) minus these, each method at its best scale" in one
     assert "(-0.4 against Last + fitted bias); e3 (-0.7 against Last + fitted bias)" in one
@@ -142,8 +142,8 @@ def with_priors(results: Results) -> Results:
         if not fitted:
             title = f"{one.method}, encoder alone" if adapt else f"{one.method} + prior"
             scores.append(replace(own, method=title, right=own.right - 1, chosen=None))
-    recipe = {"finetune": {"held_out": 9}, "methods": []}
-    return replace(results, scores=tuple(scores), about={"recipe": recipe, "parameters": 1234})
+    recipe, title = {"finetune": {"held_out": 9}, "methods": []}, f"Made of {len(results.tasks)} tasks, a toy encoder"
+    return replace(results, title=title, scores=tuple(scores), about={"recipe": recipe, "parameters": 1234})
 
 
 def test_the_page_is_the_one_that_the_results_make(tmp_path: Path):
