@@ -15,7 +15,6 @@ import argparse
 import gzip
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,23 +81,11 @@ def bench(work: Path, source: Path, jobs: int | None) -> Path:
     if not (work / "data" / "complete").exists():
         write_data(source, work / "data")
         (work / "data" / "complete").touch()
-    own, out = write_recipe(work, work), work / "bench"
+    own, out = work / "fashion.yaml", work / "bench"
+    own.write_text(yaml.safe_dump(recipe(work), sort_keys=False), encoding="utf-8")
     command = [*common.PREFMERGE, "bench", str(own), "-o", str(out), *(["--jobs", str(jobs)] if jobs else [])]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return out
-
-
-def write_recipe(work: Path, folder: Path) -> Path:
-    """The recipe for this machine, written into `folder`."""
-    own = folder / "fashion.yaml"
-    own.write_text(yaml.safe_dump(recipe(work), sort_keys=False), encoding="utf-8")
-    return own
-
-
-def finished(work: Path) -> Results:
-    """What the finished pieces of work say."""
-    with tempfile.TemporaryDirectory() as folder:  # a recipe beside the output may be one that is running
-        return collected(write_recipe(work, Path(folder)), work / "bench")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -111,9 +98,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     work = asked.work.resolve()
     if not asked.collect and not (asked.images / "train-images-idx3-ubyte.gz").is_file():
         sys.exit(f"{asked.images}: no Fashion-MNIST there. Install Debian's dataset-fashion-mnist, or give --images.")
-    results = finished(work) if asked.collect else Results.load(bench(work, asked.images, asked.jobs) / "results.json")
-    names = {work / "encoder": "ENCODER", work: "WORK"}
-    common.write_result(common.RESULTS / "fashion.json", summary(results, work / "bench", __doc__, names))
+    if asked.collect:
+        results = collected(work / "fashion.yaml", work / "bench")
+    else:
+        results = Results.load(bench(work, asked.images, asked.jobs) / "results.json")
+    names, asked_for = {work / "encoder": "ENCODER", work: "WORK"}, yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
+    data = summary(results, work / "bench", __doc__, names, asked_for)
+    common.write_result(common.RESULTS / "fashion.json", data)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,12 +47,6 @@ def bench(file: Path, work: Path, definitions: Path, model: Path, changes: dict[
     return out
 
 
-def finished(file: Path, work: Path, model: Path, changes: dict[str, Any]) -> Results:
-    """What the finished pieces of work of an output say. Trains nothing and merges nothing."""
-    with tempfile.TemporaryDirectory() as folder:  # a recipe beside the output may be one that is running
-        return collected(own_recipe(file, work, model, changes, Path(folder)), work / file.stem)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=WORK, help="where all is kept; what is finished is not done again")
@@ -75,14 +68,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return
         for name, file in RECIPES.items():
             if asked.collect:
-                results = finished(file, work, model, {})
+                results = collected(work / file.name, work / file.stem)
                 if not results.scores:
                     print(f"{work / file.stem}: nothing is finished there, so {name}.json stays as it is.")
                     continue
             else:
                 results = Results.load(bench(file, work, asked.wordnet, model, {}, asked.jobs) / "results.json")
             names = {model: wordnet.MODEL, work: "WORK"}
-            data = summary(results, work / file.stem, __doc__, names)
+            asked_for = yaml.safe_load(file.read_text(encoding="utf-8"))
+            data = summary(results, work / file.stem, __doc__, names, asked_for)
             common.write_result(common.RESULTS / f"{name}.json", data)
     if asked.docs:
         write_page(asked.docs)

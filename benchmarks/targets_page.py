@@ -103,6 +103,8 @@ def _section(data: Mapping[str, Any]) -> str:
 
 {_setup(results, scores)}
 
+{_not_measured(data)}
+
 {_text(target_tables.overview(results))}
 ![Each entry minus {RIVAL}: mean and 95 % interval over the targets]({figure_of(data)})
 
@@ -143,6 +145,12 @@ def _setup(results: Results, scores: StudyScores) -> str:
         "choose with them."
     )
     return textwrap.fill(said, 120)
+
+
+def _not_measured(data: Mapping[str, Any]) -> str:
+    missing = data["not_measured"]
+    said = f"The recipe asks for more, for which there was no time: {joined(missing)}."
+    return textwrap.fill(said, 120) if missing else ""
 
 
 def _text(table: Table | None, notes: int | None = None) -> str:

@@ -25,6 +25,7 @@ from prefmerge.lab.recipe import read_experiment
 from prefmerge.lab.results import Results, Score, Shown, TaskScores
 from prefmerge.lab.trainings import untrained
 
+VARIANTS = 5  # of an environment, in the paper
 DIGITS = 6  # of a share, and of a promised accuracy
 
 
@@ -37,20 +38,32 @@ def collected(recipe: Path, out: Path) -> Results:
     return collect(prepare(experiment, out, jobs=1, say=lambda text: print(text, file=sys.stderr)), {})
 
 
-def summary(results: Results, out: Path, docstring: str | None, names: Mapping[Path, str]) -> dict[str, Any]:
+def summary(
+    results: Results, out: Path, docstring: str | None, names: Mapping[Path, str], asked: Mapping[str, Any]
+) -> dict[str, Any]:
     """The result for the repository: of the output `out`, for the benchmark with this docstring.
 
     `names` replace the paths of this machine, in order. `measured` is the first and the last day of the work.
+    `not_measured`: what the recipe `asked` has and the one that was run has not.
     """
     days = sorted(
         datetime.datetime.fromtimestamp(file.stat().st_mtime, datetime.UTC).date().isoformat()
         for file in (out / "cells").glob("*.json")
     )
     head = {"question": common.question(docstring), **common.provenance(), "measured": [days[0], days[-1]]}
+    head["not_measured"] = _not_measured(results, asked)
     text = json.dumps({**head, **compact(results)})
     for path, name in names.items():
         text = text.replace(str(path), name)
     return json.loads(text)
+
+
+def _not_measured(results: Results, asked: Mapping[str, Any]) -> list[str]:
+    seeds = [f"seed {seed}" for seed in asked["trainings"]["sequential"] if seed not in results.seeds]
+    entries = [name for name in asked["methods"] if name not in results.about["recipe"]["methods"]]
+    variants = len({one.variant for one in results.environments})
+    few = [f"{VARIANTS - variants} of the {VARIANTS} variants of each environment"] if variants < VARIANTS else []
+    return [*seeds, *entries, *few]
 
 
 def compact(results: Results) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from benchmarks import common, similarity_encoders, targets, targets_page
 from benchmarks import wordnet as definitions
-from benchmarks.targets_results import compact, expanded, summary
+from benchmarks.targets_results import collected, compact, expanded, summary
 from prefmerge.cli import app
 from prefmerge.lab import findings, tables, target_tables
 from prefmerge.lab.results import Results
@@ -69,14 +69,16 @@ def test_from_definitions_to_a_page(wordnet: Path, tmp_path: Path, monkeypatch: 
     changes = {**SMALL, "finetune": {**recipe["finetune"], "held_out": 14}}
     out = targets.bench(definitions.RECIPE, work, wordnet, model, changes, 1)
     whole = Results.load(out / "results.json")
-    data = json.loads(json.dumps(summary(whole, out, targets.__doc__, {model: "MODEL", work: "WORK"})))
+    data = json.loads(json.dumps(summary(whole, out, targets.__doc__, {model: "MODEL", work: "WORK"}, recipe)))
     assert data["missing"] == []
+    assert data["not_measured"][:3] == ["seed 4", "Rand Mix", "Average"]
+    assert data["not_measured"][-1] == "3 of the 5 variants of each environment"
     assert str(tmp_path) not in json.dumps(data)  # no paths of the machine that made it
     rebuilt = expanded(data)
     assert len(rebuilt.scores) == len(whole.scores) == 2 * 4 * 10 + 3 * 10 + 2 * 2
     assert tables_of(rebuilt) == tables_of(whole)
     assert len(tables_of(rebuilt)) > 13
-    assert targets.finished(definitions.RECIPE, work, model, changes) == whole
+    assert collected(work / "wordnet.yaml", out) == whole
     trainings = json.loads((common.RESULTS / "wordnet_trainings.json").read_text())
     text = targets_page.page([data, data], trainings)
     assert "| Tunable (OT) | 1.0 | " in text
@@ -85,7 +87,7 @@ def test_from_definitions_to_a_page(wordnet: Path, tmp_path: Path, monkeypatch: 
 
     (gone, *_) = (out / "cells").glob("place-*adapt*.json")
     gone.unlink()
-    less = targets.finished(definitions.RECIPE, work, model, changes)
+    less = collected(work / "wordnet.yaml", out)
     assert [line.endswith("it was not computed") for line in less.missing] == [True]
     assert len(less.scores) == len(whole.scores) - 2
 
@@ -110,7 +112,7 @@ def test_a_page_of_entries_that_one_training_has():
     results = with_priors(made(methods=names, studies=("places",)))
     kept = [one for one in results.scores if one.seed == 3 or not one.method.startswith("Adapt (pairs)")]
     assert tables_of(expanded(compact(results))) == tables_of(results)
-    origin = {**common.provenance(), "measured": ["2026-01-01", "2026-01-02"]}
+    origin = {**common.provenance(), "measured": ["2026-01-01", "2026-01-02"], "not_measured": ["seed 5", "Average"]}
     data = {**origin, **compact(replace(results, scores=tuple(kept)))}
     other = {**origin, **compact(with_priors(made(17, seeds=(3,), methods=names[:-1], studies=("places",))))}
     trainings = json.loads((common.RESULTS / "wordnet_trainings.json").read_text())
@@ -124,6 +126,7 @@ def test_a_page_of_entries_that_one_training_has():
     for part in (one, many):
         assert "Behind MAGMAX at scale 0.5, without the prior: " in part
         assert "Adapt (labels) is lower at so many of the 25 targets: " in part
+    assert "The recipe asks for more, for which there was no time: seed 5 and Average." in one
     assert "nan" not in text
     assert "None" not in text
 
