@@ -80,14 +80,9 @@ def test_a_summary_is_what_the_rows_say(name: str):
     assert json.dumps(adapt_summary.SUMMARIES[name](data["rows"])) == json.dumps(data["summary"])
 
 
-def test_the_documents_say_what_was_measured():
+def test_the_page_says_what_was_measured():
     page = (common.ROOT / "docs" / "adapt.md").read_text()
     assert adapt_tables.written(page) == page
-    data = json.loads((common.RESULTS / "adapt.json").read_text())
-    readme = " ".join((common.ROOT / "README.md").read_text().split())
-    last, magmax, ours = (data["summary"]["accuracy"][name]["mean"] for name in ("last", "MAGMAX", "adapt, labels"))
-    assert f"the last checkpoint names {last:.1f} % of the samples correctly, MAGMAX {magmax:.1f} %" in readme
-    assert f"from 50 labels {ours:.1f} %" in readme
 
 
 def test_the_digits_table_is_what_the_rows_say():

@@ -15,8 +15,10 @@ from benchmarks import common, similarity_encoders, targets, targets_page
 from benchmarks import wordnet as definitions
 from benchmarks.targets_results import collected, compact, expanded, summary
 from prefmerge.cli import app
+from prefmerge.ground.words import joined
 from prefmerge.lab import findings, tables, target_tables
 from prefmerge.lab.results import Results
+from prefmerge.lab.statistics import StudyScores
 from tests.lab.made import made
 from tests.models.tiny import tiny_bert
 
@@ -156,6 +158,17 @@ def test_the_page_is_the_one_that_the_results_make(tmp_path: Path):
     drawn = sorted((tmp_path / "targets").iterdir())
     assert all(file.stat().st_size > 10_000 for file in drawn)
     assert sorted(file.name for file in (docs / "targets").iterdir()) == [file.name for file in drawn]
+
+
+def test_the_first_numbers_of_the_readme_are_those_of_the_page():
+    said = []
+    for name in ("targets", "fashion"):
+        scores = StudyScores(expanded(json.loads((common.RESULTS / f"{name}.json").read_text())))
+        means = [scores.average(*one) for one in (("Baseline", "1.0"), ("MAGMAX", "0.5"), ("Adapt (labels)", ""))]
+        said.append([f"{100 * one.value:.1f} %" for one in means if one is not None])
+    (texts, images), readme = said, " ".join((common.ROOT / "README.md").read_text().split())
+    assert f"the last checkpoint names {texts[0]} of the samples correctly, MAGMAX {texts[1]}, and" in readme
+    assert f"from 50 labels {texts[2]}; on pictures of garments these are {joined(images)} (" in readme
 
 
 def test_the_page_on_similarities_is_the_one_that_the_results_make(tmp_path: Path):
