@@ -46,6 +46,13 @@ def exact(value: Any, what: str = "number") -> Fraction:
         raise PreferenceError(f"{what}: expected a finite number such as 0.8 or 4/5, found {str(value)!r}.") from error
 
 
+def exact_share(value: Any, what: str) -> Fraction:
+    """`exact`, where `80%` is 4/5 too."""
+    if isinstance(value, str) and value.rstrip().endswith("%"):
+        return exact(value.rstrip()[:-1], what) / 100
+    return exact(value, what)
+
+
 def as_text(value: Fraction) -> str:
     """The shortest exact text: a decimal where one exists, else numerator/denominator."""
     denominator = value.denominator
@@ -104,15 +111,15 @@ class Preference:
 
     @classmethod
     def explicit(cls, shares: Sequence[Number]) -> Preference:
-        """One share per task, in order; normalised, so `[8, 2]` is `[0.8, 0.2]`."""
-        values = tuple(exact(s, f"share {i + 1}") for i, s in enumerate(shares))
+        """One share per task, in order; normalised, so `[8, 2]` is `[0.8, 0.2]`; `"80%"` is 0.8."""
+        values = tuple(exact_share(s, f"share {i + 1}") for i, s in enumerate(shares))
         _normalised(values, "preference")
         return cls("shares", values)
 
     @classmethod
     def named(cls, shares: Mapping[str, Number]) -> Preference:
         """Shares by task name; a task left out gets zero."""
-        values = tuple(exact(s, f"share of {name!r}") for name, s in shares.items())
+        values = tuple(exact_share(s, f"share of {name!r}") for name, s in shares.items())
         _normalised(values, "preference")
         return cls("shares", values, tuple(shares))
 
@@ -151,7 +158,9 @@ class Preference:
 
     @classmethod
     def parse(cls, spec: str) -> Preference:
-        """`uniform`, `alpha:2`, `0.8,0.2,0`, `cars=0.8,birds=0.2` or `@preference.json`. Raises PreferenceError."""
+        """`uniform`, `alpha:2`, `0.8,0.2,0`, `80%,20%,0`, `cars=0.8,birds=0.2` or `@preference.json`. Raises
+        PreferenceError.
+        """
         text = spec.strip()
         if text.startswith("@"):
             return cls.load(text[1:])

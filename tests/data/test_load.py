@@ -49,10 +49,10 @@ def test_a_csv_in_one_line_of_configuration(tmp_path: Path):
 
 def test_a_csv_with_its_test_file(tmp_path: Path):
     train = text_csv(tmp_path / "a.csv")
-    test = text_csv(tmp_path / "b.csv", ("owl", "cat"), 2)
+    test = text_csv(tmp_path / "b.csv", ("owl", "dog", "cat"), 2)
     result = corpus(train, test=str(test))
-    assert (result.train.ids[0], result.test.ids) == ("train/00000", tuple(f"test/{i:05d}" for i in range(4)))
-    assert result.test.labels.tolist() == [2, 0, 2, 0], "by name: owl is class 2 of the training file"
+    assert (result.train.ids[0], result.test.ids) == ("train/00000", tuple(f"test/{i:05d}" for i in range(6)))
+    assert result.test.labels.tolist() == [2, 1, 0, 2, 1, 0], "by name: owl is class 2 of the training file"
 
 
 def test_a_folder_with_tables(tmp_path: Path):
@@ -228,6 +228,7 @@ def test_fingerprints_follow_contents(tmp_path: Path):
         assert len({split.fingerprint(at) for at in ([0], [1], [0, 1], [1, 0], [])}) == 5
     before = image.fingerprint([0]), image.fingerprint([1])
     (folder / "cat" / "0.png").write_bytes(b"not even an image")
+    image = corpus(folder, test=str(folder)).train
     assert image.fingerprint([0]) != before[0], "contents are hashed, and nothing is decoded"
     assert image.fingerprint([1]) == before[1]
 

@@ -7,6 +7,7 @@ hub.py        the hub, a local copy of it, a folder of images
 tables.py     CSV and TSV
 rows.py       what these sources have in common
 images.py     encoded images to RGB
+whole.py      a user's file, read whole or refused
 labels.py     labels to classes, by name
 scenarios.py  tasks out of data sets
 orders.py     the order in which classes and domains are learned

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefmerge.data.examples import InputKind
-from prefmerge.data.images import SUFFIXES, content_of
+from prefmerge.data.images import SUFFIXES
 from prefmerge.data.rows import (
     IMAGE_COLUMNS,
     LABEL_COLUMNS,
@@ -26,6 +26,7 @@ from prefmerge.data.rows import (
     Rows,
     column,
 )
+from prefmerge.data.whole import Steady
 from prefmerge.errors import DataError, MissingExtra
 
 if TYPE_CHECKING:
@@ -165,12 +166,15 @@ def _image_folder(library: Any, folder: Path) -> OpenedDataSet:
                 f"{chosen[split]}: no images ({', '.join(SUFFIXES)}) in folders named after their classes. Expected "
                 "CLASS/IMAGE, or train/CLASS/IMAGE and test/CLASS/IMAGE."
             )
-    names = sorted({name for several in files.values() for _, name in several})
-    features = library.Features(image=library.Image(decode=False), label=library.ClassLabel(names=names))
+    # Each split declares its own classes: which of them are the same is decided by name, as everywhere (`labels`).
     # Not the library's builder of image folders: it takes file names for patterns, so that `bird [1].jpg` is not found.
     splits = {
         split: library.Dataset.from_dict(
-            {"image": [file for file, _ in several], "label": [name for _, name in several]}, features
+            {"image": [file for file, _ in several], "label": [name for _, name in several]},
+            library.Features(
+                image=library.Image(decode=False),
+                label=library.ClassLabel(names=sorted({name for _, name in several})),
+            ),
         )
         for split, several in files.items()
     }
@@ -287,6 +291,7 @@ class _ImageColumn:
     input: str
     ids: tuple[str, ...]
     data: Dataset
+    steady: Steady = field(default_factory=Steady)
 
     def name(self, i: int) -> str:
         return f"{self.where}: sample {self.ids[i]!r}, column {self.input!r}"
@@ -302,4 +307,4 @@ class _ImageColumn:
             raise DataError(f"{what}: holds no image.")
         if cell["bytes"] is not None:
             return cell["bytes"]
-        return content_of(Path(cell["path"]), f"{what} ({cell['path']})")
+        return self.steady.read(Path(cell["path"]), f"{what} ({cell['path']})")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,11 +46,3 @@ def decode(content: bytes, what: str) -> Image:
             "65535). Save it as 8-bit."
         )
     return Image.fromarray(((values.astype(np.int64) + 128) // 257).astype(np.uint8)).convert("RGB")
-
-
-def content_of(file: Path, what: str) -> bytes:
-    """The bytes of a file. Raises DataError that begins with `what`."""
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise DataError(f"{what}: cannot be read: {error.strerror or error}.") from error

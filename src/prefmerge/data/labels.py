@@ -16,7 +16,7 @@ import numpy as np
 
 from prefmerge.data.rows import Rows
 from prefmerge.errors import DataError
-from prefmerge.ground.words import counted, did_you_mean, listed, quoted
+from prefmerge.ground.words import counted, did_you_mean, listed, nearest, quoted
 
 _SHOWN = 5  # names that a message lists
 _NOT_ALPHANUMERIC = re.compile(r"[\W_]+")
@@ -35,7 +35,7 @@ def classes_of(rows: Sequence[Rows]) -> tuple[str, ...]:
     declared = next((part.names for part in rows if part.names is not None), None)
     if declared is not None:
         return declared
-    names = sorted({str(label) for part in rows for label in part.labels})
+    names = sorted({str(label) for label in rows[0].labels})  # the others say the same, as written or folded
     if all(_is_number(name) for name in names):
         raise DataError(
             f"{rows[0].where}: the labels are numbers ({listed(sorted(names, key=int), _SHOWN)}) and nothing names "
@@ -81,6 +81,29 @@ def mapped(
             f"among the {len(classes)} classes {listed(classes, _SHOWN)}.{hint}"
         )
     return np.asarray([positions[label] for label in rows.labels], dtype=np.int64)
+
+
+def require_same_classes(train: Rows, test: Rows) -> None:
+    """Raise DataError where a class occurs in one of the two alone, naming the class of the other that may be meant.
+
+    For classes that nobody listed: a name that is spelled in two ways would make two of them.
+    """
+    ours, theirs = (list(dict.fromkeys(map(str, rows.labels))) for rows in (train, test))
+    alone = [name for name in theirs if _Finder(ours, {})(name) is None]
+    untested = [name for name in ours if _Finder(theirs, {})(name) is None]
+    if not (alone or untested):
+        return
+    facts = []
+    for names, has, lacks, other in ((alone, "test", "train", untested), (untested, "train", "test", alone)):
+        if names:
+            what = "class" if len(names) == 1 else "classes"
+            near = nearest(names[0], other, fold=True)
+            hint = f" (did you mean {near!r} by {names[0]!r}?)" if near is not None and has == "test" else ""
+            facts.append(f"{has} has {what} {quoted(names, _SHOWN)}, which {lacks} lacks{hint}")
+    raise DataError(
+        f"{train.where} and {test.where}: {'; '.join(facts)}. Rename or remove them; or list all classes in "
+        "`classes: […]`, if it is meant so."
+    )
 
 
 class _Finder:

@@ -18,7 +18,7 @@ import numpy as np
 
 from prefmerge.data.examples import Corpus, Examples, InputKind
 from prefmerge.data.hub import TEST_FOLDERS, OpenedDataSet, open_folder, open_hub
-from prefmerge.data.labels import classes_of, mapped
+from prefmerge.data.labels import classes_of, mapped, require_same_classes
 from prefmerge.data.registry import REGISTRY, DataSet, registered
 from prefmerge.data.rows import Rows, shown
 from prefmerge.data.tables import TABLES, read_table
@@ -41,6 +41,8 @@ def load_corpus(config: DataConfig, seed: int) -> Corpus:
     train, test = _rows(config, known)
     if test is not None and test.kind != train.kind:
         raise DataError(f"{test.where}: holds {test.kind}s, and the training samples are {train.kind}s.")
+    if test is not None and known is None and config.classes is None:
+        require_same_classes(train, test)
     classes = _classes(config, known, [train] if test is None else [train, test])
     train_examples, test_examples = _split(config, known, train, test, classes, seed)
     if config.train_per_class is not None:
@@ -187,7 +189,8 @@ def _split(
     labels = _mapped(train, classes, config, known)
     train = _with_domains(train, known)
     if test is not None:
-        labels_of_test = _mapped(test, classes, config, known)
+        # Where the classes are listed, test samples need not have all of them.
+        labels_of_test = _mapped(test if config.classes is None else replace(test, names=None), classes, config, known)
         return _examples(train, labels), _examples(_with_domains(test, known), labels_of_test)
     both = _examples(train, labels)
     if known is not None and known.held_out is not None:

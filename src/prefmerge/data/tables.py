@@ -1,21 +1,24 @@
 """A user's own CSV or TSV: a column of texts, or of paths of images, and a column of labels.
 
 One line of configuration: `data: train.csv`. Columns are recognised by their names or said (`input`, `label`,
-`domain`); an `id` column gives the ids. UTF-8, a header line, quotes as spreadsheets write them. Paths are relative to
-the file. Cost: the file in memory; images stay on disk. Not here: types (every cell is text), several labels a row.
+`domain`); an `id` column gives the ids. UTF-8, a header line, quotes as spreadsheets write them; cells are separated by
+what separates the names in the header: commas, semicolons or tabs. Paths are relative to the file. Cost: the file in
+memory, read once; images stay on disk. Not here: types (every cell is text), several labels a row.
 """
 
 from __future__ import annotations
 
 import csv
+import io
+import re
 import stat
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from prefmerge.data.examples import InputKind
-from prefmerge.data.images import SUFFIXES, content_of
+from prefmerge.data.images import SUFFIXES
 from prefmerge.data.rows import (
     ID_COLUMNS,
     IMAGE_COLUMNS,
@@ -30,13 +33,26 @@ from prefmerge.data.rows import (
     distinct,
     shown,
 )
+from prefmerge.data.whole import Steady, read_whole
 from prefmerge.errors import DataError
 
 TABLES = (".csv", ".tsv")
+_SEPARATORS = (",", ";", "\t")
+_SAID = re.compile(r"sep=(.)\r?\n")  # the first line, as some spreadsheets write it
+
+
+@dataclass(frozen=True)
+class Table:
+    """A file's cells: the names of its columns, rows as wide as these, and the line on which each row begins."""
+
+    file: Path
+    columns: list[str]
+    rows: list[list[str]]
+    lines: list[int]
 
 
 def read_table(
-    file: Path,
+    source: Path | Table,
     prefix: str,
     *,
     input: str | None = None,
@@ -48,7 +64,13 @@ def read_table(
 
     Raises DataError naming file, line and column.
     """
-    columns, cells, lines = _parsed(file)
+    table = source if isinstance(source, Table) else open_table(source)
+    file, columns, cells, lines = table.file, table.columns, table.rows, table.lines
+    if not cells:
+        raise DataError(
+            f"{file}: holds {'a header but no samples' if columns else 'nothing'}. Expected a header line and then a "
+            "sample a line."
+        )
     where = str(file)
     input = column(input, TEXT_COLUMNS + IMAGE_COLUMNS, columns, "input", where)
     label = column(label, LABEL_COLUMNS, columns, "label", where)
@@ -120,43 +142,42 @@ class _Files:
     where: str
     lines: tuple[int, ...]
     paths: tuple[Path, ...]
+    steady: Steady = field(default_factory=Steady)
 
     def name(self, i: int) -> str:
         return f"{self.where}: line {self.lines[i]}: image {str(self.paths[i])!r}"
 
     def __call__(self, at: Sequence[int]) -> list[bytes]:
-        return [content_of(self.paths[i], self.name(i)) for i in at]
+        return [self.steady.read(self.paths[i], self.name(i)) for i in at]
 
 
-def _parsed(file: Path) -> tuple[list[str], list[list[str]], list[int]]:
-    """Column names, rows of cells (as wide as the header), and the line on which each row begins."""
+def open_table(file: Path) -> Table:
+    """The cells of a CSV or TSV file, which may have no rows. Raises DataError naming file and line."""
+    if not file.is_file():
+        raise DataError(f"{file}: no such file.")
     rows: list[list[str]] = []
     lines: list[int] = []
     try:
-        with file.open(encoding="utf-8-sig", newline="") as opened:
-            reader = csv.reader(opened, delimiter="\t" if file.suffix.lower() == ".tsv" else ",", strict=True)
-            columns = [name.strip() for name in next(reader, [])]
-            begins = reader.line_num + 1
-            for row in reader:
-                if row:  # an empty line is no sample
-                    rows.append(row)
-                    lines.append(begins)
-                begins = reader.line_num + 1
-    except FileNotFoundError:
-        raise DataError(f"{file}: no such file.") from None
+        text = read_whole(file, str(file)).decode("utf-8-sig")
+        said = _SAID.match(text)
+        separator = said[1] if said else _separator(text, file)
+        reader = csv.reader(
+            io.StringIO(text[said.end() if said else 0 :], newline=""), delimiter=separator, strict=True
+        )
+        columns = [name.strip() for name in next(reader, [])]
+        first = 2 if said else 1
+        begins = reader.line_num + first
+        for row in reader:
+            if row:  # an empty line is no sample
+                rows.append(row)
+                lines.append(begins)
+            begins = reader.line_num + first
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: byte {error.start} is not UTF-8. Save the file as UTF-8.") from error
     except csv.Error as error:
         raise DataError(
             f"{file}: line {lines[-1] + 1 if lines else 1} or one soon after cannot be read: {error}."
         ) from error
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error.strerror or error}.") from error
-    if not columns or not rows:
-        raise DataError(
-            f"{file}: holds {'a header but no samples' if columns else 'nothing'}. Expected a header line and then a "
-            "sample a line."
-        )
     if len(set(columns)) != len(columns):
         twice = next(name for name in columns if columns.count(name) > 1)
         raise DataError(f"{file}: the column {twice!r} occurs twice in the header. Rename one.")
@@ -167,4 +188,14 @@ def _parsed(file: Path) -> tuple[list[str], list[list[str]], list[int]]:
                 "separator."
             )
         row.extend([""] * (len(columns) - len(row)))
-    return columns, rows, lines
+    return Table(file, columns, rows, lines)
+
+
+def _separator(text: str, file: Path) -> str:
+    """What separates the header's names: what a file of this name usually has, else another that does separate them."""
+    usual = "\t" if file.suffix.lower() == ".tsv" else ","
+    header = text[: text.find("\n")] if "\n" in text else text
+    for separator in (usual, *_SEPARATORS):
+        if len(next(csv.reader([header], delimiter=separator), [])) > 1:
+            return separator
+    return usual

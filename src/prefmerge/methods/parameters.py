@@ -241,7 +241,8 @@ PREFERENCE: Parameter[Preference | None] = Parameter(
     "preference",
     Kind(_preference, "SPEC"),
     None,
-    "how much each task matters: uniform (default), alpha:2, 0.8,0.2,0, cars=0.8,birds=0.2 or @preference.json",
+    "how much each task matters: uniform (default), alpha:2, 0.8,0.2,0 or 80%,20%,0, cars=0.8,birds=0.2 or "
+    "@preference.json",
     flag_name="--prefer",
     key="prefer",
     search=TaskShares(),

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from prefmerge.errors import DataError, PreferenceError, UsageError, require
+from prefmerge.errors import PreferenceError, UsageError, require
 from prefmerge.ground.progress import Counted
 from prefmerge.ground.words import quoted
 from prefmerge.preference import Preference
@@ -108,7 +108,8 @@ def from_labels(
     """The preference out of labels of the target (eq. 7). `task_labels`: a file of the tasks' own, where no run says
     them; with no `checkpoints` it names the tasks. `draws`: 0: no interval.
 
-    Raises DataError where files cannot be read or no label is any task's, UsageError where the tasks' are not known.
+    Raises DataError where files cannot be read or more than half of the labels are no task's, UsageError where
+    nothing says what the tasks have.
     """
     if draws:
         with _wrong_usage():
@@ -116,8 +117,7 @@ def from_labels(
     checkpoints, counts, where = label_counts(checkpoints, task_labels)
     classes = list(dict.fromkeys(name for one in counts for name in one))
     matched = given.matched(given.read_labels(labels), classes)
-    if not matched.known:
-        raise DataError(f"{labels}: {matched.refusal(classes)}")
+    matched.require_half(classes, f"{labels}: ")
     similarity = sim.label(counts, matched.known, checkpoints.names)
     notes = [*matched.note(), *_shared(counts)]
     interval = None

@@ -237,12 +237,12 @@ def _without_samples(
 def _kind_of(sources: Sequence[Path]) -> InputKind:
     """Folders hold images; a table is of images where it has a column for them."""
     from prefmerge.data.rows import IMAGE_COLUMNS
-    from prefmerge.data.tables import TABLES
+    from prefmerge.data.tables import TABLES, open_table
 
     first = sources[0]
     if first.is_dir():
         return "image"
     if first.suffix.lower() in TABLES:
-        columns = given.header(first)
+        columns = open_table(first).columns
         return "image" if any(name.casefold() in IMAGE_COLUMNS for name in columns) else "text"
     return "text"

@@ -3,13 +3,12 @@
 labels.py       labels and their counts, and the classes that they name
 inputs.py       inputs, with and without labels
 embeddings.py   embeddings, for those who encode by themselves
-files.py        what these read: lines, columns, JSON that is checked
+files.py        what these read: lines, columns by their names, JSON that is checked
 
 No torch. Not here: encoding (`models.features`), what it all means (`shares`, `similarity`).
 """
 
 from prefmerge.target.given.embeddings import EMBEDDED, embedding_names, read_embeddings
-from prefmerge.target.given.files import header
 from prefmerge.target.given.inputs import (
     chosen,
     chosen_at,
@@ -28,7 +27,6 @@ __all__ = [
     "chosen",
     "chosen_at",
     "embedding_names",
-    "header",
     "labels_of",
     "matched",
     "read_embeddings",

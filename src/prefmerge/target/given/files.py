@@ -1,11 +1,10 @@
-"""Files of the user, read or refused: what is there, lines, the columns of a table, JSON that pydantic checks.
+"""Files of the user, read or refused: what is there, lines, a column by its names, JSON that pydantic checks.
 
 Refusals name file, key or line, what was expected and what was found. Cost: one file in memory.
 """
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from prefmerge.data.rows import shown
+from prefmerge.data.whole import read_whole
 from prefmerge.errors import DataError
 from prefmerge.ground import jsons
 
@@ -67,22 +67,10 @@ Whole = Annotated[int, BeforeValidator(whole)]
 def lines(path: Path) -> list[tuple[int, str]]:
     """The lines that hold something, stripped, with their numbers."""
     try:
-        text = path.read_text(encoding="utf-8-sig").splitlines()
+        text = read_whole(path, str(path)).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: byte {error.start} is not UTF-8. Save the file as UTF-8.") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}.") from error
     return [(number, line.strip()) for number, line in enumerate(text, 1) if line.strip()]
-
-
-def header(path: Path) -> list[str]:
-    """The names of a table's columns; none where it cannot be read, which `read_table` then says."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as opened:
-            reader = csv.reader(opened, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
-            return [name.strip() for name in next(reader, [])]
-    except (OSError, UnicodeDecodeError, csv.Error):
-        return []
 
 
 def named_column(columns: Sequence[str], known: Sequence[str]) -> str | None:

@@ -11,14 +11,14 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from prefmerge.data.examples import Examples, InputKind
 from prefmerge.data.hub import open_folder
-from prefmerge.data.images import SUFFIXES, content_of
+from prefmerge.data.images import SUFFIXES
 from prefmerge.data.labels import mapped
 from prefmerge.data.rows import (
     IMAGE_COLUMNS,
@@ -32,12 +32,13 @@ from prefmerge.data.rows import (
     distinct,
     shown,
 )
-from prefmerge.data.tables import TABLES, read_table
+from prefmerge.data.tables import TABLES, Table, open_table, read_table
+from prefmerge.data.whole import Steady, read_whole
 from prefmerge.errors import DataError
 from prefmerge.ground.draws import rank
 from prefmerge.ground.words import listed, quoted
 from prefmerge.target.given.embeddings import EMBEDDED
-from prefmerge.target.given.files import header, lines, named_column, there
+from prefmerge.target.given.files import lines, named_column, there
 from prefmerge.target.given.labels import Matched, matched
 
 MOST = 2000  # inputs of the target that are encoded at most; transport between 500 and 2,000 points takes seconds
@@ -63,8 +64,9 @@ def read_inputs(path: Path, kind: InputKind) -> Examples:
     elif suffix == ".txt":
         rows = _of_list(path, kind)
     elif suffix in TABLES:
-        name = _input_column(path, kind)
-        rows = read_table(path, path.stem, input=name, label=name, kind=kind)
+        table = open_table(path)
+        name = _input_column(table, kind)
+        rows = read_table(table, path.stem, input=name, label=name, kind=kind)
     else:
         told = "holds embeddings, and those of the tasks are not" if suffix in EMBEDDED else f"is none of {kind}s"
         raise DataError(f"{path}: {told}. Expected {_FORMS[kind]}.")
@@ -115,14 +117,15 @@ def _labelled(path: Path, kind: InputKind) -> Rows:
         if rows.kind != kind:
             raise DataError(f"{path}: holds {rows.kind}s, and the model reads {kind}s.")
     elif path.suffix.lower() in TABLES:
-        name, columns = _input_column(path, kind), header(path)
+        table = open_table(path)
+        name, columns = _input_column(table, kind), table.columns
         label = named_column(columns, LABEL_COLUMNS)
         if columns and label is None:
             raise DataError(
                 f"{path}: no column looks like the label ({', '.join(LABEL_COLUMNS[:4])}, …); the columns are: "
                 f"{', '.join(columns)}. Name it `label`; without labels, give the file as --inputs."
             )
-        rows = read_table(path, path.stem, input=name, label=label, kind=kind)
+        rows = read_table(table, path.stem, input=name, label=label, kind=kind)
     else:
         raise DataError(
             f"{path}: {kind}s with labels are a CSV with the columns {kind} and label"
@@ -208,9 +211,9 @@ def _parts_of(folder: Path) -> dict[str, Path]:
     return files | {one.name: one for one in inside if one.is_dir()}
 
 
-def _input_column(path: Path, kind: InputKind) -> str | None:
-    """The column that holds what the model reads; None where the table cannot be read, which `read_table` says."""
-    columns, other = header(path), "image" if kind == "text" else "text"
+def _input_column(table: Table, kind: InputKind) -> str | None:
+    """The column that holds what the model reads; None where there is no column, which `read_table` says."""
+    path, columns, other = table.file, table.columns, "image" if kind == "text" else "text"
     name = named_column(columns, _INPUT_COLUMNS[kind])
     if not columns or name is not None:
         return name
@@ -242,7 +245,7 @@ def _of_folder(folder: Path, kind: InputKind) -> Rows:
         return _images(str(folder), ids, tuple(files), tuple(str(file) for file in files))
     texts = []
     for file in files:
-        content = content_of(file, str(file))
+        content = read_whole(file, str(file))
         try:
             text = content.decode("utf-8-sig").strip()
         except UnicodeDecodeError as error:
@@ -302,12 +305,13 @@ class _Contents:
 
     files: tuple[Path, ...]
     names: tuple[str, ...]
+    steady: Steady = field(default_factory=Steady)
 
     def name(self, i: int) -> str:
         return self.names[i]
 
     def __call__(self, at: Sequence[int]) -> list[bytes]:
-        return [content_of(self.files[i], self.names[i]) for i in at]
+        return [self.steady.read(self.files[i], self.names[i]) for i in at]
 
 
 def _images(where: str, ids: tuple[str, ...], files: tuple[Path, ...], names: tuple[str, ...]) -> Rows:

@@ -8,7 +8,6 @@ Labels are matched to classes by name, as written or folded, and never by positi
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,10 +15,10 @@ from pathlib import Path
 
 from prefmerge.data.labels import folded
 from prefmerge.data.rows import LABEL_COLUMNS
-from prefmerge.data.tables import TABLES, read_table
+from prefmerge.data.tables import TABLES, open_table, read_table
 from prefmerge.errors import DataError
 from prefmerge.ground.words import counted, listed, nearest, quoted
-from prefmerge.target.given.files import Whole, checked, header, lines, named_column, read_json, there, whole
+from prefmerge.target.given.files import Whole, checked, lines, named_column, read_json, there, whole
 
 _COUNT_COLUMNS = ("count", "counts", "n", "samples")
 _TASK_COLUMNS = {"task": ("task",), "label": LABEL_COLUMNS, "count": _COUNT_COLUMNS}
@@ -119,7 +118,8 @@ def read_task_labels(path: Path) -> dict[str, dict[str, int]]:
         )
         tasks = checked(path, read_json(path), dict[str, dict[str, Whole]], expected)
     elif path.suffix.lower() in TABLES:
-        columns = header(path)
+        table = open_table(path)
+        columns = table.columns
         named = {what: named_column(columns, known) for what, known in _TASK_COLUMNS.items()}
         lacking = [what for what, name in named.items() if name is None]
         if columns and lacking:
@@ -127,7 +127,7 @@ def read_task_labels(path: Path) -> dict[str, dict[str, int]]:
                 f"{path}: there is no column {lacking[0]!r}; the columns are: {', '.join(columns)}. Expected task, "
                 "label and count."
             )
-        rows = {what: read_table(path, "row", input=name, label=name, kind="text") for what, name in named.items()}
+        rows = {what: read_table(table, "row", input=name, label=name, kind="text") for what, name in named.items()}
         tasks = {}
         for i, (task, label, count) in enumerate(zip(*(rows[what].labels for what in _TASK_COLUMNS), strict=True)):
             counts = tasks.setdefault(str(task), {})
@@ -167,21 +167,22 @@ def matched(labels: Mapping[str, int], classes: Iterable[str]) -> Matched:
 
 
 def _labels_of_table(path: Path) -> Counter[str]:
-    columns = header(path)
+    table = open_table(path)
+    columns = table.columns
     name, many = named_column(columns, LABEL_COLUMNS), named_column(columns, _COUNT_COLUMNS)
     if name is None and len(columns) == 1:  # a list without a header
-        return Counter(next(csv.reader([line]))[0].strip() for _, line in lines(path))
+        return Counter(row[0].strip() for row in (columns, *table.rows) if row[0].strip())
     if columns and name is None:
         raise DataError(
             f"{path}: no column looks like the label ({', '.join(LABEL_COLUMNS[:4])}, …); the columns are: "
             f"{', '.join(columns)}. Name it `label`."
         )
-    labels = read_table(path, "row", input=name, label=name, kind="text").labels
+    labels = read_table(table, "row", input=name, label=name, kind="text").labels
     if many is None:
         return Counter(map(str, labels))
     counts: Counter[str] = Counter()
     for i, (label, count) in enumerate(
-        zip(labels, read_table(path, "row", input=many, label=many, kind="text").labels, strict=True)
+        zip(labels, read_table(table, "row", input=many, label=many, kind="text").labels, strict=True)
     ):
         counts[str(label)] += _in_table(count, f"{path}: row {i + 1}: {many}")
     return counts
