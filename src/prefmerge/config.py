@@ -39,7 +39,8 @@ class DataConfig(Section):
     test: str | None = None  # folder or CSV of test samples; None: the registry's, or a seeded fifth of the samples
     input: str | None = None  # column of the image or text; None: the registry's, or the first of image, img, text, ...
     label: str | None = None  # column of the label
-    domain: str | None = None  # column of the domain, for domain-incremental runs
+    # Column of the domain, for domain-incremental runs; `folder`: images lie in DOMAIN/CLASS/IMAGE.
+    domain: str | None = None
     classes: tuple[str, ...] | None = None  # class names in the order of the labels; None: the data set's
     templates: tuple[str, ...] | None = None  # prompts with one {} each; None: the registry's, or "a photo of a {}."
     kind: Literal["auto", "image", "text"] = "auto"
@@ -47,6 +48,8 @@ class DataConfig(Section):
     train_per_class: int | None = Field(default=None, gt=0)  # at most so many training samples of a class
     test_per_class: int | None = Field(default=None, gt=0)
     epochs: int | None = Field(default=None, gt=0)  # of its tasks; None: training.epochs, else the papers'
+    # Ids of samples that are left out; `unreadable`: the images that cannot be read, which the run then lists.
+    skip: Literal["unreadable"] | tuple[str, ...] | None = None
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -67,9 +70,27 @@ class ScenarioConfig(Section):
 
     # auto: datasets where there are several, else class-incremental
     kind: Literal["class-incremental", "domain-incremental", "datasets", "auto"] = "auto"
-    tasks: int | None = Field(default=None, gt=0)  # class-incremental only; None: 5
+    # Class-incremental only: how many, or the classes of each, {shoes: [Sandal, Boot], bags: [Bag]}. None: 5.
+    tasks: int | dict[str, tuple[str, ...]] | None = None
     class_order: str | tuple[str, ...] = "auto"  # natural, A, B, C, imagenet_r, random, or names; auto: the papers'
     domain_order: tuple[str, ...] | None = None  # None: the papers', else the data set's own
+
+    @field_validator("tasks", mode="plain")
+    @classmethod
+    def _number_or_names(cls, value: Any) -> Any:
+        if value is None or (type(value) is int and value > 0):
+            return value
+        if (
+            isinstance(value, Mapping)
+            and value
+            and all(isinstance(own, list | tuple) and own for own in value.values())
+        ):
+            return {str(name): tuple(map(str, own)) for name, own in value.items()}
+        raise ValueError("expected a number of tasks, or tasks by name, each with its classes: {shoes: [Sandal, Boot]}")
+
+    @field_serializer("tasks")
+    def _with_lists(self, value: Any) -> Any:
+        return {name: list(own) for name, own in value.items()} if isinstance(value, dict) else value
 
 
 class LwfConfig(Section):
@@ -96,7 +117,8 @@ class TrainingConfig(Section):
     micro_batch: int | None = Field(default=None, gt=0)  # samples in memory at once, per process; None: the whole batch
     learning_rate: float = Field(default=1e-5, gt=0)
     weight_decay: float = Field(default=0.1, ge=0)
-    warmup_steps: int | None = Field(default=None, ge=0)  # of each task; None: 500, as in both papers
+    # Of each task. None: 500 for the papers' data sets, as in both papers; a tenth of the task's steps for other data.
+    warmup_steps: int | None = Field(default=None, ge=0)
     warmup_fraction: float | None = Field(default=None, ge=0, lt=1)  # instead of warmup_steps: of each task's steps
     clip_norm: float | None = Field(default=1.0, gt=0)  # of all gradients together; None: no clipping
     augmentation: bool = True  # images: random resized crop
@@ -140,6 +162,19 @@ class FinetuneConfig(Section):
     # or one for each task. None: a tenth of the task, at most 100. 0: none, as in the papers.
     held_out: int | tuple[int, ...] | None = None
     seed: int = Field(default=0, ge=0, lt=2**32)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tasks_by_name(cls, value: Any) -> Any:
+        """`tasks` beside `data` is what people write first; it belongs to the scenario."""
+        if not isinstance(value, Mapping) or "tasks" not in value:
+            return value
+        scenario = value.get("scenario", {})
+        scenario = {"kind": scenario} if isinstance(scenario, str) else scenario
+        if not isinstance(scenario, Mapping) or "tasks" in scenario:
+            raise ValueError("`tasks` stands twice, here and in `scenario`; leave one out")
+        rest = {name: own for name, own in value.items() if name != "tasks"}
+        return {**rest, "scenario": {**scenario, "tasks": value["tasks"]}}
 
     @field_validator("held_out", mode="plain")
     @classmethod

@@ -260,7 +260,7 @@ BREAKAGES = {
     "an order that names a class twice": (
         lambda: build(SIX, {"class_order": ["a", "b", "c", "d", "e", "f", "a"]}),
         ConfigError,
-        r"class_order: a name occurs twice\.",
+        r"class_order: 'a' occurs twice\.",
     ),
     "several data sets in one order of classes": (
         lambda: build_scenario(config([{"name": "a"}, {"name": "b"}], "class-incremental"), [SIX, SIX]),

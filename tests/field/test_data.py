@@ -8,13 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
-from prefmerge.config import DataConfig
+from prefmerge.config import DataConfig, FinetuneConfig, make_config
 from prefmerge.data import Corpus, load_corpus, whole
+from prefmerge.data.scenarios import Scenario, build_scenario
 from prefmerge.data.tables import open_table
-from prefmerge.errors import DataError
+from prefmerge.errors import ConfigError, DataError
 from prefmerge.target import given
-from tests.data.datasets import image_folder, png, text_csv, write_csv
+from prefmerge.training.config_file import differences
+from tests.data.datasets import image_folder, png, text_corpus, text_csv, write_csv
 
 
 @pytest.fixture(autouse=True)
@@ -194,3 +197,109 @@ def test_changing_4_a_file_written_just_now_is_looked_at_when_the_clock_has_move
     file.write_text("y")
     assert whole.read_whole(file, "it") == b"y"
     assert len(slept) == 1
+
+
+# Tasks by name, and domains that are folders.
+
+
+def tasks_of(tasks: object, **more) -> tuple[FinetuneConfig, Scenario]:
+    config = make_config({"model": "m", "data": "words", "scenario": {"tasks": tasks, **more}})
+    return config, build_scenario(config, [text_corpus(classes=("Bag", "Boot", "Hand Bag", "Sandal", "Hat"))])
+
+
+def test_journey_4_tasks_by_name():
+    config, scenario = tasks_of({"shoes": ["Sandal", "Boot"], "bags & more": ["hand_bag", "Bag"]})
+    assert [(task.name, [scenario.classes[c].name for c in task.classes]) for task in scenario.tasks] == [
+        ("shoes", ["Sandal", "Boot"]),
+        ("bags-more", ["Hand Bag", "Bag"]),
+    ]
+    assert [one.name for one in scenario.classes] == ["Bag", "Boot", "Hand Bag", "Sandal"], "the head has no other row"
+    assert scenario.notes == ("Classes that no task has are left out: 'Hat'.",)
+    for task in scenario.tasks:
+        assert set(task.train.labels.tolist()) == set(task.test.labels.tolist()) == set(task.classes)
+    assert make_config(yaml.safe_load(config.to_yaml())) == config
+
+
+def test_journey_4_labels_stay_with_their_samples_where_classes_are_left_out():
+    _, scenario = tasks_of({"late": ["Hat"], "early": ["Sandal"]})
+    assert [one.name for one in scenario.classes] == ["Sandal", "Hat"]
+    late = scenario.tasks[0]
+    assert late.classes == (1,)
+    assert all(text.endswith(" of 4") for text in late.train.read(range(len(late.train)))), "Hat was class 4"
+
+
+def test_journey_4_tasks_beside_data_are_the_scenarios():
+    least = {"model": "m", "data": "words", "tasks": {"a": ["Bag"], "b": ["Boot"]}}
+    assert make_config(least).scenario.tasks == {"a": ("Bag",), "b": ("Boot",)}
+    assert make_config({**least, "scenario": "class-incremental", "tasks": 3}).scenario.tasks == 3
+    with pytest.raises(ConfigError, match="`tasks` stands twice"):
+        make_config({**least, "scenario": {"tasks": 3}})
+
+
+def test_journey_4_another_order_of_the_tasks_is_another_run():
+    named = {"a": ["x"], "b": ["y"]}
+    one, other = (
+        make_config({"model": "m", "data": "w", "tasks": dict(pairs)})
+        for pairs in (named.items(), [*named.items()][::-1])
+    )
+    assert [key for key, _, _ in differences(one, other)] == ["scenario.tasks"]
+    assert differences(one, one) == []
+
+
+@pytest.mark.parametrize(
+    ("tasks", "more", "said"),
+    [
+        ({"a": ["Bags"]}, {}, "'a' has a class 'Bags', which 'words' lacks. Did you mean 'Bag'?"),
+        (
+            {"a": ["Bag"], "b": ["Boot", "bag"]},
+            {},
+            "the class 'bag' stands twice, in 'a' and in 'b'. A",
+        ),
+        ({"a": ["Bag", "Bag"]}, {}, "the class 'Bag' stands twice, in 'a'. A class"),
+        ({"a": ["Bag"]}, {"class_order": "random"}, "`class_order` orders classes, and `tasks` lists them by task"),
+        ({"a": ["Bag"]}, {"kind": "datasets"}, "tasks by name are made of the classes of one data set"),
+        ({}, {}, "scenario.tasks: expected a number of tasks, or tasks by name"),
+        ({"a": []}, {}, "scenario.tasks: expected a number of tasks, or tasks by name"),
+        (0, {}, "scenario.tasks: expected a number of tasks, or tasks by name"),
+    ],
+)
+def test_journey_4_tasks_that_cannot_be(tasks: object, more: dict[str, str], said: str):
+    with pytest.raises(ConfigError) as error:
+        tasks_of(tasks, **more)
+    assert said in str(error.value)
+
+
+def domains(folder: Path, layout: str) -> Path:
+    for domain in ("photos", "sketches"):
+        for part in ("train", "test"):
+            into = folder / part / domain if layout == "split" else folder / domain
+            image_folder(into, ("cat", "dog"), 5)
+    return folder
+
+
+@pytest.mark.parametrize("layout", ["split", "whole"])
+def test_journey_4_domains_that_are_folders(layout: str, tmp_path: Path):
+    folder = domains(tmp_path / "animals", layout)
+    config = make_config(
+        {"model": "m", "data": {"name": str(folder), "domain": "folder"}, "scenario": "domain-incremental"}
+    )
+    scenario = build_scenario(config, [load_corpus(config.data[0], 0)])
+    assert [one.name for one in scenario.classes] == ["cat", "dog"]
+    assert [task.name for task in scenario.tasks] == ["photos", "sketches"]
+    for task in scenario.tasks:
+        assert all(f"{task.name}/" in name for name in (*task.train.ids, *task.held_out.ids, *task.test.ids))
+        assert task.classes == (0, 1)
+
+
+def test_journey_4_an_image_beside_the_class_folders_of_a_domain(tmp_path: Path):
+    folder = domains(tmp_path / "animals", "whole")
+    (folder / "photos" / "stray.png").write_bytes(png(1))
+    with pytest.raises(DataError, match=r"stray\.png: lies in a domain and in no class\. Expected DOMAIN/CLASS/IMAGE"):
+        corpus(folder, domain="folder")
+
+
+def test_journey_4_how_domains_are_said(tmp_path: Path):
+    folder = image_folder(tmp_path / "animals", ("cat", "dog"), 5)
+    config = make_config({"model": "m", "data": str(folder), "scenario": "domain-incremental"})
+    with pytest.raises(DataError, match=r"DOMAIN/CLASS/IMAGE .*`data: \{name: …, domain: folder\}`"):
+        build_scenario(config, [load_corpus(config.data[0], 0)])

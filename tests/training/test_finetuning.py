@@ -304,7 +304,7 @@ def test_what_was_left_to_a_default_is_spelled_out_and_resumes(tmp_path: Path):
     tasks = tuple(replace(task, epochs=epochs) for task, epochs in zip(scenario.tasks, own, strict=True))
     scenario = replace(scenario, tasks=tasks)
     spelled = finetuning.resolved(least, scenario, ToyEncoder())
-    assert (spelled.training.epochs, spelled.training.warmup_steps) == (10, 500)
+    assert (spelled.training.epochs, spelled.training.warmup_steps, spelled.training.warmup_fraction) == (10, None, 0.1)
     assert [one.epochs for one in spelled.data] == [2, None, 1]
     run(tmp_path / "run", scenario=scenario, config=spelled)
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]

@@ -147,7 +147,7 @@ def test_a_run_that_is_killed_anywhere_ends_with_the_same_bytes(
         if where == "kept":
             patched.setattr(finetuning, "write_kept", stop)
         elif where == "list":
-            patched.setattr("prefmerge.training.kept._write_embeddings", stop)
+            patched.setattr("prefmerge.training.kept._embedded", stop)
         elif where == "manifest":
             patched.setattr(run_folder, "write_manifest", stop)
         with pytest.raises(Stop):

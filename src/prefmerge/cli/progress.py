@@ -121,6 +121,9 @@ def training() -> Iterator[Callable[[TrainingProgress], None]]:
         opened: dict[int, Any] = {}
 
         def report(now: TrainingProgress) -> None:
+            if now.note is not None:
+                bars.console.print(f"Note: {now.note}", soft_wrap=True)
+                return
             if now.task not in opened:
                 opened[now.task] = bars.add_task(f"{now.task + 1}/{now.tasks} {now.name}", total=None, told="")
             if now.fisher is not None:
@@ -137,11 +140,14 @@ def _training_lines() -> Callable[[TrainingProgress], None]:
 
     def report(now: TrainingProgress) -> None:
         nonlocal shown
+        if now.note is not None:
+            _line(f"Note: {now.note}")
+            return
         if now.fisher is not None:
             return
         who = f"{now.task + 1}/{now.tasks} {now.name}"
         if now.step is None:
-            _line(f"{who}: {'done' if now.done else 'going on where it was interrupted' if now.resumed else 'begins'}")
+            _line(f"{who}: {'done' if now.done else 'resumes where it was interrupted' if now.resumed else 'begins'}")
             shown = -1
         elif now.step.epoch != shown:
             shown = now.step.epoch

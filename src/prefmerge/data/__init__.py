@@ -8,6 +8,7 @@ tables.py     CSV and TSV
 rows.py       what these sources have in common
 images.py     encoded images to RGB
 whole.py      a user's file, read whole or refused
+unreadable.py images that cannot be read, found before they are needed
 labels.py     labels to classes, by name
 scenarios.py  tasks out of data sets
 orders.py     the order in which classes and domains are learned

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -44,14 +44,37 @@ class Examples:
         return Examples(
             ids=tuple(self.ids[i] for i in chosen.tolist()),
             labels=(self.labels[chosen] if labels is None else np.asarray(labels, dtype=np.int64)),
-            read=_Taken(self.read, chosen),
-            fingerprint=_Taken(self.fingerprint, chosen),
+            read=Taken(self.read, chosen),
+            fingerprint=Taken(self.fingerprint, chosen),
             domains=None if self.domains is None else tuple(self.domains[i] for i in chosen.tolist()),
         )
 
     def label_counts(self) -> Mapping[int, int]:
         """How often each label occurs, in the order of the labels."""
         return dict(sorted(Counter(self.labels.tolist()).items()))
+
+
+def of_one_source(parts: Sequence[Examples]) -> Examples | None:
+    """All samples of several parts of one source, with the fingerprints that the source gives. None where they are of
+    several sources.
+    """
+    parts = [part for part in parts if len(part)]
+    traced = [(*_traced(part.read, len(part)), *_traced(part.fingerprint, len(part))) for part in parts]
+    if not parts or any(len({id(one) for one in column}) > 1 for column in list(zip(*traced, strict=True))[::2]):
+        return None
+    whole = concatenated(parts)
+    read, _, fingerprint, _ = traced[0]
+    chosen = np.concatenate([at for _, at, _, _ in traced])
+    return replace(whole, read=Taken(read, chosen), fingerprint=Taken(fingerprint, chosen))
+
+
+def _traced(function: Any, count: int) -> tuple[Any, np.ndarray]:
+    """What the function of a part of `count` samples calls in the end, and with which positions."""
+    chosen = np.arange(count)
+    while isinstance(function, Taken):
+        chosen = function.chosen[chosen]
+        function = function.whole
+    return function, chosen
 
 
 def no_examples() -> Examples:
@@ -86,7 +109,7 @@ def concatenated(parts: Sequence[Examples]) -> Examples:
 
 
 @dataclass(frozen=True)
-class _Taken:
+class Taken:
     """A function of positions, called with those of a part."""
 
     whole: Callable[[Sequence[int]], Any]
@@ -143,3 +166,4 @@ class Corpus:
     templates: tuple[str, ...]
     train: Examples
     test: Examples
+    skipped: tuple[str, ...] = ()  # ids of samples that were left out, because the configuration says so

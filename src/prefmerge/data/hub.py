@@ -1,8 +1,9 @@
 """Data sets of the hub's kind: a hub id, a local copy in its layout, what `save_to_disk` wrote, a folder of images.
 
 All become tables of the `datasets` library, memory-mapped where it can; images stay encoded until they are read. A
-folder of images holds a folder per class (with any folders in it), or train/ and test/ with those inside. Cost: labels
-and file names in memory; the first opening of a parquet copy writes the library's cache, never the user's folder.
+folder of images holds a folder per class (with any folders in it), or train/ and test/ with those inside; where domains
+are asked for, a folder per domain with those of its classes. Cost: labels and file names in memory; the first opening
+of a parquet copy writes the library's cache, never the user's folder.
 Not here: streaming, columns that hold several labels, data sets that need a script.
 """
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 TRAIN_FOLDERS = ("train", "training")
+DOMAIN_FOLDER = "folder"  # the column of domains that are folders
 TEST_FOLDERS = ("test", "testing", "val", "valid", "validation")
 
 
@@ -106,10 +108,10 @@ def open_hub(name: str, config: str | None, revision: str | None) -> OpenedDataS
     return OpenedDataSet(f"data set {name!r}", _splits(loaded))
 
 
-def open_folder(folder: Path, config: str | None = None) -> OpenedDataSet:
+def open_folder(folder: Path, config: str | None = None, *, domains: bool = False) -> OpenedDataSet:
     """A local folder: parquet files in the layout of the hub, what `save_to_disk` wrote, or a folder of images.
 
-    Raises DataError where it is none of them.
+    `domains`: the images lie in DOMAIN/CLASS/IMAGE. Raises DataError where it is none of them.
     """
     if not folder.is_dir():
         raise DataError(
@@ -124,7 +126,7 @@ def open_folder(folder: Path, config: str | None = None) -> OpenedDataSet:
             return OpenedDataSet(where, _splits(_parquet(library, folder, config)))
     except (OSError, ValueError, library.exceptions.DatasetsError) as error:
         raise DataError(f"{where}: cannot be read as a data set: {str(error).strip().splitlines()[0]}") from error
-    return _image_folder(library, folder)
+    return _image_folder(library, folder, domains)
 
 
 def _library() -> Any:
@@ -151,7 +153,7 @@ def _parquet(library: Any, folder: Path, config: str | None) -> Any:
         return library.load_dataset(str(folder))  # one configuration alone was copied
 
 
-def _image_folder(library: Any, folder: Path) -> OpenedDataSet:
+def _image_folder(library: Any, folder: Path, domains: bool) -> OpenedDataSet:
     parts = {
         split: next((folder / name for name in names if _holds_folders(folder / name)), None)
         for split, names in (("train", TRAIN_FOLDERS), ("test", TEST_FOLDERS))
@@ -159,40 +161,46 @@ def _image_folder(library: Any, folder: Path) -> OpenedDataSet:
     chosen = {split: part for split, part in parts.items() if part is not None}
     if "train" not in chosen:  # class folders, of which one may be called train
         chosen = {"train": folder}
-    files = {split: _images(part) for split, part in chosen.items()}
+    files = {split: _images(part, domains) for split, part in chosen.items()}
+    under = "DOMAIN/CLASS/IMAGE" if domains else "CLASS/IMAGE"
     for split, listed in files.items():
         if not listed:
             raise DataError(
                 f"{chosen[split]}: no images ({', '.join(SUFFIXES)}) in folders named after their classes. Expected "
-                "CLASS/IMAGE, or train/CLASS/IMAGE and test/CLASS/IMAGE."
+                f"{under}, or train/{under} and test/{under}."
             )
-    # Each split declares its own classes: which of them are the same is decided by name, as everywhere (`labels`).
+    return OpenedDataSet(
+        str(folder), {split: _of_files(library, several, domains) for split, several in files.items()}, folder
+    )
+
+
+def _of_files(library: Any, files: Sequence[tuple[str, str, str]], domains: bool) -> Dataset:
+    """A table of (file, class, domain). It declares its own classes alone: which of those of several splits are the
+    same is decided by name, as everywhere (`labels`).
+    """
     # Not the library's builder of image folders: it takes file names for patterns, so that `bird [1].jpg` is not found.
-    splits = {
-        split: library.Dataset.from_dict(
-            {"image": [file for file, _ in several], "label": [name for _, name in several]},
-            library.Features(
-                image=library.Image(decode=False),
-                label=library.ClassLabel(names=sorted({name for _, name in several})),
-            ),
-        )
-        for split, several in files.items()
-    }
-    return OpenedDataSet(str(folder), splits, folder)
+    images, labels, outer = (list(column) for column in zip(*files, strict=True))
+    features = {"image": library.Image(decode=False), "label": library.ClassLabel(names=sorted(set(labels)))}
+    columns = {"image": images, "label": labels}
+    if domains:
+        features[DOMAIN_FOLDER], columns[DOMAIN_FOLDER] = library.Value("string"), outer
+    return library.Dataset.from_dict(columns, library.Features(features))
 
 
 def _holds_folders(folder: Path) -> bool:
     return folder.is_dir() and any(one.is_dir() for one in folder.iterdir())
 
 
-def _images(folder: Path) -> list[tuple[str, str]]:
-    """The images of class folders and their classes, hidden ones left out, in an order that every machine shares.
+def _images(folder: Path, domains: bool) -> list[tuple[str, str, str]]:
+    """The images of class folders, their classes and domains, without hidden ones, in an order that every machine
+    shares.
 
-    The class is the folder directly in `folder`, however deep the image. A link to a folder is followed once, and not
-    where it leads to what holds it: each folder is read once, under its own name if it has one here.
+    The class is the folder directly in `folder`, however deep the image; with `domains` that is the domain, and the
+    folder in it the class. A link to a folder is followed once, and not where it leads to what holds it: each folder is
+    read once, under its own name if it has one here.
     """
     root = Path(os.path.realpath(folder))
-    images: list[tuple[str, str]] = []
+    images: list[tuple[str, str, str]] = []
     seen: set[str] = set()
     starts = [str(folder)]
     while starts:
@@ -210,12 +218,13 @@ def _images(folder: Path) -> list[tuple[str, str]]:
                     if not root.is_relative_to(target) and not Path(real).is_relative_to(target):
                         links.append(link)
                 inside = Path(path).relative_to(folder).parts
-                if inside:
-                    images += [
-                        (os.path.join(path, name), inside[0])
-                        for name in names
-                        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-                    ]
+                own = [n for n in names if n.lower().endswith(SUFFIXES) and not n.startswith(".")] if inside else []
+                if own and domains and len(inside) == 1:
+                    raise DataError(
+                        f"{os.path.join(path, own[0])}: lies in a domain and in no class. Expected DOMAIN/CLASS/IMAGE."
+                    )
+                domain, label = (inside[0], inside[1]) if own and domains else ("", inside[0] if own else "")
+                images += [(os.path.join(path, name), label, domain) for name in own]
         starts = sorted(links)  # after all real folders, so that those keep their own class
     return sorted(images)
 

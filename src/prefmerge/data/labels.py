@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -89,8 +89,9 @@ def require_same_classes(train: Rows, test: Rows) -> None:
     For classes that nobody listed: a name that is spelled in two ways would make two of them.
     """
     ours, theirs = (list(dict.fromkeys(map(str, rows.labels))) for rows in (train, test))
-    alone = [name for name in theirs if _Finder(ours, {})(name) is None]
-    untested = [name for name in ours if _Finder(theirs, {})(name) is None]
+    in_train, in_test = finder(ours), finder(theirs)
+    alone = [name for name in theirs if in_train(name) is None]
+    untested = [name for name in ours if in_test(name) is None]
     if not (alone or untested):
         return
     facts = []
@@ -104,6 +105,11 @@ def require_same_classes(train: Rows, test: Rows) -> None:
         f"{train.where} and {test.where}: {'; '.join(facts)}. Rename or remove them; or list all classes in "
         "`classes: […]`, if it is meant so."
     )
+
+
+def finder(classes: Sequence[str]) -> Callable[[str], int | None]:
+    """The position of a name in the list of classes, or None."""
+    return _Finder(classes, {})
 
 
 class _Finder:

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prefmerge.data.examples import Corpus, Examples, InputKind
-from prefmerge.data.hub import TEST_FOLDERS, OpenedDataSet, open_folder, open_hub
+from prefmerge.data.hub import DOMAIN_FOLDER, TEST_FOLDERS, OpenedDataSet, open_folder, open_hub
 from prefmerge.data.labels import classes_of, mapped, require_same_classes
 from prefmerge.data.registry import REGISTRY, DataSet, registered
 from prefmerge.data.rows import Rows, shown
 from prefmerge.data.tables import TABLES, read_table
+from prefmerge.data.unreadable import unreadable, without
 from prefmerge.errors import DataError
 from prefmerge.ground.draws import held_out, per_class
 from prefmerge.ground.words import did_you_mean
@@ -39,6 +40,10 @@ def load_corpus(config: DataConfig, seed: int) -> Corpus:
     """
     known = registered(config.name)
     train, test = _rows(config, known)
+    skipped = config.skip or ()
+    if skipped == "unreadable":
+        skipped = tuple(name for rows in (train, test) if rows is not None for name in unreadable(rows))
+    train, test = without(train, skipped), None if test is None else without(test, skipped)
     if test is not None and test.kind != train.kind:
         raise DataError(f"{test.where}: holds {test.kind}s, and the training samples are {train.kind}s.")
     if test is not None and known is None and config.classes is None:
@@ -58,6 +63,7 @@ def load_corpus(config: DataConfig, seed: int) -> Corpus:
         templates=config.templates or (known.templates if known else DEFAULT_TEMPLATES[train.kind]),
         train=train_examples,
         test=test_examples,
+        skipped=skipped,
     )
 
 
@@ -72,6 +78,9 @@ class _Columns:
 
     def table(self, file: Path, prefix: str) -> Rows:
         return read_table(file, prefix, input=self.input, label=self.label, domain=self.domain, kind=self.kind)
+
+    def folder(self, path: Path, config: str | None = None) -> OpenedDataSet:
+        return open_folder(path, config, domains=self.domain == DOMAIN_FOLDER)
 
     def split(self, source: OpenedDataSet, split: str) -> Rows:
         return source.rows(split, input=self.input, label=self.label, domain=self.domain, kind=self.kind)
@@ -98,7 +107,7 @@ def _rows(config: DataConfig, known: DataSet | None) -> tuple[Rows, Rows | None]
         if re.fullmatch(r"[\w.-]+/[\w.-]+", place) is None or place.startswith("."):
             raise _unknown(place)
         return _of_source(open_hub(place, None, config.revision), config, None, columns)
-    return _of_source(open_folder(path, known.config if known else None), config, known, columns)
+    return _of_source(columns.folder(path, known.config if known else None), config, known, columns)
 
 
 def _of_source(
@@ -131,7 +140,7 @@ def _separate(test: str, columns: _Columns) -> Rows:
     path = _path(test, "test: ")
     if path.suffix.lower() in TABLES:
         return columns.table(path, "test")
-    source = open_folder(path)
+    source = columns.folder(path)
     rows = columns.split(
         source, next((name for name in TEST_FOLDERS if name in source.splits), next(iter(source.splits)))
     )

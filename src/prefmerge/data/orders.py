@@ -7,17 +7,21 @@ make a task (`scenarios`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from prefmerge.data.examples import Corpus
-from prefmerge.data.labels import folded
+from prefmerge.data.labels import finder, folded
 from prefmerge.data.registry import CLASS_ORDERS, REGISTRY, registered
 from prefmerge.errors import ConfigError
 from prefmerge.ground.draws import keyed
+from prefmerge.ground.words import did_you_mean, quoted
 
 if TYPE_CHECKING:
     from prefmerge.config import FinetuneConfig
+
+_SHOWN = 5  # names that a message lists
 
 
 def order_of_classes(config: FinetuneConfig, corpus: Corpus) -> list[int]:
@@ -51,6 +55,33 @@ def order_of_classes(config: FinetuneConfig, corpus: Corpus) -> list[int]:
     return list(order.positions)
 
 
+def classes_of_tasks(tasks: Mapping[str, Sequence[str]], corpus: Corpus) -> list[list[int]]:
+    """Positions of the classes of each task that is given by name. Raises ConfigError for a class that the data lack,
+    and for one that stands twice.
+    """
+    find = finder(corpus.classes)
+    first: dict[int, str] = {}
+    result = []
+    for task, names in tasks.items():
+        own: list[int] = []
+        for name in names:
+            at = find(name)
+            if at is None:
+                raise ConfigError(
+                    f"scenario.tasks: {task!r} has a class {name!r}, which {corpus.name!r} lacks."
+                    f"{did_you_mean(name, corpus.classes)} Its classes are {quoted(corpus.classes, _SHOWN)}."
+                )
+            if at in first:
+                where = f"in {task!r}" if first[at] == task else f"in {first[at]!r} and in {task!r}"
+                raise ConfigError(
+                    f"scenario.tasks: the class {name!r} stands twice, {where}. A class is learned in one task."
+                )
+            first[at] = task
+            own.append(at)
+        result.append(own)
+    return result
+
+
 def order_of_domains(config: FinetuneConfig, corpus: Corpus) -> list[str]:
     """The domains in the order in which they are learned."""
     domains = list(dict.fromkeys([*(corpus.train.domains or ()), *(corpus.test.domains or ())]))
@@ -67,11 +98,13 @@ def _permutation(asked: Sequence[str], names: Sequence[str], key: str, what: str
     """Positions in `names` of the names asked for: all of them, each once."""
     at = {folded(name) or name: i for i, name in enumerate(names)} | {name: i for i, name in enumerate(names)}
     positions = [at.get(name, at.get(folded(name))) for name in asked]
+    counts = Counter(position for position in positions if position is not None)
+    twice = next((n for n, p in zip(asked, positions, strict=True) if p is not None and counts[p] > 1), None)
     unknown = [name for name, position in zip(asked, positions, strict=True) if position is None]
     missing = [name for i, name in enumerate(names) if i not in positions]
     if unknown or missing or len(positions) != len(names):
         parts = [f"{', '.join(repr(n) for n in unknown[:5])} not among the {what}"] if unknown else []
         parts += [f"{', '.join(repr(n) for n in missing[:5])} missing"] if missing else []
-        parts = parts or ["a name occurs twice"]
+        parts += [f"{twice!r} occurs twice"] if twice is not None else []
         raise ConfigError(f"{key}: {'; '.join(parts)}. List each of the {len(names)} {what} once.")
     return [position for position in positions if position is not None]

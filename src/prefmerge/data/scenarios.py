@@ -1,10 +1,10 @@
 """Tasks out of data sets: class-incremental, domain-incremental, a sequence of data sets.
 
 Class-incremental: with C classes in a given order, task i of T takes those at floor(C i / T) .. floor(C (i + 1) / T)
-(authors' code). Domain-incremental: a task is a domain, with all classes. A sequence: a task is a data set, with its
-own classes. Labels of all tasks index the one list of classes of the scenario, whose rows the head has. `joined` makes
-the one task of joint training. Cost: milliseconds; inputs are not read. Not here: the order of classes and domains
-(`orders`).
+(authors' code); or each task is a name with its classes. Domain-incremental: a task is a domain, with all classes. A
+sequence: a task is a data set, with its own classes. Labels of all tasks index the one list of classes of the scenario,
+whose rows the head has. `joined` makes the one task of joint training. Cost: milliseconds; inputs are not read. Not
+here: the order of classes and domains (`orders`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prefmerge.data.examples import Corpus, Examples, InputKind, concatenated, no_examples
-from prefmerge.data.orders import order_of_classes, order_of_domains
+from prefmerge.data.orders import classes_of_tasks, order_of_classes, order_of_domains
 from prefmerge.data.registry import registered
 from prefmerge.errors import ConfigError, DataError
 from prefmerge.ground.draws import in_proportion
@@ -59,6 +59,7 @@ class Scenario:
     inputs: InputKind
     classes: tuple[ClassInfo, ...]
     tasks: tuple[Task, ...]
+    notes: tuple[str, ...] = ()  # what whoever starts a run should know
 
 
 def build_scenario(config: FinetuneConfig, corpora: Sequence[Corpus]) -> Scenario:
@@ -84,6 +85,12 @@ def build_scenario(config: FinetuneConfig, corpora: Sequence[Corpus]) -> Scenari
         scenario = _domain_incremental(config, corpora[0])
     else:
         scenario = _datasets(config, corpora)
+    if kind != "class-incremental" and isinstance(config.scenario.tasks, dict):
+        raise ConfigError(
+            f"scenario.tasks: tasks by name are made of the classes of one data set, and a {kind} scenario makes its "
+            f"own ({', '.join(task.name for task in scenario.tasks)}). Leave `tasks` out, or ask for `kind: "
+            "class-incremental`."
+        )
     if kind != "class-incremental" and config.scenario.tasks not in (None, len(scenario.tasks)):
         raise ConfigError(
             f"scenario.tasks: {config.scenario.tasks}, but a {kind} scenario of these data has {len(scenario.tasks)} "
@@ -142,11 +149,44 @@ def joined(scenario: Scenario) -> Scenario:
         held_out=concatenated([task.held_out for task in scenario.tasks]),
         epochs=epochs.pop() if len(epochs) == 1 else None,
     )
-    return Scenario("joint", scenario.inputs, scenario.classes, (joint,))
+    return replace(scenario, kind="joint", tasks=(joint,))
 
 
 def _class_incremental(config: FinetuneConfig, corpus: Corpus) -> Scenario:
-    count, several = len(corpus.classes), config.scenario.tasks or DEFAULT_TASKS
+    corpus, groups, notes = _groups(config, corpus)
+    everything = tuple(range(len(corpus.classes)))
+    tasks = tuple(
+        Task(
+            name=name,
+            classes=own,
+            among=everything,
+            train=_of_classes(corpus.train, own),
+            test=_of_classes(corpus.test, own),
+            epochs=_epochs(config, 0, "class-incremental"),
+        )
+        for name, own in groups
+    )
+    return Scenario("class-incremental", corpus.kind, _infos(corpus), tasks, notes)
+
+
+def _groups(
+    config: FinetuneConfig, corpus: Corpus
+) -> tuple[Corpus, list[tuple[str, tuple[int, ...]]], tuple[str, ...]]:
+    """The corpus of the classes that are learned, the name and classes of each task, and notes."""
+    asked, count = config.scenario.tasks, len(corpus.classes)
+    if isinstance(asked, dict):
+        if config.scenario.class_order != "auto":
+            raise ConfigError(
+                "scenario: `class_order` orders classes, and `tasks` lists them by task. Leave `class_order` out."
+            )
+        groups = classes_of_tasks(asked, corpus)
+        learned = sorted(c for own in groups for c in own)
+        rest = [name for c, name in enumerate(corpus.classes) if c not in set(learned)]
+        notes = (f"Classes that no task has are left out: {quoted(rest, 5)}.",)
+        at = {c: i for i, c in enumerate(learned)}
+        named = [(name, tuple(at[c] for c in own)) for name, own in zip(safe_names(asked), groups, strict=True)]
+        return _restricted(corpus, learned), named, notes if rest else ()
+    several = asked or DEFAULT_TASKS
     if several > count:
         raise ConfigError(
             f"scenario.tasks: {several} tasks out of the {count} classes of {corpus.name!r}; each task needs a class. "
@@ -154,28 +194,38 @@ def _class_incremental(config: FinetuneConfig, corpus: Corpus) -> Scenario:
         )
     order = order_of_classes(config, corpus)
     digits = max(2, len(str(several)))
-    everything = tuple(range(count))
-    tasks = []
-    for i in range(several):
-        own = tuple(order[count * i // several : count * (i + 1) // several])
-        tasks.append(
-            Task(
-                name=f"task-{i + 1:0{digits}d}",
-                classes=own,
-                among=everything,
-                train=_of_classes(corpus.train, own),
-                test=_of_classes(corpus.test, own),
-                epochs=_epochs(config, 0, "class-incremental"),
-            )
-        )
-    return Scenario("class-incremental", corpus.kind, _infos(corpus), tuple(tasks))
+    numbered = [
+        (f"task-{i + 1:0{digits}d}", tuple(order[count * i // several : count * (i + 1) // several]))
+        for i in range(several)
+    ]
+    return corpus, numbered, ()
+
+
+def _restricted(corpus: Corpus, classes: Sequence[int]) -> Corpus:
+    """The corpus with these of its classes alone, in this order."""
+    if len(classes) == len(corpus.classes):
+        return corpus
+    at = np.full(len(corpus.classes), -1, np.int64)
+    at[list(classes)] = np.arange(len(classes))
+
+    def of(examples: Examples) -> Examples:
+        some = _of_classes(examples, classes)
+        return some.take(np.arange(len(some)), labels=at[some.labels])
+
+    return replace(
+        corpus,
+        classes=tuple(corpus.classes[c] for c in classes),
+        train=of(corpus.train),
+        test=of(corpus.test),
+    )
 
 
 def _domain_incremental(config: FinetuneConfig, corpus: Corpus) -> Scenario:
     if corpus.train.domains is None or corpus.test.domains is None:
         raise DataError(
             f"data set {corpus.name!r} names no domains, which a domain-incremental scenario needs. Say which column "
-            "holds them: `data: {name: …, domain: COLUMN}`."
+            "holds them: `data: {name: …, domain: COLUMN}`. Images in folders DOMAIN/CLASS/IMAGE (or train/DOMAIN/… "
+            "and test/DOMAIN/…): `data: {name: …, domain: folder}`."
         )
     domains = order_of_domains(config, corpus)
     everything = tuple(range(len(corpus.classes)))

@@ -3,6 +3,7 @@
     config -> data -> scenario (tasks) -> encoder + frozen head -> steps -> run folder
 
 config_file.py    the configuration in YAML: the user's, and the run's own
+defaults.py       what a configuration leaves to a default
 finetuning.py     a whole run, task after task, from where it stopped
 job.py            the parts of a run under way, and what it reports
 steps.py          one task: loss, optimiser, learning rate

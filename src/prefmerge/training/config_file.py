@@ -20,7 +20,7 @@ from prefmerge.ground.yaml_file import read_mapping
 CONFIG = "config.yaml"  # in a run's folder
 _NO_MATTER = re.compile(r"training\.(workers|save_every)|data\[\d+\]\.path")  # samples are compared by their ids
 _PATHS = re.compile(r"model\.id|data\[\d+\]\.(name|test)")
-_RESOLVED = re.compile(r"training\.(epochs|warmup_steps)|data\[\d+\]\.epochs|held_out")
+_RESOLVED = re.compile(r"training\.(epochs|warmup_steps|warmup_fraction)|data\[\d+\]\.(epochs|skip)|held_out")
 
 
 def read_config(file: str | Path) -> FinetuneConfig:
@@ -81,6 +81,8 @@ def differences(kept: FinetuneConfig, asked: FinetuneConfig) -> list[tuple[str, 
     """What makes another run: (key, kept, asked). None asks for a default, which the kept one spells out."""
 
     def flat(value: Any, at: str) -> dict[str, Any]:
+        if at == "scenario.tasks" and isinstance(value, dict):
+            return {at: list(value.items())}  # the order of the names is the order of the tasks
         if isinstance(value, dict):
             return {k: v for key, part in value.items() for k, v in flat(part, f"{at}.{key}" if at else key).items()}
         if isinstance(value, list) and any(isinstance(part, dict) for part in value):
@@ -93,7 +95,7 @@ def differences(kept: FinetuneConfig, asked: FinetuneConfig) -> list[tuple[str, 
         for key in dict.fromkeys([*old, *new])
         if old.get(key) != new.get(key)
         and not _NO_MATTER.fullmatch(key)
-        and not (_RESOLVED.fullmatch(key) and new.get(key) is None)
+        and not (_RESOLVED.fullmatch(key) and new.get(key) in (None, "unreadable"))
         and not (_PATHS.fullmatch(key) and _moved(old.get(key), new.get(key)))
     ]
 

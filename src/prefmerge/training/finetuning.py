@@ -22,17 +22,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefmerge.config import FinetuneConfig
+from prefmerge.data.registry import registered
 from prefmerge.data.scenarios import Scenario, Task
-from prefmerge.errors import ConfigError, DiskFull, require
+from prefmerge.data.unreadable import require_readable
+from prefmerge.errors import DiskFull, require
 from prefmerge.ground import atomic, jsons
 from prefmerge.models.heads import check_inputs
 from prefmerge.runs import IN_SEQUENCE, Run, RunTask
 from prefmerge.training import run_folder
 from prefmerge.training.between_tasks import keep_fisher, regulariser_of
 from prefmerge.training.config_file import kept_config
+from prefmerge.training.defaults import as_begun, epochs_of, of_warm_up, resolved
 from prefmerge.training.job import Job, TrainingProgress
-from prefmerge.training.kept import write_kept
-from prefmerge.training.samples import SAMPLES, check_samples, samples_of
+from prefmerge.training.kept import write_kept, write_kept_again
+from prefmerge.training.samples import (
+    SAMPLES,
+    changed_tasks,
+    refusal,
+    require_different,
+    samples_of,
+    write_again,
+)
 
 if TYPE_CHECKING:
     from prefmerge.models.encoders.protocol import Encoder
@@ -65,16 +75,24 @@ def finetune(
     from prefmerge.data.scenarios import build_scenario
     from prefmerge.models.encoders import load_encoder
     from prefmerge.models.heads import make_head
+    from prefmerge.training.opened import open_encoder
 
     out = Path(out)
     begun = run_folder.look(out, config, force)
     if begun is not None and begun.finished:
         return begun
-    if begun is not None and config.held_out is None:  # the default is another for a run from before there was one
-        config = config.model_copy(update={"held_out": kept_config(out).held_out})
+    if begun is not None:
+        config = as_begun(config, kept_config(out))
     corpora = [load_corpus(one, config.seed) for one in config.data]
+    own = [corpus for one, corpus in zip(config.data, corpora, strict=True) if registered(one.name) is None]
+    for corpus in own if begun is None else ():  # later, only samples that changed are looked at
+        if corpus.kind == "image":
+            require_readable((corpus.train, corpus.test), corpus.name)
+    skipped = [one.model_copy(update={"skip": c.skipped or None}) for one, c in zip(config.data, corpora, strict=True)]
+    config = config.model_copy(update={"data": tuple(skipped)})
     scenario = build_scenario(config, corpora)
-    encoder = load_encoder(config.model)
+    # A run that has begun has a model of its own: the one that it began from may have changed since.
+    encoder = load_encoder(config.model) if begun is None else open_encoder(begun, config)
     return run_tasks(
         scenario,
         encoder,
@@ -83,29 +101,6 @@ def finetune(
         out,
         force=force,
         progress=progress,
-    )
-
-
-def resolved(config: FinetuneConfig, scenario: Scenario, encoder: Encoder) -> FinetuneConfig:
-    """The configuration with the values that were left to a default spelled out."""
-    from prefmerge.training.steps import EPOCHS, WARMUP_STEPS
-
-    training, data = config.training, config.data
-    chosen: dict[str, Any] = {}
-    own = [task.epochs for task in scenario.tasks]
-    if training.epochs is None:
-        chosen["epochs"] = own[0] if own[0] is not None and len(set(own)) == 1 else EPOCHS
-    if len(data) == len(own) > 1:  # a task is a data set
-        data = tuple(one.model_copy(update={"epochs": epochs}) for one, epochs in zip(data, own, strict=True))
-    if training.warmup_steps is None and training.warmup_fraction is None:
-        chosen["warmup_steps"] = WARMUP_STEPS
-    held_out = tuple(len(task.held_out) for task in scenario.tasks)
-    return config.model_copy(
-        update={
-            "data": data,
-            "training": training.model_copy(update=chosen),
-            "held_out": held_out[0] if len(set(held_out)) == 1 else held_out,
-        }
     )
 
 
@@ -146,10 +141,52 @@ def run_tasks(
                 run = _begin(job, made, about or {})
             else:
                 hold()
-                waiting = {(task.name, "train") for task in run.tasks if not task.done}
-                everything = {(task.name, "train") for task in scenario.tasks}
-                check_samples(scenario, job.out, everything if run.training == "joint" else waiting)
+                run = _with_samples_of_now(job, run)
         return _train(job, run)
+
+
+def _with_samples_of_now(job: Job, run: Run) -> Run:
+    """The run with the samples that tasks which have not begun have now. Raises RunError where those of another task
+    are not what they were.
+    """
+    from prefmerge.models.head_file import read_head
+    from prefmerge.training.steps import torch_threads
+
+    joint = run.training == "joint"
+    waiting = {(task.name, "train") for task in run.tasks if not task.done}
+    everything = {(task.name, "train") for task in job.scenario.tasks}
+    changed = changed_tasks(job.scenario, job.out, everything if joint else waiting)
+    for index, differs in changed.items():
+        if joint or run.tasks[index].done or run_folder.state_path(job.out, index).is_dir():
+            raise refusal(job.out, differs)
+    names = [one.name for one in job.scenario.classes]
+    for index, task in enumerate(run.tasks):
+        own = tuple(names[c] for c in job.tasks[index].classes)
+        if task.classes != own or (run.head_path is not None and list(read_head(run.head_path).classes) != names):
+            raise refusal(job.out, f"the classes of task {task.name!r}")
+    if not changed or not job.accelerator.is_main_process:
+        return run
+    about = dict(run.about)
+    require_readable((job.scenario.tasks[index].train for index in changed), "the samples that changed")
+    if about.get("kept"):
+        job.encoder.load(run.base_path)
+        with torch_threads(job.config.training.threads):
+            about["kept"] = write_kept_again(run, job.scenario, job.encoder, changed, job.device)
+    tasks = [
+        replace(
+            task,
+            label_counts={names[c]: n for c, n in job.tasks[index].train.label_counts().items()},
+        )
+        for index, task in enumerate(run.tasks)
+    ]
+    run = replace(run, tasks=tuple(tasks), about=about)
+    run_folder.write_manifest(run)
+    write_again(job.scenario, job.out, changed)  # the last: a kill before it leaves all to be done again
+    job.note(
+        f"the data changed since the run started: {'; '.join(changed.values())}. These tasks have not begun, so they "
+        "are trained on the samples of now."
+    )
+    return run
 
 
 def _begin(job: Job, head: Head, about: Mapping[str, Any]) -> Run:
@@ -165,7 +202,9 @@ def _begin(job: Job, head: Head, about: Mapping[str, Any]) -> Run:
             f"{out}: the run needs about {needed / 1e9:.1f} GB ({len(job.tasks)} tasks, the base, and the state of "
             f"training), and {free / 1e9:.1f} GB are free. Give a folder on a larger disk."
         )
-    samples = jsons.encoded(samples_of(job.scenario), indent=None)
+    listed = samples_of(job.scenario)
+    require_different(listed)
+    samples = jsons.encoded(listed, indent=None)
     run_folder.clear(out, config)
     with run_folder.writing(out):
         with atomic.whole_folder(out / run_folder.BASE) as folder:
@@ -202,6 +241,8 @@ def _begin(job: Job, head: Head, about: Mapping[str, Any]) -> Run:
     )
     job.log("begin", training=run.training, tasks=[task.name for task in run.tasks])
     run_folder.write_manifest(run)
+    for note in (*job.scenario.notes, *of_warm_up(job)):
+        job.note(note)
     return run
 
 
@@ -242,7 +283,7 @@ def _train(job: Job, run: Run) -> Run:
             task.train,
             task.classes,
             config,
-            epochs=task.epochs or _epochs(job.config),
+            epochs=task.epochs or epochs_of(job.config),
             seed=job.seed(index),
             accelerator=accelerator,
             regulariser=regulariser_of(job, index, head) if index else None,
@@ -264,9 +305,3 @@ def _train(job: Job, run: Run) -> Run:
     if accelerator.is_main_process:
         run_folder.remove_scratch(out)  # a kill between the manifest and a removal leaves some
     return run
-
-
-def _epochs(config: FinetuneConfig) -> int:
-    if config.training.epochs is None:
-        raise ConfigError("training.epochs is missing: resolve the configuration first.")
-    return config.training.epochs

@@ -40,6 +40,7 @@ class TrainingProgress:
     done: bool = False
     resumed: bool = False
     fisher: tuple[int, int] | None = None  # (done, of)
+    note: str | None = None  # something to say, which is about no task
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,11 @@ class Job:
     def seed(self, index: int) -> int:
         """What task `index` shuffles with."""
         return self.config.seed * TASK_SEEDS + index
+
+    def note(self, text: str) -> None:
+        """Say something that is about no task, and log it."""
+        self.log("note", text=text)
+        self.progress(TrainingProgress(0, "", len(self.tasks), note=text))
 
     def log(self, event: str, **what: Any) -> None:
         """Add a line to the run's log."""

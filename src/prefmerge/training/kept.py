@@ -12,7 +12,8 @@ held out (`scenarios`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,13 +66,57 @@ def write_kept(
     """Write what `read_kept` reads, while the encoder is the base. Returns what the manifest says of it: how many
     samples and bytes, a hash of each file. None, and nothing is written, where no task holds a sample out.
     """
+    from safetensors.numpy import save
+
     if not any(len(task.held_out) for task in scenario.tasks):
         return None
+    everything = range(len(scenario.tasks))
     with atomic.whole_folder(out / HELD_OUT) as folder:
-        listed = [_write_task(folder, scenario, encoder, index) for index in range(len(scenario.tasks))]
-        whole = {"format": FORMAT, "classes": [one.name for one in scenario.classes], "tasks": listed}
-        (folder / _LIST).write_bytes(jsons.encoded(whole, indent=None))
-    embedded = _write_embeddings(out / EMBEDDINGS, scenario, encoder, device, progress)
+        _write_list(folder, scenario, [_write_task(folder, scenario, encoder, index) for index in everything])
+    arrays = _embedded(scenario, everything, encoder, device, progress)
+    atomic.write_whole(out / EMBEDDINGS, save(arrays))
+    return _described(out, scenario, len(arrays["labels"]))
+
+
+def write_kept_again(
+    run: Run, scenario: Scenario, encoder: Encoder, tasks: Collection[int], device: Any = None
+) -> dict[str, Any]:
+    """Write what is kept of these tasks in place of what was there; of the others nothing is read but what the run
+    kept. Returns what the manifest says now. Raises RunError where what the run kept is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load, save
+
+    out, file = run.folder, run.folder / EMBEDDINGS
+    try:
+        old = load(file.read_bytes())
+        file = out / HELD_OUT / _LIST
+        listed = jsons.read(file)["tasks"]
+        with atomic.whole_folder(out / HELD_OUT) as folder:
+            for index in range(len(listed)):
+                file = out / HELD_OUT / _file(index)
+                if index in tasks:
+                    listed[index] = _write_task(folder, scenario, encoder, index)
+                elif file.is_file():
+                    shutil.copyfile(file, folder / _file(index))
+            _write_list(folder, scenario, listed)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise _damaged(file, error) from error
+    new = _embedded(scenario, sorted(tasks), encoder, device)
+    others = ~np.isin(old["tasks"], sorted(tasks))
+    arrays = {name: np.concatenate([old[name][others], new[name]]) for name in new}
+    order = np.argsort(arrays["tasks"], kind="stable")
+    atomic.write_whole(out / EMBEDDINGS, save({name: values[order] for name, values in arrays.items()}))
+    return _described(out, scenario, len(order))
+
+
+def _write_list(folder: Path, scenario: Scenario, listed: list[dict[str, Any]]) -> None:
+    whole = {"format": FORMAT, "classes": [one.name for one in scenario.classes], "tasks": listed}
+    (folder / _LIST).write_bytes(jsons.encoded(whole, indent=None))
+
+
+def _described(out: Path, scenario: Scenario, embedded: int) -> dict[str, Any]:
+    """What the manifest says of what is kept."""
     files = [*sorted((out / HELD_OUT).iterdir()), out / EMBEDDINGS]
     return {
         "held_out": sum(len(task.held_out) for task in scenario.tasks),
@@ -113,18 +158,20 @@ def _file(index: int) -> str:
     return f"task-{index + 1:02d}.safetensors"
 
 
-def _write_embeddings(file: Path, scenario: Scenario, encoder: Encoder, device: Any, progress: Counted | None) -> int:
-    from safetensors.numpy import save
-
+def _embedded(
+    scenario: Scenario, tasks: Sequence[int], encoder: Encoder, device: Any, progress: Counted | None = None
+) -> dict[str, np.ndarray]:
+    """Embeddings of training samples of these tasks, with their labels and tasks."""
     from prefmerge.models.features import embed
 
-    parts = [task.train.take(per_class(task.train.ids, task.train.labels, EACH, seed=0)) for task in scenario.tasks]
+    of_task = [scenario.tasks[index].train for index in tasks]
+    parts = [train.take(per_class(train.ids, train.labels, EACH, seed=0)) for train in of_task]
     some = concatenated(parts)
-    tasks = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-    embeddings = embed(encoder, some, batch=_AT_ONCE, device=device, progress=progress)
-    arrays = {"embeddings": embeddings, "labels": some.labels.astype(np.int64), "tasks": tasks.astype(np.int64)}
-    atomic.write_whole(file, save(arrays))
-    return len(some)
+    return {
+        "embeddings": embed(encoder, some, batch=_AT_ONCE, device=device, progress=progress),
+        "labels": some.labels.astype(np.int64),
+        "tasks": np.repeat(np.asarray(tasks, np.int64), [len(part) for part in parts]),
+    }
 
 
 def read_kept(run: Run) -> Kept | None:

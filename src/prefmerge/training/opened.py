@@ -20,7 +20,7 @@ from prefmerge.models.evaluation import Evaluation, evaluate, other_classes
 from prefmerge.models.heads import Head, check_inputs
 from prefmerge.runs import Run, read_run
 from prefmerge.training.config_file import run_config
-from prefmerge.training.samples import check_samples
+from prefmerge.training.samples import as_started, check_samples
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +47,8 @@ class OpenedRun:
 
 
 def open_data(run_folder: str | Path) -> tuple[Run, FinetuneConfig, Scenario]:
-    """A run's manifest, configuration and data; the test samples are those that it started with. No model is loaded.
+    """A run's manifest, configuration and data; the test samples are those that it started with, whatever was added
+    since. No model is loaded.
 
     `scenario` has the tasks of the data, also in joint training, which makes one of them. Raises RunError where the
     test samples changed; what reading the data raises. Training samples are not compared: `check_samples` does.
@@ -58,6 +59,7 @@ def open_data(run_folder: str | Path) -> tuple[Run, FinetuneConfig, Scenario]:
     run = read_run(run_folder)
     config = run_config(run.folder)
     scenario = build_scenario(config, [load_corpus(one, config.seed) for one in config.data])
+    scenario = as_started(scenario, run.folder)
     check_samples(scenario, run.folder, {(task.name, "test") for task in scenario.tasks}, ("test",))
     return run, config, scenario
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from prefmerge.training.regularisers import Regulariser
 
 WARMUP_STEPS = 500  # of each task, however short: both papers
+WARMUP_FRACTION = 0.1  # of the steps of each task, for data that are not the papers': there 500 may outlast a task
 EPOCHS = 10  # CIFAR-100, ImageNet-R and domain-incremental runs of both papers
 REPORT_EVERY = 10  # steps between two reports of loss and accuracy: reading them waits for an accelerator
 
