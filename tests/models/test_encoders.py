@@ -469,7 +469,7 @@ def test_checkpoints_that_do_not_fit(folders: dict[str, Path], tmp_path: Path):
     ):
         encoder.load(saved(**{first: None}))
     with pytest.raises(
-        CheckpointMismatch, match=r"has 1 tensors that the model has not: 'head'.*Expected a checkpoint of the tower"
+        CheckpointMismatch, match=r"has 1 tensor that the model has not: 'head'.*Expected a checkpoint of the tower"
     ):
         encoder.load(saved(head=torch.zeros(1)))
     with pytest.raises(

@@ -87,7 +87,7 @@ class Forwards:
             [pool[i].settings for i in merged], lambda n, _: self.progress(0, 0, f"{what}: merging {n} candidates")
         ):
             encoder.load(self.source.base)  # for the tensors that no merge touches
-            put_arrays(encoder, model)
+            put_arrays(encoder, model, self.source.base)
             seen(merged[at])
         self.cost["merges"] += self.merges.made - before
         return embedded

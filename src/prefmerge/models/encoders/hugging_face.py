@@ -26,8 +26,6 @@ from prefmerge.models.encoders.weights import SHOWN, companions, put
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# Positions 0, 1, 2, ... that old versions of transformers stored: no weights.
-_POSITIONS = ("position_ids",)
 _VOCABULARIES = (
     "tokenizer.json",
     "vocab.txt",
@@ -92,7 +90,7 @@ class HuggingFaceEncoder(Encoder):
         }
 
     def load(self, checkpoint: Path) -> None:
-        put(checkpoint, self.state(), ignored=_POSITIONS)
+        put(checkpoint, self.state())
 
     def save(self, folder: Path) -> None:
         with quiet():

@@ -79,7 +79,8 @@ class Encoder(abc.ABC):
 
     @abc.abstractmethod
     def load(self, checkpoint: Path) -> None:
-        """Put a checkpoint's weights (a folder, or a safetensors file, with the names of `state`) into the tower.
+        """Put a checkpoint's weights into the tower: a folder or a file, with the names of `state` but for wrappers,
+        prefixes and heads.
 
         Raises CheckpointMismatch naming the first tensors that are missing, extra or of another shape, and the errors
         of `prefmerge.open_checkpoint` where it cannot be read; then the tower is as it was.

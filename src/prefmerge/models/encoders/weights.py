@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prefmerge.checkpoints import Checkpoint, is_task_vector, open_checkpoint, reading
+from prefmerge.checkpoints import Checkpoint, from_state_dict, is_task_vector, open_checkpoint, reading
 from prefmerge.errors import CheckpointMismatch, EncoderError, MissingExtra
-from prefmerge.ground.words import listed, quoted
+from prefmerge.ground.words import counted, listed, quoted
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from prefmerge.merging.matching import Names
     from prefmerge.models.encoders.protocol import Encoder
 
 SHOWN = 5  # names listed in a message about many
@@ -120,32 +121,41 @@ def companions(folder: Path) -> dict[str, bytes]:
     }
 
 
-def put(checkpoint: Path, into: Mapping[str, Tensor], ignored: tuple[str, ...] = ()) -> None:
-    """Copy a checkpoint's tensors into those of the same name, in place, converted to their dtype.
+def put(checkpoint: Path, into: Mapping[str, Tensor]) -> None:
+    """Copy a checkpoint's tensors into those that they are, in place, converted to their dtype.
 
-    Nothing is written before all names and shapes are known to fit. Names that end in one of `ignored` may be extra.
-    Raises CheckpointMismatch naming the first tensors that are missing, extra or of another shape.
+    Names are matched as for a merge: wrappers and prefixes may differ, heads that only the checkpoint has are left
+    out, and buffers that it lacks stay. Nothing is written before all is known to fit. Raises CheckpointMismatch
+    naming the first tensors that are missing, extra or of another shape.
     """
     import torch
 
     source = open_checkpoint(checkpoint)
     try:
-        _require_fit(source, checkpoint, into, ignored)
+        called = _matched(source, checkpoint, into)
         with reading(source), torch.no_grad():
-            for name, target in into.items():
-                target.copy_(_as_tensor(source, name))
+            for name, own in called.items():
+                into[name].copy_(_as_tensor(source, own))
     finally:
         source.close()
 
 
-def put_arrays(encoder: Encoder, weights: Mapping[str, np.ndarray]) -> None:
-    """Copy float32 weights, by the names of `Encoder.state`, into the encoder's tower; what is not named stays.
+def put_arrays(encoder: Encoder, weights: Mapping[str, np.ndarray], base: Path | None = None) -> None:
+    """Copy float32 weights into the encoder's tower; what is not named stays. They have the names of `Encoder.state`,
+    or those of the checkpoint `base`.
 
     Raises CheckpointMismatch for a name or a shape that the tower does not have.
     """
     import torch
 
     state = encoder.state()
+    if base is not None and any(name not in state for name in weights):
+        source = open_checkpoint(base)
+        try:
+            name_of = {own: name for name, own in _matched(source, base, state).items()}
+        finally:
+            source.close()
+        weights = {name_of.get(own, own): values for own, values in weights.items()}
     for name, values in weights.items():
         if name not in state or tuple(state[name].shape) != values.shape:
             there = "no such tensor" if name not in state else f"shape {tuple(state[name].shape)}"
@@ -158,32 +168,51 @@ def put_arrays(encoder: Encoder, weights: Mapping[str, np.ndarray]) -> None:
             state[name].copy_(torch.from_numpy(np.ascontiguousarray(values)))
 
 
-def _require_fit(source: Checkpoint, path: Path, into: Mapping[str, Tensor], ignored: tuple[str, ...]) -> None:
+def _matched(source: Checkpoint, path: Path, into: Mapping[str, Tensor]) -> dict[str, str]:
+    """What the checkpoint calls each tensor. Raises CheckpointMismatch."""
     if is_task_vector(source):
         raise CheckpointMismatch(
             f"{path}: holds a task vector, expected a model. Merge it into its base first: "
             f"prefmerge merge BASE {path} …"
         )
-    tensors = {
-        name: info for name, info in source.tensors.items() if name in into or not name.endswith(ignored or ("\0",))
-    }
-    missing = [name for name in into if name not in tensors]
-    extra = [name for name in tensors if name not in into]
-    other = [
-        f"{name!r} has shape {tensors[name].shape}, the model's has {tuple(tensor.shape)}"
-        for name, tensor in into.items()
-        if name in tensors and tensors[name].shape != tuple(tensor.shape)
-    ]
-    if not (missing or extra or other):
-        return
+    ours = {name: (tuple(tensor.shape), tensor.is_floating_point()) for name, tensor in into.items()}
+    if {name: (info.shape, info.dtype.family == "float") for name, info in source.tensors.items()} == ours:
+        return {name: name for name in into}
+    from prefmerge.merging.matching import match
+    from prefmerge.merging.recipe import Recipe
+    from prefmerge.merging.sameness import Sameness
+
+    model = from_state_dict(into, name="the model")
+    try:
+        (names,) = match(Recipe(), model, [source], [path.name], Sameness())
+        if names.wrong:
+            raise CheckpointMismatch(_complaint(names, path, model, source))
+    finally:
+        model.close()
+    return names.own
+
+
+def _complaint(names: Names, path: Path, model: Checkpoint, source: Checkpoint) -> str:
     facts = []
-    if missing:
-        facts.append(f"lacks {len(missing)} of the model's {len(into)} tensors: {quoted(missing, SHOWN)}")
-    if extra:
-        facts.append(f"has {len(extra)} tensors that the model has not: {quoted(extra, SHOWN)}")
-    if other:
-        facts.append(listed(other, SHOWN, separator="; "))
-    raise CheckpointMismatch(
+    if names.missing:
+        few = quoted(names.missing, SHOWN)
+        facts.append(f"lacks {len(names.missing)} of the model's {counted(len(model.tensors), 'tensor')}: {few}")
+    if names.foreign:
+        few = quoted(names.foreign, SHOWN)
+        facts.append(f"has {counted(len(names.foreign), 'tensor')} that the model has not: {few}")
+    if names.double:
+        name, several = next(iter(names.double.items()))
+        facts.append(f"has {len(several)} tensors for the model's {name!r}: {quoted(several, SHOWN)}")
+    if names.unlike:
+        pairs = [(name, model.tensors[name], source.tensors[names.own[name]]) for name in names.unlike]
+        others = [
+            f"{name!r} has shape {its.shape}, the model's has {ours.shape}"
+            if its.shape != ours.shape
+            else f"{name!r} is {its.dtype.name}, the model's is {ours.dtype.name}"
+            for name, ours, its in pairs
+        ]
+        facts.append(listed(others, SHOWN, separator="; "))
+    return (
         f"{path}: {'; '.join(facts)}. Expected a checkpoint of the tower that this model trains, as `prefmerge "
         "finetune` and `prefmerge merge` write it."
     )
