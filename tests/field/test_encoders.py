@@ -1,20 +1,30 @@
-"""Checkpoints that name their tensors otherwise than the model that evaluates them."""
+"""What evaluates: checkpoints that name their tensors otherwise, images that several models see."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from prefmerge.config import ModelConfig
+from prefmerge.data.examples import Examples
 from prefmerge.errors import CheckpointMismatch
+from prefmerge.models import features
 from prefmerge.models.encoders import Encoder, load_encoder
 from prefmerge.models.encoders.weights import put_arrays
-from tests.models.tiny import tiny_dinov2
+from prefmerge.models.features import embed
+from prefmerge.models.matrix import evaluate_matrix
+from prefmerge.models.prepared import ROOM, Room, decoded_once
+from tests.models.stubs import ToyEncoder, toy_head, toy_run, toy_scenario
+from tests.models.tiny import SIZES, picture, tiny_dinov2
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +111,79 @@ def test_journey_21_merges_over_a_wrapped_base_reach_the_model(
         put_arrays(encoder, merged)
     put_arrays(encoder, merged, tmp_path / "base.safetensors")
     assert holds(encoder, wanted)
+
+
+# Images of an evaluation.
+
+
+class Counting:
+    """Reads pictures, and counts them."""
+
+    def __init__(self, count: int) -> None:
+        self.pictures = [picture(i, SIZES[i % len(SIZES)], ("RGB", "L")[i % 2]) for i in range(count)]
+        self.read: list[int] = []
+        self.threads: set[int] = set()
+
+    def examples(self) -> Examples:
+        count = len(self.pictures)
+        return Examples(tuple(f"p{i}" for i in range(count)), np.zeros(count, np.int64), self, lambda at: str(list(at)))
+
+    def __call__(self, at: Sequence[int]) -> list[Any]:
+        self.read += list(at)
+        self.threads.add(threading.get_ident())
+        return [self.pictures[i] for i in at]
+
+
+def test_journey_7_images_are_decoded_once_for_all_models(encoder: Encoder):
+    source, room = Counting(40), Room()
+    once = decoded_once(encoder, source.examples(), room)
+    plain = embed(encoder, source.examples(), batch=32)
+    source.read.clear()
+    for _ in range(3):
+        np.testing.assert_array_equal(embed(encoder, once, batch=32), plain)
+    assert sorted(source.read) == list(range(40))
+    assert once.fingerprint([1, 2]) == source.examples().fingerprint([1, 2]), "caches hit as before"
+    assert room.left < ROOM
+
+
+def test_journey_7_what_there_is_no_room_for_is_decoded_each_time(encoder: Encoder):
+    source = Counting(40)
+    plain = embed(encoder, source.examples(), batch=32)
+    once = decoded_once(encoder, source.examples(), Room(1))
+    source.read.clear()
+    for _ in range(2):
+        np.testing.assert_array_equal(embed(encoder, once, batch=32), plain)
+    kept = 80 - len(source.read)
+    assert 0 < kept < 40
+
+
+def test_journey_7_images_are_read_in_several_threads_and_keep_their_order(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+):
+    source = Counting(70)
+    monkeypatch.setattr(features, "READERS", 4)
+    wide = embed(encoder, source.examples(), batch=70)
+    assert len(source.threads) > 1
+    monkeypatch.setattr(features, "READERS", 1)
+    np.testing.assert_array_equal(embed(encoder, source.examples(), batch=70), wide)
+    one_by_one = torch.cat([encoder.tower(**encoder.prepare([one])) for one in source.pictures]).detach().numpy()
+    np.testing.assert_allclose(wide, one_by_one, rtol=1e-4, atol=1e-5)  # batches round otherwise
+
+
+def test_journey_7_a_matrix_decodes_each_image_once(tmp_path: Path):
+    """The stub counts what it prepares; the images are vectors."""
+    scenario = toy_scenario()
+    reads: list[int] = []
+
+    def counted(examples: Examples) -> Examples:
+        def read(at: Sequence[int]) -> list[Any]:
+            reads.extend(at)
+            return examples.read(at)
+
+        return replace(examples, read=read)
+
+    counting = replace(scenario, tasks=tuple(replace(task, test=counted(task.test)) for task in scenario.tasks))
+    run = toy_run(tmp_path / "run", scenario)
+    report = evaluate_matrix(ToyEncoder(), run, toy_head(scenario), counting)
+    assert len(reads) == sum(len(task.test) for task in scenario.tasks)
+    assert report.matrix().shape == (3, 3)

@@ -26,7 +26,7 @@ from tests.data.datasets import image_folder
 from tests.models.stubs import ToyEncoder, toy_head, toy_scenario
 from tests.models.tiny import picture, tiny_dinov2
 from tests.training.test_finetuning import Killed, checkpoints, config
-from tests.training.test_kept import KeepingEncoder, holding_out
+from tests.training.test_kept import holding_out
 
 # Images that cannot be read.
 
@@ -114,7 +114,7 @@ def interrupted(out: Path, scenario: Scenario, before: int) -> Run:
 
 def resumed(out: Path, scenario: Scenario, **how: Any) -> Run:
     asked = config().model_copy(update={"held_out": 3})
-    return run_tasks(scenario, KeepingEncoder(), lambda: toy_head(scenario), asked, out, **how)
+    return run_tasks(scenario, ToyEncoder(), lambda: toy_head(scenario), asked, out, **how)
 
 
 def changed(scenario: Scenario, index: int, **parts: Any) -> Scenario:

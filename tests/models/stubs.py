@@ -80,6 +80,10 @@ class ToyEncoder(Encoder):
             x = x + 0.05 * np.array(noise, np.float32)
         return {"x": torch.from_numpy(x)}
 
+    def keep(self, inputs: Sequence[Any]) -> tuple[str, list[Any]]:
+        """As arrays, as the demo's encoder does."""
+        return "array", [np.asarray(one, np.float32) for one in inputs]
+
     def phrases(self, phrases: Sequence[str]) -> Tensor | None:
         if self.vocabulary is None:
             return None

@@ -31,13 +31,6 @@ from tests.training.test_finetuning import checkpoints, config
 METHODS = ("sequential", "independent", "joint", "lwf", "ewc")
 
 
-class KeepingEncoder(ToyEncoder):
-    """Keeps its vectors as arrays, as the demo's does."""
-
-    def keep(self, inputs: Any) -> tuple[str, list[Any]]:
-        return "array", [np.asarray(one, np.float32) for one in inputs]
-
-
 def holding_out(count: int = 3, **sizes: Any) -> Scenario:
     """The toy's tasks, with some of each task's training samples held out."""
     scenario = toy_scenario(**sizes)
@@ -51,7 +44,7 @@ def holding_out(count: int = 3, **sizes: Any) -> Scenario:
 
 def run(out: Path, scenario: Scenario, method: str = "sequential", **how: Any) -> Run:
     asked: FinetuneConfig = how.pop("config", config(method)).model_copy(update={"held_out": 3})
-    return run_tasks(scenario, KeepingEncoder(), lambda: toy_head(scenario), asked, out, **how)
+    return run_tasks(scenario, ToyEncoder(), lambda: toy_head(scenario), asked, out, **how)
 
 
 def kept_of(run: Run) -> Kept:
@@ -89,7 +82,7 @@ def test_what_is_kept_comes_back(method: str, tmp_path: Path):
         assert sorted(result.labels[own]) == sorted(task.train.labels)
     # All at once, as they were made: batches of other sizes round differently.
     every = concatenated([task.train for task in scenario.tasks])
-    np.testing.assert_array_equal(result.embeddings, embed(KeepingEncoder(), every, batch=64))
+    np.testing.assert_array_equal(result.embeddings, embed(ToyEncoder(), every, batch=64))
     assert (result.embeddings.dtype, result.labels.dtype, result.tasks.dtype) == (np.float32, np.int64, np.int64)
     said = made.about["kept"]
     assert (said["held_out"], said["embeddings"]) == (9, 39)
@@ -232,7 +225,7 @@ def test_other_layouts_of_tasks_come_back(kind: str, tmp_path: Path):
 
 
 def test_texts_are_kept_as_they_are(tmp_path: Path):
-    class Texts(KeepingEncoder):
+    class Texts(ToyEncoder):
         def keep(self, inputs: Any) -> tuple[str, list[Any]]:
             return "text", [f"“{one[0]:.2f}”\n" for one in inputs]
 

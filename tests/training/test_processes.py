@@ -11,9 +11,9 @@ import torch
 
 from prefmerge.runs import read_run
 from prefmerge.training.finetuning import run_tasks
-from tests.models.stubs import toy_head
+from tests.models.stubs import ToyEncoder, toy_head
 from tests.training.test_finetuning import config, weights
-from tests.training.test_kept import KeepingEncoder, holding_out, kept_bytes
+from tests.training.test_kept import holding_out, kept_bytes
 
 SCRIPT = """
 import sys
@@ -28,7 +28,7 @@ def train(out: Path) -> None:
     """Batches of 5 over 2 processes: parts of 3 and 2; the last batch of a task, of 1, leaves one process without."""
     scenario = holding_out()
     asked = config("ewc", epochs=3, augmentation=False, save_every=1)
-    run_tasks(scenario, KeepingEncoder(dropout=0.0), lambda: toy_head(scenario), asked, out)
+    run_tasks(scenario, ToyEncoder(dropout=0.0), lambda: toy_head(scenario), asked, out)
 
 
 def test_two_processes_end_where_one_does(tmp_path: Path):

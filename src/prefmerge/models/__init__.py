@@ -3,6 +3,7 @@
 encoders/       models that embed images or texts
 heads.py        frozen classifiers over embeddings
 head_file.py    the same in a file, read without torch
+prepared.py     images that are decoded once for several models
 features.py     embeddings of many samples, through a cache on disk
 evaluation.py   how often a model is right
 matrix.py       every checkpoint of a run on every task

@@ -28,6 +28,7 @@ from prefmerge.errors import EncoderError
 from prefmerge.ground.progress import Counted
 from prefmerge.ground.store import Store, digest
 from prefmerge.models.encoders.protocol import Batch, Encoder
+from prefmerge.models.prepared import READERS, in_parts
 
 if TYPE_CHECKING:
     import torch
@@ -158,14 +159,24 @@ def _in_order(
 
 
 def _batches(encoder: Encoder, examples: Examples, batch: int) -> Iterator[tuple[Batch, int]]:
-    """Prepared batches and their sizes, in order; the next is prepared while the tower works on one."""
+    """Prepared batches and their sizes, in order; the next is prepared while the tower works on one. Images of a batch
+    are read and prepared in several threads.
+    """
+    import torch
+
     starts = range(0, len(examples), batch)
 
-    def prepared(start: int) -> tuple[Batch, int]:
-        inputs = examples.read(range(start, min(start + batch, len(examples))))
-        return encoder.prepare(inputs), len(inputs)
+    def part(at: range) -> Batch:
+        return encoder.prepare(examples.read(at))
 
-    with ThreadPoolExecutor(1) as ahead:
+    def prepared(start: int) -> tuple[Batch, int]:
+        whole = range(start, min(start + batch, len(examples)))
+        if encoder.kind == "text":  # padded to the longest of the batch
+            return part(whole), len(whole)
+        parts = list(readers.map(part, in_parts(whole.start, whole.stop)))
+        return {name: torch.cat([one[name] for one in parts]) for name in parts[0]}, len(whole)
+
+    with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(1) as ahead:
         waiting = ahead.submit(prepared, starts[0])
         for start in starts[1:]:
             done = waiting.result()

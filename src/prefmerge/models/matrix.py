@@ -2,13 +2,13 @@
 
     R[i][j] = accuracy of the checkpoint after task i on task j      K checkpoints, T tasks; one more row for theta_0
 
-Cost: K + 1 evaluations. Not here: the formulas (`metrics`).
+Cost: K + 1 evaluations; images are decoded once. Not here: the formulas (`metrics`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from prefmerge.data.scenarios import Scenario
 from prefmerge.ground.progress import Counted
 from prefmerge.models.evaluation import Evaluation, Knowing, evaluate
 from prefmerge.models.metrics import Metrics, metrics
+from prefmerge.models.prepared import Room, decoded_once
 from prefmerge.runs import IN_SEQUENCE, Run, require_finished
 
 if TYPE_CHECKING:
@@ -99,6 +100,9 @@ def evaluate_matrix(
     """
     require_finished(run)
     paths = [run.base_path, *(run.task_path(index) for index in range(len(run.tasks)))]
+    room = Room()
+    tasks = tuple(replace(task, test=decoded_once(encoder, task.test, room)) for task in scenario.tasks)
+    scenario = replace(scenario, tasks=tasks)
     samples = sum(len(task.test) for task in scenario.tasks)
     evaluations: list[Evaluation] = []
     for index, path in enumerate(paths):

@@ -27,7 +27,7 @@ from prefmerge.ground import atomic, jsons
 from prefmerge.ground.draws import per_class
 from prefmerge.ground.progress import Counted
 from prefmerge.ground.store import digest_of_file
-from prefmerge.models.encoders.protocol import ReadyImage
+from prefmerge.models.encoders.protocol import as_input
 from prefmerge.runs import Run
 
 if TYPE_CHECKING:
@@ -249,7 +249,7 @@ class _KeptImages:
             raise _damaged(self.file, error) from error
 
     def __call__(self, at: Sequence[int]) -> list[Any]:
-        return [_as_input(one, self.forms[i]) for one, i in zip(self.arrays(at), at, strict=True)]
+        return [as_input(one, self.forms[i]) for one, i in zip(self.arrays(at), at, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -260,13 +260,3 @@ class _Raw:
 
     def __call__(self, at: Sequence[int]) -> list[bytes]:
         return [one.tobytes() for one in self.images.arrays(at)]
-
-
-def _as_input(stored: np.ndarray, form: str) -> Any:
-    if form == "ready":
-        return ReadyImage(stored)
-    if form == "rgb":
-        from PIL import Image
-
-        return Image.fromarray(stored)
-    return stored

@@ -40,6 +40,17 @@ class ReadyImage:
     pixels: np.ndarray
 
 
+def as_input(stored: Any, form: str) -> Any:
+    """What `Encoder.prepare` takes, of what `Encoder.keep` gave in this form."""
+    if form == "ready":
+        return ReadyImage(stored)
+    if form == "rgb":
+        from PIL import Image
+
+        return Image.fromarray(stored)
+    return stored
+
+
 class Encoder(abc.ABC):
     """A trained tower and what belongs to it."""
 
