@@ -327,7 +327,7 @@ def labelled(**counts: dict[str, int]) -> Preferred:
 def test_doubts_are_told(toys: Path):
     Path("seen.txt").write_text("a\n" * 51 + "b\n" * 49)
     assert labelled(x={"a": 1}, y={"b": 1}).notes[0].startswith("the similarity is nearly uniform: no task has more ")
-    Path("seen.txt").write_text("a\n" * 7 + "b\n" * 4)
+    Path("seen.txt").write_text("a\n" * 13 + "b\n" * 8)
     assert labelled(x={"a": 1}, y={"b": 1}).notes[0].startswith("every interval holds an equal share: these samples")
     Path("seen.txt").write_text("a\n" * 9)
     assert labelled(x={"a": 1}, y={"b": 1}).notes == ()

@@ -94,6 +94,9 @@ def preferred(made: Preferred, out: Path | None) -> None:
                 alone += f" ({100 * beside.low[t]:.1f} to {100 * beside.high[t]:.1f})"
             row.append(alone)
         table.add_row(*row)
+    for doubt in made.doubts:
+        console.print(doubt, soft_wrap=True)
+        console.print()
     console.print(table)
     console.print()
     if made.about.get("case") == "nothing":
@@ -106,7 +109,10 @@ def preferred(made: Preferred, out: Path | None) -> None:
     if made.settings:
         told = ", ".join(f"{name} {value}" for name, value in made.settings.items())
         console.print(f"Chosen with it: {told}.", soft_wrap=True)
-    for note in (*made.notes, *(f"labels alone: {note}" for note in (beside.notes if beside else ()))):
+    for note in (
+        *made.notes,
+        *(f"labels alone: {note}" for note in ((*beside.doubts, *beside.notes) if beside else ())),
+    ):
         console.print(f"Note: {note}", soft_wrap=True)
     if out is None:
         console.print("Next: the same with -o preference.json, then")

@@ -28,6 +28,7 @@ from prefmerge.target.parameters import Parameters
 from prefmerge.target.pool import DIGITS
 from prefmerge.target.preferred import Preferred
 from prefmerge.target.shares import Shares, Tasks
+from prefmerge.target.shares.doubts import of_intervals
 from prefmerge.target.source import Source, open_source
 
 OTHERS = "--similarity ot, cosine or mmd"  # which work without labels of the tasks' samples
@@ -154,6 +155,9 @@ def _preferred(
             "place": {"path": str(inputs), "samples": len(used), "contents": used.fingerprint(range(len(used)))}
         },
     }
+    # Where the shares are in doubt, that is their first note.
+    wide, _ = of_intervals(shares.names, shares.low, shares.high, shares.samples, shares.source)
+    doubts = shares.notes[:1] if wide is not None or not shares.tells else ()
     return Preferred(
         checkpoints,
         Preference.named(parts),
@@ -162,6 +166,7 @@ def _preferred(
         level,
         low=shares.low if draws else None,
         high=shares.high if draws else None,
-        notes=tuple(notes),
+        doubts=doubts,
+        notes=tuple(note for note in notes if note not in doubts),
         about=about,
     )

@@ -32,6 +32,7 @@ from prefmerge.target.embedded import encode, read_embedded
 from prefmerge.target.estimated import from_estimate
 from prefmerge.target.parameters import PreferParameters, SearchParameters
 from prefmerge.target.preferred import Preferred, check_output
+from prefmerge.target.shares.doubts import of_intervals
 
 FLAT = 1.2  # times the uniform share; where no task has more, a similarity says little
 SHARP = 0.99  # share of one task; more than that is decided by gamma
@@ -288,6 +289,10 @@ def _preferred(
     about: Mapping[str, Any],
 ) -> Preferred:
     shares = similarity.shares()
+    doubt = None
+    if interval is not None:
+        source = "labels" if similarity.kind == "label" else "inputs"
+        doubt, _ = of_intervals(checkpoints.names, interval.low, interval.high, samples, source)
     return Preferred(
         checkpoints,
         similarity.preference(),
@@ -297,7 +302,8 @@ def _preferred(
         low=None if interval is None else interval.low,
         high=None if interval is None else interval.high,
         similarity=similarity,
-        notes=(*notes, *_doubts(similarity, shares, interval)),
+        doubts=() if doubt is None else (doubt,),
+        notes=(*notes, *_doubts(similarity, shares, interval if doubt is None else None)),
         about=about,
     )
 

@@ -39,6 +39,7 @@ class Preferred:
     settings: Mapping[str, str] = field(default_factory=dict)  # of `merge`, which a search chose with the preference
     beside: Preferred | None = None  # what the labels alone say, where a search went beyond them
     verdict: str | None = None  # of a search, in words
+    doubts: tuple[str, ...] = ()  # notes that come before the shares
     notes: tuple[str, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
 
@@ -70,7 +71,7 @@ class Preferred:
                 "similarity": None if self.similarity is None else self.similarity.to_json(),
                 "settings": dict(self.settings),
                 **self.about,
-                "notes": list(self.notes),
+                "notes": [*self.doubts, *self.notes],
                 "versions": _versions(),
             },
         }
