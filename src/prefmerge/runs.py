@@ -24,6 +24,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from prefmerge.errors import RunError
 from prefmerge.ground import jsons
+from prefmerge.ground.brief import brief
 from prefmerge.ground.checked import checked
 
 FORMAT = "prefmerge-run/1"
@@ -49,6 +50,8 @@ class RunTask:
 @dataclass(frozen=True)
 class Run:
     """A run folder's manifest. `about` holds what else the manifest says, untouched."""
+
+    __repr__ = brief
 
     folder: Path
     training: Training

@@ -21,6 +21,7 @@ import numpy as np
 
 from prefmerge.analysis.layer_types import LAYER_TYPES
 from prefmerge.errors import CheckpointMismatch, UsageError
+from prefmerge.ground.brief import brief
 
 FORMAT = "prefmerge-analysis/1"
 DENSITIES = (1.0, 0.2)  # of each task vector, per tensor: all that is not zero, and what TIES keeps by default
@@ -133,6 +134,8 @@ class Spread:
 @dataclass(frozen=True)
 class Measured:
     """Everything that `measure` measures of T task vectors over one base. `label` is its name in a figure."""
+
+    __repr__ = brief
 
     label: str
     training: str | None

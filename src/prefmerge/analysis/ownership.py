@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from prefmerge import plotting
 from prefmerge.errors import CheckpointNotFound, OutputError
+from prefmerge.ground.brief import brief
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,6 +48,8 @@ class OwnedRow:
 class Ownership:
     """A merged model as its receipt describes it. `rows` in the order of the network as far as names show it."""
 
+    __repr__ = brief
+
     source: str
     method: str
     tasks: tuple[str, ...]
@@ -73,6 +76,8 @@ class Ownership:
 @dataclass(frozen=True)
 class Inventory:
     """A checkpoint without a receipt, counted by layer and number format (name -> tensors, elements, bytes)."""
+
+    __repr__ = brief
 
     source: str
     dtypes: Mapping[str, tuple[int, int, int]]

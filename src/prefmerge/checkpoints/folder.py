@@ -30,6 +30,7 @@ from prefmerge.checkpoints.protocol import Checkpoint, TensorInfo
 from prefmerge.checkpoints.safetensors_file import SafetensorsFile
 from prefmerge.checkpoints.torch_file import is_torch_file, open_torch_file
 from prefmerge.errors import CheckpointCorrupt, CheckpointNotFound
+from prefmerge.ground.brief import brief
 from prefmerge.ground.words import listed
 
 WELL_KNOWN = tuple(
@@ -52,6 +53,8 @@ class Folder:
     """A folder of one or more weight files: a `Checkpoint`. `parts` maps the name of each file to its checkpoint;
     `index` is the file that places the tensors in them, where there is one. `module` is the sub-folder that all of them
     lie in, empty for the folder itself; `others` are the sub-folders with weights of other modules."""
+
+    __repr__ = brief
 
     name: str
     path: Path

@@ -19,6 +19,7 @@ from prefmerge.checkpoints.dtypes import DTYPES, Dtype
 from prefmerge.checkpoints.input_file import InputFile, fill
 from prefmerge.checkpoints.protocol import TensorInfo
 from prefmerge.errors import CheckpointCorrupt, UnsupportedDtype
+from prefmerge.ground.brief import brief
 
 _BY_NAME: dict[str, Dtype] = {dtype.name: dtype for dtype in DTYPES.values()}
 
@@ -30,6 +31,8 @@ class StateDict:
 
     What still lies in that file only has its place in `_offsets`.
     """
+
+    __repr__ = brief
 
     name: str
     tensors: Mapping[str, TensorInfo]

@@ -27,6 +27,7 @@ from prefmerge.checkpoints.input_file import InputFile, fill
 from prefmerge.checkpoints.paths import name_of
 from prefmerge.checkpoints.protocol import TensorInfo
 from prefmerge.errors import CheckpointCorrupt, UnsupportedDtype
+from prefmerge.ground.brief import brief
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 METADATA_KEY = "__metadata__"
@@ -36,6 +37,8 @@ METADATA_KEY = "__metadata__"
 @dataclass(frozen=True, eq=False)
 class SafetensorsFile:
     """An open safetensors file: a `Checkpoint`. `offsets` are bytes from the start of the file."""
+
+    __repr__ = brief
 
     name: str
     path: Path

@@ -10,5 +10,6 @@ store.py      finished pieces of work, to resume from
 progress.py   how a long job says how far it is
 draws.py      keyed choice, largest remainder, splits
 stats.py      intervals of accuracies and means
+brief.py      a short __repr__
 words.py      lists, counted nouns, the name that was meant
 """

@@ -33,6 +33,7 @@ from prefmerge.checkpoints import (
 from prefmerge.checkpoints.dtypes import DTYPES, Dtype, by_name, require_mergeable, rounds
 from prefmerge.checkpoints.quantised import signs_of_quantisation
 from prefmerge.errors import CheckpointMismatch, PreferenceError, RecipeError, UnsupportedDtype
+from prefmerge.ground.brief import brief
 from prefmerge.ground.words import listed, nearest, quoted
 from prefmerge.merging.matching import Names, excluder, match, told
 from prefmerge.merging.mismatch import explained
@@ -69,6 +70,8 @@ class PlannedTensor:
 @dataclass(frozen=True)
 class Plan:
     """Everything known before a value is read. Close it to close the files."""
+
+    __repr__ = brief
 
     recipe: Recipe
     method: Method

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from prefmerge.errors import CheckpointCorrupt
 from prefmerge.ground import atomic, jsons
+from prefmerge.ground.brief import brief
 from prefmerge.merging.parameters import AS_TASK_VECTOR, METHOD
 
 FORMAT = "prefmerge-receipt/1"
@@ -126,6 +127,8 @@ class ReceiptRun:
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
     """How an output was made. `recipe` has every parameter by its name; the order is that of the JSON."""
+
+    __repr__ = brief
 
     format: str = FORMAT
     recipe: Mapping[str, Any]

@@ -21,6 +21,7 @@ import numpy as np
 from prefmerge.data.examples import concatenated
 from prefmerge.data.scenarios import Scenario
 from prefmerge.errors import DataError
+from prefmerge.ground.brief import brief
 from prefmerge.ground.progress import Counted
 from prefmerge.ground.stats import wilson
 from prefmerge.models.features import embed
@@ -79,6 +80,8 @@ class Count:
 @dataclass(frozen=True)
 class Evaluation:
     """One model on the test samples of every task. `about` says which, where that is known."""
+
+    __repr__ = brief
 
     tasks: tuple[Count, ...]
     classes: tuple[Count, ...] = ()  # those that occur in the test samples; only where asked for

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prefmerge.data.scenarios import Scenario
+from prefmerge.ground.brief import brief
 from prefmerge.ground.progress import Counted
 from prefmerge.models.evaluation import Evaluation, Knowing, evaluate
 from prefmerge.models.metrics import Metrics, metrics
@@ -33,6 +34,8 @@ FORMAT = "prefmerge-evaluation-matrix/1"
 @dataclass(frozen=True)
 class MatrixReport:
     """Every checkpoint of a run on every task. Row i: the checkpoint after training on task i (K of them, T tasks)."""
+
+    __repr__ = brief
 
     training: str
     checkpoints: tuple[str, ...]

@@ -9,6 +9,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
+from prefmerge.ground.brief import brief
 from prefmerge.ground.words import flag, listed
 from prefmerge.target.estimates import Estimate
 from prefmerge.target.moved import Moved
@@ -24,6 +25,8 @@ class Checked:
     """`shares`: those of the later samples. `expected` and `there`: the accuracy in the new mix of the model and of the
     checkpoint that it was compared with; None where none was given. `on_pairs`: the model's accuracy on the pairs.
     """
+
+    __repr__ = brief
 
     earlier: Earlier
     asked: Parameters

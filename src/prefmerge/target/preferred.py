@@ -16,6 +16,7 @@ import numpy as np
 
 from prefmerge.errors import OutputError, OutputExists
 from prefmerge.ground import jsons
+from prefmerge.ground.brief import brief
 from prefmerge.ground.words import counted
 from prefmerge.preference import Preference
 from prefmerge.target.checkpoints import Checkpoints
@@ -27,6 +28,8 @@ FORMAT = "prefmerge-prefer/1"  # of `about` in preference.json
 @dataclass(frozen=True)
 class Preferred:
     """A preference with its reasons. `shares`, `low` and `high` are (T,) float64."""
+
+    __repr__ = brief
 
     checkpoints: Checkpoints
     preference: Preference

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from prefmerge.ground.brief import brief
 from prefmerge.merging.api import recipe_of
 from prefmerge.merging.parameters import METHOD, every
 from prefmerge.merging.receipt import Receipt
@@ -38,6 +39,8 @@ class Adapted:
     """What came out. `estimates` is None where there was nothing to judge by; `receipt` where nothing was written.
     `head` is None, and `added` says what its classifier's bias takes, where the model answers by itself.
     """
+
+    __repr__ = brief
 
     source: Source
     evidence: Evidence

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from prefmerge.ground.brief import brief
 from prefmerge.ground.words import counted
 from prefmerge.methods.parameters import PREFERENCE
 from prefmerge.models.head_file import FrozenHead
@@ -38,6 +39,8 @@ class SearchOutcome:
     samples; `same`: whether they are one model; `chosen`: the one of the two that is the result; `head`: the head for
     it, fitted on all samples. `ranking`: how many samples ranked.
     """
+
+    __repr__ = brief
 
     asked: SearchParameters
     source: Source

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from prefmerge.ground.brief import brief
 from prefmerge.ground.stats import mcnemar, wilson
 from prefmerge.merging.parameters import METHOD, parameter
 from prefmerge.methods.parameters import PREFERENCE
@@ -58,6 +59,8 @@ class Accuracy:
 @dataclass(frozen=True)
 class SearchResult:
     """The result of a search over T tasks. `searching` (M,) bool: the samples that ranked; the others were held out."""
+
+    __repr__ = brief
 
     names: tuple[str, ...]
     trials: tuple[Trial, ...]
