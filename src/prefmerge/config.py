@@ -28,6 +28,7 @@ class ModelConfig(Section):
     revision: str | None = None  # of the hub
     pooling: Literal["auto", "cls", "mean", "pooler"] = "auto"  # vision: cls; sentence: mean
     logit_scale: float | None = Field(default=None, gt=0)  # None: the model's own (CLIP), else 20
+    image_size: int | None = Field(default=None, gt=0)  # vision: pixels a side; None: as preprocessor_config.json says
     max_length: int = Field(default=64, gt=0)  # tokens of a text; longer ones are cut (sentence encoders only)
 
 

@@ -16,15 +16,15 @@ from torch import Tensor
 
 from prefmerge.config import ModelConfig
 from prefmerge.data.examples import Examples
-from prefmerge.errors import CheckpointMismatch
+from prefmerge.errors import CheckpointMismatch, EncoderError
 from prefmerge.models import features
-from prefmerge.models.encoders import Encoder, load_encoder
+from prefmerge.models.encoders import Augmentation, Encoder, load_encoder
 from prefmerge.models.encoders.weights import put_arrays
 from prefmerge.models.features import embed
 from prefmerge.models.matrix import evaluate_matrix
 from prefmerge.models.prepared import ROOM, Room, decoded_once
 from tests.models.stubs import ToyEncoder, toy_head, toy_run, toy_scenario
-from tests.models.tiny import SIZES, picture, tiny_dinov2
+from tests.models.tiny import SIZES, picture, tiny_bert, tiny_dinov2
 
 
 @pytest.fixture(scope="module")
@@ -187,3 +187,27 @@ def test_journey_7_a_matrix_decodes_each_image_once(tmp_path: Path):
     report = evaluate_matrix(ToyEncoder(), run, toy_head(scenario), counting)
     assert len(reads) == sum(len(task.test) for task in scenario.tasks)
     assert report.matrix().shape == (3, 3)
+
+
+# The size of images.
+
+
+def test_journey_4_images_of_a_size_that_is_asked_for(encoder: Encoder, tmp_path: Path):
+    small = load_encoder(ModelConfig(id=encoder.name, image_size=14))
+    assert small.prepare([picture(1, (50, 40))])["pixel_values"].shape == (1, 3, 14, 14)
+    assert encoder.prepare([picture(1, (50, 40))])["pixel_values"].shape[2] != 14
+    crop = Augmentation()
+    assert small.prepare([picture(1, (50, 40))], crop, [3])["pixel_values"].shape == (1, 3, 14, 14)
+    assert small.preprocessing != encoder.preprocessing, "no features of another size come from the cache"
+    small.save(tmp_path / "saved")
+    for image_size in (14, None):  # what was saved is prepared for in the same way, asked or not
+        again = load_encoder(ModelConfig(id=str(tmp_path / "saved"), image_size=image_size))
+        np.testing.assert_array_equal(
+            again.prepare([picture(1, (50, 40))])["pixel_values"], small.prepare([picture(1, (50, 40))])["pixel_values"]
+        )
+
+
+def test_journey_4_a_size_where_there_is_none(tmp_path: Path):
+    tiny_bert(tmp_path / "bert")
+    with pytest.raises(EncoderError, match="image_size is for image backbones"):
+        load_encoder(ModelConfig(id=str(tmp_path / "bert"), image_size=14))

@@ -86,6 +86,8 @@ def load_encoder(config: ModelConfig, *, tower_alone: bool = False) -> Encoder:
 
         return ClipTowerEncoder(config, folder)
     kind = _kind(model_kind, config.id) if config.kind == "auto" else config.kind
+    if config.image_size is not None and kind != "vision":
+        raise EncoderError(f"model {config.id!r}: image_size is for image backbones (kind vision); leave it out.")
     if kind == "clip":
         from prefmerge.models.encoders.clip import ClipEncoder
 

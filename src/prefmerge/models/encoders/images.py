@@ -31,8 +31,10 @@ _RESIZES = ("do_resize", "do_center_crop", "do_pad")
 _TRIES = 10  # boxes drawn before the middle is taken; torchvision's number
 
 
-def image_processor(folder: Path, name: str) -> Any:
-    """The image processor of a folder, in its Pillow form. Raises EncoderError where there is none."""
+def image_processor(folder: Path, name: str, side: int | None = None) -> Any:
+    """The image processor of a folder, in its Pillow form; with `side`, it ends at so many pixels a side, and resizes
+    in the same proportion. Raises EncoderError where there is none.
+    """
     from prefmerge.models.encoders.hugging_face import quiet, transformers_or_missing
 
     transformers = transformers_or_missing()
@@ -42,7 +44,10 @@ def image_processor(folder: Path, name: str) -> Any:
     pillow = {"backend": "pil"} if hasattr(transformers, "CLIPImageProcessorPil") else {"use_fast": False}
     with quiet():
         try:
-            return transformers.AutoImageProcessor.from_pretrained(folder, **pillow)
+            processor = transformers.AutoImageProcessor.from_pretrained(folder, **pillow)
+            if side is None or final_size(processor) == (side, side):
+                return processor
+            return transformers.AutoImageProcessor.from_pretrained(folder, **pillow, **_sizes(processor, side))
         except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
             raise EncoderError(
                 f"model {name!r}: no image processor can be loaded from {folder}: {error}. Put the model's "
@@ -110,10 +115,26 @@ def as_rgb(image: Any) -> Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
+def _sizes(processor: Any, side: int) -> dict[str, Any]:
+    """What a processor is loaded with to end at `side` pixels a side."""
+    before = max(final_size(processor))
+    size = {key: value for key, value in _as_dict(processor.size).items() if value}
+    if not getattr(processor, "do_center_crop", False):
+        return {"size": dict.fromkeys(size, side)}
+    return {
+        "size": {key: max(side, round(value * side / before)) for key, value in size.items()},
+        "crop_size": {"height": side, "width": side},
+    }
+
+
+def _as_dict(size: Any) -> dict[str, Any]:
+    return dict(size) if isinstance(size, dict) else {key: getattr(size, key, None) for key in _SIZE_KEYS}
+
+
 def final_size(processor: Any) -> tuple[int, int]:
     """Height and width of what a processor makes of any image: its crop, else what it resizes to."""
     size = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
-    sizes = dict(size) if isinstance(size, dict) else {key: getattr(size, key, None) for key in _SIZE_KEYS}
+    sizes = _as_dict(size)
     height, width, edge = (sizes.get(key) for key in _SIZE_KEYS)
     if height and width:
         return int(height), int(width)

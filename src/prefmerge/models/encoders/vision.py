@@ -35,7 +35,9 @@ class VisionEncoder(HuggingFaceEncoder):
 
         self.kind = "image"
         self.logit_scale = LOGIT_SCALE if config.logit_scale is None else config.logit_scale
-        self._processor = image_processor(folder, self.name)
+        self._processor = image_processor(folder, self.name, config.image_size)
+        if config.image_size is not None:  # checkpoints are prepared for as this model is
+            self._files["preprocessor_config.json"] = self._processor.to_json_string().encode()
         model, missing = loaded("AutoModel", folder, self.name)
         tokens = any(name.endswith("cls_token") for name, _ in model.named_parameters())
         pooling = ("cls" if tokens else "pooler") if config.pooling == "auto" else config.pooling
