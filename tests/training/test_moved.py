@@ -148,8 +148,11 @@ def test_training_samples_that_changed_do_not_void_evaluation(tmp_path: Path):
     picture(7, (16, 16)).save(run.parent / "photos" / "train" / "class-0" / "new.png")
     opened = open_run(run)
     assert opened.judged_on == "test"
+    inputs = run.parent / "photos" / "test" / "class-0"
+    prefer.from_inputs(Checkpoints.of_run(run), inputs, kind="cosine", draws=0)  # the run's own samples are there
+    (run.parent / "photos" / "train" / "class-0" / "1.png").unlink()
     with pytest.raises(RunError, match="the train samples of task 'task-01'"):
-        prefer.from_inputs(Checkpoints.of_run(run), run.parent / "photos" / "test" / "class-0", kind="cosine")
+        prefer.from_inputs(Checkpoints.of_run(run), inputs, kind="cosine")
     (run.parent / "photos" / "test" / "class-0" / "0.png").unlink()
     with pytest.raises(RunError, match="the test samples of task 'task-01'"):
         open_run(run)
