@@ -433,11 +433,11 @@ def test_progress_is_drawn_on_a_terminal_only(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with progress.merging() as report:
-        assert report is None
+        report(500, 1000, "merging")
+    assert capsys.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
     with progress.merging() as report:
-        assert report is not None
         for done in (0, 500, 1000):
             report(done, 1000, "merging")
     shown = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal, elsewhere lines or nothing; always on stderr."""
+"""Progress: a bar on a terminal, elsewhere lines; always on stderr."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from prefmerge.cli import progress
+from prefmerge.ground import words
 
 
 def now(**told: Any) -> Any:
@@ -21,31 +22,26 @@ def step(number: int, epoch: int = 0) -> Any:
     return SimpleNamespace(step=number, steps=8, epoch=epoch, loss=0.5, accuracy=0.75, seconds_left=61.0)
 
 
-def test_where_nobody_looks_nothing_is_drawn():
-    with progress.counting("samples") as a, progress.merging() as b, progress.searching() as c:
-        assert (a, b, c) == (None, None, None)
-
-
 def test_bars_are_drawn_on_stderr(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
     with progress.counting("samples") as counted:
-        assert counted is not None
         counted(3, 7)
     with progress.merging() as merged:
-        assert merged is not None
         merged(500, 1000, f"merging {'a' * 40}.weight")
     with progress.searching() as searched:
-        assert searched is not None
         searched(3, 50, "trials, best 87.5 %")
-    with progress.working() as worked:
-        worked(3, 9, "a cell")
+    with progress.experiment() as shown:
+        shown.cells(3, 9, "a cell")
+        shown.runs("seed-3", now(step=step(2)))
+        shown.runs("seed-4", "loading the model")
+        shown.say("There are 2 tasks.")
     with progress.training() as trained:
         trained(now())
         trained(now(step=step(4)))
         trained(now(fisher=(5, 6)))
-    shown = capsys.readouterr()
-    assert shown.out == ""
+    printed = capsys.readouterr()
+    assert printed.out == ""
     for text in (
         "samples",
         "3/7",
@@ -55,21 +51,31 @@ def test_bars_are_drawn_on_stderr(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         "3/50",
         "3/9",
         "a cell",
+        "seed-3: 2/3 birds",
+        "seed-4: loading the model ...",
+        "There are 2 tasks.",
     ):
-        assert text in shown.err
+        assert text in printed.err
     for text in ("2/3 birds", "4/8", "steps", "Fisher information: 5 of 6 samples"):
-        assert text in shown.err
+        assert text in printed.err
 
 
 def test_pieces_of_work_are_lines_where_there_is_no_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    times = iter([100.0, 160.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(times))
-    with progress.working() as worked:
-        worked(2, 9, "")
-        worked(3, 9, "a cell")
-    assert capsys.readouterr().err == "9 pieces of work, 2 of them done\n3/9 a cell; about 6 min left\n"
+    clock = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    with progress.experiment() as shown:
+        shown.cells(2, 9, "")
+        clock[0] = 160.0  # loading and compiling
+        shown.cells(3, 9, "a cell")
+        clock[0] = 170.0
+        shown.cells(4, 9, "another")
+    assert capsys.readouterr().err.splitlines() == [
+        "9 pieces of work, 2 of them done",
+        "3/9 a cell",
+        "4/9 another; about 50 s left",
+    ]
 
 
 def test_a_training_is_a_line_for_each_task_and_epoch(capsys: pytest.CaptureFixture[str]):
@@ -89,7 +95,7 @@ def test_a_training_is_a_line_for_each_task_and_epoch(capsys: pytest.CaptureFixt
         "2/3 birds: epoch 1, step 1 of 8, loss 0.500, accuracy 0.750, 1 min 1 s left",
         "2/3 birds: epoch 2, step 5 of 8, loss 0.500, accuracy 0.750, 1 min 1 s left",
         "2/3 birds: done",
-        "2/3 birds: going on where it was interrupted",
+        "2/3 birds: resumes",
     ]
 
 
@@ -97,4 +103,4 @@ def test_a_training_is_a_line_for_each_task_and_epoch(capsys: pytest.CaptureFixt
     ("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (3599, "59 min 59 s"), (7265, "2 h 1 min")]
 )
 def test_durations(seconds: float, text: str):
-    assert progress.duration(seconds) == text
+    assert words.duration(seconds) == text

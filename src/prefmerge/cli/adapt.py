@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,13 +15,11 @@ from prefmerge.ground.words import listed
 from prefmerge.target.parameters import Parameters
 
 if TYPE_CHECKING:
-    from prefmerge.ground.progress import Progress
     from prefmerge.target.estimates import Estimates, Row
     from prefmerge.target.result import Adapted
 
 BAR = 24  # columns of the largest share
 MOST_TASKS = 8  # rows of shares; beyond that the largest
-EVERY = 30  # seconds between signs of life where there is no terminal
 
 
 Check = Annotated[
@@ -49,7 +44,7 @@ def adapt(context: typer.Context, *, check: Check = None, json: o.Json = False, 
 
     With --check nothing is written: it says whether the target's mix has moved since. The exit code is 0 either way.
     """
-    from prefmerge.cli import show
+    from prefmerge.cli import progress, show
     from prefmerge.target.adapt import adapt as work
     from prefmerge.target.adapt import require_extras
 
@@ -59,8 +54,8 @@ def adapt(context: typer.Context, *, check: Check = None, json: o.Json = False, 
         return
     asked = parameters(Parameters, given)
     require_extras()
-    with _progress() as progress:
-        made = work(asked, progress)
+    with progress.steps() as report:
+        made = work(asked, report)
     if json:
         show.as_json({**made.to_json(), "command": _command(made)})
     else:
@@ -69,38 +64,18 @@ def adapt(context: typer.Context, *, check: Check = None, json: o.Json = False, 
 
 def _check(out: Path, given: dict[str, Any], json: bool) -> None:
     """`--check OUT`."""
-    from prefmerge.cli import show
+    from prefmerge.cli import progress, show
     from prefmerge.cli.adapt_check import checked
     from prefmerge.target.adapt import require_extras
     from prefmerge.target.check import check
 
     require_extras()
-    with _progress() as progress:
-        done = check(out, progress=progress, **given)
+    with progress.steps() as report:
+        done = check(out, progress=report, **given)
     if json:
         show.as_json(done.to_json())
     else:
         checked(done)
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Progress]:
-    """What says what is being done: one changing line on a terminal; elsewhere a line for each step, and every 30 s."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-
-        with Console(stderr=True, markup=False).status("") as status:
-            yield lambda done, of, what: status.update(f"{what} {f'{done} of {of} samples' if of else '...'}")
-        return
-    last = {"what": "", "time": time.monotonic()}
-
-    def report(done: int, of: int, what: str) -> None:
-        step, now = what.partition(":")[0], time.monotonic()
-        if step != last["what"] or now - float(last["time"]) >= EVERY:
-            last.update(what=step, time=now)
-            print(f"{what}{f' ({done} of {of})' if of else ''}", file=sys.stderr, flush=True)
-
-    yield report
 
 
 def adapted(made: Adapted) -> None:

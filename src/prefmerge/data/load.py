@@ -25,6 +25,7 @@ from prefmerge.data.tables import TABLES, read_table
 from prefmerge.data.unreadable import unreadable, without
 from prefmerge.errors import DataError
 from prefmerge.ground.draws import held_out, per_class
+from prefmerge.ground.progress import phase
 from prefmerge.ground.words import did_you_mean
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 DEFAULT_TEMPLATES: dict[InputKind, tuple[str, ...]] = {"image": ("a photo of a {}.",), "text": ("{}",)}
 
 
+@phase("opening the data")
 def load_corpus(config: DataConfig, seed: int) -> Corpus:
     """The data set that a part of the configuration names. `seed` chooses what is held out and which samples are used.
 

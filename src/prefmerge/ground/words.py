@@ -64,3 +64,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def flag(name: str) -> str:
     """What the command line calls a parameter."""
     return "--" + name.rstrip("_").replace("_", "-")
+
+
+def duration(seconds: float) -> str:
+    """In hours and minutes, minutes and seconds, or seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

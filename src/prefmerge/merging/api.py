@@ -28,7 +28,7 @@ from prefmerge.checkpoints import (
 )
 from prefmerge.checkpoints.folder import Folder
 from prefmerge.errors import OutputIsInput, UsageError
-from prefmerge.ground.progress import Progress
+from prefmerge.ground.progress import Progress, phase
 from prefmerge.merging.added import Added, Adding, note
 from prefmerge.merging.arguments import RecipeArguments, stated, with_declared
 from prefmerge.merging.card import model_card, updated_config
@@ -201,7 +201,9 @@ def run(
     kind = kind_of(out)
     threads = checked_threads(threads)
     allowance = _allowance(parse_bytes(max_memory), threads, block)
-    with make_plan(recipe) as planned:
+    with phase("comparing the checkpoints"):
+        planned = make_plan(recipe)
+    with planned:
         _refuse_inputs(planned, out)
         companions = find_companions(planned.base.checkpoint) if kind == "folder" else Companions()
         output = create_output(
@@ -249,7 +251,8 @@ def run(
                 written.append(replace(receipt, output=replace(receipt.output, files=listed)))
                 return written[-1].to_bytes()
 
-            output.publish(content)
+            with phase("waiting for the disk"):
+                output.publish(content)
     return written[-1]
 
 

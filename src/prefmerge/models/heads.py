@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 from prefmerge.errors import ConfigError, DataError, EncoderError
 from prefmerge.ground import atomic
+from prefmerge.ground.progress import phase
 from prefmerge.models.head_file import FrozenHead, read_head
 
 if TYPE_CHECKING:
@@ -163,6 +164,7 @@ def check_inputs(scenario: Scenario, encoder: Encoder) -> None:
         )
 
 
+@phase("making the head")
 def make_head(kind: Literal["auto", "text", "prototype"], encoder: Encoder, scenario: Scenario) -> Head:
     """The head of a scenario's classes: what `head` in the configuration asks for; auto: text where there is a text
     side. The encoder must still be the base. Raises as `text_head` and `prototype_head` do.

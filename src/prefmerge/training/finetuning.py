@@ -27,6 +27,7 @@ from prefmerge.data.scenarios import Scenario, Task
 from prefmerge.data.unreadable import require_readable
 from prefmerge.errors import DiskFull, require
 from prefmerge.ground import atomic, jsons
+from prefmerge.ground.progress import phase
 from prefmerge.models.heads import check_inputs
 from prefmerge.runs import IN_SEQUENCE, Run, RunTask
 from prefmerge.training import run_folder
@@ -211,7 +212,8 @@ def _begin(job: Job, head: Head, about: Mapping[str, Any]) -> Run:
             run_folder.save_checkpoint(job.encoder, folder)
         head.save(out / run_folder.HEAD)
         atomic.write_whole(out / SAMPLES, samples)
-        with torch_threads(config.training.threads):  # they decide the last bits of the embeddings
+        # The number of threads decides the last bits of the embeddings.
+        with phase("encoding samples with the base"), torch_threads(config.training.threads):
             kept = write_kept(out, job.scenario, job.encoder, job.accelerator.device)
     names = [one.name for one in job.scenario.classes]
     run = Run(

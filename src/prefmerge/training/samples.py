@@ -19,6 +19,7 @@ from prefmerge.data.examples import Examples, of_one_source
 from prefmerge.data.scenarios import Scenario, Task
 from prefmerge.errors import DataError, RunError
 from prefmerge.ground import jsons
+from prefmerge.ground.progress import phase
 from prefmerge.ground.words import quoted
 
 SAMPLES = "samples.json"  # in a run's folder
@@ -61,6 +62,7 @@ def require_different(samples: Mapping[str, Any]) -> None:
             )
 
 
+@phase("checking the samples")
 def changed_tasks(
     scenario: Scenario, out: Path, contents: Container[tuple[str, str]] = (), parts: Container[str] = ("train", "test")
 ) -> dict[int, str]:

@@ -21,6 +21,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prefmerge.errors import EncoderError
+from prefmerge.ground.progress import phase
 from prefmerge.models.encoders.protocol import Augmentation, Batch, Encoder
 from prefmerge.models.encoders.weights import local_folder, model_type
 
@@ -59,6 +60,7 @@ VISION = (
 )
 
 
+@phase("loading the model")
 def load_encoder(config: ModelConfig, *, tower_alone: bool = False) -> Encoder:
     """The encoder that a configuration names, in float32, on the CPU, in eval mode.
 
