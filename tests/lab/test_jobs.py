@@ -24,8 +24,7 @@ from prefmerge.lab.kinds import MeasureSpec
 
 
 def cell(name: str, run: str = "a", after: Cell[Any] | None = None) -> Cell[Any]:
-    stage, key = (1, None) if after is None else (2, after.key)
-    return Cell(MeasureSpec(), stage, run, "identity", 1, name, key)
+    return Cell(MeasureSpec(), 1 if after is None else 2, run, "identity", 1, name, after)
 
 
 class Writer:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Collection, Sequence
@@ -61,10 +62,10 @@ class Serial:
     hire: Hire
 
     def do(self, cells: Sequence[Cell[Any]], ended: Ended) -> None:
-        queue, worker, run = _Queue(cells, ended), self.hire(None), None
+        queue, worker, last = _Queue(cells, ended), self.hire(None), None
         try:
-            while (cell := queue.take(run, ())) is not None:
-                run = cell.run
+            while (cell := queue.take(last, ())) is not None:
+                last = cell
                 error = None
                 try:
                     worker.do(cell)
@@ -90,12 +91,12 @@ class Processes:
     def do(self, cells: Sequence[Cell[Any]], ended: Ended) -> None:
         queue, workers = _Queue(cells, ended), list[_Process]()
         try:
-            for _ in range(min(self.count, len(cells))):
-                workers.append(_Process(self.hire, self.threads))
+            for number in range(min(self.count, len(cells))):
+                workers.append(_Process(self.hire, self.threads, gpu_of(number)))
             while queue.unfinished:
                 for worker in workers:
                     if worker.cell is None:
-                        worker.hand(queue.take(worker.run, {one.run for one in workers if one is not worker}))
+                        worker.hand(queue.take(worker.last, [one.last for one in workers if one is not worker]))
                 spoken = wait([worker.pipe for worker in workers])
                 for worker in workers:
                     if worker.pipe in spoken:
@@ -119,14 +120,21 @@ class _Queue:
         self.waiting = list(cells)
         self.unfinished = {cell.key for cell in cells}
 
-    def take(self, run: str | None, elsewhere: Collection[str | None]) -> Cell[Any] | None:
-        """The next cell for a worker that has `run` open, while others have `elsewhere` open. None where there is no
-        cell left, or each waits for one that is not finished.
+    def take(self, last: Cell[Any] | None, others: Collection[Cell[Any] | None]) -> Cell[Any] | None:
+        """The next cell for a worker whose last one was `last`, while the others are at `others`: of the run that it
+        has open, and best of the same merge at another scale. None where there is no cell left, or each waits for one
+        that is not finished.
         """
-        able = [cell for cell in self.waiting if cell.after not in self.unfinished]
+        able = [cell for cell in self.waiting if cell.after is None or cell.after.key not in self.unfinished]
         if not able:
             return None
-        chosen = min(able, key=lambda cell: (cell.run != run, cell.run in elsewhere))  # of equals the first
+        run, title = (None, None) if last is None else (last.run, last.title)
+        runs, titles = ({getattr(one, name, None) for one in others} for name in ("run", "title"))
+
+        def farness(cell: Cell[Any]) -> tuple[bool, ...]:
+            return cell.run != run, cell.title != title, cell.run in runs, cell.title in titles
+
+        chosen = min(able, key=farness)  # of equals the first
         self.waiting.remove(chosen)
         return chosen
 
@@ -136,20 +144,20 @@ class _Queue:
         self.ended(cell, error)
         if error is None:
             return
-        for other in [other for other in self.waiting if other.after == cell.key]:
+        for other in [other for other in self.waiting if other.after is not None and other.after.key == cell.key]:
             self.waiting.remove(other)
             self.finish(other, DataError(f"it needs what failed: {error}"))
 
 
 class _Process:
-    """One process and our end of its pipe. `cell` is what it is at, `run` what it has open."""
+    """One process and our end of its pipe. `cell` is what it is at, `last` what it was given last."""
 
-    def __init__(self, hire: Hire, threads: int) -> None:
+    def __init__(self, hire: Hire, threads: int, gpu: str | None) -> None:
         context = get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, threads))
+        self.process = context.Process(target=_work, args=(theirs, threads, gpu))
         self.cell: Cell[Any] | None = None
-        self.run: str | None = None
+        self.last: Cell[Any] | None = None
         self.process.start()
         theirs.close()  # theirs is the only one now, so the pipe ends with the process
         self._send(hire)
@@ -157,7 +165,7 @@ class _Process:
     def hand(self, cell: Cell[Any] | None) -> None:
         if cell is not None:
             self._send(cell)
-            self.cell, self.run = cell, cell.run
+            self.cell = self.last = cell
 
     def answer(self) -> tuple[Cell[Any], PrefmergeError | None]:
         """The cell that it was at and why that could not be done, if so. Raises RunError where the process is gone."""
@@ -185,14 +193,10 @@ def _killed() -> RunError:
     )
 
 
-def _work(pipe: Connection, threads: int) -> None:
+def _work(pipe: Connection, threads: int, gpu: str | None) -> None:
     """What a process does until its pipe ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends this process
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):  # read when the libraries are loaded,
-        os.environ[name] = str(threads)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    hire: Hire = pipe.recv()  # which is here
+    settle(threads, gpu)
+    hire: Hire = pipe.recv()  # which loads the libraries
     worker = hire(threads)
     try:
         while True:
@@ -200,23 +204,51 @@ def _work(pipe: Connection, threads: int) -> None:
                 cell = pipe.recv()
             except (EOFError, OSError):
                 return
-            pipe.send(_error_of(worker, cell))
+            pipe.send(error_of(lambda cell=cell: worker.do(cell), cell.called))
     finally:
         worker.close()
 
 
-def _error_of(worker: Worker, cell: Cell[Any]) -> Exception | None:
-    """What doing the cell raises, in a form that can be sent; None where it is done."""
+def settle(threads: int | None, gpu: str | None) -> None:
+    """Make this process one of several: it ends with its parent and takes its part of the machine (None: all of it).
+    Call it before the libraries are loaded, which read the environment then.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends this process
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS") if threads is not None else ():
+        os.environ[name] = str(threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+
+
+def gpus() -> list[str]:
+    """What CUDA calls each accelerator that this process may use; [] where there is none."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    asked = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return asked[:count] if len(asked) >= count else [str(number) for number in range(count)]
+
+
+def gpu_of(number: int) -> str | None:
+    """The accelerator of process `number`: in turns. None where there is no choice."""
+    several = gpus() if "torch" in sys.modules else []
+    return several[number % len(several)] if len(several) > 1 else None
+
+
+def error_of(work: Callable[[], object], what: str) -> Exception | None:
+    """What `work` raises, in a form that can be sent; None where it is done."""
     try:
-        worker.do(cell)
+        work()
     except PrefmergeError as error:
         return error
     except Exception as error:  # the parent raises it: nothing is lost here
-        error.add_note(f"In a process that did {cell.title}:\n{traceback.format_exc()}")
+        error.add_note(f"In a process that did {what}:\n{traceback.format_exc()}")
         try:
             pickle.loads(pickle.dumps(error))
         except Exception:  # an error that cannot be sent is sent as its text
-            return RuntimeError(f"{cell.title}:\n{traceback.format_exc()}")
+            return RuntimeError(f"{what}:\n{traceback.format_exc()}")
         return error
     return None
 

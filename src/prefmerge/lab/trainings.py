@@ -1,46 +1,73 @@
-"""The runs that a recipe trains: `prefmerge finetune`, a process for each, below OUT/runs.
+"""The runs that a recipe trains: fine-tuning in a process for each, below OUT/runs.
 
-Finished ones are kept, interrupted ones resume. Cost: that of the trainings, several at a time. Not here: what training
-does, and whether the runs fit together (`prepare`).
+Finished ones are kept, interrupted ones resume. Several at once share the cores, or take the accelerators in turns; the
+first that fails, and Ctrl-C, end the others at once. What libraries print goes to RUN.log beside each run. Cost: that
+of the trainings. Not here: what training does, and whether the runs fit together (`prepare`).
 """
 
 from __future__ import annotations
 
-import contextlib
-import subprocess
+import os
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import wait
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from prefmerge.errors import OutputError, RunError
+from prefmerge.errors import OutputError, PrefmergeError, RunError
 from prefmerge.ground import atomic
+from prefmerge.ground.progress import listening
+from prefmerge.ground.words import listed
+from prefmerge.lab.jobs import error_of, gpu_of, settle
 from prefmerge.lab.recipe import Experiment, training_config
-from prefmerge.runs import read_run
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+    from prefmerge.training.job import TrainingProgress
+
+Watch = Callable[[str, "TrainingProgress | str"], None]  # the run's name, and how far it is, or its phase in words
 
 
-def train(recipe: Experiment, out: Path, jobs: int, say: Callable[[str], None]) -> dict[str, list[str]]:
-    """Train the runs that are not finished, `jobs` at a time. Returns the folders of all, by training."""
-    folder = out / "runs"
-    folder.mkdir(parents=True, exist_ok=True)
-    todo: list[tuple[Path, Path]] = []
+@dataclass(frozen=True)
+class Asked:
+    """One run that a recipe trains."""
+
+    training: str
+    seed: int
+    folder: Path
+
+    @property
+    def file(self) -> Path:
+        """Its configuration."""
+        return self.folder.with_suffix(".yaml")
+
+    @property
+    def log(self) -> Path:
+        return self.folder.with_suffix(".log")
+
+
+def train(
+    recipe: Experiment, out: Path, jobs: int, say: Callable[[str], None], watch: Watch = lambda name, now: None
+) -> dict[str, list[str]]:
+    """Train the runs that are not finished, `jobs` at a time. Returns the folders of all, by training. Raises RunError
+    where one fails.
+    """
+    (out / "runs").mkdir(parents=True, exist_ok=True)
     folders: dict[str, list[str]] = {}
-    for training, seed, target in _asked(recipe, out):
-        file = target.with_suffix(".yaml")
-        write_text(file, training_config(recipe, training, seed).to_yaml())
-        folders.setdefault(training, []).append(str(target))
-        if not _trained(target, file):
-            todo.append((file, target))
-    if jobs == 1 or len(todo) < 2:
-        for number, (file, target) in enumerate(todo, start=1):
-            say(f"Training {target.name} ({number} of {len(todo)}).")
-            _train_one(file, target, None)
-        return folders
-    say(f"Training {len(todo)} runs, {jobs} at a time; each writes its progress to {folder}/NAME.log.")
-    with ThreadPoolExecutor(jobs) as pool:
-        waiting = [pool.submit(_train_one, *job, folder / f"{job[1].name}.log") for job in todo]
-        for one in waiting:
-            one.result()
+    todo: list[Asked] = []
+    for one in asked_runs(recipe, out):
+        folders.setdefault(one.training, []).append(str(one.folder))
+        if not trained(recipe, one):
+            todo.append(one)
+            write_text(one.file, training_config(recipe, one.training, one.seed).to_yaml())
+    if todo:
+        at_once = min(jobs, len(todo))
+        names = listed([one.folder.name for one in todo], 6)
+        say(f"Training {names}{f', {at_once} at a time' if len(todo) > 1 else ''}.")
+        _train_all(todo, at_once, watch)
     return folders
 
 
@@ -48,34 +75,104 @@ def untrained(recipe: Experiment, out: Path) -> list[str]:
     """The runs that the recipe trains and that are not there yet."""
     if recipe.runs is not None:
         return []
-    targets = [target for _, _, target in _asked(recipe, out)]
-    return [target.name for target in targets if not _trained(target, target.with_suffix(".yaml"))]
+    return [one.folder.name for one in asked_runs(recipe, out) if not trained(recipe, one)]
 
 
-def _asked(recipe: Experiment, out: Path) -> Iterator[tuple[str, int, Path]]:
-    """(training, seed, folder) of every run that the recipe trains."""
+def asked_runs(recipe: Experiment, out: Path) -> Iterator[Asked]:
+    """Every run that the recipe trains."""
     for training, seeds in recipe.wanted().items():
         for seed in seeds:
-            yield training, seed, out / "runs" / f"{training}-seed-{seed}"
+            yield Asked(training, seed, out / "runs" / f"{training}-seed-{seed}")
 
 
-def _trained(target: Path, file: Path) -> bool:
-    """Whether the run in `target` is finished, by this very configuration."""
+def trained(recipe: Experiment, one: Asked) -> bool:
+    """Whether the run is there and finished. Raises RunError where the folder holds a run of another configuration."""
+    from prefmerge.training.run_folder import look
+
+    begun = look(one.folder, training_config(recipe, one.training, one.seed), False)
+    return begun is not None and begun.finished
+
+
+def _train_all(todo: list[Asked], at_once: int, watch: Watch) -> None:
+    """`at_once` at a time. Whatever is raised, no process outlives the call; one whose parent is killed ends too."""
+    from prefmerge.merging.api import available_cores
+
+    threads = None if at_once == 1 else max(1, available_cores() // at_once)
+    waiting, free, working = list(todo), list(range(at_once)), list[_Training]()
     try:
-        finished = read_run(target).finished
-        return finished and (target / "config.yaml").read_text(encoding="utf-8") == file.read_text(encoding="utf-8")
-    except (RunError, OSError):
-        return False
+        while waiting or working:
+            while waiting and free:
+                working.append(_Training(waiting.pop(0), free.pop(0), threads))
+            spoken = wait([one.pipe for one in working])
+            for one in [one for one in working if one.pipe in spoken]:
+                now = one.said()
+                if now is not None:
+                    watch(one.asked.folder.name, now)
+                else:
+                    working.remove(one)
+                    free.append(one.number)
+                    one.process.join()
+                    one.pipe.close()
+    except PrefmergeError as error:
+        others = [one.asked.folder.name for one in working if one.error is None]
+        ended = f" The trainings beside it were ended: {listed(others, 6)}." if others else ""
+        raise RunError(f"{error}{ended} Run the same command again: it resumes what is not finished.") from error
+    finally:
+        for one in working:
+            one.process.kill()  # nothing is lost but the epoch that it is at
+        for one in working:
+            one.pipe.close()
+            one.process.join()
 
 
-def _train_one(file: Path, target: Path, log: Path | None) -> None:
-    """One `prefmerge finetune`, in a process of its own; it resumes an interrupted run."""
-    command = [sys.executable, "-m", "prefmerge", "finetune", str(file), "-o", str(target)]
-    with open(log, "ab") if log else contextlib.nullcontext() as stderr:
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=stderr, check=False)
-    if done.returncode:
-        why = f" {log.read_text(errors='replace').strip().splitlines()[-1]}" if log and log.stat().st_size else ""
-        raise RunError(f"training {target} ended with exit code {done.returncode}.{why}")
+class _Training:
+    """One process and our end of its pipe."""
+
+    def __init__(self, asked: Asked, number: int, threads: int | None) -> None:
+        context = get_context("spawn")
+        self.asked, self.number = asked, number
+        self.error: PrefmergeError | None = None
+        self.pipe, theirs = context.Pipe(duplex=False)
+        places = (str(asked.file), str(asked.folder), str(asked.log))
+        self.process = context.Process(target=_train, args=(theirs, *places, threads, gpu_of(number)))
+        self.process.start()
+        theirs.close()  # theirs is the only one now, so the pipe ends with the process
+
+    def said(self) -> TrainingProgress | str | None:
+        """How far it is, or its phase in words; None when it is done. Raises RunError where it failed or is gone."""
+        name, log = self.asked.folder.name, self.asked.log
+        try:
+            what = self.pipe.recv()
+        except (EOFError, OSError):
+            self.error = RunError(
+                f"training {name} was killed, perhaps for its memory; what it printed is in {log}. With a smaller "
+                "--jobs it needs less memory."
+            )
+            raise self.error from None
+        if isinstance(what, PrefmergeError):
+            self.error = RunError(f"training {name} failed: {what}")
+            raise self.error from what
+        if isinstance(what, Exception):
+            raise what
+        return what
+
+
+def _train(pipe: Connection, file: str, folder: str, log: str, threads: int | None, gpu: str | None) -> None:
+    """What a process does: fine-tune into `folder`, or resume the run that is there."""
+    settle(threads, gpu)
+    with open(log, "ab") as printed:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(printed.fileno(), stream.fileno())
+
+    def work() -> None:
+        from prefmerge.training.config_file import read_config
+        from prefmerge.training.finetuning import finetune
+
+        with listening(pipe.send):
+            finetune(read_config(file), folder, progress=pipe.send)
+
+    pipe.send(error_of(work, f"the training {Path(folder).name}"))
 
 
 def write_text(path: Path, text: str) -> None:
