@@ -71,7 +71,7 @@ SPECS: list[tuple[str, Spec[Any], type]] = [
 ]
 
 
-def cell(title: str, spec: Spec[Any], after: str | None = None) -> Cell[Any]:
+def cell(title: str, spec: Spec[Any], after: Cell[Any] | None = None) -> Cell[Any]:
     return Cell(spec, 1, "anywhere", RUN, 1, title, after)
 
 
@@ -156,13 +156,13 @@ def test_a_damaged_cell_is_none(tmp_path: Path):
 def test_a_cell_reads_the_one_before_it(tmp_path: Path):
     out = folder(tmp_path)
     before = cell(*SPECS[2][:2])
-    one = cell(*SPECS[5][:2], before.key)
-    likeness = one.before(out, Likenesses.from_json).kinds["ot"]["even/0"]
+    one = cell(*SPECS[5][:2], before)
+    likeness = one.before(out, Likenesses).kinds["ot"]["even/0"]
     shares = likeness.preference().shares(["task-01", "task-02", "task-03"])
     assert [float(share) for share in shares] == pytest.approx(likeness.shares)
     (out / "cells" / f"{before.key}.json").unlink()
-    with pytest.raises(DataError, match=r"similarity-.*\.json: cannot be read .* and seed 1, even variant 0, Tunable"):
-        one.before(out, Likenesses.from_json)
+    with pytest.raises(DataError, match=r"similarity-.*\.json: cannot be read, and seed 1, even variant 0, Tunable"):
+        one.before(out, Likenesses)
 
 
 @pytest.mark.parametrize("n", [1, 7, 8, 9])

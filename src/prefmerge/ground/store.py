@@ -71,6 +71,12 @@ class Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         atomic.write_whole(self.file(key), xxhash.xxh3_128_digest(content) + content if self.sealed else content)
 
+    def keys(self, start: str) -> list[str]:
+        """The keys of the pieces that are there and begin with `start`."""
+        names = [file.name for file in self.folder.iterdir()] if self.folder.is_dir() else []
+        keys = [name.removesuffix(self.suffix) for name in names if name.startswith(start)]
+        return sorted(key for key in keys if _KEY.fullmatch(key))
+
     def size(self) -> int:
         """The bytes that the pieces take."""
         return sum(file.stat().st_size for file in self._files())

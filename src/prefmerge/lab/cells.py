@@ -2,16 +2,16 @@
 
     key = words - digest(kind, run, spec)        OUT/cells/KEY.json = {format, kind, title, spec, result}
 
-A cell is one model (or one set of similarities) of one run. Its key covers everything that decides its result: the
-run's identity, the parameters, the samples. So the next call takes a finished cell again, and not one whose recipe, run
-or data changed. Cost: nothing but the file. Not here: what decides each kind of cell and what it gives (`kinds`), and
+A cell is one model (or one set of similarities) of one run, at one scale. Its key covers everything that decides its
+result: the run's identity, the parameters, the samples. So the next call takes a finished cell again, and not one whose
+recipe, run or data changed. Older versions kept all scales of a model in one cell: of such a file each scale is taken.
+Cost: nothing but the file. Not here: what decides each kind of cell and what it gives (`kinds`), and
 which cells an experiment has (`plan`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -36,13 +36,21 @@ class Cell(Generic[R]):
     identity: str  # of the run
     seed: int
     title: str  # for people
-    after: str | None = None  # the key of the cell that this one reads
+    after: Cell[Any] | None = field(default=None, hash=False)  # what this one reads
 
     @cached_property
     def key(self) -> str:
         """The name of its file, without suffix: readable, and a hash of all that decides the result."""
-        words = re.sub(r"[^a-z0-9.]+", "-", f"{self.spec.kind}-{self.title}".lower()).strip("-")
-        return f"{words[:80]}-{digest([FORMAT, self.spec.kind, self.decided], short=True, sort=True)}"
+        return f"{self._words}-{digest([FORMAT, self.spec.kind, self.decided], short=True, sort=True)}"
+
+    @property
+    def _words(self) -> str:
+        return re.sub(r"[^a-z0-9.]+", "-", f"{self.spec.kind}-{self.title}".lower()).strip("-")[:80]
+
+    @property
+    def called(self) -> str:
+        """The title, with the scale."""
+        return self.title if self.spec.scale is None else f"{self.title}, scale {self.spec.scale}"
 
     @property
     def decided(self) -> dict[str, Any]:
@@ -51,14 +59,30 @@ class Cell(Generic[R]):
 
     def load(self, out: Path) -> R | None:
         """The kept result; None where there is none, or its file is damaged."""
-        content = _store(out).read(self.key)
-        if content is None:
-            return None
+        data = _kept(out, self.key)
+        if data is None:
+            return self._of_several(out)
         try:
-            data = jsons.decoded(content, nan=True)
-            return self.spec.result(data["result"]) if data["format"] == FORMAT else None
-        except (ValueError, KeyError, TypeError, PrefmergeError):  # NotJson is a ValueError
+            return self.spec.result(data["result"])
+        except _DAMAGED:
             return None
+
+    def _of_several(self, out: Path) -> R | None:
+        """The result out of a cell that has it beside other scales, as older versions kept them."""
+        scale, start = self.spec.scale, f"{self._words}-"
+        if scale is None:
+            return None
+        wanted = jsons.decoded(jsons.encoded(self.decided, indent=None))
+        for key in _store(out).keys(start):
+            data = _kept(out, key)
+            try:
+                spec = {} if data is None else data["spec"]
+                if data is not None and scale in spec.get("scales", ()) and {**spec, "scales": [scale]} == wanted:
+                    whole: Any = self.spec.result(data["result"])
+                    return whole.only(scale)
+            except _DAMAGED:
+                continue
+        return None
 
     def keep(self, out: Path, result: R) -> None:
         """Write the result, whole or not at all."""
@@ -71,16 +95,27 @@ class Cell(Generic[R]):
         }
         _store(out).write(self.key, jsons.encoded(data, indent=None, nan=True))
 
-    def before(self, out: Path, read: Callable[[Any], Other]) -> Other:
-        """The result of the cell that this one comes after. Raises DataError where it cannot be read."""
+    def before(self, out: Path, kind: type[Other]) -> Other:
+        """The result of the cell that this one comes after, of that kind. Raises DataError where it cannot be read."""
         assert self.after is not None
-        file = _store(out).file(self.after)
-        try:
-            return read(jsons.read(file, nan=True)["result"])
-        except (OSError, ValueError, KeyError) as error:
-            raise DataError(
-                f"{file}: cannot be read ({error}), and {self.title} needs it. Run the same command again."
-            ) from error
+        result = self.after.load(out)
+        if not isinstance(result, kind):
+            file = _store(out).file(self.after.key)
+            raise DataError(f"{file}: cannot be read, and {self.called} needs it. Run the same command again.")
+        return result
+
+
+_DAMAGED = (ValueError, KeyError, TypeError, PrefmergeError)  # NotJson is a ValueError
+
+
+def _kept(out: Path, key: str) -> dict[str, Any] | None:
+    """What the file of a cell holds; None where there is none, or it is damaged or of another format."""
+    content = _store(out).read(key)
+    try:
+        data = None if content is None else jsons.decoded(content, nan=True)
+    except ValueError:
+        return None
+    return data if isinstance(data, dict) and data.get("format") == FORMAT and "result" in data else None
 
 
 def _store(out: Path) -> Store:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -69,6 +69,14 @@ def _scaled(data: Mapping[str, Any]) -> Scaled:
     return {scale: Grades.from_json(one) for scale, one in data.items()}
 
 
+V = TypeVar("V")
+
+
+def _at(by_scale: Mapping[str, V], scale: str) -> dict[str, V]:
+    """One scale of several. Raises KeyError."""
+    return {scale: by_scale[scale]} if by_scale else {}
+
+
 def _unscaled(scales: Scaled) -> dict[str, Any]:
     return {scale: one.to_json() for scale, one in scales.items()}
 
@@ -81,6 +89,9 @@ class OnAll:
 
     scales: Scaled
     prior: Mapping[str, Scaled] = field(default_factory=dict)
+
+    def only(self, scale: str) -> OnAll:
+        return OnAll(_at(self.scales, scale), {key: _at(scales, scale) for key, scales in self.prior.items()})
 
     def to_json(self) -> dict[str, Any]:
         prior = {"prior": {key: _unscaled(scales) for key, scales in self.prior.items()}} if self.prior else {}
@@ -134,6 +145,9 @@ class Counts:
 
     scales: Mapping[str, Mapping[str, tuple[int, ...]]]
 
+    def only(self, scale: str) -> Counts:
+        return Counts(_at(self.scales, scale))
+
     def to_json(self) -> dict[str, Any]:
         return {"scales": {scale: {key: list(n) for key, n in by_key.items()} for scale, by_key in self.scales.items()}}
 
@@ -154,6 +168,10 @@ class AtTarget:
     chosen: Mapping[str, str] | None = None  # by scale
     prior: Scaled = field(default_factory=dict)
     estimate: tuple[float, ...] | None = None
+
+    def only(self, scale: str) -> AtTarget:
+        chosen = None if self.chosen is None else _at(self.chosen, scale)
+        return replace(self, scales=_at(self.scales, scale), chosen=chosen, prior=_at(self.prior, scale))
 
     def to_json(self) -> dict[str, Any]:
         said: dict[str, Any] = {"scales": _unscaled(self.scales)}
@@ -240,6 +258,12 @@ class Spec(ABC, Generic[R]):
     @abstractmethod
     def result(self, data: Mapping[str, Any]) -> R:
         """The result that was kept as `data`."""
+
+    @property
+    def scale(self) -> str | None:
+        """The one scale that it is about; None where there are none, or several."""
+        scales = getattr(self, "scales", ())
+        return scales[0] if len(scales) == 1 else None
 
 
 @dataclass(frozen=True)

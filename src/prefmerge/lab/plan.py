@@ -93,8 +93,8 @@ class Prepared:
     identity: str
 
     def cell(self, title: str, spec: Spec[R], after: Cell[Any] | None = None) -> Cell[R]:
-        stage, key = (1, None) if after is None else (2, after.key)
-        return Cell(spec, stage, str(self.run.folder), self.identity, self.seed, title, key)
+        stage = 1 if after is None else 2
+        return Cell(spec, stage, str(self.run.folder), self.identity, self.seed, title, after)
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,9 @@ def plan_work(
         models=() if supplement is None else tuple(_supplement(supplement, runs, samples)),
         similarities=tuple(Use(plan.similarity, "", "sequential", "places") for plan in plans if plan.similarity),
         targets=tuple(use for plan in plans for use in plan.targets()),
-        checkpoints=tuple(Use(plan.checkpoints, "", "sequential", "places") for plan in plans if plan.checkpoints),
+        checkpoints=tuple(
+            Use(cell, "", "sequential", "places") for plan in plans for cell in plan.checkpoints.values()
+        ),
         measures=tuple(_measure(one) for one in measured if "analysis" in recipe.studies),
     )
 
@@ -172,64 +174,73 @@ class _Plan:
         marks = tuple(mark for several in self.marks.values() for mark in several)
         self.priors = marks if recipe.prior else ()
         self.similarity = self._similarity(every, marks)
-        self.checkpoints = self._checkpoints(marks) if any(entry.kind == "checkpoint" for entry in every) else None
+        chooses = any(entry.kind == "checkpoint" for entry in every)
+        self.checkpoints = {scale: self._checkpoints(scale, marks) for scale in recipe.scales if chooses}
 
     def fixed(self) -> list[Use[OnAll]]:
         entries = dict(self.everywhere)
         if "alpha" in self.recipe.studies:
             entries.setdefault("MAGMAX", Entry("MAGMAX", "fixed", {"method": "magmax"}))  # what the alphas stand beside
-        return [self._use(entry.name, entry.settings, entry.name, priors=self.priors) for entry in entries.values()]
+        return [
+            use
+            for entry in entries.values()
+            for use in self._uses(entry.name, entry.settings, entry.name, priors=self.priors)
+        ]
 
     def alphas(self) -> list[Use[OnAll]]:
         alphas = self.recipe.alpha.values if "alpha" in self.recipe.studies else ()
         return [
-            self._use(
+            use
+            for alpha in alphas
+            for use in self._uses(
                 f"{ALPHA_METHOD}, alpha {alpha}", {**RELEASED, "preference": f"alpha:{alpha}"}, ALPHA_METHOD, alpha
             )
-            for alpha in alphas
         ]
 
-    def _use(
+    def _uses(
         self,
         title: str,
         settings: Mapping[str, Any],
         name: str,
         alpha: str | None = None,
         priors: tuple[Mark, ...] = (),
-    ) -> Use[OnAll]:
-        cell = _fixed(self.recipe, self.one, title, settings, self.samples, priors=priors)
-        return Use(cell, name, "sequential", "alpha", alpha, prior=f"{name}{PRIOR}" if priors else "")
+    ) -> list[Use[OnAll]]:
+        prior = f"{name}{PRIOR}" if priors else ""
+        cells = _fixed(self.recipe, self.one, title, settings, self.samples, self.recipe.scales, priors)
+        return [Use(cell, name, "sequential", "alpha", alpha, prior=prior) for cell in cells]
 
     def targets(self) -> list[Use[AtTarget] | Use[Searched]]:
         return [
-            self._at(study, entry, mark)
+            self._at(study, entry, mark, scale)
             for study, entries in self.entries.items()
             for mark in self.marks[study]  # one target after another: its entries merge the same
             for entry in entries
             if entry.kind != "fixed"
+            for scale in (("",) if entry.kind == "search" or entry.held_out else self.recipe.scales)
         ]
 
-    def _at(self, study: StudyName, entry: Entry, mark: Mark) -> Use[AtTarget] | Use[Searched]:
+    def _at(self, study: StudyName, entry: Entry, mark: Mark, scale: str) -> Use[AtTarget] | Use[Searched]:
+        """At one scale; "": it chooses its own."""
         recipe, one = self.recipe, self.one
         title = f"seed {one.seed}, {mark.name} variant {mark.variant}, {entry.name}"
         if entry.kind == "search":
             search = SearchSpec(entry, mark, one.seed, recipe.batch, recipe.search.trials, recipe.search.patience)
             return Use(one.cell(title, search), entry.name, "sequential", study, environment=mark.key)
         name, prior = (title or "" for title in entry.titles)
-        scales = () if entry.held_out else recipe.scales  # those choose their own
+        scales = (scale,) if scale else ()
         spec, after = TargetSpec(entry, mark, scales, one.seed, recipe.batch, prior=recipe.prior), None
         if entry.held_out:
             one = self.kept
         elif entry.kind == "checkpoint":
-            after = self.checkpoints
+            after = self.checkpoints[scale]
         elif entry.similarity is not None and entry.similarity != "label":
             after, reads = self.similarity, recipe.similarity.of(entry.similarity)
             spec = replace(spec, similarity=reads, samples=recipe.similarity.samples)
         return Use(one.cell(title, spec, after), name, "sequential", study, environment=mark.key, prior=prior)
 
-    def _checkpoints(self, marks: tuple[Mark, ...]) -> Cell[Counts]:
+    def _checkpoints(self, scale: str, marks: tuple[Mark, ...]) -> Cell[Counts]:
         title = f"seed {self.one.seed}, every checkpoint on what places show"
-        return self.one.cell(title, CheckpointsSpec(self.recipe.scales, marks, self.recipe.batch))
+        return self.one.cell(title, CheckpointsSpec((scale,), marks, self.recipe.batch))
 
     def _similarity(self, entries: Sequence[Entry], marks: tuple[Mark, ...]) -> Cell[Likenesses] | None:
         kinds: list[SimilarityKind] = sorted({entry.similarity for entry in entries if entry.similarity})
@@ -246,11 +257,12 @@ def _fixed(
     name: str,
     settings: Mapping[str, Any],
     samples: str,
-    scales: tuple[str, ...] | None = None,
+    scales: tuple[str, ...],
     priors: tuple[Mark, ...] = (),
-) -> Cell[OnAll]:
+) -> list[Cell[OnAll]]:
+    """A cell for each scale."""
     title = f"{one.run.training}, seed {one.seed}, {name}"
-    return one.cell(title, FixedSpec(settings, scales or recipe.scales, samples, one.seed, recipe.batch, priors))
+    return [one.cell(title, FixedSpec(settings, (scale,), samples, one.seed, recipe.batch, priors)) for scale in scales]
 
 
 def _supplement(recipe: Experiment, runs: Mapping[str, Sequence[Prepared]], samples: str) -> list[Use[OnAll]]:
@@ -263,7 +275,8 @@ def _supplement(recipe: Experiment, runs: Mapping[str, Sequence[Prepared]], samp
 
     def merged(one: Prepared, name: str, settings: Mapping[str, Any]) -> None:
         scales = tuple(dict.fromkeys([*recipe.scales, MAGMAX_SCALES[name]]))
-        uses.append(Use(_fixed(recipe, one, name, settings, samples, scales), name, one.run.training, "methods"))
+        cells = _fixed(recipe, one, name, settings, samples, scales)
+        uses.extend(Use(cell, name, one.run.training, "methods") for cell in cells)
 
     for one in runs["sequential"]:
         model(one, "Zero-shot", "base")

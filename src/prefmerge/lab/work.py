@@ -40,7 +40,7 @@ from prefmerge.lab.kinds import (
 from prefmerge.lab.manifest import MANIFEST
 from prefmerge.lab.manifest import load as load_environments
 from prefmerge.lab.samples import Samples, pools_of
-from prefmerge.merging.candidates import Candidates
+from prefmerge.merging.candidates import Candidates, Model
 from prefmerge.merging.parameters import METHOD
 from prefmerge.methods import method_named
 from prefmerge.methods.parameters import SEED
@@ -74,6 +74,7 @@ class Bench:
         opened = self.opened.run
         paths = [opened.task_path(index) for index in range(len(opened.tasks))]
         self.candidates = Candidates(opened.base_path, paths, [task.name for task in opened.tasks], threads=threads)
+        self._merged: tuple[dict[str, Any], Model] | None = None  # what was merged last, unscaled
         self.device = best_device(self.opened.config)
         pools, manifest = pools_of(self.opened.scenario), out / MANIFEST
         # Every cell takes its samples from the one manifest; a run whose data are others is refused here.
@@ -129,9 +130,11 @@ class Bench:
     def embedded_at(
         self, settings: Mapping[str, Any], scales: Sequence[str], sampled: Sampled, batch: int
     ) -> Iterator[tuple[str, np.ndarray]]:
-        """(scale, embeddings) of one merge at several scales."""
-        vector = self.candidates.vector(**settings)
-        for scale, weights in zip(scales, self.candidates.at_scales(vector, scales), strict=True):
+        """(scale, embeddings) of one merge at several scales. The next cell is often of the same merge at another."""
+        if self._merged is None or self._merged[0] != settings:
+            self._merged = None  # at most one is held
+            self._merged = (dict(settings), self.candidates.vector(**settings))
+        for scale, weights in zip(scales, self.candidates.at_scales(self._merged[1], scales), strict=True):
             put_arrays(self.opened.encoder, weights)
             yield scale, self.embedded(sampled, batch)
 
@@ -317,7 +320,7 @@ def _target(bench: Bench, cell: Cell[Any], spec: TargetSpec) -> AtTarget:
         preference, shares = labels.preference(), labels.shares().tolist()
     else:
         assert spec.entry.similarity is not None
-        preference = cell.before(bench.out, Likenesses.from_json).kinds[spec.entry.similarity][key].preference()
+        preference = cell.before(bench.out, Likenesses).kinds[spec.entry.similarity][key].preference()
         shares = preference.shares(bench.candidates.names)
     settings = {**spec.entry.settings, "preference": preference, "seed": spec.seed}
     scales, prior = bench.with_prior(settings, spec.scales, key, spec.batch, spec.prior)
@@ -326,7 +329,7 @@ def _target(bench: Bench, cell: Cell[Any], spec: TargetSpec) -> AtTarget:
 
 def _best_checkpoint(bench: Bench, cell: Cell[Any], spec: TargetSpec) -> AtTarget:
     key = spec.environment.key
-    counts = cell.before(bench.out, Counts.from_json).scales
+    counts = cell.before(bench.out, Counts).scales
     scales, prior, chosen = {}, {}, {}
     for scale in spec.scales:
         several = counts[scale][key]
