@@ -23,7 +23,7 @@ import prefmerge
 from prefmerge.errors import ConfigError, DataError, MissingExtra, RunError
 from prefmerge.lab import prepare as preparing
 from prefmerge.lab.bench import run
-from prefmerge.lab.prepare import Ready, freeze, planned_pools
+from prefmerge.lab.prepare import Ready, planned
 from prefmerge.lab.recipe import Experiment, read_experiment
 from prefmerge.lab.results import Results
 from prefmerge.lab.samples import ids_digest
@@ -179,7 +179,7 @@ def test_finished_cells_are_kept(
     assert len(asked) == 1
     added = RECIPE.replace("  - MAGMAX\n", "  - MAGMAX\n  - Average\n")
     more = run(recipe(runs, tmp_path, added), tmp_path / "out", jobs=1)
-    assert sorted(asked[1:]) == [f"sequential, seed {seed}, Average" for seed in (1, 2)]
+    assert sorted(asked[1:]) == [f"sequential, seed {seed}, Average" for seed in (1, 1, 2, 2)]  # at both scales
     assert {one.method for one in more.scores} - {one.method for one in results.scores} == {"Average"}
 
 
@@ -221,7 +221,9 @@ def test_a_cell_that_fails_is_named_and_the_others_go_on(
 
     monkeypatch.setattr(work, "do", failing)
     results = run(recipe(runs, tmp_path), tmp_path / "out", jobs=1)
-    assert results.missing == ("sequential, seed 2, MAGMAX: the disk caught fire.",)
+    assert results.missing == tuple(
+        f"sequential, seed 2, MAGMAX, scale {scale}: the disk caught fire." for scale in ("0.5", "1.0")
+    )
     assert {one.seed for one in results.scores if one.method == "MAGMAX"} == {1}
     assert len(results.scores) == len(done[1].scores) - 2 * (2 * 2 + 2)
     monkeypatch.undo()
@@ -273,7 +275,7 @@ def test_training_data_that_changed_are_refused_where_they_are_encoded(
     assert len(wrong) == 2
     assert all("contents of train samples of task 'task-01' changed" in one for one in wrong)
     needing = [one for one in results.missing if "Tunable (OT)" in one]
-    assert len(needing) == 5 * 2
+    assert len(needing) == 5 * 2 * 2
     assert all("it needs what failed" in one and "changed" in one for one in needing)
     assert {one.method for one in results.scores} >= {"MAGMAX", "Tunable (Label)"}
 
@@ -319,9 +321,9 @@ def test_environments_of_more_tasks_than_there_are(runs: Path, tmp_path: Path):
     (runs / "two.yaml").write_text(config)
     told: list[str] = []
     asked = recipe(runs, tmp_path, f"finetune: {runs}/two.yaml\nseeds: [1]\nenvironments: {{size: 100}}\n")
-    pools, _ = planned_pools(asked)
-    environments = freeze(asked, pools, tmp_path / "environments.json", told.append)
-    assert {place.name for place in environments["places"]} == {"e1", "e2"}
+    ready = planned(asked, tmp_path / "out", told.append)
+    assert {place.name for place in ready.environments["places"]} == {"e1", "e2"}
+    assert not (tmp_path / "out").exists()
     assert "There are 2 tasks, so there are no environments of more tasks" in told[0]
     assert "At `environments: {size: 75}` all ratios hold." in told[1]  # 60 samples a task, 0.8 of one
 
@@ -333,12 +335,16 @@ def test_another_frozen_manifest_is_taken(runs: Path, tmp_path: Path):
         text = (
             f"runs: [RUNS/sequential-1]\nstudies: [places]\nenvironments: {{size: 20, variants: [42], mixes: {mixes}}}"
         )
-        prepared(recipe(runs, tmp_path / first, text), tmp_path / first / "out")
+        preparing.prepare(recipe(runs, tmp_path / first, text), tmp_path / first / "out", jobs=1, say=print, force=True)
         return tmp_path / first / "out" / "environments.json"
 
     for first in ("task-01", "task-02", "task-01"):
         text = f"runs: [RUNS/sequential-1]\nstudies: [places]\nenvironments: {{frozen: {frozen(first)}}}"
-        ready = prepared(recipe(runs, tmp_path, text), tmp_path / "out")
+        asked = recipe(runs, tmp_path, text)
+        if first == "task-02":
+            with pytest.raises(DataError, match=r"clinic variant 0 has other tasks or samples there"):
+                prepared(asked, tmp_path / "out")
+        ready = preparing.prepare(asked, tmp_path / "out", jobs=1, say=print, force=True)
         assert ready.environments["places"][0].parts[0].task == first
 
 
@@ -387,12 +393,12 @@ def test_the_runs_must_belong_together(runs: Path, tmp_path: Path):
 def test_cells_are_named_after_all_that_decides_them(runs: Path, done: tuple[Path, Results], tmp_path: Path):
     asked = recipe(runs, tmp_path)
     ready = prepared(asked, tmp_path / "out")
-    keys = {cell.title: cell.key for cell in ready.work.cells()}
+    keys = {cell.called: cell.key for cell in ready.work.cells()}
     assert len(set(keys.values())) == len(ready.work.cells())
 
     def changed(**what: Any) -> set[str]:
         other = prepared(asked.model_copy(update=what), tmp_path / "out")
-        return {cell.title for cell in other.work.cells() if keys.get(cell.title) not in (cell.key, None)}
+        return {cell.called for cell in other.work.cells() if keys.get(cell.called) not in (cell.key, None)}
 
     assert changed() == set()
     assert changed(title="other", paper=asked.paper) == set()
@@ -400,7 +406,7 @@ def test_cells_are_named_after_all_that_decides_them(runs: Path, done: tuple[Pat
         "Tunable (OT)" in title for title in changed(similarity=asked.similarity.model_copy(update={"samples": 9}))
     )
     assert not any("Label" in title for title in changed(similarity=asked.similarity.model_copy(update={"samples": 9})))
-    assert len(changed(scales=("0.5",))) > 20
+    assert changed(scales=("0.5", "1.0", "1.5")) == set()
     assert replace(ready.work.cells()[0], run="elsewhere").key == ready.work.cells()[0].key  # a folder may move
 
 
@@ -411,7 +417,7 @@ def test_training_what_is_not_there(tmp_path: Path, runs: Path):
     )
     told: list[str] = []
     results = run(recipe(runs, tmp_path, text), tmp_path / "out", jobs=1, say=told.append)
-    assert told == ["Training sequential-seed-1 (1 of 1)."]
+    assert told == ["Training sequential-seed-1."]
     trained = tmp_path / "out" / "runs" / "sequential-seed-1"
     same = [(folder / "tasks/task-03/model.safetensors").read_bytes() for folder in (trained, runs / "sequential-1")]
     assert same[0] == same[1]

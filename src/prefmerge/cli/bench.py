@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,9 +10,10 @@ import typer
 from prefmerge.cli import options as o
 from prefmerge.cli.app import command
 from prefmerge.errors import PrefmergeError, UsageError, require
+from prefmerge.ground.progress import phase
 
 if TYPE_CHECKING:
-    from prefmerge.lab.prepare import Ready
+    from prefmerge.lab.recipe import Experiment
     from prefmerge.lab.results import Results
 
 
@@ -29,7 +29,17 @@ def bench(
             metavar="N", min=1, help="Pieces of work at once. Default: one per core; 1 where there is an accelerator."
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Write nothing: count trainings, merges, evaluations, samples and disk, open data and model, and time "
+            "some batches.",
+        ),
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Freeze other environments than those that are frozen in OUT.")
+    ] = False,
     json: o.Json = False,
 ) -> None:
     """Run the papers' experiments on a run's checkpoints: tables, figures, one HTML report. Needs the extra `places`.
@@ -43,27 +53,19 @@ def bench(
         raise UsageError("-o OUT is missing: where should results and report go?")
     from prefmerge.cli import progress, show
     from prefmerge.lab import bench as experiment
-    from prefmerge.lab import report
-    from prefmerge.lab.prepare import prepare
     from prefmerge.lab.recipe import read_experiment
-    from prefmerge.lab.trainings import untrained
 
     require("an experiment", "places", "accelerate", "torch")
     asked = read_experiment(recipe)
-
-    def say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
     if dry_run:
-        waiting = untrained(asked, out)
-        if waiting:
-            _trainings(waiting, json)
-            return
-        _planned(prepare(asked, out, jobs=jobs or experiment.default_jobs(), say=say), json)
+        _dry_run(asked, out, jobs or experiment.default_jobs(), force, json)
         return
-    with progress.working() as shown:
-        results = experiment.run(asked, out, jobs=jobs, progress=shown, say=say)
-    written = report.write(results, out, experiment.analysis_figures(out))
+    with progress.experiment() as shown:
+        results = experiment.run(
+            asked, out, jobs=jobs, progress=shown.cells, watch=shown.runs, say=shown.say, force=force
+        )
+        with phase("drawing the report"):
+            written = experiment.report(results, out)
     if json:
         show.as_json(results.to_json())
     else:
@@ -75,26 +77,24 @@ def bench(
         )
 
 
-def _trainings(waiting: list[str], json: bool) -> None:
-    from prefmerge.cli import show
+def _dry_run(asked: Experiment, out: Path, jobs: int, force: bool, json: bool) -> None:
+    """Say what would be done, write nothing. Raises PrefmergeError where the model cannot be opened."""
+    from prefmerge.cli import progress, show
+    from prefmerge.lab.forecast import forecast
+    from prefmerge.lab.prepare import planned
 
+    with progress.experiment() as shown:
+        ahead = forecast(planned(asked, out, shown.say, force=force), jobs)
     if json:
-        show.as_json({"trainings": waiting})
-        return
-    print(f"To be trained first: {', '.join(waiting)}. The other work is known when they are finished.")
-
-
-def _planned(ready: Ready, json: bool) -> None:
-    from prefmerge.cli import show
-
-    cells = ready.work.cells()
-    todo = [cell for cell in cells if cell.load(ready.out) is None]
-    if json:
-        show.as_json({"cells": len(cells), "to_do": [cell.title for cell in todo]})
-        return
-    print(f"{len(cells)} pieces of work, {len(cells) - len(todo)} of them done; to do:")
-    for cell in todo:
-        print(f"  {cell.title}")
+        show.as_json(ahead.to_json())
+    else:
+        if ahead.to_do:
+            print("To do:")
+        for cell in ahead.to_do:
+            print(f"  {cell.called}")
+        print("\n".join(ahead.lines()))
+    if ahead.measured.problem is not None:
+        raise PrefmergeError(f"the experiment cannot be done here: {ahead.measured.problem}.")
 
 
 def _done(results: Results, out: Path, written: list[Path]) -> None:

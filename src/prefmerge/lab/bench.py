@@ -8,6 +8,7 @@ OUT/
   results.json         all right answers, from which the report is made
   analysis/            measurements of the task vectors and their figures
   report.html, report.md, tables/, figures/
+  report.json          what the report was made of, so that it is drawn again only where that changed
 
 After a kill at any moment the same call resumes: a finished cell is a file, whole. Not here: how results are shown
 (`report`).
@@ -23,12 +24,16 @@ from typing import Any
 from prefmerge.errors import PrefmergeError
 from prefmerge.ground import jsons
 from prefmerge.ground.progress import Progress
+from prefmerge.ground.store import digest, digest_of_file
 from prefmerge.lab.cells import Cell
 from prefmerge.lab.collect import collect, write
-from prefmerge.lab.jobs import Executor, Processes, Serial
+from prefmerge.lab.jobs import Executor, Processes, Serial, gpus
 from prefmerge.lab.prepare import prepare
 from prefmerge.lab.recipe import Experiment
 from prefmerge.lab.results import Results
+from prefmerge.lab.trainings import Watch
+
+MADE_OF = "report.json"
 
 
 def run(
@@ -37,10 +42,13 @@ def run(
     *,
     jobs: int | None = None,
     progress: Progress | None = None,
+    watch: Watch = lambda name, now: None,
     say: Callable[[str], None] = lambda text: None,
+    force: bool = False,
 ) -> Results:
-    """Do what is not done yet of an experiment and return all that is known. `jobs`: cells at once (default: one per
-    core, one where there is an accelerator). `say` gets a sentence about what happens beside the cells.
+    """Do what is not done yet of an experiment and return all that is known. `jobs`: trainings and cells at once
+    (default: one per core, or one per accelerator). `progress` is told of cells, `watch` of every training; `say` gets
+    a sentence about what happens beside them. `force`: environments that were frozen there may be replaced.
 
     A cell that cannot be done is named among the results' `missing`; the others are done. Raises ConfigError, RunError,
     DataError, and what training raises.
@@ -48,7 +56,7 @@ def run(
     from prefmerge.training.run_folder import locked
 
     out, jobs = Path(out), jobs or default_jobs()
-    ready = prepare(recipe, out, jobs=jobs, say=say)
+    ready = prepare(recipe, out, jobs=jobs, say=say, watch=watch, force=force)
     with locked(out):
         failed = do_cells(ready.work.cells(), out, jobs=jobs, progress=progress)
         results = collect(ready, failed)
@@ -57,12 +65,12 @@ def run(
 
 
 def default_jobs() -> int:
-    """One cell per core, or one at a time where an accelerator does the work."""
+    """One cell per accelerator, or one per core where there is none."""
     import torch
 
     from prefmerge.merging.api import available_cores
 
-    return 1 if torch.cuda.is_available() or torch.backends.mps.is_available() else available_cores()
+    return len(gpus()) or (1 if torch.backends.mps.is_available() else available_cores())
 
 
 def do_cells(cells: Sequence[Cell[Any]], out: Path, *, jobs: int, progress: Progress | None = None) -> dict[str, str]:
@@ -82,7 +90,7 @@ def do_cells(cells: Sequence[Cell[Any]], out: Path, *, jobs: int, progress: Prog
         if error is not None:
             failed[cell.key] = str(error)
         if progress is not None:
-            progress(done, len(cells), cell.title if error is None else f"{cell.title}: {error}")
+            progress(done, len(cells), cell.called if error is None else f"{cell.called}: {error}")
 
     hire = partial(RunWorker, out)
     alone = jobs == 1 or len(todo) < 2
@@ -91,10 +99,51 @@ def do_cells(cells: Sequence[Cell[Any]], out: Path, *, jobs: int, progress: Prog
     return failed
 
 
-def analysis_figures(out: Path) -> list[Path]:
-    """Draw the measurements of task vectors that a `run` left in OUT/analysis; the pictures."""
+def report(results: Results, out: Path) -> list[Path]:
+    """Write the report below `out`, with the measurements of task vectors that a `run` left there, and return its
+    files, report.html first. A report that is whole, and of these results and this code, is left as it is.
+    """
+    from prefmerge.lab import report as reporting
+
+    made_of, kept = _made_of(results, out), _read_kept(out / MADE_OF)
+    if kept is not None and kept.get("made_of") == made_of:
+        files = {out / name: was for name, was in kept["files"].items()}
+        if files and all(file.is_file() and digest_of_file(file) == was for file, was in files.items()):
+            return list(files)
+    written = reporting.write(results, out, _analysis_figures(out))
+    files = {file.relative_to(out).as_posix(): digest_of_file(file) for file in written}
+    write(out / MADE_OF, {"made_of": made_of, "files": files})
+    return written
+
+
+def _made_of(results: Results, out: Path) -> str:
+    """What decides the bytes of the report."""
+    import matplotlib
+
+    from prefmerge import analysis, lab, plotting
+
+    folders = [Path(module.__file__).parent for module in (lab, analysis) if module.__file__]
+    code = sorted(file for folder in folders for file in folder.rglob("*.py"))
+    measured = [file for file in _measured(out) if file.is_file()]
+    parts = [digest_of_file(file) for file in (*code, Path(plotting.__file__), *measured)]
+    return digest([results.to_json(), matplotlib.__version__, parts], sort=True)
+
+
+def _read_kept(file: Path) -> dict[str, Any] | None:
+    try:
+        kept = jsons.read(file)
+    except (OSError, ValueError):
+        return None
+    return kept if isinstance(kept, dict) and isinstance(kept.get("files"), dict) else None
+
+
+def _measured(out: Path) -> list[Path]:
+    return [out / "analysis" / f"{training}.json" for training in ("sequential", "independent")]
+
+
+def _analysis_figures(out: Path) -> list[Path]:
+    """Draw the measurements of task vectors; the pictures."""
     from prefmerge import analysis
 
-    files = [out / "analysis" / f"{training}.json" for training in ("sequential", "independent")]
-    measured = [analysis.Measured.from_json(jsons.read(file)) for file in files if file.is_file()]
+    measured = [analysis.Measured.from_json(jsons.read(file)) for file in _measured(out) if file.is_file()]
     return analysis.figures.draw_all(measured, out / "analysis") if measured else []
