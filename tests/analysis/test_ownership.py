@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 import prefmerge
 from prefmerge.analysis import Inventory, Ownership, draw, layers, look, ownership
+from prefmerge.analysis.ownership import OwnedRow
 from prefmerge.errors import CheckpointNotFound, MissingExtra, OutputError
 from prefmerge.merging.receipt import Receipt, ReceiptTensor, ReceiptTotals
 from tests.merging.receipts import GOLDEN
@@ -184,3 +185,28 @@ def test_pictures_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(MissingExtra, match=r"pip install 'prefmerge\[plot\]'"):
         draw(small, tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("scope", "rows", "said"),
+    [
+        ("tensor", [(60, 40), (601, 399)], True),
+        ("tensor", [(60, 40), (1, 99)], False),  # small tensors, or a strength below 1
+        ("model", [(60, 40), (600, 400)], False),
+        ("tensor", [(60, 40)], False),
+        (None, [(60, 40), (600, 400)], False),
+    ],
+)
+def test_journey_12_bars_that_are_all_alike_are_explained(
+    tmp_path: Path, scope: str | None, rows: list[tuple[int, int]], said: bool
+):
+    pytest.importorskip("matplotlib")
+    total = tuple(sum(column) for column in zip(*rows, strict=True))
+    made = tuple(OwnedRow(f"block {i}", 1, sum(row), row) for i, row in enumerate(rows))
+    owned = Ownership(
+        "out", "tunable_magmax", ("a", "b"), None, None, OwnedRow("all", 2, 9, total), made, "layer", scope
+    )
+    assert ("scope tensor" in str(owned.note)) == said
+    assert ("note" in owned.to_json()) == said
+    draw(owned, tmp_path / "who.svg")
+    assert ("Every layer has the shares of the whole" in (tmp_path / "who.svg").read_text()) == said

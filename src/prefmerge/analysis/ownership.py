@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from prefmerge.merging.receipt import Receipt
 
 By = Literal["layer", "tensor"]
+_ALIKE = 0.02  # shares that differ by less look the same in a picture: small tensors cannot be cut exactly
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,25 @@ class Ownership:
     total: OwnedRow
     rows: tuple[OwnedRow, ...]
     by: By
+    scope: str | None = None  # of the budgets, where the method has some
+
+    @property
+    def note(self) -> str | None:
+        """Why all rows look alike, where they do: budgets that hold in every tensor say nothing of layers."""
+        rows = [row.shares for row in self.rows if row.shares]
+        if self.scope != "tensor" or not self.total.shares or len(rows) < 2:
+            return None
+        if any(abs(a - b) >= _ALIKE for shares in rows for a, b in zip(shares, self.total.shares, strict=True)):
+            return None
+        return (
+            f"Every {self.by} has the shares of the whole, for the budgets hold in each tensor (scope tensor). With "
+            "`--scope model` a task owns more where it changed more."
+        )
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with everything that the table shows."""
         return {
+            **({"note": self.note} if self.note else {}),
             "source": self.source,
             "method": self.method,
             "tasks": list(self.tasks),
@@ -145,6 +161,7 @@ def ownership(receipt: Receipt, *, source: str = "", by: By = "layer") -> Owners
         total=OwnedRow("all", len(sizes), sum(sizes.values()), totals.owned),
         rows=_rows(sizes, owned, by),
         by=by,
+        scope=receipt.recipe.get("scope"),
     )
 
 
@@ -229,6 +246,8 @@ def draw(owned: Ownership, path: str | Path) -> None:
     _bars(axes, rows, owned.tasks)
     axes.set_xlabel("elements owned (% of the layer's merged elements)")
     axes.set_ylabel("tensor" if owned.by == "tensor" else "layer")
+    if owned.note is not None:
+        figure.supxlabel(owned.note.replace("). ", ").\n"), fontsize=8)
     axes.set_title(f"Who owns what: {Path(owned.source).name or owned.source} ({owned.method})", loc="left")
     figure.legend(
         loc="outside lower center",

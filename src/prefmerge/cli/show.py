@@ -239,6 +239,8 @@ def _ownership(console: Console, ownership: Ownership) -> None:
     )
     if any(row.shares is None for row in ownership.rows):
         console.print("-: not merged (no task changed it, or it was excluded or copied).")
+    if ownership.note is not None:
+        console.print(ownership.note, soft_wrap=True)
 
 
 def _largest(tasks: Sequence[str], shares: Sequence[float]) -> str:
