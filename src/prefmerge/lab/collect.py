@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -76,7 +77,7 @@ class _Finished:
     def result(self, cell: Cell[R]) -> R | None:
         result = cell.load(self.ready.out)
         if result is None:
-            self.missing.append(f"{cell.title}: {self.failed.get(cell.key, 'it was not computed')}")
+            self.missing.append(f"{cell.called}: {self.failed.get(cell.key, 'it was not computed')}")
         return result
 
     def answers(self, cell: Cell[OnAll]) -> Iterator[tuple[str, np.ndarray]]:
@@ -84,7 +85,7 @@ class _Finished:
         result = self.result(cell)
         for scale, answers in ({} if result is None else result.scales).items():
             if answers.samples != self.samples.all_digest:
-                raise DataError(f"{cell.title}: {_OTHER}")
+                raise DataError(f"{cell.called}: {_OTHER}")
             yield scale, answers.right
 
 
@@ -178,6 +179,7 @@ def _about(ready: Ready) -> dict[str, Any]:
     d = sum(info.size for info in _base(ready).values())
     return {
         "recipe": ready.recipe.model_dump(mode="json"),
+        **_data(ready),
         "runs": {training: [one.identity for one in several] for training, several in ready.runs.items()},
         "parameters": d,
         "versions": {
@@ -192,6 +194,20 @@ def _about(ready: Ready) -> dict[str, Any]:
             "cores": available_cores(),
             "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
+    }
+
+
+def _data(ready: Ready) -> dict[str, Any]:
+    """What the tasks are made of; and, where classes belong to several tasks, how many: labels say less there."""
+    from prefmerge.training.config_file import run_config
+
+    run = ready.runs["sequential"][0].run
+    counts = Counter(name for task in run.tasks for name in set(task.classes))
+    shared = sum(count > 1 for count in counts.values())
+    return {
+        "data": [Path(one.name).name for one in run_config(run.folder).data],
+        "scenario": run.about.get("scenario"),
+        **({"classes of several tasks": [shared, len(counts)]} if shared else {}),
     }
 
 

@@ -54,7 +54,8 @@ def _against(comparison: Comparison, where: str) -> str:
 def about_places(results: Results) -> list[str]:
     """The preference against MAGMAX at each scale and at each method's best, and who is best."""
     scores = StudyScores(results)
-    said = []
+    alike = table_parts.labels_note(table_parts.in_order(scores.methods), results)
+    said = [alike] * bool(alike)
     scales: list[str | None] = list(scales_of(scores))
     for scale in [*scales, None] if len(scales) > 1 else scales:
         where = f"At scale {scale}" if scale is not None else "Each at its best scale (chosen on the test samples)"

@@ -104,6 +104,16 @@ def supplement(model: str, column: str) -> dict[str, float]:
     return {method: row["values"].get(column, row["values"].get(data)) for method, row in rows.items()}
 
 
+def setting(kind: TableKind, key: str) -> tuple[str, int] | None:
+    """The data set and the number of tasks of a table: of "cifar100-5", of an ablation's "5", of a column of the
+    supplement. None for "average", which is of all.
+    """
+    if kind == "ablation":
+        return "cifar100", int(key)
+    data, _, tasks = key.rpartition("/" if kind == "supplement" else "-")
+    return (data, int(tasks)) if data else None
+
+
 def source(kind: TableKind, key: str) -> str:
     """Where a table is printed, as a reader would look it up."""
     file = _file("magmax_supplement" if kind == "supplement" else "tunable_magmax")

@@ -14,6 +14,7 @@ import base64
 import csv
 import html
 import io
+import itertools
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,11 +29,13 @@ from prefmerge.lab import figures, findings, tables, target_tables
 from prefmerge.lab.figures import Picture
 from prefmerge.lab.results import Results
 from prefmerge.lab.statistics import StudyScores
-from prefmerge.lab.table import Table, marked
+from prefmerge.lab.table import HINT, Table, marked
 from prefmerge.lab.table_parts import scales_of
 from prefmerge.lab.tables import OURS, RIVAL
 from prefmerge.lab.target_tables import ADAPTED
 
+LEAD = 3  # sentences before the first table of a chapter
+WIDE = 900  # pixels of a picture's width that a phone cannot show
 MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
 
 
@@ -44,6 +47,11 @@ class Image:
     caption: str
     data: bytes
 
+    @property
+    def width(self) -> int:
+        """In pixels, of a PNG; 0 of another format."""
+        return int.from_bytes(self.data[16:20]) if self.data.startswith(b"\x89PNG") else 0
+
 
 @dataclass(frozen=True)
 class Chapter:
@@ -52,6 +60,15 @@ class Chapter:
     parts: tuple[Table | Image, ...] = ()
     listed: tuple[str, ...] = ()
     code: str = ""
+
+    @property
+    def lead(self) -> tuple[str, ...]:
+        """What stands before the first table; the other sentences stand below it."""
+        return self.sentences[:LEAD]
+
+    @property
+    def rest(self) -> tuple[str, ...]:
+        return self.sentences[LEAD:]
 
     @property
     def anchor(self) -> str:
@@ -226,17 +243,20 @@ def markdown(results: Results, chapters: Sequence[Chapter]) -> str:
     lines = [f"# {marked(results.title)}", ""]
     for chapter in chapters:
         lines += [f"## {chapter.title}", ""]
-        lines += [f"{marked(sentence)}\n" for sentence in chapter.sentences]
-        for part in chapter.parts:
-            if isinstance(part, Table):
-                lines += [part.markdown()]
-            else:
-                lines += [f"![{marked(part.caption)}](figures/{quote(part.name)})", ""]
-                lines += [marked(part.caption), ""]
+        lines += [f"{marked(sentence)}\n" for sentence in chapter.lead]
+        blocks = [_in_markdown(part) for part in chapter.parts]
+        rest = [f"{marked(sentence)}\n" for sentence in chapter.rest]
+        lines += itertools.chain(*blocks[:1], rest, *blocks[1:])
         lines += [f"- {marked(text)}" for text in chapter.listed] + [""] * bool(chapter.listed)
         if chapter.code:
             lines += ["```yaml", chapter.code.rstrip().replace("```", "` ` `"), "```", ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _in_markdown(part: Table | Image) -> list[str]:
+    if isinstance(part, Table):
+        return [part.markdown()]
+    return [f"![{marked(part.caption)}](figures/{quote(part.name)})", "", marked(part.caption), ""]
 
 
 STYLE = """
@@ -260,6 +280,9 @@ tbody th { position: sticky; left: 0; background: var(--paper); }
 tbody tr:nth-child(even) th { background: var(--band); }
 .notes { color: var(--faint); font-size: 0.85rem; padding-left: 1.2rem; }
 figure { margin: 1.75rem 0; } figure img { background: #fff; max-width: 100%; height: auto; }
+.hint { color: var(--faint); font-size: 0.85rem; margin: 0.3rem 0 0; }
+figure .hint { display: none; }
+@media (max-width: 48rem) { figure.wide img { max-width: none; width: 60rem; } figure.wide .hint { display: block; } }
 figcaption { color: var(--faint); font-size: 0.9rem; max-width: 50rem; }
 pre { background: var(--band); overflow-x: auto; padding: 0.75rem; font-size: 0.8rem; }
 """
@@ -282,8 +305,9 @@ def page(results: Results, chapters: Sequence[Chapter]) -> str:
     ]
     for chapter in chapters:
         lines.append(f'<section id="{chapter.anchor}"><h2>{html.escape(chapter.title)}</h2>')
-        lines += [f"<p>{html.escape(sentence)}</p>" for sentence in chapter.sentences]
-        lines += [part.html() if isinstance(part, Table) else _figure(part) for part in chapter.parts]
+        blocks = [part.html() if isinstance(part, Table) else _figure(part) for part in chapter.parts]
+        lead, rest = ([f"<p>{html.escape(text)}</p>" for text in several] for several in (chapter.lead, chapter.rest))
+        lines += [*lead, *blocks[:1], *rest, *blocks[1:]]
         if chapter.listed:
             lines += ["<ul>", *(f"<li>{html.escape(text)}</li>" for text in chapter.listed), "</ul>"]
         if chapter.code:
@@ -296,7 +320,11 @@ def _figure(image: Image) -> str:
     kind = MEDIA[Path(image.name).suffix.lower()]
     caption = html.escape(image.caption)
     data = base64.b64encode(image.data).decode()
-    return f'<figure><img alt="{caption}" src="data:{kind};base64,{data}"><figcaption>{caption}</figcaption></figure>'
+    wide = ' class="wide"' if image.width > WIDE else ""
+    return (
+        f'<figure{wide}><div class="scroll" tabindex="0"><img alt="{caption}" src="data:{kind};base64,{data}"></div>'
+        f'<p class="hint">{HINT}</p><figcaption>{caption}</figcaption></figure>'
+    )
 
 
 def raw(results: Results) -> dict[str, str]:

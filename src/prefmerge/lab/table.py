@@ -12,6 +12,8 @@ import io
 import re
 from dataclasses import dataclass
 
+HINT = "Wider than the window? It scrolls sideways."
+NARROW = 6  # columns that any window but a phone's can show
 LONG = 45  # characters of a value that may be folded
 
 
@@ -55,7 +57,7 @@ class Table:
 
     def html(self) -> str:
         """A `table` element in a box that scrolls, followed by its notes; every text escaped."""
-        parts = [f'<div class="scroll"><table id="{html.escape(self.name)}">']
+        parts = [f'<div class="scroll" tabindex="0"><table id="{html.escape(self.name)}">']
         parts.append(f"<caption>{html.escape(self.caption)}</caption>")
         titles = "".join(
             f'<th scope="col"{_align(i < self.words)}>{html.escape(text)}</th>' for i, text in enumerate(self.header)
@@ -70,6 +72,8 @@ class Table:
                 values.append(f'<th scope="row"{kind}>{text}</th>' if i == 0 else f"<td{kind}>{text}</td>")
             parts.append(f"<tr>{''.join(values)}</tr>")
         parts.append("</tbody></table></div>")
+        if len(self.header) > NARROW:
+            parts.append(f'<p class="hint">{HINT}</p>')
         if self.notes:
             parts.append('<ul class="notes">' + "".join(f"<li>{html.escape(n)}</li>" for n in self.notes) + "</ul>")
         return "\n".join(parts)

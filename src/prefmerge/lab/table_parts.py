@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from prefmerge.ground.words import joined, listed
+from prefmerge.lab import published
 from prefmerge.lab.entries import KNOWN, PRIOR, RELEASED, stem_of
 from prefmerge.lab.results import Results
 from prefmerge.lab.statistics import SHOWN, Difference, Mean, StudyScores, by_size
@@ -18,6 +19,7 @@ from prefmerge.plotting import METHODS
 from prefmerge.preference import as_text
 
 MISSING = "\N{EN DASH}"
+LABELLED = ("Tunable (Label)",)  # beginnings of names: a preference from labels alone
 SEES = {  # beginnings of names
     "samples with labels": ("Best checkpoint", "Search", "Adapt (pairs)", "Fine-tuned (pairs)"),
     "labels alone": ("Tunable (Label)", "Adapt (labels)", "Last + fitted bias", "Fine-tuned (held-out)"),
@@ -164,6 +166,56 @@ def selection_note(methods: Sequence[str], results: Results) -> str:
             rows.setdefault(str(settings["selection"]), []).append(name)
     said = "; ".join(f"{selection}: {', '.join(names)}" for selection, names in rows.items())
     return f"Selection ({RELEASED['selection']} is that of the authors' code). {said}." if said else ""
+
+
+def baseline_note(rows: Iterable[tuple[str, str]], one: str = "Baseline") -> str:
+    """What the last task vector at another scale than 1 is, where a row (method, scale) has it."""
+    scales = [scale for method, scale in rows if method.removesuffix(PRIOR) == one and scale]
+    other = sorted({scale for scale in scales if by_size(scale) != 1}, key=by_size)
+    if not other:
+        return ""
+    return (
+        f"{one} at scale {joined(other)} is the base plus {joined(as_text(by_size(scale)) for scale in other)} times "
+        "the last task vector, as in the authors' code; at scale 1 it is the last checkpoint."
+    )
+
+
+def labels_note(methods: Iterable[str], results: Results) -> str:
+    """What labels cannot tell where tasks share their classes, and of which rows that is so."""
+    shared, count = results.about.get("classes of several tasks") or (0, 0)
+    own = {one["name"] for one in _own_methods(results) if one.get("similarity") == "label"}
+    by_labels = [name for name in methods if name in own or any(name.startswith(start) for start in LABELLED)]
+    if not shared or not by_labels:
+        return ""
+    if shared == count:
+        return (
+            f"All tasks have the same classes, so labels cannot tell which task a sample is of: the preference of "
+            f"{joined(by_labels)} says no more than equal shares, and its rank says nothing of preferences from labels."
+        )
+    return (
+        f"{shared} of {count} classes belong to several tasks. Labels of these cannot tell the tasks apart, so the "
+        f"preference of {joined(by_labels)} is less sharp than it looks."
+    )
+
+
+def paper_note(results: Results, kind: published.TableKind, key: str) -> str:
+    """In what the published numbers are of another setting than ours; "" where they are of the same."""
+    theirs = published.setting(kind, key)
+    if theirs is None:
+        return ""
+    (data, tasks), ours, count = theirs, results.about.get("data") or (), len(results.tasks)
+    other_data = bool(ours) and not any(_folded(data) in _folded(name) for name in ours)
+    if not other_data and tasks == count:
+        return ""
+    own = f"{joined(ours)} in {count} tasks" if ours else f"{count} tasks"
+    return (
+        f"The paper's numbers are of {data} in {tasks} tasks, ours of {own}: another setting, so the two are not to be "
+        "compared."
+    )
+
+
+def _folded(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 def _own_methods(results: Results) -> list[Mapping[str, Any]]:

@@ -31,11 +31,14 @@ from prefmerge.lab.statistics import (
 from prefmerge.lab.table import Table, Value
 from prefmerge.lab.table_parts import (
     MISSING,
+    baseline_note,
     bold_best,
     heading,
     in_order,
+    labels_note,
     made_table,
     missing_notes,
+    paper_note,
     percent,
     points,
     samples_note,
@@ -65,20 +68,19 @@ def environments(results: Results, scale: str | None, *, study: str = "places") 
     if not methods:
         return None
     paper = _paper_environments(results, scale) if study == "places" else {}
-    header = ["Method"] + ["Scale"] * (scale is None)
+    header = ["Method"] + ["Scale"] * (scale is None) + ["Average"] + ["Average paper"] * bool(paper)
     for name in scores.environments:
         header += [heading(results, name)] + [f"{name} paper"] * bool(paper)
-    header += ["Average"] + ["Average paper"] * bool(paper)
     rows: list[list[Value]] = []
     for method, one in methods:
         row = [Value(method)]
         if scale is None:
             row.append(Value(scores.own(method, one) or "own"))
+        row.append(Value(with_std(scores.average(method, one), results.seeds)))
+        row += [Value(_paper_cell(paper, method, "average"))] * bool(paper)
         for name in scores.environments:
             row.append(Value(with_std(scores.mean(method, one, name), results.seeds)))
             row += [Value(_paper_cell(paper, method, name))] * bool(paper)
-        row.append(Value(with_std(scores.average(method, one), results.seeds)))
-        row += [Value(_paper_cell(paper, method, "average"))] * bool(paper)
         rows.append(row)
     for column, title in enumerate(header):
         if column >= 1 + (scale is None) and not title.endswith(" paper"):
@@ -102,8 +104,11 @@ def environments(results: Results, scale: str | None, *, study: str = "places") 
             f"{joined(own)}: chosen with its own scale, so its row is the same at every scale." if own else "",
             sees_note([name for name, _ in methods], results),
             selection_note([name for name, _ in methods], results),
+            baseline_note(methods),
+            labels_note([name for name, _ in methods], results),
             "Bold: the best of the column." if len(rows) > 1 else "",
             _paper_note(results) if paper else "",
+            paper_note(results, "environments", results.paper["environments"]) if paper else "",
             f"Left out, for no training has all scores of a scale: {listed(left, SHOWN)}." if left else "",
             *missing_notes(scores, [(name, one) for name, one in methods]),
         ],
@@ -185,14 +190,15 @@ def differences(
     names = [name for name in scores.environments if any(name in one.environments for one in pairs)]
     several = len(results.seeds) > 1
     header = ["Minus" if first is not None else "Method"]
-    header += [*names, "All places", "Won / tied / lost"] + ["By seed"] * several
+    header += ["All places", "Won / tied / lost", *names] + ["By seed"] * several
     rows = []
     for one in pairs:
         which = 0 if first is None else 1
         row = [Value(at_scale(one, which) if scale is None else (one.first, one.second)[which])]
-        for part in (*(one.environments.get(e) for e in names), one.overall):
-            row.append(Value(with_interval(part), part is not None and part.verdict != 0))
+        row.append(Value(with_interval(one.overall), one.overall.verdict != 0))
         row.append(Value(f"{one.overall.won} / {one.overall.tied} / {one.overall.lost}"))
+        for part in (one.environments.get(name) for name in names):
+            row.append(Value(with_interval(part), part is not None and part.verdict != 0))
         row += [Value(", ".join(points(v) for v in one.per_seed.values()))] * several
         rows.append(row)
     every = "every other method" if others is None else "these"
@@ -205,8 +211,8 @@ def differences(
     )
     who = "rival" if first is None else "ours" if first == OURS else "adapt"
     stem = f"{who}-{'best' if scale is None else f'scale-{scale}'}"
-    missing = [f"{one.first} minus {one.second}: {text}." for one in pairs for text in one.missing]
     compared = {name for one in pairs for name in (one.first, one.second)}
+    missing = [f"{one.first} minus {one.second}: {text}." for one in pairs for text in one.missing]
     alone = [name for name in in_order(scores.methods) if name not in compared and others is None]
     return made_table(
         f"differences-{stem}",
@@ -222,6 +228,10 @@ def differences(
             "The interval speaks of places drawn like these from this test set, and of these trainings; another "
             "training may differ.",
             "Scales were chosen on the same samples: optimistic for whoever had more of them." if scale is None else "",
+            baseline_note(
+                (name, at) for one in pairs for name, at in zip((one.first, one.second), one.scales, strict=True)
+            ),
+            labels_note(in_order(compared), results),
             f"Left out, for {'no training has all scores of a scale' if scale is None else 'no place is common'}: "
             f"{listed(alone, SHOWN)}."
             if alone
@@ -288,7 +298,9 @@ def ablation(results: Results) -> Table | None:
         [
             seeds_note(results),
             "Bold: the best average; the differences whose interval does not hold zero.",
+            labels_note(names, results),
             f"paper: {published.source('ablation', key)}; whole percents." if key is not None else "",
+            paper_note(results, "ablation", key) if key is not None else "",
             *(note for scale in scales for note in missing_notes(scores, [(name, scale) for name in names])),
         ],
     )
@@ -306,7 +318,7 @@ def similarities(results: Results, study: str = "places") -> Table | None:
     if not shown:
         return None
     names = list(dict.fromkeys(one.environment for one in shown))
-    header = ["Similarity", *(heading(results, name) for name in names), "Average", "Largest share right (%)"]
+    header = ["Similarity", "Average", "Largest share right (%)", *(heading(results, name) for name in names)]
     by_kind = {
         kind: [one for one in shown if one.kind == kind]
         for kind in sorted({one.kind for one in shown}, key=_kind_order)
@@ -315,15 +327,15 @@ def similarities(results: Results, study: str = "places") -> Table | None:
     for kind, several in by_kind.items():
         row = [Value(KINDS.get(kind, kind))]
         distances = {name: _distances([one for one in several if one.environment == name]) for name in names}
-        row += [Value(_two(over_seeds(by_seed))) for by_seed in distances.values()]
         whole = [seed for seed in results.seeds if all(seed in by_seed for by_seed in distances.values())]
         row.append(Value(_two(over_seeds({s: fmean(d[s] for d in distances.values()) for s in whole}))))
         right = fmean(one.truth[_largest(one.shares)] == max(one.truth) for one in several)
-        rows.append([*row, Value(percent(right))])
-    uniform = [Value("Equal shares")]
+        row.append(Value(percent(right)))
+        rows.append([*row, *(Value(_two(over_seeds(by_seed))) for by_seed in distances.values())])
     share = [1 / len(results.tasks)] * len(results.tasks)
     distances = [fmean(total_variation(share, one.truth) for one in shown if one.environment == name) for name in names]
-    rows.append([*uniform, *(Value(f"{value:.2f}") for value in (*distances, fmean(distances))), Value("")])
+    average, *each = (Value(f"{value:.2f}") for value in (fmean(distances), *distances))
+    rows.append([Value("Equal shares"), average, Value(""), *each])
     return made_table(
         "similarities-shares" if study == "places" else f"similarities-shares-{study}",
         "How far the shares are from those that the place has: total variation (0: the same, 1: no task in common)",
@@ -333,6 +345,7 @@ def similarities(results: Results, study: str = "places") -> Table | None:
             "Mean over the variants; " + seeds_note(results),
             "Largest share right: how often the task with the largest share is one that the place has most of.",
             "Equal shares: what can be said without any data of the place; what is no nearer brings nothing.",
+            labels_note(["Tunable (Label)"] if "label" in by_kind else [], results),
         ],
     )
 
@@ -446,6 +459,7 @@ def methods(results: Results) -> Table | None:
             "Average at 1, TIES at 0.55. The number is that of the method and training, whatever our row's scale."
             if paper and model is not None
             else "",
+            paper_note(results, "supplement", column) if paper and column is not None else "",
             _seeds_missing(groups.values()),
         ],
         3,

@@ -16,8 +16,10 @@ from prefmerge.lab.results import Results, Score
 from prefmerge.lab.statistics import StudyScores, by_size, compare
 from prefmerge.lab.table import Table, Value
 from prefmerge.lab.table_parts import (
+    baseline_note,
     bold_best,
     in_order,
+    labels_note,
     made_table,
     missing_notes,
     percent,
@@ -67,13 +69,15 @@ def overview(results: Results) -> Table | None:
             samples_note(scores, results, "places") + " " + seeds_note(results),
             f"Differences are to {joined(rivals)} without the prior, at the same scale: in points, with the 95 % "
             "interval over the targets, and at how many of the targets the entry is ahead. An entry that chooses its "
-            f"own scale is compared with each at its best scale on these samples. {LAST} is the last checkpoint."
+            f"own scale is compared with each at its best scale on these samples."
             if rivals
             else "",
             "The prior is made of the labels that the target shows. Without it, adapt chooses an encoder and leaves "
             "the head alone (--no-prior).",
             sees_note(names, results),
             selection_note([name for name in dict.fromkeys(names) if not name.endswith(PRIOR)], results),
+            baseline_note(shown),
+            labels_note([name for name in dict.fromkeys(names) if not name.endswith(PRIOR)], results),
             "Bold: the best of a column; differences whose interval does not hold zero.",
             *missing_notes(scores, shown),
         ],
