@@ -84,6 +84,18 @@ def test_journey_20_a_phase_that_is_over_is_not_said(capsys: pytest.CaptureFixtu
     assert "Loading" not in said
 
 
+def test_journey_20_what_is_all_done_is_not_said_again(capsys: pytest.CaptureFixture[str]):
+    with progress.counting("samples") as report:
+        report(1, 2)
+        report(2, 2)
+        time.sleep(LONG)
+    with progress.experiment() as shown:
+        shown.cells(0, 1, "")
+        shown.cells(1, 1, "a merge")
+        time.sleep(LONG)
+    assert capsys.readouterr().err.splitlines() == ["1 pieces of work, 0 of them done", "1/1 a merge"]
+
+
 def test_journey_20_the_phase_around_a_phase_is_heard_again():
     heard: list[str] = []
     with listening(heard.append), phase("opening the tasks"):

@@ -283,7 +283,10 @@ class _Lines:
     def count(self, done: int, total: int, what: str, of: str) -> None:
         left = self.pace.left(done, total, time.monotonic())
         amount = f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB" if of == "bytes" else f"{done:,} of {total:,} {of}"
-        self._now(_COUNTED, f"{f'{what}, ' if what and what != of else ''}{amount}{left}")
+        if done < total:
+            self._now(_COUNTED, f"{f'{what}, ' if what and what != of else ''}{amount}{left}")
+        else:
+            self._forget(_COUNTED)
 
     def pieces(self, done: int, total: int, what: str) -> None:
         if not what:
@@ -292,6 +295,8 @@ class _Lines:
         # The first has loading and compiling in it, so the rate is that of the others.
         left = self.pace.left(done, total, time.monotonic())
         self._line(_COUNTED, f"{done}/{total} {what}{left}", f"{done} of {total} pieces of work done")
+        if done == total:
+            self._forget(_COUNTED)
 
     def say(self, text: str) -> None:
         with self.lock:

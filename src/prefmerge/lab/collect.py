@@ -26,7 +26,7 @@ from prefmerge.lab.environments import Environment
 from prefmerge.lab.kinds import Grades, Likenesses, OnAll, R, Searched
 from prefmerge.lab.plan import Use
 from prefmerge.lab.prepare import Ready
-from prefmerge.lab.results import Results, Score, Shown, TaskScores
+from prefmerge.lab.results import SHARED, Results, Score, Shown, TaskScores
 from prefmerge.lab.samples import ids_digest
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ def _data(ready: Ready) -> dict[str, Any]:
     return {
         "data": [Path(one.name).name for one in run_config(run.folder).data],
         "scenario": run.about.get("scenario"),
-        **({"classes of several tasks": [shared, len(counts)]} if shared else {}),
+        **({SHARED: [shared, len(counts)]} if shared else {}),
     }
 
 

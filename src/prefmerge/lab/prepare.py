@@ -91,7 +91,8 @@ def planned(recipe: Experiment, out: Path, say: Say, *, force: bool = False) -> 
                     (prepared,) = _opened(one.training, [str(one.folder)], common)
                 else:
                     waiting.append((one, scenarios[one.seed]))
-                    prepared = Prepared(_as_planned(one, scenarios[one.seed]), one.seed, "not trained yet")
+                    waits = f"{one.folder.name}, not trained yet"
+                    prepared = Prepared(_as_planned(one, scenarios[one.seed]), one.seed, waits)
                 several.setdefault(one.training, []).append(prepared)
             runs = {training: tuple(ones) for training, ones in several.items()}
     if recipe.needs_held_out:

@@ -27,7 +27,7 @@ from prefmerge.ground import atomic
 from prefmerge.ground.words import counted
 from prefmerge.lab import figures, findings, tables, target_tables
 from prefmerge.lab.figures import Picture
-from prefmerge.lab.results import Results
+from prefmerge.lab.results import SHARED, Results
 from prefmerge.lab.statistics import StudyScores
 from prefmerge.lab.table import HINT, Table, marked
 from prefmerge.lab.table_parts import scales_of
@@ -210,7 +210,7 @@ def _how(results: Results) -> Chapter:
         f"{', '.join(results.scales)}.",
     ]
     for key, value in results.about.items():
-        if key != "recipe":
+        if key not in ("recipe", SHARED):
             said.append(f"{key.capitalize()}: {_flat(value)}.")
     recipe = results.about.get("recipe")
     return Chapter(

@@ -19,6 +19,7 @@ from prefmerge.lab.environments import Environment
 from prefmerge.lab.manifest import read_environment
 
 FORMAT = "prefmerge-results/1"
+SHARED = "classes of several tasks"  # in `about`: how many there are, and of how many
 
 
 @dataclass(frozen=True)

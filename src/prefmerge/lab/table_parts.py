@@ -12,7 +12,7 @@ from typing import Any
 from prefmerge.ground.words import joined, listed
 from prefmerge.lab import published
 from prefmerge.lab.entries import KNOWN, PRIOR, RELEASED, stem_of
-from prefmerge.lab.results import Results
+from prefmerge.lab.results import SHARED, Results
 from prefmerge.lab.statistics import SHOWN, Difference, Mean, StudyScores, by_size
 from prefmerge.lab.table import Table, Value
 from prefmerge.plotting import METHODS
@@ -182,7 +182,7 @@ def baseline_note(rows: Iterable[tuple[str, str]], one: str = "Baseline") -> str
 
 def labels_note(methods: Iterable[str], results: Results) -> str:
     """What labels cannot tell where tasks share their classes, and of which rows that is so."""
-    shared, count = results.about.get("classes of several tasks") or (0, 0)
+    shared, count = results.about.get(SHARED) or (0, 0)
     own = {one["name"] for one in _own_methods(results) if one.get("similarity") == "label"}
     by_labels = [name for name in methods if name in own or any(name.startswith(start) for start in LABELLED)]
     if not shared or not by_labels:
