@@ -153,7 +153,9 @@ SEVERAL: list[tuple[str, Any]] = [(title, spec) for title, spec, _ in SPECS if l
 @pytest.mark.parametrize(("title", "spec"), SEVERAL, ids=[title for title, _ in SEVERAL])
 def test_journey_16_each_scale_of_an_older_cell_is_taken(tmp_path: Path, title: str, spec: Spec[Any]):
     out = folder(tmp_path)
-    whole = cell(title, spec).load(out).to_json()
+    kept = cell(title, spec).load(out)
+    assert kept is not None
+    whole = kept.to_json()
     for scale in ("0.5", "1.0"):
         one = cell(title, replace(spec, scales=(scale,)))  # pyright: ignore[reportArgumentType]
         assert one.key not in KEPT
