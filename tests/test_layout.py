@@ -18,6 +18,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "prefmerge"
 FILES = sorted(SOURCE.rglob("*.py"))
 # From bottom to top: a module may import from its own row and the rows before it.
 LAYERS = [
+    "shown",
     "errors",
     "version",
     "ground",

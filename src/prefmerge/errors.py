@@ -32,11 +32,18 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 
+from prefmerge import shown
+
 
 class PrefmergeError(Exception):
-    """Base of the tree. `exit_code` is what the command line exits with."""
+    """Base of the tree. `exit_code` is what the command line exits with. As text it is one message that is safe to
+    show, of at most `shown.LONGEST` characters.
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return shown.message(super().__str__())
 
 
 class CheckpointError(PrefmergeError):

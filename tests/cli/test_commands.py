@@ -411,7 +411,7 @@ def test_ctrl_c_leaves_nothing(call: Call, folder: Path, monkeypatch: pytest.Mon
     before = contents(folder)
     done = call(f"merge {THREE} -o out/deep.safetensors --threads 1")
     assert pressed
-    assert (done.code, done.stdout, done.stderr) == (130, "", "error: interrupted; nothing was written.\n")
+    assert (done.code, done.stdout, done.stderr) == (130, "", "error: interrupted; nothing is left half written.\n")
     assert contents(folder) == before
 
 
@@ -448,7 +448,7 @@ def test_progress_is_drawn_on_a_terminal_only(
 def test_the_word_error_is_red_on_a_terminal_only(
     call: Call, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prefmerge.cli.app import say_error
+    from prefmerge.cli.screen import say_error
 
     say_error("no [bold]way[/bold]")
     assert capsys.readouterr().err == "error: no [bold]way[/bold]\n"

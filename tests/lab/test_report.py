@@ -17,7 +17,7 @@ from prefmerge.ground import atomic
 from prefmerge.lab import figures, findings, report
 from prefmerge.lab.results import Results, Score, Shown, TaskScores
 from prefmerge.lab.statistics import Difference
-from prefmerge.lab.table import marked
+from prefmerge.shown import marked
 from tests.lab.made import KINDS, made, places, pools
 
 pytest.importorskip("matplotlib", reason="figures need the extra plot")

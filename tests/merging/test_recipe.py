@@ -464,7 +464,7 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"recipe .*gone\.yaml does not exist\.$"):
         read_recipe(tmp_path / "gone.yaml")
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(RecipeError, match="cannot be read as text"):
+    with pytest.raises(RecipeError, match="this is not YAML: it is no UTF-8 text"):
         read_recipe(tmp_path / "bytes.yaml")
 
 

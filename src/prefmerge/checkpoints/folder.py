@@ -11,7 +11,6 @@ folder is meant (`layouts`), LoRA adapters, hub ids, GGUF, TensorFlow and Flax w
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -25,11 +24,12 @@ import numpy as np
 from prefmerge.checkpoints.input_file import NO_FILE, InputFile
 from prefmerge.checkpoints.layouts import LONGEST, Meant, file_names, is_weights, meant
 from prefmerge.checkpoints.names import INDEX_SUFFIX, TORCH_SUFFIXES, is_index
-from prefmerge.checkpoints.paths import name_of, split_key
+from prefmerge.checkpoints.paths import expanded, name_of, split_key
 from prefmerge.checkpoints.protocol import Checkpoint, TensorInfo
 from prefmerge.checkpoints.safetensors_file import SafetensorsFile
 from prefmerge.checkpoints.torch_file import is_torch_file, open_torch_file
 from prefmerge.errors import CheckpointCorrupt, CheckpointNotFound
+from prefmerge.ground import jsons
 from prefmerge.ground.brief import brief
 from prefmerge.ground.words import listed
 
@@ -102,7 +102,7 @@ def open_checkpoint(path: str | Path, *, name: str | None = None) -> Checkpoint:
     `name` is what messages and receipts call it: the file's stem, or the folder's name, when not given. Only headers
     are read. Raises CheckpointNotFound, CheckpointCorrupt, UnsupportedDtype, UnsafePickle, MissingExtra.
     """
-    path, key = split_key(Path(path).expanduser())
+    path, key = split_key(expanded(path))
     if path.is_dir():
         if key is not None:
             raise CheckpointNotFound(f"{path}#{key}: {path} is a folder. Name the file in it that has {key!r}.")
@@ -279,8 +279,8 @@ def _open_shards(path: Path, first: Path, name: str) -> Folder:
 def _read_index(index: Path) -> dict[str, str]:
     """tensor -> file name, from an index whose names all stay in its folder."""
     try:
-        content: Any = json.loads(index.read_bytes())
-    except (ValueError, RecursionError) as error:
+        content: Any = jsons.foreign(index)
+    except (OSError, ValueError) as error:
         raise CheckpointCorrupt(f"{index}: not JSON ({error}). Download it again.") from None
     placed = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(placed, dict) or not placed or not all(isinstance(file, str) for file in placed.values()):
@@ -342,8 +342,5 @@ def _tied_and_not_there(index: Path, placed: Mapping[str, str], parts: Mapping[s
 
 def _is_untied(config: Path) -> bool:
     """Whether a model's configuration says that its head and its embeddings are two."""
-    try:
-        content: Any = json.loads(config.read_bytes()) if config.is_file() else None
-    except (OSError, ValueError, RecursionError):
-        return False
+    content: Any = jsons.peek(config)
     return isinstance(content, dict) and content.get("tie_word_embeddings") is False

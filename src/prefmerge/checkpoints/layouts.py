@@ -12,15 +12,15 @@ others: they count as long as they are names of sub-folders. Cost: a few listing
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from prefmerge.checkpoints.names import TORCH_SUFFIXES, indexed, is_index
 from prefmerge.errors import CheckpointNotFound
+from prefmerge.ground import jsons
+from prefmerge.ground.disk import read_text_file
 from prefmerge.ground.words import joined, listed
 
 SHOWN = 6
@@ -128,7 +128,7 @@ def _snapshot(folder: Path) -> Path | None:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")[:200].strip() if path.is_file() else ""
+        return read_text_file(path, 4096).decode("utf-8")[:200].strip()
     except (OSError, UnicodeDecodeError):
         return ""
 
@@ -186,16 +186,9 @@ def _which(folder: Path, what: str, modules: list[str]) -> str:
     )
 
 
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes()) if path.is_file() else None
-    except (OSError, ValueError, RecursionError):
-        return None
-
-
 def _modules_of_diffusers(folder: Path) -> list[str] | None:
     """The modules that model_index.json names and that are there; None where it is absent or something else."""
-    content = _json(folder / "model_index.json")
+    content = jsons.peek(folder / "model_index.json")
     if not isinstance(content, dict):
         return None
     named = [key for key, value in content.items() if isinstance(value, list) and len(value) == 2 and all(value)]
@@ -204,7 +197,7 @@ def _modules_of_diffusers(folder: Path) -> list[str] | None:
 
 def _modules_of_sentence_transformers(folder: Path) -> dict[str, str]:
     """Path in the folder -> type, of the modules that modules.json names."""
-    content = _json(folder / "modules.json")
+    content = jsons.peek(folder / "modules.json")
     rows = [row for row in content if isinstance(row, dict)] if isinstance(content, list) else []
     pairs = [(row.get("path"), row.get("type")) for row in rows]
     modules = {path: kind if isinstance(kind, str) else "" for path, kind in pairs if isinstance(path, str)}
@@ -270,7 +263,7 @@ def _several(folder: Path, candidates: list[str]) -> str:
     ordered = sorted(candidates, key=lambda name: (int((re.findall(r"\d+", name) or ["0"])[-1]), name))
     hint = ""
     for state in (folder / "trainer_state.json", folder / ordered[-1] / "trainer_state.json"):
-        best = (_json(state) or {}).get("best_model_checkpoint") if isinstance(_json(state), dict) else None
+        best = (jsons.peek(state) or {}).get("best_model_checkpoint") if isinstance(jsons.peek(state), dict) else None
         if isinstance(best, str) and Path(best).name in candidates:
             hint = f" Its trainer calls {Path(best).name} the best."
             break

@@ -34,9 +34,14 @@ def split_key(path: str | Path) -> tuple[Path, str | None]:
     return Path(text), None
 
 
+def expanded(path: str | Path) -> Path:
+    """The path with `~` replaced by the home of the user that it names; as it is where there is no such user."""
+    return Path(os.path.expanduser(path))
+
+
 def is_there(path: str | Path) -> bool:
     """Whether the file or folder that `path` names, with or without a key, is there."""
-    return split_key(Path(path).expanduser())[0].exists()
+    return os.path.exists(split_key(expanded(path))[0])
 
 
 def name_of(path: Path) -> str:
@@ -78,7 +83,7 @@ def names_of(paths: Sequence[str | Path], given: Sequence[str | None]) -> list[s
 
 def _apart(paths: Sequence[str | Path]) -> Iterator[list[str]]:
     """Lists of names for checkpoints that are called alike, the shortest first."""
-    split = [split_key(Path(path).expanduser()) for path in paths]
+    split = [split_key(expanded(path)) for path in paths]
     yield [key or "" for _, key in split]
     parents = [Path(os.path.abspath(path)).parts[-2:0:-1] for path, _ in split]
     levels = range(max(map(len, parents)))

@@ -7,7 +7,6 @@ Cost: the names, and config.json where there is one. Not here: formats that cann
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from prefmerge.checkpoints.folder import Folder
 from prefmerge.checkpoints.names import INDEX_SUFFIX
 from prefmerge.checkpoints.protocol import Checkpoint, TensorInfo
+from prefmerge.ground import jsons
 
 CONFIG_KEYS = ("quantization_config", "compression_config", "quantization")  # the last one: MLX
 CONFIG_FILES = ("quantize_config.json", "quant_config.json")  # AutoGPTQ, AutoAWQ
@@ -101,8 +101,5 @@ def _of(prefix: str, part: Mapping[str, Any]) -> list[str]:
 
 def _object(path: Path) -> dict[str, Any]:
     """The JSON object in a file; empty where there is none: what cannot be read is no sign."""
-    try:
-        content: Any = json.loads(path.read_bytes()) if path.is_file() else None
-    except (OSError, ValueError, RecursionError):
-        return {}
+    content: Any = jsons.peek(path)
     return content if isinstance(content, dict) else {}

@@ -28,7 +28,10 @@ from prefmerge.checkpoints.paths import name_of
 from prefmerge.checkpoints.protocol import TensorInfo
 from prefmerge.errors import CheckpointCorrupt, UnsupportedDtype
 from prefmerge.ground.brief import brief
+from prefmerge.shown import value
 
+MOST_DIMENSIONS = 64
+SLACK = 100_000  # brackets or commas that may be there whatever the size of a header
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 METADATA_KEY = "__metadata__"
 
@@ -119,6 +122,9 @@ def _read_header(path: Path, file: InputFile) -> tuple[bytes, int]:
 
 
 def _parse(path: Path, text: bytes) -> dict[str, Any]:
+    # A tensor takes 50 bytes and more, three brackets and a few commas. A header of nothing else takes gigabytes.
+    if text.count(b"[") + text.count(b"{") > len(text) // 12 + SLACK or text.count(b",") > len(text) // 8 + SLACK:
+        _corrupt(path, "its header holds more lists and numbers than tensors need")
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=_object_without_duplicates)
     except _DuplicateNameError as error:
@@ -136,15 +142,15 @@ class _DuplicateNameError(Exception):
 
 def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     entries: dict[str, Any] = {}
-    for key, value in pairs:
+    for key, entry in pairs:
         if key in entries:
-            raise _DuplicateNameError(key)
-        entries[key] = value
+            raise _DuplicateNameError(key[:200])
+        entries[key] = entry
     return entries
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+def _is_count(number: Any) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 1 << 63
 
 
 def _check_header(
@@ -153,7 +159,7 @@ def _check_header(
     """Tensors sorted by name, their offsets in the file, and the metadata, once everything the header says is
     consistent."""
     metadata = header.pop(METADATA_KEY, None) or {}
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         _corrupt(path, f"its {METADATA_KEY} is not an object of strings")
     tensors: dict[str, TensorInfo] = {}
     spans: list[tuple[int, int, str]] = []
@@ -184,20 +190,22 @@ def _check_entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int, in
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         _corrupt(path, f"its header gives tensor {name!r} no dtype, shape and data_offsets")
     code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(shape, list) or not all(map(_is_count, shape)):
-        _corrupt(path, f"its header gives tensor {name!r} the shape {shape!r}")
+    if not isinstance(shape, list) or not all(map(_is_count, shape)) or len(shape) > MOST_DIMENSIONS:
+        _corrupt(path, f"its header gives tensor {name!r} the shape {value(shape)}")
     if (
         not isinstance(offsets, list)
         or len(offsets) != 2
         or not all(map(_is_count, offsets))
         or offsets[0] > offsets[1]
     ):
-        _corrupt(path, f"its header gives tensor {name!r} the data_offsets {offsets!r}")
+        _corrupt(path, f"its header gives tensor {name!r} the data_offsets {value(offsets)}")
     if not isinstance(code, str) or code not in DTYPES:
         raise UnsupportedDtype(
-            f"{path}: tensor {name!r} has dtype {code!r}, which prefmerge cannot read. "
+            f"{path}: tensor {name!r} has dtype {value(code)}, which prefmerge cannot read. "
             "Convert the checkpoint to float32, float16 or bfloat16 first."
         )
+    if sum(size.bit_length() for size in shape) > 128 and 0 not in shape:  # before any arithmetic with it
+        _corrupt(path, f"its header gives tensor {name!r} the shape {value(shape)}, more than any file holds")
     info = TensorInfo(name, DTYPES[code], tuple(shape))
     begin, end = offsets
     if end - begin != info.nbytes:

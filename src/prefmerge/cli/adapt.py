@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prefmerge.cli import options as o
+from prefmerge.cli import screen
 from prefmerge.cli.app import command
 from prefmerge.cli.of_target import flags_of, parameters, typed
 from prefmerge.ground.words import listed
@@ -83,9 +84,7 @@ def adapted(made: Adapted) -> None:
     from rich import box
     from rich.table import Table
 
-    from prefmerge.cli import show
-
-    console = show._console()
+    console = screen.console()
     shares = made.evidence.shares
     console.print(f"The target, by {_source(made)}:")
     order = sorted(range(len(shares.names)), key=lambda t: -shares.shares[t])

@@ -18,9 +18,9 @@ def checked(done: Checked) -> None:
     from rich import box
     from rich.table import Table
 
-    from prefmerge.cli import show
+    from prefmerge.cli import screen
 
-    console, moved, shares = show._console(), done.moved, done.shares
+    console, moved, shares = screen.console(), done.moved, done.shares
     earlier = done.earlier.data
     console.print(
         f"The target by {shares.samples:,} {shares.source}, and the mix that {done.earlier.file.parent} was adapted to "

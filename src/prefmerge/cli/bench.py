@@ -79,7 +79,7 @@ def bench(
 
 def _dry_run(asked: Experiment, out: Path, jobs: int, force: bool, json: bool) -> None:
     """Say what would be done, write nothing. Raises PrefmergeError where the model cannot be opened."""
-    from prefmerge.cli import progress, show
+    from prefmerge.cli import progress, screen, show
     from prefmerge.lab.forecast import forecast
     from prefmerge.lab.prepare import planned
 
@@ -88,11 +88,9 @@ def _dry_run(asked: Experiment, out: Path, jobs: int, force: bool, json: bool) -
     if json:
         show.as_json(ahead.to_json())
     else:
-        if ahead.to_do:
-            print("To do:")
-        for cell in ahead.to_do:
-            print(f"  {cell.called}")
-        print("\n".join(ahead.lines()))
+        lines = ["To do:", *(f"  {cell.called}" for cell in ahead.to_do)] if ahead.to_do else []
+        for line in (*lines, *ahead.lines()):
+            screen.console().print(line, soft_wrap=True)
     if ahead.measured.problem is not None:
         raise PrefmergeError(f"the experiment cannot be done here: {ahead.measured.problem}.")
 
@@ -102,10 +100,10 @@ def _done(results: Results, out: Path, written: list[Path]) -> None:
     from rich import box
     from rich.table import Table
 
-    from prefmerge.cli import show
+    from prefmerge.cli import screen
     from prefmerge.lab import tables
 
-    console = show._console()
+    console = screen.console()
     for scale in results.scales:
         table = tables.environments(results, scale)
         if table is None:

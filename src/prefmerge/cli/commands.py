@@ -13,6 +13,7 @@ import typer.main
 from typer.core import TyperGroup
 
 from prefmerge.cli.app import app
+from prefmerge.cli.ending import ending, open_streams, safe_to_show
 from prefmerge.ground.words import did_you_mean
 
 COMMANDS = {  # in the order of the help: the module that has the command, and what it does
@@ -48,6 +49,14 @@ class Commands(TyperGroup):
             self.commands.update(typer.main.get_group(app).commands)
         return self.commands.get(cmd_name)
 
+    def make_context(self, *args: Any, **given: Any) -> Any:
+        with safe_to_show():
+            return super().make_context(*args, **given)
+
+    def invoke(self, ctx: Any) -> Any:
+        with ending(ctx), safe_to_show():
+            return super().invoke(ctx)
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, phrase) for name, (_, phrase) in COMMANDS.items()])
@@ -55,6 +64,7 @@ class Commands(TyperGroup):
 
 def main() -> None:
     """The script `prefmerge`."""
+    open_streams()
     app(prog_name="prefmerge")
 
 

@@ -192,9 +192,9 @@ def _labelled(sets: list[Measured], run: Path | None, against: Sequence[Path]) -
 
 def _show(sets: Sequence[Measured], by: By, pictures: Sequence[Path]) -> None:
     from prefmerge.analysis import findings
-    from prefmerge.cli import show
+    from prefmerge.cli import screen, show
 
-    console = show._console()
+    console = screen.console()
 
     def table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], said: str) -> None:
         console.print(title, soft_wrap=True)

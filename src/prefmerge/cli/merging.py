@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +11,7 @@ import typer
 from prefmerge.cli import options as o
 from prefmerge.cli.app import command
 from prefmerge.cli.derived import given_flags, of_a_merge
+from prefmerge.cli.screen import say
 from prefmerge.errors import MethodError, UsageError, require_one_source
 from prefmerge.ground.words import flag
 from prefmerge.merging.parameters import METHOD
@@ -151,7 +151,7 @@ def _note_what_belongs_to_it(flags: dict[str, Any]) -> None:
         return  # a file without them; whoever reads the preference says what is wrong with it
     if lacking:
         words = " ".join(f"{flag(name)} {value}" for name, value in lacking.items())
-        print(f"note: {spec[1:]} was found together with {words}; add these to make that model.", file=sys.stderr)
+        say(f"note: {spec[1:]} was found together with {words}; add these to make that model.")
 
 
 def of_run(folder: Path) -> Recipe:

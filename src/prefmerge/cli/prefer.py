@@ -70,9 +70,9 @@ def preferred(made: Preferred, out: Path | None) -> None:
     from rich import box
     from rich.table import Table
 
-    from prefmerge.cli import show
+    from prefmerge.cli import screen
 
-    console = show._console()
+    console = screen.console()
     plain = console.options.ascii_only
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("task", overflow="fold")

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from prefmerge.cli.screen import console, say
 from prefmerge.ground.progress import listening
 from prefmerge.ground.words import duration
 
@@ -64,7 +65,6 @@ def _shown(*columns: str, transient: bool = True) -> Iterator[Shown]:
             yield lines
         return
     from rich import progress
-    from rich.console import Console
 
     known: dict[str, Callable[[], Any]] = {
         "what": lambda: progress.TextColumn("{task.description}", markup=False),
@@ -75,7 +75,7 @@ def _shown(*columns: str, transient: bool = True) -> Iterator[Shown]:
         "left": progress.TimeRemainingColumn,
     }
     made = [known[one]() if one in known else progress.TextColumn(one, markup=False) for one in columns]
-    with progress.Progress(*made, console=Console(stderr=True, markup=False), transient=transient) as drawn:
+    with progress.Progress(*made, console=console(stderr=True), transient=transient) as drawn:
         bars = _Bars(drawn)
         with listening(bars.phase):
             yield bars
@@ -300,7 +300,7 @@ class _Lines:
 
     def say(self, text: str) -> None:
         with self.lock:
-            print(text, file=sys.stderr, flush=True)
+            say(text)
 
     def training(self, now: TrainingProgress, run: str = "") -> None:
         if now.note is not None:
@@ -350,7 +350,7 @@ class _Lines:
 
     def _print(self, job: _Job, text: str, now: float) -> None:
         job.printed, job.due = job.text, now + EVERY
-        print(text, file=sys.stderr, flush=True)
+        say(text)
 
 
 def _task(now: TrainingProgress) -> str:

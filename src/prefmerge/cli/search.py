@@ -56,9 +56,9 @@ def by_score(result: SearchOutcome, folder: SearchFolder) -> None:
     from rich import box
     from rich.table import Table
 
-    from prefmerge.cli import show
+    from prefmerge.cli import screen
 
-    console = show._console()
+    console = screen.console()
     if result.decision.rows:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
         table.add_column("model", overflow="fold")
@@ -91,9 +91,9 @@ def by_accuracy(result: SearchResult, folder: SearchFolder, line: str) -> None:
     from rich import box
     from rich.table import Table
 
-    from prefmerge.cli import show
+    from prefmerge.cli import screen
 
-    console = show._console()
+    console = screen.console()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for title in ("", "ranked the trials", "held out"):
         table.add_column(title, overflow="fold")

@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from prefmerge.cli import screen
 from prefmerge.ground.words import listed
 from prefmerge.methods import declared
 from prefmerge.methods.parameters import PREFERENCE, SEQUENTIAL
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from prefmerge.analysis import Inventory, OwnedRow, Ownership
     from prefmerge.merging.plan import Plan
     from prefmerge.merging.receipt import Receipt
@@ -30,16 +32,9 @@ if TYPE_CHECKING:
     from prefmerge.models.matrix import MatrixReport
     from prefmerge.runs import Run
 
-WIDTH_OF_A_PIPE = 200  # columns; where nobody looks, tables are not folded
 MOST_TASKS = 8  # columns; beyond that a layer shows its largest owners
 LARGEST = 4
 MOST_PASSES = 3  # columns; a merge with more passes shows the last ones summed
-
-
-def _console() -> Console:
-    # Markup would eat [brackets] in names; the highlighter would colour digits in them.
-    width = None if sys.stdout.isatty() else WIDTH_OF_A_PIPE
-    return Console(width=width, markup=False, highlight=False, emoji=False)
 
 
 def as_json(data: Any) -> None:
@@ -54,12 +49,12 @@ def say_compiling() -> None:
     compiled = kernels.compiled()  # where they cannot be kept, a note about that comes here, before any progress
     if sys.stderr.isatty() and not compiled:
         once = "" if compiled is None else ", once on this machine"
-        print(f"Compiling the kernels{once}: a few seconds.", file=sys.stderr)
+        screen.say(f"Compiling the kernels{once}: a few seconds.")
 
 
 def trained(run: Run) -> None:
     """What a run holds, and what can be done with it."""
-    console = _console()
+    console = screen.console()
     table = Table("task", "classes", "samples", "checkpoint", box=box.SIMPLE)
     for task in run.tasks:
         table.add_row(task.name, listed(task.classes, 3), f"{sum(task.label_counts.values()):,}", task.file)
@@ -86,7 +81,7 @@ def evaluated(evaluation: Evaluation) -> None:
     for name, samples, agnostic, aware in evaluation.rows():
         table.add_row(name, f"{samples:,}", _percent(agnostic), _percent(aware))
     low, high = evaluation.to_json()["overall"]["interval"]
-    console = _console()
+    console = screen.console()
     _say_samples(console, evaluation.about)
     console.print(table)
     console.print(
@@ -110,7 +105,7 @@ def over_seeds(means: Mapping[str, Any]) -> None:
     for row in rows:
         spread = [f"{_percent(row[k]['mean'])} ± {100 * row[k]['std']:.1f}" for k in ("agnostic", "aware")]
         table.add_row(row["name"], *spread)
-    console = _console()
+    console = screen.console()
     _say_samples(console, means)
     console.print(table)
     console.print(f"Mean ± standard deviation over {means['runs']} runs, in percent.")
@@ -118,7 +113,7 @@ def over_seeds(means: Mapping[str, Any]) -> None:
 
 def matrix(report: MatrixReport) -> None:
     """Every checkpoint of a run on every task, and what that says of forgetting."""
-    console = _console()
+    console = screen.console()
     _say_samples(console, report.about)
     for knowing, title in (("agnostic", "Among all classes"), ("aware", "Among the task's own classes")):
         table = Table("after", *report.tasks, "mean", "overall", title=title, title_justify="left", box=box.SIMPLE)
@@ -136,7 +131,7 @@ def merged(receipt: Receipt, recipe: Recipe, out: Path) -> None:
     """What a merge did, from its receipt."""
     from prefmerge.outputs.write import find_receipt
 
-    console = _console()
+    console = screen.console()
     elements, gap = receipt.elements, receipt.totals.gap
     if receipt.owned is not None:
         console.print(_owners(receipt, receipt.owned))
@@ -157,7 +152,7 @@ def merged(receipt: Receipt, recipe: Recipe, out: Path) -> None:
 
 def say_adapt(inputs: str, target: str = "--labels FILE") -> None:
     """One line: what would choose the model by measurement."""
-    _console().print(
+    screen.console().print(
         f"To choose by measurement, and to see how good the model will be: prefmerge adapt {inputs} {target} -o OUT",
         soft_wrap=True,
     )
@@ -165,7 +160,7 @@ def say_adapt(inputs: str, target: str = "--labels FILE") -> None:
 
 def planned(plan: Plan, recipe: Recipe) -> None:
     """What a merge would do."""
-    console = _console()
+    console = screen.console()
     data = plan.to_json()
     headings, rows = ["task", "file", "share"], []
     for task in data["tasks"]:
@@ -189,7 +184,7 @@ def planned(plan: Plan, recipe: Recipe) -> None:
 
 def verified(report: VerifyReport) -> None:
     """What was checked."""
-    console = _console()
+    console = screen.console()
     for line in report.passed:
         console.print(f"ok       {line}", soft_wrap=True)
     for line in report.skipped:
@@ -203,7 +198,7 @@ def inspected(result: Ownership | Inventory, png: Path | None) -> None:
     """Ownership per layer, or a checkpoint's tensors."""
     from prefmerge.analysis import Ownership
 
-    console = _console()
+    console = screen.console()
     if isinstance(result, Ownership):
         _ownership(console, result)
     else:

@@ -23,13 +23,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from prefmerge.ground.disk import names, remove, sync, sync_path
-from prefmerge.ground.locks import claim, lock
+from prefmerge.ground.locks import claim, lock, release_all
 
 _AT_FDCWD = -100  # Linux fcntl.h: paths are relative to the working directory
 _FLAGS = {
     "linux": {"exclusive": 1, "exchange": 2},
     "darwin": {"exclusive": 4, "exchange": 2},
 }  # RENAME_NOREPLACE, RENAME_EXCL, ...
+_made: set[Path] = set()  # the work folders of this process, from before they are there until they are given up
 _CANNOT = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
@@ -103,6 +104,7 @@ class WorkFolder:
         self.release()
 
     def release(self) -> None:
+        _made.discard(self.path)
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -112,12 +114,24 @@ def make_work_folder(target: Path) -> WorkFolder:
     """A new, empty, locked folder beside `target`."""
     while True:
         path = target.with_name(f".{target.name}.prefmerge-{secrets.token_hex(6)}.tmp")
+        _made.add(path)
         path.mkdir()
         fd = os.open(path, os.O_RDONLY)
         lock(fd, wait=True)  # a file system without locks: nobody will take the folder for a stale one either
         if names(path, fd):
             return WorkFolder(path, fd)
-        os.close(fd)  # another process found the folder before it was locked, and removed it as stale
+        os.close(fd)  # another process came upon the folder before it was locked, and removed it as stale
+        _made.discard(path)
+
+
+def discard_all() -> None:
+    """Remove what this process still has beside its targets: an exception that comes from outside, as Ctrl-C does, may
+    come between the making of a folder and the code that looks after it.
+    """
+    for path in list(_made):
+        remove(path)
+    _made.clear()
+    release_all()
 
 
 def _left_behind(target: Path, suffix: str) -> list[Path]:

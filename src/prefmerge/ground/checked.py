@@ -16,17 +16,18 @@ from pydantic import TypeAdapter, ValidationError
 
 from prefmerge.errors import PrefmergeError
 from prefmerge.ground.words import did_you_mean
+from prefmerge.shown import bounded, value
 
 T = TypeVar("T")
-MOST = 20  # errors that one message lists
+MOST = 8  # errors that one message lists
 
 
-def checked(kind: type[T], value: Any, where: object, refusal: type[PrefmergeError], advice: str = "") -> T:
-    """`value` as pydantic reads it into `kind`, a model or a dataclass. Raises `refusal`: a line for each error, with
+def checked(kind: type[T], given: Any, where: object, refusal: type[PrefmergeError], advice: str = "") -> T:
+    """`given` as pydantic reads it into `kind`, a model or a dataclass. Raises `refusal`: a line for each error, with
     `where` before it, and `advice` after the last.
     """
     try:
-        return _reader(kind).validate_python(value)
+        return _reader(kind).validate_python(given)
     except ValidationError as error:
         lines = list(_complaints(error, kind))
         more = [f"and {len(lines) - MOST} more errors."] if len(lines) > MOST else []
@@ -38,7 +39,7 @@ def _complaints(error: ValidationError, root: type[Any]) -> Iterator[str]:
     for one in errors:
         if one["type"] == "too_short" and any(len(other["loc"]) > len(one["loc"]) for other in errors):
             continue  # what is inside it is wrong, and counts as absent
-        at = ".".join(str(part) for part in one["loc"]) or "the top level"
+        at = bounded(".".join(str(part) for part in one["loc"]), 200) or "the top level"
         if one["type"] == "extra_forbidden":
             keys = _keys(root, one["loc"][:-1])
             hint = did_you_mean(str(one["loc"][-1]), keys) or f" Known: {', '.join(keys)}."
@@ -46,10 +47,10 @@ def _complaints(error: ValidationError, root: type[Any]) -> Iterator[str]:
         elif one["type"] == "missing":
             yield f"{at!r} is missing."
         elif one["type"] in ("model_type", "dataclass_type"):
-            yield f"{at}: expected keys with values, found {one['input']!r}."
+            yield f"{at}: expected keys with values, found {value(one['input'])}."
         else:
             message = str(one["msg"]).removeprefix("Value error, ")
-            shown = "" if isinstance(one["input"], dict) else f", found {one['input']!r}"
+            shown = "" if isinstance(one["input"], dict) else f", found {value(one['input'])}"
             yield f"{at}: {message[0].lower() + message[1:]}{shown}."
 
 

@@ -4,6 +4,7 @@
     make_parents(p)      p and the folders above it; returned are those that were missing
     names(p, fd)         whether p still leads to what fd has open
     remove(p)            a folder, a file or a link, as far as it goes
+    read_text_file(p)    the bytes of a small file; no pipe, no device, not more than there may be
 
 Cost: system calls; `sync` waits for the disk. POSIX only.
 """
@@ -11,10 +12,34 @@ Cost: system calls; `sync` waits for the disk. POSIX only.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
+import stat
 from pathlib import Path
+
+MOST_TEXT = 1 << 27  # bytes; a receipt takes some hundreds for each tensor
+
+
+def read_text_file(path: str | os.PathLike[str], most: int = MOST_TEXT) -> bytes:
+    """The bytes of a file that people or programs write as text. Raises OSError, also for what is no file (a pipe may
+    wait for ever, a device may never end), for more than `most` bytes, and for a path that no file can have.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except ValueError as error:  # a NUL in it, or half of a surrogate pair
+        raise FileNotFoundError(errno.ENOENT, "no file can be called so", os.fspath(path)) from error
+    with open(fd, "rb") as file:
+        status = os.fstat(fd)
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is a pipe, a device or the like, not a file", os.fspath(path))
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", os.fspath(path))
+    return content
 
 
 def sync(fd: int) -> None:

@@ -16,6 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from prefmerge.ground import atomic
+from prefmerge.ground.disk import read_text_file
+
+DEEPEST = 64  # levels of lists and objects
+MOST = 1 << 22  # lists and objects
 
 
 class NotJson(ValueError):
@@ -40,20 +44,64 @@ def write(path: Path, value: Any, *, indent: int | None = 1, replace: bool = Tru
 
 def read(path: Path, *, nan: bool = False) -> Any:
     """The value in a file. Raises OSError, NotJson."""
-    return decoded(path.read_bytes(), nan=nan)
+    return decoded(read_text_file(path), nan=nan)
 
 
 def decoded(content: bytes | str, *, nan: bool = False) -> Any:
     """The value that a text spells; a byte order mark before it is skipped. Raises NotJson."""
     try:
         text = content if isinstance(content, str) else content.decode("utf-8-sig")
-        return json.loads(text, object_pairs_hook=_object, parse_constant=None if nan else _no_number)
+        _few(text)
+        return shallow(json.loads(text, object_pairs_hook=_object, parse_constant=None if nan else _no_number))
     except NotJson:
         raise
     except RecursionError as error:
         raise NotJson("it is nested too deeply") from error
     except ValueError as error:
         raise NotJson(str(error)) from error
+
+
+def foreign(path: Path) -> Any:
+    """The value in a file of another program, as Python reads it: of a key that is there twice, the last. Raises
+    OSError, NotJson.
+    """
+    try:
+        content = read_text_file(path)
+        text = content.decode(json.detect_encoding(content), "surrogatepass")
+        _few(text)
+        return shallow(json.loads(text))
+    except RecursionError as error:
+        raise NotJson("it is nested too deeply") from error
+    except NotJson:
+        raise
+    except ValueError as error:
+        raise NotJson(str(error)) from error
+
+
+def peek(path: Path) -> Any:
+    """The same, or None where there is no such file or no JSON in it: what cannot be read says nothing."""
+    try:
+        return foreign(path)
+    except (OSError, NotJson):
+        return None
+
+
+def shallow(value: Any) -> Any:
+    """The value, if its lists and objects lie in one another at most `DEEPEST` levels deep, which whoever walks it may
+    rely on. Raises NotJson.
+    """
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [
+            part
+            for whole in level
+            if isinstance(whole, dict | list)
+            for part in (whole.values() if isinstance(whole, dict) else whole)
+            if isinstance(part, dict | list)
+        ]
+        if not level:
+            return value
+    raise NotJson("it is nested too deeply")
 
 
 def laid_out(value: Any, indent: str = "") -> str:
@@ -68,11 +116,18 @@ def laid_out(value: Any, indent: str = "") -> str:
     return f"{opening}{','.join(lines)}\n{indent}{closing}"
 
 
+def _few(text: str) -> None:
+    """Raise NotJson where the lists and objects would take gigabytes."""
+    if text.count("[") + text.count("{") > MOST:
+        raise NotJson(f"it has more than {MOST:,} lists and objects")
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
         names = [name for name, _ in pairs]
-        raise NotJson(f"the key {next(name for name in names if names.count(name) > 1)!r} is there twice")
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise NotJson(f"the key {twice[:200]!r} is there twice")
     return made
 
 

@@ -37,6 +37,9 @@ def lock(fd: int, *, wait: bool = False) -> bool | None:
     return True
 
 
+_claimed: set[Path] = set()  # the lock files of this process, from before they are there until they are gone
+
+
 class Busy(BlockingIOError):
     """Another writer is at work on a target. `who` is "(process 1234)", "in this process", or empty if unknown."""
 
@@ -68,6 +71,7 @@ class Claim:
                     os.unlink(self._path)
             os.close(self._fd)
             self._fd = -1
+            _claimed.discard(self._path)
         remove_empty(self._parents)
         self._parents = []
 
@@ -86,6 +90,7 @@ def claim(target: Path) -> Claim:
     """
     path = target.with_name(f".{target.name}.prefmerge.lock")
     parents: list[Path] = []
+    _claimed.add(path)
     patient_until = time.monotonic() + _PATIENCE
     try:
         while True:
@@ -139,13 +144,26 @@ def _take(path: Path, fd: int, writable: bool) -> Literal["ours", "taken", "gone
         return "gone"  # its holder removed it before it let go
     try:
         if writable and not os.fstat(fd).st_size:
-            os.pwrite(fd, f"{os.getpid()} {socket.gethostname()}".encode(), 0)
+            os.pwrite(fd, _stamp(), 0)
             return "ours"
     except BaseException:
         path.unlink(missing_ok=True)
         raise
     path.unlink(missing_ok=True)  # a killed process left it, with its number in it
     return "gone"
+
+
+def _stamp() -> bytes:
+    return f"{os.getpid()} {socket.gethostname()}".encode()
+
+
+def release_all() -> None:
+    """Remove the lock files that this process has still."""
+    for path in list(_claimed):
+        with contextlib.suppress(OSError):
+            if path.read_bytes() == _stamp():
+                path.unlink()
+    _claimed.clear()
 
 
 def _holder(fd: int) -> str | None:

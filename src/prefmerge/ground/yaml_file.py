@@ -6,12 +6,14 @@ Cost: one small file. Not here: errors of its keys (`checked`); recipes of a mer
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict
 
 from prefmerge.errors import ConfigError
+from prefmerge.ground.disk import read_text_file
 
 
 class Section(BaseModel):
@@ -20,15 +22,89 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+MOST = 1 << 19  # bytes; a parser in Python takes seconds for as much
+DEEPEST = 64  # levels of lists and mappings
+LARGEST = 100_000  # values, counted wherever an alias repeats them
+
+
+class NotYaml(ValueError):
+    """A text that is no YAML, or more than a person writes: what is wrong with it, and in which line."""
+
+    def __init__(self, problem: str, line: int | None = None) -> None:
+        super().__init__(problem if line is None else f"line {line}: {problem}")
+        self.problem, self.line = problem, line
+
+
+def composed(file: Path) -> tuple[Any, Any]:
+    """A loader and the root node of the YAML in a file, None where there is nothing in it. Raises OSError, NotYaml."""
+    import yaml
+
+    try:
+        loader = _loader()(read_text_file(file, MOST).decode("utf-8-sig"))
+        return loader, loader.get_single_node()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        problem = error.problem or error.context or "it cannot be parsed"
+        raise NotYaml(str(problem), mark.line + 1 if mark else None) from error
+    except UnicodeDecodeError as error:
+        raise NotYaml("it is no UTF-8 text") from error
+    except yaml.YAMLError as error:  # characters that no YAML has
+        raise NotYaml(str(error)) from error
+
+
+def merged_keys(loader: Any, node: Any) -> Any:
+    """The mapping node with the keys that `<<` takes from others. Raises NotYaml."""
+    import yaml
+
+    try:
+        loader.flatten_mapping(node)
+    except yaml.MarkedYAMLError as error:
+        raise NotYaml(str(error.problem)) from error
+    return node
+
+
+@cache
+def _loader() -> Any:
+    import yaml
+
+    class Bounded(yaml.SafeLoader):
+        """Refuses what is nested deeply, what holds itself and what aliases make huge, before anybody walks it."""
+
+        def __init__(self, text: str) -> None:
+            super().__init__(text)
+            self.level, self.sizes = 0, dict[int, int]()
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            self.level += 1
+            if self.level > DEEPEST:
+                self._refuse("it is nested too deeply", self.peek_event())
+            node = super().compose_node(parent, index)
+            self.level -= 1
+            if isinstance(node, yaml.CollectionNode) and id(node) not in self.sizes:
+                parts = [one for part in node.value for one in (part if isinstance(part, tuple) else (part,))]
+                if any(isinstance(one, yaml.CollectionNode) and id(one) not in self.sizes for one in parts):
+                    self._refuse("it holds itself", node)
+                self.sizes[id(node)] = 1 + sum(self.sizes.get(id(one), 1) for one in parts)
+                if self.sizes[id(node)] > LARGEST:
+                    self._refuse(f"it has more than {LARGEST:,} values", node)
+            return node
+
+        def _refuse(self, problem: str, where: Any) -> NoReturn:
+            raise yaml.MarkedYAMLError(None, None, problem, where.start_mark)
+
+    return Bounded
+
+
 def read_mapping(file: Path, which: str, keys: str) -> dict[str, Any]:
     """The mapping in a YAML file. `which` says what file to give, `keys` what it holds at least. Raises ConfigError."""
     import yaml
 
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        loader, root = composed(file)
+        content = None if root is None else loader.construct_document(root)
     except FileNotFoundError:
         raise ConfigError(f"{file}: no such file. {which}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, KeyError, yaml.YAMLError) as error:  # ValueError, KeyError: !!int or !!bool of another
         raise ConfigError(f"{file}: cannot be read as YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{file}: expected a mapping with at least {keys}, found {type(content).__name__}.")

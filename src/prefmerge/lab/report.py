@@ -29,10 +29,11 @@ from prefmerge.lab import figures, findings, tables, target_tables
 from prefmerge.lab.figures import Picture
 from prefmerge.lab.results import SHARED, Results
 from prefmerge.lab.statistics import StudyScores
-from prefmerge.lab.table import HINT, Table, marked
+from prefmerge.lab.table import HINT, Table
 from prefmerge.lab.table_parts import scales_of
 from prefmerge.lab.tables import OURS, RIVAL
 from prefmerge.lab.target_tables import ADAPTED
+from prefmerge.shown import cell, marked
 
 LEAD = 3  # sentences before the first table of a chapter
 WIDE = 900  # pixels of a picture's width that a phone cannot show
@@ -380,6 +381,6 @@ def raw(results: Results) -> dict[str, str]:
 def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerow(map(cell, header))
+    writer.writerows([cell(value) if isinstance(value, str) else value for value in row] for row in rows)
     return file.getvalue()

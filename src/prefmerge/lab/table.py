@@ -9,11 +9,12 @@ from __future__ import annotations
 import csv
 import html
 import io
-import re
 from dataclasses import dataclass
 
 HINT = "Wider than the window? It scrolls sideways."
 NARROW = 6  # columns that any window but a phone's can show
+from prefmerge.shown import cell, marked
+
 LONG = 45  # characters of a value that may be folded
 
 
@@ -51,8 +52,8 @@ class Table:
         """Header and rows as they are printed; no caption, no notes."""
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(self.header)
-        writer.writerows([value.text for value in row] for row in self.rows)
+        writer.writerow(map(cell, self.header))
+        writer.writerows([cell(value.text) for value in row] for row in self.rows)
         return file.getvalue()
 
     def html(self) -> str:
@@ -81,8 +82,3 @@ class Table:
 
 def _align(words: bool, long: bool = False) -> str:
     return f' class="w{" long" * long}"' if words else ""
-
-
-def marked(text: str) -> str:
-    """Plain text that Markdown shows as it is, in a table too."""
-    return re.sub(r"([\\`*_{}\[\]<>|~#])", r"\\\1", " ".join(text.split()))

@@ -27,7 +27,7 @@ from prefmerge.checkpoints import (
     task_vector_metadata,
 )
 from prefmerge.checkpoints.folder import Folder
-from prefmerge.errors import OutputIsInput, UsageError
+from prefmerge.errors import OutputIsInput, PreferenceError, UsageError
 from prefmerge.ground.progress import Progress, phase
 from prefmerge.merging.added import Added, Adding, note
 from prefmerge.merging.arguments import RecipeArguments, stated, with_declared
@@ -40,6 +40,7 @@ from prefmerge.merging.recipe import Recipe, TaskEntry
 from prefmerge.merging.recording import inputs_of, record, versions
 from prefmerge.outputs.companions import Companions, find_companions, weights_name
 from prefmerge.outputs.write import Output, create_output, kind_of
+from prefmerge.preference import exact
 from prefmerge.vectors.workspace import BLOCK, Workspace
 
 UNITS = {
@@ -67,8 +68,8 @@ def parse_bytes(text: str | int) -> int:
     number = plain.rstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ ")
     unit = plain[len(number) :].strip()
     try:
-        value = int(Fraction(number) * UNITS[unit])
-    except (KeyError, ValueError, ZeroDivisionError) as error:
+        value = int(exact(number) * UNITS[unit])
+    except (KeyError, PreferenceError) as error:
         raise UsageError(f"memory {text!r} is not a size; write for instance 256MiB or 2GB.") from error
     if value <= 0:
         raise UsageError(f"memory {text!r} must be positive.")

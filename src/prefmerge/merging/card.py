@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import re
 from pathlib import Path
 from typing import Any
 
 from prefmerge.ground import jsons
 from prefmerge.merging.receipt import Receipt
 from prefmerge.merging.recipe import Recipe
+from prefmerge.shown import marked
 
 
 def updated_config(path: Path, recipe: Recipe) -> bytes:
@@ -20,10 +19,7 @@ def updated_config(path: Path, recipe: Recipe) -> bytes:
     asked = "float32" if recipe.as_task_vector else recipe.dtype
     if asked is None:
         return content
-    try:
-        config = json.loads(content)
-    except ValueError:
-        return content
+    config = jsons.peek(path)
     if not isinstance(config, dict):
         return content
     _replace(config, asked)
@@ -47,13 +43,13 @@ def model_card(receipt: Receipt) -> str:
     for i, name in enumerate(receipt.tasks):
         share = receipt.shares[i] if receipt.shares else "-"
         part = f"{owned[i]:,} ({owned[i] / sum_owned:.1%})" if owned and sum_owned else "-"
-        rows.append(f"| {i + 1} | {_plain(name)} | {share} | {part} |")
+        rows.append(f"| {i + 1} | {marked(name)} | {share} | {part} |")
     what = "a task vector (not a model by itself)" if recipe["as_task_vector"] else "a merged model"
     parameters = "\n".join(
-        f"- {key}: {value}" for key, value in recipe.items() if value is not None and key != "preference"
+        f"- {key}: {marked(str(value))}" for key, value in recipe.items() if value is not None and key != "preference"
     )
     added = "".join(
-        f"\nTo the merged values of `{name}`, {len(values)} numbers were added; the receipt has them.\n"
+        f"\nTo the merged values of {marked(name)}, {len(values)} numbers were added; the receipt has them.\n"
         for name, values in (receipt.added or {}).items()
     )
     return f"""---
@@ -64,9 +60,9 @@ tags:
 
 # {what[0].upper()}{what[1:]}
 
-Made by prefmerge with method `{recipe["method"]}` from the base `{receipt.inputs.base.name}`
+Made by prefmerge with method `{recipe["method"]}` from the base {marked(receipt.inputs.base.name)}
 and {len(receipt.tasks)} task checkpoints.
-Preference: {receipt.preference or "the method has none"}.
+Preference: {marked(receipt.preference or "the method has none")}.
 
 | | task | share asked | elements owned |
 | --- | --- | --- | --- |
@@ -79,8 +75,3 @@ Settings:
 `receipt.json` holds every setting, the fingerprints of the inputs and of these weights, and the budgets of each tensor.
 `prefmerge verify` checks this folder against it.
 """
-
-
-def _plain(name: str) -> str:
-    """A name that Markdown shows as it is, in a table too."""
-    return re.sub(r"([\\`*{}\[\]<>|#])", r"\\\1", " ".join(name.split()))

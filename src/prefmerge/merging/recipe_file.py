@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from prefmerge.checkpoints import is_there
+from prefmerge.checkpoints.paths import expanded
 from prefmerge.errors import CheckpointNotFound, MethodError, PreferenceError, RecipeError
 from prefmerge.ground.words import did_you_mean
+from prefmerge.ground.yaml_file import NotYaml, composed, merged_keys
 from prefmerge.merging.parameters import METHOD, every, per_task, read
 from prefmerge.merging.recipe import Recipe, TaskEntry
 from prefmerge.methods import METHODS
@@ -93,25 +95,17 @@ class _RecipeFile:
     """One reading of one file. Walks YAML nodes, not loaded values: they know their line and a number's text."""
 
     def __init__(self, path: Path) -> None:
-        import yaml
-
         self.path = path
         self.notes: list[str] = []
         try:
-            text = path.read_text(encoding="utf-8")
+            self._loader, self._root = composed(path)
         except FileNotFoundError as error:
             raise RecipeError(f"recipe {path} does not exist.") from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"recipe {path} cannot be read as text: {error}.") from error
-        try:
-            self._loader = yaml.SafeLoader(text)
-            self._root = self._loader.get_single_node()
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            line = f", line {mark.line + 1}" if mark else ""
-            raise RecipeError(f"recipe {path}{line}: this is not YAML: {error.problem or error.context}.") from error
-        except yaml.YAMLError as error:
-            raise RecipeError(f"recipe {path}: this is not YAML: {error}.") from error
+        except NotYaml as error:
+            line = f", line {error.line}" if error.line else ""
+            raise RecipeError(f"recipe {path}{line}: this is not YAML: {error.problem}.") from error
+        except OSError as error:
+            raise RecipeError(f"recipe {path} cannot be read: {error.strerror or error}.") from error
         if self._root is None:
             raise RecipeError(f"recipe {path} is empty. Give at least merge_method, base_model and models.")
 
@@ -290,7 +284,7 @@ class _RecipeFile:
         text = self._text(node, place)
         if not text:
             raise self._error(node, f"{place}: expected the path of a checkpoint, found an empty text.")
-        beside = self.path.parent / Path(text).expanduser()
+        beside = self.path.parent / expanded(text)
         if is_there(beside):
             return str(beside)
         if is_there(text):
@@ -312,7 +306,10 @@ class _RecipeFile:
             return {}
         if _kind(node) != "mapping":
             raise self._error(node, f"{place or 'the recipe'}: expected 'key: value' lines, found {_found(node)}.")
-        self._loader.flatten_mapping(node)
+        try:
+            merged_keys(self._loader, node)
+        except NotYaml as error:
+            raise self._error(node, f"{place or 'the recipe'}: {error}.") from error
         nodes: dict[str, Any] = {}
         for key_node, value in node.value:
             key = key_node.value if _kind(key_node) == "scalar" else _kind(key_node)
@@ -349,7 +346,10 @@ class _RecipeFile:
             )
         if kind == "nothing":
             return None
-        return self._loader.construct_object(node) if node.tag.endswith((":bool", ":int")) else node.value
+        try:
+            return self._loader.construct_object(node) if node.tag.endswith((":bool", ":int")) else node.value
+        except (ValueError, KeyError):  # what a tag calls a number and is none
+            return node.value
 
     def _text(self, node: Any, place: str) -> str:
         if _kind(node) not in ("scalar", "nothing"):

@@ -9,8 +9,6 @@ Not here: SHA-256, which `sha256sum` checks against the receipt's.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -31,6 +29,7 @@ from prefmerge.checkpoints import (
     same_elements,
 )
 from prefmerge.errors import CheckpointNotFound, PrefmergeError, VerificationFailed
+from prefmerge.ground import atomic
 from prefmerge.ground.progress import Progress
 from prefmerge.ground.words import quoted
 from prefmerge.merging.parameters import AS_TASK_VECTOR
@@ -207,10 +206,10 @@ def _check_rerun(
             f"back, or leave out --rerun."
         )
     recipe = Recipe.from_settings(receipt.recipe, base=here[0], tasks=here[1:], names=receipt.tasks)
-    folder = tempfile.mkdtemp(prefix=".prefmerge-verify-", dir=out.absolute().parent)
+    work = atomic.make_work_folder(out.absolute())  # what a kill leaves of it, the next merge into `out` removes
     try:
         # One file, whatever the output is: elements are compared, not shards.
-        again = Path(folder) / "rerun.safetensors"
+        again = work.path / "rerun.safetensors"
         added = {name: np.array(values, np.float32) for name, values in (receipt.added or {}).items()}
         run(recipe, again, threads=threads, max_memory=max_memory, progress=progress, added=added)
         second = open_checkpoint(again)
@@ -224,7 +223,7 @@ def _check_rerun(
     except PrefmergeError as error:
         raise VerificationFailed(f"{out} cannot be merged again: {error}") from error
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        work.discard()
     _fail(
         out,
         "merging again from the receipt gives other elements in tensors",

@@ -9,7 +9,6 @@ nothing heavy is imported, for help texts need it. Not here: the values (`Settin
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -161,9 +160,11 @@ class Parameter(Generic[T]):
 
 def _fraction(value: Any) -> Fraction:
     try:
-        return exact(value)
-    except PreferenceError as error:
-        raise ValueError(f"expected a finite number, found {str(value)!r}") from error
+        number = exact(value)
+        float(number)  # kernels compute with floats
+    except (PreferenceError, OverflowError) as error:
+        raise ValueError(f"expected a finite number, found {str(value)[:200]!r}") from error
+    return number
 
 
 def _unit(value: Any) -> Fraction:
@@ -181,10 +182,7 @@ def _part(value: Any) -> Fraction:
 
 
 def _float(value: Any) -> float:
-    number = float(_fraction(value))
-    if not math.isfinite(number):
-        raise ValueError(f"expected a finite number, found {value}")
-    return number
+    return float(_fraction(value))
 
 
 def _yes_or_no(value: Any) -> bool:

@@ -34,6 +34,7 @@ import numpy as np
 
 from prefmerge.checkpoints.fingerprint import content_fingerprint
 from prefmerge.checkpoints.names import WEIGHTS_NAME, index_name, output_name, shard_names
+from prefmerge.checkpoints.paths import expanded
 from prefmerge.checkpoints.protocol import TensorInfo
 from prefmerge.checkpoints.safetensors_file import SafetensorsFile, encode_header
 from prefmerge.errors import CheckpointError, DiskFull, OutputBusy, OutputError, OutputExists, UsageError
@@ -91,7 +92,7 @@ def create_output(
 
     Raises OutputExists, OutputBusy, OutputError and DiskFull before anything is written.
     """
-    target = Path(os.path.abspath(Path(target).expanduser()))
+    target = Path(os.path.abspath(expanded(target)))
     began = time.time() if began is None else began
     if not target.name:
         raise OutputError(f"{target}: not a place for an output. Name a new {kind}.")

@@ -1,0 +1,184 @@
+"""How a command ends, whoever ends it: one message at most, an exit code, nothing left behind.
+
+    with ending(context):
+        ...       0 done; an error's message and its code, 1 or 2; 128 + n where signal n came
+
+SIGTERM and SIGHUP raise KeyboardInterrupt as Ctrl-C does, so every `with` and `finally` takes back what is not
+finished, in this process and in those that it waits for. A signal that its parent ignores (nohup) stays ignored. What
+comes in the next seconds is the same wish: a second Ctrl-C, or the SIGHUP that follows a SIGTERM, may not stop the
+cleaning up. What is printed on stdout leaves the process at the end, so a pipe that nobody reads stops no work. Not
+here: SIGKILL, after which the next run cleans up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any, TextIO, cast
+
+import typer
+
+from prefmerge import shown
+from prefmerge.cli.screen import say, say_error
+from prefmerge.errors import PrefmergeError
+from prefmerge.ground import atomic
+
+RESUMES = ("finetune", "adapt", "prefer", "search", "bench", "demo")  # commands that keep what they did
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ONE_WISH = 5.0  # seconds
+
+
+class EndedBySignal(KeyboardInterrupt):
+    """A signal asks the process to end."""
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@contextlib.contextmanager
+def ending(context: typer.Context) -> Iterator[None]:
+    """Whatever comes of the block becomes one message and typer.Exit; an exception that is a bug stays as it is."""
+    with _signals(), _results(), _warnings():
+        try:
+            yield
+        except PrefmergeError as error:
+            say_error(str(error))
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            number = error.number if isinstance(error, EndedBySignal) else signal.SIGINT
+            how = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
+            atomic.discard_all()
+            resumes = context.invoked_subcommand in RESUMES
+            say_error(f"{how}; {'the same command resumes' if resumes else 'nothing is left half written'}.")
+            raise typer.Exit(128 + number) from error
+        except MemoryError as error:
+            say_error("there is not enough memory. Free some, or allow less with --max-memory or fewer threads.")
+            raise typer.Exit(1) from error
+        except OSError as error:
+            if error.errno is None:
+                raise
+            where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+            say_error(f"{where}the system refuses it ({error.strerror or error}).")
+            raise typer.Exit(1) from error
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """SIGTERM, SIGHUP and SIGINT raise EndedBySignal in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    owner, until = os.getpid(), 0.0
+
+    def end(number: int, _: FrameType | None) -> None:
+        nonlocal until
+        if os.getpid() != owner:  # a fork, as data loaders make them, ends as if this were not here
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        elif time.monotonic() >= until:
+            until = time.monotonic() + ONE_WISH
+            raise EndedBySignal(number)
+
+    usual = (signal.SIG_DFL, signal.default_int_handler)
+    before = {one: handler for one in SIGNALS if (handler := signal.getsignal(one)) in usual}
+    try:
+        for one in before:
+            signal.signal(one, end)
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+@contextlib.contextmanager
+def _results() -> Iterator[None]:
+    """Streams that take whatever is printed. What goes to stdout, but to a terminal, is kept and written at the end: so
+    a pipe that is closed, or a disk that is full, changes nothing of the work.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed when the process began
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    stdout = sys.stdout
+    if stdout.isatty():
+        yield
+        return
+    kept = io.TextIOWrapper(io.BytesIO(), stdout.encoding or "utf-8", "backslashreplace", newline="")
+    sys.stdout = kept
+    try:
+        yield
+    except BaseException:
+        _write(stdout, kept)
+        raise
+    refused = _write(stdout, kept)
+    if refused is not None:
+        say_error(f"the work is done, but stdout does not take its results ({refused.strerror or refused}).")
+        raise typer.Exit(1)
+
+
+def _write(stdout: TextIO, kept: io.TextIOWrapper) -> OSError | None:
+    """What was kept, on stdout. Returns why that does not take it; a pipe whose reader has seen enough, as `head` has,
+    is no reason.
+    """
+    sys.stdout = stdout
+    kept.flush()
+    try:
+        stdout.write(cast(io.BytesIO, kept.buffer).getvalue().decode(kept.encoding))
+        stdout.flush()
+    except OSError as error:
+        _let_go(stdout)
+        return None if isinstance(error, BrokenPipeError) else error
+    return None
+
+
+def _let_go(stdout: TextIO) -> None:
+    """What is still in the stream's buffer goes nowhere, or Python would try it again at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stdout.fileno())
+        os.close(null)
+
+
+@contextlib.contextmanager
+def _warnings() -> Iterator[None]:
+    """Warnings are notes; those that are meant for programmers are not shown."""
+
+    def show(text: Warning | str, kind: type[Warning], *_: Any) -> None:
+        if not issubclass(kind, RuntimeWarning | DeprecationWarning | PendingDeprecationWarning | ResourceWarning):
+            say(f"note: {text}")
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
+def open_streams() -> None:
+    """Take the places of standard streams that are closed: the next file would get their descriptors, and whatever a
+    library prints would go into it.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest that is free
+
+
+@contextlib.contextmanager
+def safe_to_show() -> Iterator[None]:
+    """What typer refuses is shown by typer, and its message may hold whatever a file is called."""
+    try:
+        yield
+    except Exception as error:
+        if hasattr(error, "format_message") and isinstance(said := getattr(error, "message", None), str):
+            error.__dict__["message"] = shown.message(said)
+        raise

@@ -1,0 +1,221 @@
+"""How commands end: signals, closed and full streams, too little of what a process needs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefmerge.cli import progress
+from prefmerge.ground import atomic, locks
+from prefmerge.merging import api
+from tests.field.attacked import call, make, script
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def there(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+@pytest.fixture
+def usual() -> Iterator[None]:
+    """Signals as a shell leaves them, whatever started the tests."""
+    before = {one: signal.getsignal(one) for one in SIGNALS}
+    for one in SIGNALS:
+        signal.signal(one, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for one, handler in before.items():
+        signal.signal(one, handler)
+
+
+def sending(*numbers: signal.Signals) -> Callable[..., Any]:
+    """In place of a function: the signals, one after the other, to this process."""
+
+    def send(*_: Any, **__: Any) -> None:
+        for number in numbers:
+            os.kill(os.getpid(), number)
+        time.sleep(0.1)
+
+    return send
+
+
+# M3: SIGTERM and SIGHUP end like Ctrl-C
+
+
+@pytest.mark.usefixtures("usual")
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("where", ["record", "_metadata", "find_companions"])
+def test_attack_m3_a_signal_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, where: str
+) -> None:
+    paths = make(tmp_path)
+    before = there(tmp_path)
+    monkeypatch.setattr(api, where, sending(number))
+    done = call("merge", *paths, "-o", tmp_path / "deep" / "out")
+    how = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
+    assert (done.code, done.stderr) == (128 + number, f"error: {how}; nothing is left half written.\n")
+    assert there(tmp_path) == before
+
+
+@pytest.mark.usefixtures("usual")
+def test_attack_m3_signals_that_follow_at_once_do_not_stop_the_cleaning_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = make(tmp_path)
+    before = there(tmp_path)
+    monkeypatch.setattr(api, "record", sending(signal.SIGTERM))
+    remove = atomic.remove
+    monkeypatch.setattr(atomic, "remove", lambda path: (sending(signal.SIGHUP, signal.SIGINT)(), remove(path)))
+    assert call("merge", *paths, "-o", tmp_path / "out").code == 128 + signal.SIGTERM
+    assert there(tmp_path) == before
+
+
+@pytest.mark.usefixtures("usual")
+@pytest.mark.parametrize("module", [atomic, locks])
+def test_attack_m3_a_signal_before_anybody_looks_after_what_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any
+) -> None:
+    """Between the making of the work folder, or of the lock, and the code that would remove it."""
+    paths = make(tmp_path)
+    before = there(tmp_path)
+    made = module.WorkFolder if module is atomic else module.Claim
+    monkeypatch.setattr(module, made.__name__, lambda *given: (sending(signal.SIGTERM)(), made(*given))[1])
+    assert call("merge", *paths, "-o", tmp_path / "out").code == 128 + signal.SIGTERM
+    assert there(tmp_path) == before
+
+
+@pytest.mark.usefixtures("usual")
+def test_attack_m3_what_resumes_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefmerge.cli import training
+
+    monkeypatch.setattr(progress, "training", sending(signal.SIGHUP))
+    (tmp_path / "c.yaml").write_text("encoder: {}\n")
+    monkeypatch.setattr(training, "require", sending(signal.SIGHUP), raising=False)
+    monkeypatch.setattr("prefmerge.training.config_file.read_config", sending(signal.SIGHUP))
+    done = call("finetune", tmp_path / "c.yaml", "-o", tmp_path / "run")
+    assert (done.code, done.stderr) == (129, "error: ended by SIGHUP; the same command resumes.\n")
+
+
+@pytest.mark.usefixtures("usual")
+def test_attack_m3_a_signal_that_the_parent_ignores_stays_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+    paths = make(tmp_path)
+    companions = api.find_companions
+    monkeypatch.setattr(api, "find_companions", lambda base: (sending(signal.SIGHUP)(), companions(base))[1])
+    assert call("merge", *paths, "-o", tmp_path / "out").code == 0
+
+
+CHILDREN = """
+import sys
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from prefmerge.cli.ending import ending
+from prefmerge.lab.jobs import Processes
+from tests.lab.test_jobs import Writer, cell
+if __name__ == "__main__":
+    with ending(SimpleNamespace(invoked_subcommand="bench")):
+        Processes(partial(Writer, Path(sys.argv[1])), 2, 1).do([cell("sleeps"), cell("sleeps too", "b")], print)
+"""
+
+
+def test_attack_m3_children_end_too(tmp_path: Path) -> None:
+    psutil = pytest.importorskip("psutil")
+    (tmp_path / "go.py").write_text(CHILDREN)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, str(tmp_path / "go.py"), str(tmp_path / "log")]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        until = time.monotonic() + 120
+        while not (tmp_path / "log").exists() or len((tmp_path / "log").read_text().splitlines()) < 2:
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        workers = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert psutil.wait_procs(workers, timeout=60)[1] == []
+    assert said.startswith("error: ended by SIGTERM; the same command resumes.")
+
+
+# M1, M10: streams
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return make(tmp_path_factory.mktemp("inputs"))
+
+
+def merged(out: Path) -> bool:
+    return out.is_file() and out.with_name(out.name + ".receipt.json").is_file()
+
+
+def test_attack_m10_a_reader_that_has_seen_enough(tmp_path: Path, inputs: list[str]) -> None:
+    out = tmp_path / "out.safetensors"
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = script("merge", *inputs, "-o", out, capture_output=False, stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert merged(out)
+
+
+def test_attack_m1_a_full_stdout(tmp_path: Path, inputs: list[str]) -> None:
+    out = tmp_path / "out.safetensors"
+    with open("/dev/full", "w") as full:
+        done = script("merge", *inputs, "-o", out, capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the work is done, but stdout does not take its results (No space left")
+    assert done.stderr.count("\n") == 1
+    assert merged(out)
+
+
+@pytest.mark.parametrize("closed", ["<&- >&- 2>&-", ">/dev/full 2>/dev/full"])
+def test_attack_m1_streams_that_are_closed_or_full(tmp_path: Path, inputs: list[str], closed: str) -> None:
+    """A closed descriptor would be the next file's, and what a library prints would be in the weights."""
+    out = tmp_path / "out.safetensors"
+    right = call("merge", *inputs, "-o", tmp_path / "right.safetensors", "--threads", "1")
+    assert right.code == 0
+    command = f"exec {sys.executable} -m prefmerge merge {' '.join(inputs)} -o {out} {closed}"
+    done = subprocess.run(["sh", "-c", command], check=False)
+    assert done.returncode == (1 if "full" in closed else 0)
+    assert out.read_bytes() == (tmp_path / "right.safetensors").read_bytes()
+
+
+def test_attack_m1_ascii_streams(tmp_path: Path, inputs: list[str]) -> None:
+    (tmp_path / "r.yaml").write_text(
+        f"merge_method: magmax\nbase_model: {inputs[0]}\nmodels:\n"
+        f"  - {{model: {inputs[1]}, name: 'käfer'}}\n  - {{model: {inputs[2]}, name: '\udcff'}}\n".encode(
+            "utf-8", "backslashreplace"
+        ).decode()
+    )
+    out = tmp_path / "out.safetensors"
+    env = {"PYTHONIOENCODING": "ascii:strict", "LC_ALL": "C", "PYTHONUTF8": "0"}
+    done = script("merge", tmp_path / "r.yaml", "-o", out, env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "k\\xe4fer" in done.stdout
+    assert done.stdout.isascii()
+
+
+# M1: too little memory, files that may not grow, few descriptors
+
+
+@pytest.mark.parametrize(("limit", "codes"), [("-v 400000", (0, 1)), ("-f 1", (0, 1)), ("-n 12", (0, 1))])
+def test_attack_m1_limits(tmp_path: Path, inputs: list[str], limit: str, codes: tuple[int, ...]) -> None:
+    out = tmp_path / "out"
+    command = f"ulimit {limit}; exec {sys.executable} -m prefmerge merge {' '.join(inputs)} -o {out}"
+    done = subprocess.run(["sh", "-c", command], check=False, capture_output=True, text=True)
+    assert done.returncode in codes, (done.returncode, done.stderr)
+    assert "Traceback" not in done.stderr, done.stderr
+    assert done.stderr.count("error: ") == done.returncode
+    assert [path.name for path in tmp_path.iterdir()] == (["out"] if done.returncode == 0 else [])
