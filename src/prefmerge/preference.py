@@ -243,16 +243,19 @@ class Preference:
         if not isinstance(data, Mapping):
             raise PreferenceError(f"a preference file holds a list or an object, found {type(data).__name__}.")
         if "format" not in data:
-            return cls.counts(data["counts"]) if list(data) == ["counts"] else cls.named(data)
+            return cls.counts(_listed(data, "counts")) if list(data) == ["counts"] else cls.named(data)
         if data["format"] != FORMAT:
             raise PreferenceError(f"preference format {data['format']!r} is not known; this version reads {FORMAT!r}.")
-        kind, values, names = data.get("kind"), data.get("values", []), data.get("names")
+        kind, values = data.get("kind"), _listed(data, "values")
+        names = None if data.get("names") is None else _listed(data, "names")
+        if names is not None and not all(isinstance(name, str) for name in names):
+            raise PreferenceError("'names' holds something else than names of tasks.")
         if kind == "uniform":
             return cls.uniform()
         if kind == "geometric" and len(values) == 1:
             return cls.geometric(values[0])
         if kind == "counts":
-            return cls.counts([int(v) for v in values])
+            return cls.counts([int(exact(v, "count")) for v in values])
         if kind == "shares":
             if names is None:
                 return cls.explicit(values)
@@ -284,6 +287,13 @@ class Preference:
             raise PreferenceError(f"preference file {str(path)!r}: {error}") from error
         except (TypeError, ValueError) as error:
             raise PreferenceError(f"preference file {str(path)!r} is not a preference: {error}.") from error
+
+
+def _listed(data: Mapping[str, Any], key: str) -> list[Any]:
+    value = data.get(key, [])
+    if not isinstance(value, list):
+        raise PreferenceError(f"{key!r}: expected a list, found {type(value).__name__}.")
+    return value
 
 
 def _checked_names(names: Sequence[str] | None, count: int) -> tuple[str, ...] | None:

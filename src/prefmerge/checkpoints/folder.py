@@ -11,6 +11,7 @@ folder is meant (`layouts`), LoRA adapters, hub ids, GGUF, TensorFlow and Flax w
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -102,6 +103,14 @@ def open_checkpoint(path: str | Path, *, name: str | None = None) -> Checkpoint:
     `name` is what messages and receipts call it: the file's stem, or the folder's name, when not given. Only headers
     are read. Raises CheckpointNotFound, CheckpointCorrupt, UnsupportedDtype, UnsafePickle, MissingExtra.
     """
+    try:
+        return _opened(path, name)
+    except OSError as error:  # names that are too long, folders that one may not enter
+        what = path if error.filename is None else os.fsdecode(error.filename)
+        raise CheckpointNotFound(f"{what}: cannot be read ({error.strerror or error}).") from error
+
+
+def _opened(path: str | Path, name: str | None) -> Checkpoint:
     path, key = split_key(expanded(path))
     if path.is_dir():
         if key is not None:

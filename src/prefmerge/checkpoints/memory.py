@@ -20,7 +20,9 @@ from prefmerge.checkpoints.input_file import InputFile, fill
 from prefmerge.checkpoints.protocol import TensorInfo
 from prefmerge.errors import CheckpointCorrupt, UnsupportedDtype
 from prefmerge.ground.brief import brief
+from prefmerge.shown import value as shortened
 
+MOST_REPEATED = 1 << 28  # bytes that a tensor may take whose elements are stored once and repeated (`expand`)
 _BY_NAME: dict[str, Dtype] = {dtype.name: dtype for dtype in DTYPES.values()}
 
 
@@ -161,11 +163,19 @@ def _from_torch(tensor: Any, where: str, key: str) -> _Taken:
     dtype = _BY_NAME.get(str(tensor.dtype).removeprefix("torch."))
     if dtype is None or tensor.layout != torch.strided or tensor.is_quantized:
         _unsupported(where, key, f"a {tensor.layout} tensor of {tensor.dtype}".replace("torch.", ""))
+    if tensor.is_nested:
+        _unsupported(where, key, f"a nested tensor of {tensor.dtype}".replace("torch.", ""))
     if tensor.is_meta:
         raise CheckpointCorrupt(
             f"{where}: tensor {key!r} is on the meta device and has no values. Load the weights before merging."
         )
     tensor = tensor.detach()
+    nbytes = tensor.numel() * tensor.element_size()
+    if nbytes > max(MOST_REPEATED, tensor.untyped_storage().nbytes()):
+        raise CheckpointCorrupt(
+            f"{where}: tensor {key!r} of shape {shortened(tuple(tensor.shape))} repeats few elements until they take "
+            f"{nbytes} bytes. Leave it out."
+        )
     identity = (
         tensor.device,
         tensor.data_ptr(),

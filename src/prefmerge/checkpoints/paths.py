@@ -50,7 +50,7 @@ def name_of(path: Path) -> str:
     path = split_key(path)[0].absolute()
     stem = path.name.removesuffix(".index.json") if path.name.endswith(".index.json") else path.name
     stem = _ENDINGS.sub("", stem) if _ENDINGS.search(stem) else Path(stem).stem
-    if path.is_dir():
+    if os.path.isdir(path):
         return _of_folder(path) or path.name
     return _of_folder(path.parent) or stem if _ANONYMOUS.fullmatch(stem) else stem
 
@@ -60,7 +60,7 @@ def _of_folder(folder: Path) -> str:
     above = folder.parent.parent if folder.parent.name == "snapshots" else folder
     if above.name.startswith("models--"):
         return above.name.rsplit("--", 1)[-1]
-    return folder.resolve().name
+    return os.path.basename(os.path.realpath(folder))
 
 
 def names_of(paths: Sequence[str | Path], given: Sequence[str | None]) -> list[str]:

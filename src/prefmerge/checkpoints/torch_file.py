@@ -10,13 +10,16 @@ is meant (`state_dicts`), what may lie beside the tensors (`harmless`), whole pi
 
 from __future__ import annotations
 
+import contextlib
 import pickle
+import pickletools
 import re
 import threading
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from prefmerge.checkpoints.harmless import stand_ins
 from prefmerge.checkpoints.input_file import InputFile
@@ -28,6 +31,9 @@ from prefmerge.errors import CheckpointCorrupt, MissingExtra, UnsafePickle
 PREFIXES = ("module.", "_orig_mod.")
 _ZIP_MAGIC = b"PK\x03\x04"
 _OLD_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the first pickle of a file from before torch 1.6
+_OLD_PICKLES = 5  # its magic number, protocol, system, content, and the names of its storages
+MOST_STEPS = 1_500_000  # of a pickle; a tensor takes about thirty
+FEW_BYTES = 1 << 18  # a pickle of so many takes no time
 _allowing = threading.Lock()  # what torch allows in pickles is one set for the whole process
 
 
@@ -47,6 +53,7 @@ def open_torch_file(
             raise CheckpointCorrupt(
                 f"{path}: is a Git LFS pointer, not the file it points to. Fetch the file itself with: git lfs pull"
             )
+        _refuse_endless(path)
         chosen = choose(str(path), _load(path, mapped=start.startswith(_ZIP_MAGIC)), key)
         opened = from_state_dict(
             chosen.tensors if plain_names else _without_prefixes(chosen.tensors),
@@ -80,6 +87,36 @@ def _load(path: Path, *, mapped: bool) -> Any:
             raise UnsafePickle(_unsafe(path, "TorchScript archive")) from None
         fact = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise CheckpointCorrupt(f"{path}: torch cannot read it ({fact}). Download or save the file again.") from None
+
+
+def _refuse_endless(path: Path) -> None:
+    """Raise CheckpointCorrupt where torch, whose reader of pickles is slow, would be at it for minutes."""
+    steps = 0
+    with contextlib.suppress(Exception):  # what cannot be parsed is torch's to refuse
+        for pickled in _pickles(path):
+            for _ in pickletools.genops(pickled):
+                steps += 1
+                if steps > MOST_STEPS:
+                    break
+    if steps > MOST_STEPS:
+        raise CheckpointCorrupt(
+            f"{path}: its pickle takes more than {MOST_STEPS:,} steps, many times what weights need. Save the tensors "
+            "as safetensors, and give that."
+        )
+
+
+def _pickles(path: Path) -> Iterator[IO[bytes]]:
+    """The pickles of a file, each from where it begins: `data.pkl` in an archive, else five, one behind the other."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            entry = next(one for one in archive.infolist() if one.filename.endswith("/data.pkl"))
+            if entry.file_size > FEW_BYTES:
+                with archive.open(entry) as pickled:
+                    yield pickled
+        return
+    with path.open("rb") as file:
+        for _ in range(_OLD_PICKLES):
+            yield file
 
 
 def is_torch_file(path: Path) -> bool:

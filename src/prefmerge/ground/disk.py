@@ -22,21 +22,25 @@ from pathlib import Path
 MOST_TEXT = 1 << 27  # bytes; a receipt takes some hundreds for each tensor
 
 
-def read_text_file(path: str | os.PathLike[str], most: int = MOST_TEXT) -> bytes:
+def read_text_file(path: str | os.PathLike[str], most: int | None = None) -> bytes:
     """The bytes of a file that people or programs write as text. Raises OSError, also for what is no file (a pipe may
-    wait for ever, a device may never end), for more than `most` bytes, and for a path that no file can have.
+    wait for ever, a device may never end), for more than `most` bytes (MOST_TEXT), for a path that no file can have.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except ValueError as error:  # a NUL in it, or half of a surrogate pair
         raise FileNotFoundError(errno.ENOENT, "no file can be called so", os.fspath(path)) from error
-    with open(fd, "rb") as file:
-        status = os.fstat(fd)
-        if stat.S_ISDIR(status.st_mode):
+    most = MOST_TEXT if most is None else most
+    try:
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(mode):
             raise OSError(errno.EINVAL, "it is a pipe, a device or the like, not a file", os.fspath(path))
-        content = file.read(most + 1)
+        with open(fd, "rb", closefd=False) as file:
+            content = file.read(most + 1)
+    finally:
+        os.close(fd)
     if len(content) > most:
         raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", os.fspath(path))
     return content

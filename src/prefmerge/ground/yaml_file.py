@@ -78,12 +78,13 @@ def _loader() -> Any:
             self.level += 1
             if self.level > DEEPEST:
                 self._refuse("it is nested too deeply", self.peek_event())
+            again = self.check_event(yaml.AliasEvent)
             node = super().compose_node(parent, index)
             self.level -= 1
             if isinstance(node, yaml.CollectionNode) and id(node) not in self.sizes:
-                parts = [one for part in node.value for one in (part if isinstance(part, tuple) else (part,))]
-                if any(isinstance(one, yaml.CollectionNode) and id(one) not in self.sizes for one in parts):
+                if again:
                     self._refuse("it holds itself", node)
+                parts = [one for part in node.value for one in (part if isinstance(part, tuple) else (part,))]
                 self.sizes[id(node)] = 1 + sum(self.sizes.get(id(one), 1) for one in parts)
                 if self.sizes[id(node)] > LARGEST:
                     self._refuse(f"it has more than {LARGEST:,} values", node)

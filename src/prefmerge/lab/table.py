@@ -11,9 +11,10 @@ import html
 import io
 from dataclasses import dataclass
 
+from prefmerge.shown import cell, marked
+
 HINT = "Wider than the window? It scrolls sideways."
 NARROW = 6  # columns that any window but a phone's can show
-from prefmerge.shown import cell, marked
 
 LONG = 45  # characters of a value that may be folded
 

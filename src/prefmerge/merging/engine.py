@@ -22,7 +22,7 @@ from typing import Protocol
 import numpy as np
 
 from prefmerge.checkpoints import Dtype, Fingerprint, TensorInfo, same_elements
-from prefmerge.checkpoints.dtypes import from_float32, from_float64, to_float32
+from prefmerge.checkpoints.dtypes import FLOATS, by_name, from_float32, from_float64, to_float32
 from prefmerge.errors import DtypeOverflow
 from prefmerge.ground.progress import Progress
 from prefmerge.ground.words import quoted
@@ -302,12 +302,21 @@ def rounded(values: np.ndarray, dtype: Dtype, name: str, start: int, *, finite: 
         fits = kernels.survey(kernels.operand(stored, dtype))[0] if finite is None else finite
     if not fits:
         worst = int(np.flatnonzero(~np.isfinite(to_float32(stored, dtype)))[0])
+        wide = _formats_that_hold(float(values[worst]))
+        advice = f"Write a wider format (--dtype {' or '.join(wide)}), or use" if wide else "Use"
         raise DtypeOverflow(
             f"tensor {name!r}: the merged value {values[worst]:g} at element {start + worst} does not fit "
-            f"{dtype.name}. Write a wider format (--dtype {'float32' if dtype.name != 'float32' else 'float64'} or "
-            "bfloat16), or use a smaller --scale."
+            f"{dtype.name}. {advice} a smaller --scale."
         )
     return stored
+
+
+def _formats_that_hold(value: float) -> list[str]:
+    """The number formats in which a value stays finite; float64 where no other is."""
+    with np.errstate(over="ignore"):
+        formats = sorted(map(by_name, FLOATS), key=lambda one: one.itemsize)
+        holding = [one.name for one in formats if np.isfinite(to_float32(from_float64(np.array([value]), one), one))[0]]
+    return holding or (["float64"] if np.isfinite(value) else [])
 
 
 class MemorySink:

@@ -21,6 +21,7 @@ from prefmerge.preference import Preference, as_text, exact
 
 T = TypeVar("T")
 
+LARGEST = (2 - 2**-23) * 2**127  # float32, in which values are merged
 SEEDS = 2**63  # what every JSON reader and the kernels' keys hold without loss
 
 
@@ -182,7 +183,10 @@ def _part(value: Any) -> Fraction:
 
 
 def _float(value: Any) -> float:
-    return float(_fraction(value))
+    number = _fraction(value)
+    if abs(number) > LARGEST:
+        raise ValueError(f"expected a number that float32 holds, found {str(value)[:200]!r}")
+    return float(number)
 
 
 def _yes_or_no(value: Any) -> bool:
