@@ -97,7 +97,7 @@ def test_what_cannot_be_read_is_told(tmp_path: Path):
         folder.read(0, 8)
 
 
-def test_more_shards_than_descriptors(tmp_path: Path):
+def test_attack_s8_more_shards_than_descriptors(tmp_path: Path):
     program = f"""
 import json, resource
 from pathlib import Path

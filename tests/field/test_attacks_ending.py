@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from prefmerge.cli import progress
 from prefmerge.ground import atomic, locks
@@ -219,3 +221,80 @@ def test_attack_m1_limits(tmp_path: Path, inputs: list[str], limit: str, codes: 
     assert "Traceback" not in done.stderr, done.stderr
     assert done.stderr.count("error: ") == done.returncode
     assert [path.name for path in tmp_path.iterdir()] == (["out"] if done.returncode == 0 else [])
+
+
+# S8: descriptors
+
+
+def test_attack_s8_the_soft_limit_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+
+    from prefmerge.cli import ending
+
+    taken: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "setrlimit", lambda what, limits: taken.append(limits))
+    for limits in ((256, 4096), (256, resource.RLIM_INFINITY), (4096, 4096), (resource.RLIM_INFINITY,) * 2):
+        monkeypatch.setattr(resource, "getrlimit", lambda what, limits=limits: limits)
+        ending.raise_limits()
+    assert taken == [(4096, 4096), (ending.MOST_DESCRIPTORS, resource.RLIM_INFINITY)]
+
+
+SHARDS = """
+import resource, sys
+from pathlib import Path
+from prefmerge.checkpoints.dtypes import by_name
+from prefmerge.checkpoints.protocol import TensorInfo
+from prefmerge.errors import OutputError
+from prefmerge.outputs.write import create_output
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+infos = [TensorInfo(f"w{i}", by_name("float32"), (10,)) for i in range(100)]
+try:
+    create_output(Path(sys.argv[1]), infos, metadata={}, kind="folder", force=False, max_shard_bytes=40)
+except OutputError as error:
+    print(error)
+"""
+
+
+def test_attack_s8_more_shards_to_write_than_descriptors(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", SHARDS, tmp_path / "out"], capture_output=True, text=True, check=False)
+    said = f"{tmp_path / 'out'}: cannot be written (Too many open files). Allow more with `ulimit -n`.\n"
+    assert (done.stdout, done.stderr) == (said, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+# Full disks, which need the right to mount one
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "scratch"])
+def test_attack_s3_disks_of_every_size(tmp_path: Path, request: pytest.FixtureRequest, kind: str) -> None:
+    """What does not fit is one message and leaves nothing; what fits is whole. The first sizes take only a part."""
+    rounds = request.config.getoption("--attacks")
+    if not rounds:
+        pytest.skip("with --attacks N")
+    disk, out = tmp_path / "disk", tmp_path / "disk" / ("out" if kind == "folder" else "out.safetensors")
+    disk.mkdir()
+    paths = []
+    for seed, name in enumerate(("base", "t1", "t2")):
+        rng = np.random.default_rng(seed)
+        paths.append(str(tmp_path / f"{name}.safetensors"))
+        save_file({"w": rng.standard_normal((300, 400)).astype(np.float32)}, paths[-1])
+    taken = []
+    for i in range(rounds):
+        size = 4096 * (1 + i * 400 // rounds)
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+        if subprocess.run(mount, capture_output=True, check=False).returncode:
+            pytest.skip("no right to mount a disk")
+        try:
+            words = ("--max-memory", "1MB") if kind == "scratch" else ()
+            done = call("merge", *paths, "-o", out, *words)
+            there = sorted(path.name for path in disk.iterdir())
+            if done.code == 0:
+                taken.append(size)
+                assert len(there) == (1 if kind == "folder" else 2)
+                assert call("verify", out).code == 0
+            else:
+                assert (done.code, there) == (1, []), (size, done)
+                assert done.stderr.count("error: ") == 1
+        finally:
+            subprocess.run(["umount", str(disk)], check=True)
+    assert 0 < len(taken) < rounds

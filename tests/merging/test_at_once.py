@@ -21,9 +21,12 @@ ROUNDS = 4  # of each; what is decisive is forced in tests/outputs/test_two_writ
 
 @pytest.mark.parametrize(("processes", "force"), [(2, False), (3, False), (3, True)])
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_attack_s1_processes_at_once(tmp_path: Path, processes: int, kind: str, force: bool) -> None:
-    counts = race(tmp_path / "race", kind, force, processes, ROUNDS)
-    assert counts["won"] + counts["refused"] == processes * ROUNDS
+def test_attack_s1_processes_at_once(
+    tmp_path: Path, request: pytest.FixtureRequest, processes: int, kind: str, force: bool
+) -> None:
+    rounds = request.config.getoption("--attacks") or ROUNDS
+    counts = race(tmp_path / "race", kind, force, processes, rounds)
+    assert counts["won"] + counts["refused"] == processes * rounds
 
 
 def race(place: Path, kind: str, force: bool, processes: int, rounds: int) -> dict[str, int]:

@@ -23,7 +23,7 @@ def run(folder: Path, victim: str, command: str, *more: str) -> list[dict[str, A
         [sys.executable, "-m", "tests.merging.changing", str(folder), victim, command, *more],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=3000,
         check=False,
     )
     assert done.returncode == 0, (done.returncode, done.stderr)  # below 0: a signal
@@ -49,7 +49,7 @@ def folder(tmp_path: Path) -> Path:
         ("base.safetensors", "base.safetensors", "candidate"),
     ],
 )
-def test_at_a_block(folder: Path, base: str, victim: str, command: str):
+def test_attack_s3_at_a_block(folder: Path, base: str, victim: str, command: str):
     if base.endswith(".pt"):
         pytest.importorskip("torch", reason="a .pt file needs the torch extra")
     make(folder, base)
@@ -70,7 +70,7 @@ def test_at_a_block(folder: Path, base: str, victim: str, command: str):
 
 
 @pytest.mark.parametrize(("victim", "command"), [("base.safetensors", "verify"), ("t1.safetensors", "verify-inputs")])
-def test_while_it_is_verified(folder: Path, victim: str, command: str):
+def test_attack_s3_while_it_is_verified(folder: Path, victim: str, command: str):
     from prefmerge import merge
 
     paths = make(folder)
@@ -95,10 +95,12 @@ def _apart(paths: list[Path]) -> tuple[Path, list[Path]]:
 
 
 @pytest.mark.parametrize("victim", ["base.safetensors", "t2.safetensors"])
-def test_at_any_moment(folder: Path, victim: str):
+def test_attack_s3_at_any_moment(folder: Path, victim: str, request: pytest.FixtureRequest):
     make(folder)
-    found = run(folder, victim, "merge", "cut", "rewrite", "replace", "--rounds", "4", "--seed", "3")
-    assert len(found) == 12
+    rounds = request.config.getoption("--attacks") or 3
+    changes = ("cut", "rewrite", "replace", "delete")
+    found = run(folder, victim, "merge", *changes, "--rounds", str(rounds), "--seed", "3")
+    assert len(found) == rounds * len(changes)
     for one in found:
         if "result" in one:
             assert one["result"] in ("old", "new"), one

@@ -63,7 +63,7 @@ def version_at(target: Path) -> int:
 
 @pytest.mark.parametrize("force", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_second_is_refused_from_the_first_check_to_the_end(tmp_path: Path, kind: OutputKind, force: bool) -> None:
+def test_attack_s1_the_second_is_refused_from_check_to_end(tmp_path: Path, kind: OutputKind, force: bool) -> None:
     if force:
         save(tmp_path / "out", kind, 3)
     with start(tmp_path / "out", kind, 1, force=force) as out:
@@ -128,7 +128,7 @@ def a_process_with(what: OutputKind | Literal["claim"], target: Path) -> Iterato
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_another_process_is_named_and_its_death_frees_the_target(tmp_path: Path, kind: OutputKind) -> None:
+def test_attack_s1_another_process_is_named_and_its_death_frees_the_target(tmp_path: Path, kind: OutputKind) -> None:
     target = tmp_path / "made" / "out"
     with a_process_with(kind, target) as pid:
         for force in (False, True):

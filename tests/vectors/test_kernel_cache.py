@@ -125,7 +125,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_attack_s5_a_damaged_file_is_compiled_anew_and_mended(
+def test_attack_s5_a_damaged_file_is_compiled_again_and_mended(
     source: Path, damage: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
 ):
     assert compiles(source)
@@ -137,7 +137,7 @@ def test_attack_s5_a_damaged_file_is_compiled_anew_and_mended(
     assert not caplog.records  # mended: nothing to say
 
 
-def test_a_file_that_does_not_fit_its_seal_is_not_unpickled(source: Path, tmp_path: Path):
+def test_attack_s5_a_file_that_does_not_fit_its_seal_is_not_unpickled(source: Path, tmp_path: Path):
     class Trap:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "sprung"),)
@@ -220,7 +220,7 @@ def test_a_disk_that_takes_no_file_is_said_once_and_gone_round(
 
 
 @pytest.mark.parametrize("chosen", ["", "a file", "below a file", "name too long"])
-def test_case_1_with_no_folder_to_write_a_private_temporary_one_is_used(
+def test_attack_b1_with_no_folder_to_write_a_private_temporary_one_is_used(
     source: Path, nowhere: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, chosen: str
 ):
     folder = {"": "", "a file": source, "below a file": source / "x" / "y", "name too long": "x" * 300}[chosen]
@@ -423,7 +423,7 @@ def test_a_folder_for_all_where_each_keeps_their_own_is_good_enough(source: Path
     assert [compiles(source), compiles(source)] == [True, False]
 
 
-def test_case_1_with_no_temporary_folder_either_every_run_compiles(
+def test_attack_b1_with_no_temporary_folder_either_every_run_compiles(
     source: Path, nowhere: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def none() -> str:
@@ -488,7 +488,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 INPUTS = ["base.safetensors", "cars.safetensors", "birds.safetensors"]
 
 
-def test_the_same_bytes_from_a_cold_a_warm_and_a_damaged_cache(models: Path, tmp_path: Path):
+def test_attack_s5_the_same_bytes_from_a_cold_a_warm_and_a_damaged_cache(models: Path, tmp_path: Path):
     merge = [sys.executable, "-m", "prefmerge", "merge", *INPUTS, "--force", "-o"]
     outputs = []
     for name in ("cold", "warm", "damaged"):
@@ -525,7 +525,7 @@ def as_nobody(*command: str) -> list[str]:
     return ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *command]
 
 
-def test_case_1_a_user_who_owns_nothing_merges_with_one_note(models: Path):
+def test_attack_b1_a_user_who_owns_nothing_merges_with_one_note(models: Path):
     python = python_for_nobody()
     # pytest's own temporary folders are closed to other users.
     with tempfile.TemporaryDirectory(prefix="prefmerge-test-") as name:

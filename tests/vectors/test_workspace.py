@@ -25,7 +25,7 @@ def refusing(number: int):
 
 
 @pytest.mark.parametrize("supported", [True, False])
-def test_the_space_is_taken_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, supported: bool):
+def test_attack_s3_space_of_scratch_is_taken_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, supported: bool):
     if not supported:
         monkeypatch.setattr(os, "posix_fallocate", refusing(errno.EOPNOTSUPP), raising=False)
     taken = []
@@ -49,7 +49,7 @@ def test_the_space_is_taken_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("supported", [True, False])
-def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, supported: bool):
+def test_attack_s3_a_full_disk_under_scratch_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, supported: bool):
     if supported:
         monkeypatch.setattr(os, "posix_fallocate", refusing(errno.ENOSPC), raising=False)
     else:

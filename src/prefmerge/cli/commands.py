@@ -13,7 +13,7 @@ import typer.main
 from typer.core import TyperGroup
 
 from prefmerge.cli.app import app
-from prefmerge.cli.ending import ending, open_streams, safe_to_show
+from prefmerge.cli.ending import ending, open_streams, raise_limits, safe_to_show
 from prefmerge.ground.words import did_you_mean
 
 COMMANDS = {  # in the order of the help: the module that has the command, and what it does
@@ -65,6 +65,7 @@ class Commands(TyperGroup):
 def main() -> None:
     """The script `prefmerge`."""
     open_streams()
+    raise_limits()
     app(prog_name="prefmerge")
 
 

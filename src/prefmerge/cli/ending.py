@@ -34,6 +34,7 @@ from prefmerge.ground import atomic
 RESUMES = ("finetune", "adapt", "prefer", "search", "bench", "demo")  # commands that keep what they did
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ONE_WISH = 5.0  # seconds
+MOST_DESCRIPTORS = 1 << 16
 
 
 class EndedBySignal(KeyboardInterrupt):
@@ -47,9 +48,10 @@ class EndedBySignal(KeyboardInterrupt):
 @contextlib.contextmanager
 def ending(context: typer.Context) -> Iterator[None]:
     """Whatever comes of the block becomes one message and typer.Exit; an exception that is a bug stays as it is."""
-    with _signals(), _results(), _warnings():
+    with _signals() as heeded:
         try:
-            yield
+            with heeded, _results(), _warnings():
+                yield
         except PrefmergeError as error:
             say_error(str(error))
             raise typer.Exit(error.exit_code) from error
@@ -71,29 +73,44 @@ def ending(context: typer.Context) -> Iterator[None]:
             raise typer.Exit(1) from error
 
 
-@contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    """SIGTERM, SIGHUP and SIGINT raise EndedBySignal in the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    owner, until = os.getpid(), 0.0
+class _Heeded:
+    """The part of a command in which a signal raises. Before it nothing is begun, and after it nothing is left to be
+    taken back: there a signal ends the process as if nobody had asked.
+    """
 
-    def end(number: int, _: FrameType | None) -> None:
-        nonlocal until
-        if os.getpid() != owner:  # a fork, as data loaders make them, ends as if this were not here
+    def __init__(self) -> None:
+        self._owner, self._inside, self._until = os.getpid(), False, 0.0
+
+    def __enter__(self) -> None:
+        self._inside = True
+
+    def __exit__(self, *_: object) -> None:
+        self._inside = False
+
+    def __call__(self, number: int, _: FrameType | None) -> None:
+        if time.monotonic() < self._until:
+            return
+        if not self._inside or os.getpid() != self._owner:  # a fork, as data loaders make them, has no share in it
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        elif time.monotonic() >= until:
-            until = time.monotonic() + ONE_WISH
-            raise EndedBySignal(number)
+            return
+        self._until = time.monotonic() + ONE_WISH
+        raise EndedBySignal(number)
 
+
+@contextlib.contextmanager
+def _signals() -> Iterator[_Heeded]:
+    """SIGTERM, SIGHUP and SIGINT raise EndedBySignal in the main thread, while what is yielded is entered."""
+    heeded = _Heeded()
+    if threading.current_thread() is not threading.main_thread():
+        yield heeded
+        return
     usual = (signal.SIG_DFL, signal.default_int_handler)
     before = {one: handler for one in SIGNALS if (handler := signal.getsignal(one)) in usual}
     try:
         for one in before:
-            signal.signal(one, end)
-        yield
+            signal.signal(one, heeded)
+        yield heeded
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
@@ -171,6 +188,17 @@ def open_streams() -> None:
             os.fstat(fd)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest that is free
+
+
+def raise_limits() -> None:
+    """Take as many descriptors as the process may have: shards of inputs and of the output need one each."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @contextlib.contextmanager

@@ -135,7 +135,8 @@ def _reporting(target: Path) -> Iterator[None]:
             raise OutputExists(
                 f"{target}: appeared while the merge was running. Choose another output, or give --force."
             ) from error
-        raise OutputError(f"{target}: cannot be written ({error.strerror or error}).") from error
+        advice = " Allow more with `ulimit -n`." if error.errno in (errno.EMFILE, errno.ENFILE) else ""
+        raise OutputError(f"{target}: cannot be written ({error.strerror or error}).{advice}") from error
 
 
 def _check_target(target: Path, kind: OutputKind, force: bool, began: float) -> None:

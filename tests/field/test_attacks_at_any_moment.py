@@ -1,0 +1,85 @@
+"""Commands that are ended at any moment, by any signal: nothing partial, nothing left behind, and the same result.
+
+In the suite some moments of a merge; `pytest tests/field --attacks 100` for as many of every command.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from tests.field.at_any_moment import COMMANDS, OF_WEIGHTS
+
+IN_THE_SUITE = 10
+RESUMES = ("adapt", "search", "finetune", "bench")  # parts of these stay for the next run
+
+
+def inputs(folder: Path) -> None:
+    for seed, name in enumerate(("base", "t1", "t2")):
+        (folder / name).mkdir()
+        rng = np.random.default_rng(seed)
+        state = {f"{i}.w": rng.standard_normal((100, 250)).astype(np.float32) for i in range(4)}
+        save_file(state, folder / f"{name}.safetensors", {"format": "pt"})
+        save_file(state, folder / name / "model.safetensors", {"format": "pt"})
+    from prefmerge import merge
+
+    merge(folder / "base", [folder / "t2", folder / "t1"], folder / "old", method="last")
+
+
+def of_a_run(folder: Path) -> None:
+    """A tiny run, and configurations that make one more and compare methods on it."""
+    from prefmerge.training.config_file import read_config
+    from prefmerge.training.finetuning import finetune
+    from tests.lab.conftest import CONFIG, words
+    from tests.models.tiny import tiny_bert
+
+    tiny_bert(folder / "tiny")
+    words(folder / "train.csv", 20, 0)
+    words(folder / "test.csv", 20, 1)
+    words(folder / "seen.csv", 3, 2)
+    text = CONFIG.replace("METHOD", "sequential").replace("SEED", "1").replace("HELD_OUT", "12")
+    (folder / "finetune.yaml").write_text(text)
+    (folder / "bench.yaml").write_text("runs: [run]\nenvironments: {count: 1}\n")
+    finetune(read_config(folder / "finetune.yaml"), folder / "run")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_attack_m3_at_any_moment(
+    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    moments = request.config.getoption("--attacks")
+    of_weights = command in OF_WEIGHTS
+    if not moments and not of_weights:
+        pytest.skip("with --attacks N")
+    monkeypatch.setenv("PREFMERGE_CACHE", str(tmp_path / "cache"))
+    place = tmp_path / "place"
+    place.mkdir()
+    inputs(place)
+    if not of_weights:
+        pytest.importorskip("transformers", reason="needs the extra train")
+        of_a_run(place)
+    line = [sys.executable, "-m", "tests.field.at_any_moment", str(place), command, str(moments or IN_THE_SUITE), "1"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ends = [json.loads(text) for text in done.stdout.splitlines()]
+    assert len(ends) == (moments or IN_THE_SUITE) + 1
+    for end in ends:
+        assert "Traceback" not in end["said"], end
+        if end["signal"] in (0, signal.SIGKILL):
+            assert end["code"] in (0, -signal.SIGKILL), end
+        else:  # below 0: before anything was begun
+            assert end["code"] in (0, 128 + end["signal"], -end["signal"]), end
+        if end["signal"] != signal.SIGKILL:
+            assert end["hidden"] == [], end
+        assert end["there"] or command in RESUMES, end
+    assert (ends[-1]["code"], ends[-1]["there"]) == (0, "new"), ends[-1]
+    assert ends[-1]["hidden"] == []
+    shutil.rmtree(place)
