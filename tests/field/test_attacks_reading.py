@@ -308,3 +308,72 @@ def test_attack_m7_advice_about_values_that_do_not_fit(inputs: list[str], scale:
         wider = advice.partition("--dtype ")[2].partition(")")[0].split(" or ")
         for name in wider:
             assert call(*words[:-1], name, "--force").code == 0
+
+
+# M1: receipts, preferences and runs that someone edited
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("recipe.scale", "1e400"),
+        ("recipe.selection", "best"),
+        ("recipe.preference", {"format": "prefmerge-preference/1", "kind": "shares", "values": {"x": 1}}),
+        ("recipe.exclude", [1]),
+        ("shares", ["1/0", "1"]),
+        ("shares", ["1"]),
+        ("tensors.a\u002ew.shape", [-1, "x"]),
+        ("tensors", {"a": None}),
+        ("totals.owned", [1]),
+        ("inputs.base.path", {"x": 1}),
+        ("output.fingerprint", None),
+        ("run.seconds", "\x1b[2J"),
+    ],
+)
+def test_attack_m1_edited_receipts(inputs: list[str], path: str, value: Any) -> None:
+    assert call("merge", *inputs, "-o", "out", "--prefer", "0.5,0.5").code == 0
+    receipt = json.loads(Path("out/receipt.json").read_text())
+    part: Any = receipt
+    *steps, last = [step.replace("\u2024", ".") for step in path.replace("a.w", "a\u2024w").split(".")]
+    for step in steps:
+        part = part[step]
+    part[last] = value
+    Path("out/receipt.json").write_text(json.dumps(receipt))
+    for words in (("verify", "out", "--rerun"), ("inspect", "out")):
+        refused(*words, saying="the receipt is damaged: ", code=1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"format": "prefmerge-preference/1", "kind": "shares", "values": ["1", "2"], "names": ["t1", -1]}',
+        '{"format": "prefmerge-preference/1", "kind": "geometric", "values": {"x": ["2"]}}',
+        '{"format": "prefmerge-preference/1", "kind": "counts", "values": ["x"]}',
+        '{"format": "prefmerge-preference/1", "kind": {}, "values": []}',
+        '{"counts": 3}',
+        '{"t1": [1]}',
+        "[[1], 2]",
+        '{"t1": Infinity}',
+        '"uniform"',
+    ],
+)
+def test_attack_m1_edited_preferences(inputs: list[str], text: str) -> None:
+    Path("p.json").write_text(text)
+    refused("plan", *inputs, "--prefer", "@p.json", saying="preference file 'p.json'", code=1)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("label_counts", {"x": float("inf")}),
+        ("label_counts", {"x": 1.5}),
+        ("file", "../t1"),
+        ("classes", 3),
+        ("name", []),
+    ],
+)
+def test_attack_m1_edited_runs(inputs: list[str], key: str, value: Any) -> None:
+    task = {"name": "t1", "file": "t1.safetensors", key: value}
+    manifest = {"format": "prefmerge-run/1", "training": "sequential", "base": "base.safetensors", "tasks": [task]}
+    Path("run.json").write_text(json.dumps(manifest))
+    refused("merge", "--run", ".", "-o", "out", saying="run.json: ", code=1)

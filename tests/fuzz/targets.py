@@ -120,6 +120,7 @@ def recipe(folder: Path) -> Target:
 
 def receipt(folder: Path) -> Target:
     from prefmerge.merging.card import model_card
+    from prefmerge.merging.recipe import Recipe
 
     base, *tasks = make(folder)
     out = folder / "out.safetensors"
@@ -127,7 +128,10 @@ def receipt(folder: Path) -> Target:
     victim = folder / "out.safetensors.receipt.json"
 
     def read() -> None:
-        model_card(prefmerge.Receipt.load(victim))
+        loaded = prefmerge.Receipt.load(victim)
+        model_card(loaded)
+        if len(loaded.tasks) == len(tasks):
+            Recipe.from_settings(loaded.recipe, base=base, tasks=tasks, names=loaded.tasks)
         prefmerge.inspect(victim)
         verify(out, inputs=True)
 

@@ -20,10 +20,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from prefmerge.errors import CheckpointCorrupt
+from prefmerge.errors import CheckpointCorrupt, MethodError, PreferenceError
 from prefmerge.ground import atomic, jsons
 from prefmerge.ground.brief import brief
-from prefmerge.merging.parameters import AS_TASK_VECTOR, METHOD
+from prefmerge.merging.parameters import AS_TASK_VECTOR, METHOD, parameter
+from prefmerge.methods.parameters import PREFERENCE
+from prefmerge.preference import Preference, exact
 
 FORMAT = "prefmerge-receipt/1"
 AGAIN = "Merge again to have one."
@@ -201,10 +203,11 @@ class Receipt:
         return cls.from_json(data, source=path)
 
     def _problems(self) -> Iterator[tuple[str, str]]:
-        """Key and problem of what the types do not say: parameters that every recipe has, and one count per task."""
-        for parameter in (METHOD, AS_TASK_VECTOR):
-            if parameter.name not in self.recipe:
-                yield f"recipe.{parameter.name}", "Field required"
+        """Key and problem of what the types do not say: parameters and their values, shares, and one count per task."""
+        for required in (METHOD, AS_TASK_VECTOR):
+            if required.name not in self.recipe:
+                yield f"recipe.{required.name}", "Field required"
+        yield from self._wrong_values()
         rows: dict[str, ReceiptTotals | ReceiptTensor] = {"totals": self.totals}
         rows |= {f"tensors.{name}": tensor for name, tensor in self.tensors.items()}
         lists = {"inputs.tasks": self.inputs.tasks, "shares": self.shares}
@@ -214,6 +217,27 @@ class Receipt:
         for key, values in lists.items():
             if values is not None and len(values) != len(self.tasks):
                 yield key, f"{len(values)} entries for {len(self.tasks)} tasks"
+
+    def _wrong_values(self) -> Iterator[tuple[str, str]]:
+        for name, value in self.recipe.items():
+            one = parameter(name)
+            if one is None or value is None:
+                continue  # of a method that is not registered here, or not used
+            of_tasks = one.per_task and isinstance(value, list)
+            if of_tasks and len(value) != len(self.tasks):
+                yield f"recipe.{name}", f"{len(value)} entries for {len(self.tasks)} tasks"
+            try:
+                for each in value if of_tasks else [value]:
+                    Preference.from_json(each) if one is PREFERENCE else one.read(each)
+            except MethodError:
+                pass  # of a method that is not registered here
+            except (ValueError, PreferenceError) as error:
+                yield f"recipe.{name}", str(error)
+        for i, share in enumerate(self.shares or ()):
+            try:
+                exact(share)
+            except PreferenceError as error:
+                yield f"shares.{i}", str(error)
 
 
 @cache
