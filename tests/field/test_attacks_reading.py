@@ -318,6 +318,7 @@ def test_attack_m7_advice_about_values_that_do_not_fit(inputs: list[str], scale:
     [
         ("recipe.scale", "1e400"),
         ("recipe.selection", "best"),
+        ("recipe.density", 1),
         ("recipe.preference", {"format": "prefmerge-preference/1", "kind": "shares", "values": {"x": 1}}),
         ("recipe.exclude", [1]),
         ("shares", ["1/0", "1"]),

@@ -223,11 +223,11 @@ class Receipt:
             one = parameter(name)
             if one is None or value is None:
                 continue  # of a method that is not registered here, or not used
-            of_tasks = one.per_task and isinstance(value, list)
-            if of_tasks and len(value) != len(self.tasks):
-                yield f"recipe.{name}", f"{len(value)} entries for {len(self.tasks)} tasks"
+            if one.per_task and not (isinstance(value, list) and len(value) == len(self.tasks)):
+                yield f"recipe.{name}", f"expected a list with an entry for each of {len(self.tasks)} tasks"
+                continue
             try:
-                for each in value if of_tasks else [value]:
+                for each in value if one.per_task else [value]:
                     Preference.from_json(each) if one is PREFERENCE else one.read(each)
             except MethodError:
                 pass  # of a method that is not registered here
