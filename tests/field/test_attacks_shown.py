@@ -83,7 +83,7 @@ def test_attack_s7_names_of_files(inputs: list[str], name: str) -> None:
 def test_attack_s7_progress(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
-    for bars in (progress.merging, progress.searching, progress.working):
+    for bars in (progress.merging, progress.searching, progress.steps):
         with bars() as report:
             assert report is not None
             report(1, 2, "x\x1b[2Jy\u202e")

@@ -217,7 +217,7 @@ def test_the_folder_is_whole_and_says_what_was_added(worlds: dict[str, World], o
     receipt = json.loads((out / "receipt.json").read_text())
     assert np.float32(receipt["added"]["classifier.bias"]).tobytes() == made.added.values.tobytes()
     assert any("added to the merged values: 'classifier.bias' (4 numbers)" in note for note in receipt["notes"])
-    assert "To the merged values of `classifier.bias`, 4 numbers were added" in (out / "README.md").read_text()
+    assert "To the merged values of classifier.bias, 4 numbers were added" in (out / "README.md").read_text()
     told = json.loads((out / "adapt.json").read_text())
     assert told["added"]["tensor"] == "classifier.bias"
     assert list(told["added"]["values"]) == list(WORDS[kind])
