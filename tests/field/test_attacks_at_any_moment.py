@@ -76,7 +76,7 @@ def test_attack_m3_at_any_moment(
         if end["signal"] in (0, signal.SIGKILL):
             assert end["code"] in (0, -signal.SIGKILL), end
         else:  # below 0: before anything was begun
-            assert end["code"] in (0, 128 + end["signal"], -end["signal"]), end
+            assert end["code"] in (0, 128 + end["signal"], -end["signal"]), (end["said"], end)
         if end["signal"] != signal.SIGKILL:
             assert end["hidden"] == [], end
         assert end["there"] or command in RESUMES, end

@@ -298,3 +298,41 @@ def test_attack_s3_disks_of_every_size(tmp_path: Path, request: pytest.FixtureRe
         finally:
             subprocess.run(["umount", str(disk)], check=True)
     assert 0 < len(taken) < rounds
+
+
+@pytest.mark.usefixtures("usual")
+def test_attack_m3_a_signal_where_nothing_can_be_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is raised while an object is removed is lost; the signal is not."""
+
+    class Removed:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+
+    def lose(*_: Any) -> None:
+        Removed()
+        time.sleep(1)
+
+    paths = make(tmp_path)
+    monkeypatch.setattr(api, "find_companions", lose)
+    done = call("merge", *paths, "-o", tmp_path / "out")
+    assert (done.code, done.stderr) == (143, "error: ended by SIGTERM; nothing is left half written.\n")
+
+
+@pytest.mark.usefixtures("usual")
+def test_attack_m3_what_fails_while_cleaning_up_is_not_the_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = make(tmp_path)
+    before = there(tmp_path)
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.1)
+        finally:
+            os.close(10**6)  # no such descriptor
+
+    monkeypatch.setattr(api, "record", interrupted)
+    assert call("merge", *paths, "-o", tmp_path / "out").code == 129
+    assert there(tmp_path) == before

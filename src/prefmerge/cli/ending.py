@@ -52,25 +52,34 @@ def ending(context: typer.Context) -> Iterator[None]:
         try:
             with heeded, _results(), _warnings():
                 yield
-        except PrefmergeError as error:
-            say_error(str(error))
-            raise typer.Exit(error.exit_code) from error
-        except KeyboardInterrupt as error:
-            number = error.number if isinstance(error, EndedBySignal) else signal.SIGINT
-            how = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
-            atomic.discard_all()
-            resumes = context.invoked_subcommand in RESUMES
-            say_error(f"{how}; {'the same command resumes' if resumes else 'nothing is left half written'}.")
-            raise typer.Exit(128 + number) from error
-        except MemoryError as error:
-            say_error("there is not enough memory. Free some, or allow less with --max-memory or fewer threads.")
-            raise typer.Exit(1) from error
-        except OSError as error:
-            if error.errno is None:
+        except BaseException as error:
+            if isinstance(error, typer.Exit | SystemExit | GeneratorExit) or hasattr(error, "format_message"):
                 raise
-            where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
-            say_error(f"{where}the system refuses it ({error.strerror or error}).")
-            raise typer.Exit(1) from error
+            said = _said(error, heeded.number, context.invoked_subcommand)
+            if said is None:
+                raise
+            atomic.discard_all()
+            say_error(said[0])
+            raise typer.Exit(said[1]) from error
+
+
+def _said(error: BaseException, number: int | None, command: str | None) -> tuple[str, int] | None:
+    """The message and the exit code of what ends a command; None for a bug. `number`: the signal that came, if any:
+    what is raised after it may be raised by what it interrupted.
+    """
+    if number is not None or isinstance(error, KeyboardInterrupt):
+        number = signal.SIGINT if number is None else number
+        how = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
+        left = "the same command resumes" if command in RESUMES else "nothing is left half written"
+        return f"{how}; {left}.", 128 + number
+    if isinstance(error, PrefmergeError):
+        return str(error), error.exit_code
+    if isinstance(error, MemoryError):
+        return "there is not enough memory. Free some, or allow less with --max-memory or fewer threads.", 1
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        return f"{where}the system refuses it ({error.strerror or error}).", 1
+    return None
 
 
 class _Heeded:
@@ -79,6 +88,7 @@ class _Heeded:
     """
 
     def __init__(self) -> None:
+        self.number: int | None = None  # of the signal that came
         self._owner, self._inside, self._until = os.getpid(), False, 0.0
 
     def __enter__(self) -> None:
@@ -95,7 +105,15 @@ class _Heeded:
             os.kill(os.getpid(), number)
             return
         self._until = time.monotonic() + ONE_WISH
+        self.number = number
         raise EndedBySignal(number)
+
+    def again(self, number: int) -> None:
+        """Raise once more, where the exception was lost in a place that can raise none."""
+        self._until = 0.0
+        timer = threading.Timer(0.01, os.kill, (self._owner, number))
+        timer.daemon = True
+        timer.start()
 
 
 @contextlib.contextmanager
@@ -105,13 +123,23 @@ def _signals() -> Iterator[_Heeded]:
     if threading.current_thread() is not threading.main_thread():
         yield heeded
         return
+    hook = sys.unraisablehook
+
+    def lost(what: Any) -> None:
+        if isinstance(what.exc_value, EndedBySignal):
+            heeded.again(what.exc_value.number)
+        else:
+            hook(what)
+
     usual = (signal.SIG_DFL, signal.default_int_handler)
     before = {one: handler for one in SIGNALS if (handler := signal.getsignal(one)) in usual}
     try:
         for one in before:
             signal.signal(one, heeded)
+        sys.unraisablehook = lost
         yield heeded
     finally:
+        sys.unraisablehook = hook
         for one, handler in before.items():
             signal.signal(one, handler)
 

@@ -106,8 +106,8 @@ class WorkFolder:
     def release(self) -> None:
         _made.discard(self.path)
         if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            fd, self._fd = self._fd, -1  # first, or one that is interrupted would be closed twice
+            os.close(fd)
 
 
 def make_work_folder(target: Path) -> WorkFolder:

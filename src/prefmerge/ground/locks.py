@@ -69,8 +69,8 @@ class Claim:
             with contextlib.suppress(OSError):
                 if names(self._path, self._fd):
                     os.unlink(self._path)
-            os.close(self._fd)
-            self._fd = -1
+            fd, self._fd = self._fd, -1  # first, or one that is interrupted would be closed twice
+            os.close(fd)
             _claimed.discard(self._path)
         remove_empty(self._parents)
         self._parents = []

@@ -409,9 +409,8 @@ class Output:
 
     def _close(self) -> None:
         self._mapped.clear()
-        for fd in self._fds:
-            os.close(fd)
-        self._fds.clear()
+        while self._fds:
+            os.close(self._fds.pop())  # an interrupted call may come again
 
     def __enter__(self) -> Output:
         return self
