@@ -336,3 +336,12 @@ def test_attack_m3_what_fails_while_cleaning_up_is_not_the_message(
     monkeypatch.setattr(api, "record", interrupted)
     assert call("merge", *paths, "-o", tmp_path / "out").code == 129
     assert there(tmp_path) == before
+
+
+@pytest.mark.usefixtures("usual")
+def test_attack_m3_a_signal_before_a_lock_has_a_name_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = make(tmp_path)
+    before = there(tmp_path)
+    monkeypatch.setattr(locks, "_stamp", sending(signal.SIGTERM))
+    assert call("merge", *paths, "-o", tmp_path / "out").code == 143
+    assert there(tmp_path) == before

@@ -44,10 +44,11 @@ _opened: OrderedDict[int, weakref.ref[InputFile]] = OrderedDict()  # by id; used
 class InputFile:
     """The file at `path`, opened. Raises CheckpointNotFound. Safe to read from any thread."""
 
+    _fd = -1  # also where the making of it was interrupted
+
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.closed = False
-        self._fd = -1
         self._users = 1  # until it is known what the file is, nobody else may close it
         try:
             self._open()

@@ -160,8 +160,10 @@ def _stamp() -> bytes:
 def release_all() -> None:
     """Remove the lock files that this process has still."""
     for path in list(_claimed):
-        with contextlib.suppress(OSError):
-            if path.read_bytes() == _stamp():
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            content = file.read()
+            # Without a name in it, it may be another writer's, who has locked it then.
+            if content == _stamp() or (not content and lock(file.fileno()) and names(path, file.fileno())):
                 path.unlink()
     _claimed.clear()
 
