@@ -47,7 +47,10 @@ def of_a_run(folder: Path) -> None:
     words(folder / "seen.csv", 3, 2)
     text = CONFIG.replace("METHOD", "sequential").replace("SEED", "1").replace("HELD_OUT", "12")
     (folder / "finetune.yaml").write_text(text)
-    (folder / "bench.yaml").write_text("runs: [run]\nscales: [0.5]\nmethods: [Baseline, MAGMAX]\nenvironments: {size: 30, variants: 1, meta: 10}\n")
+    mixes = "[{name: even, ratios: [1, 1]}]"
+    methods = "scales: [0.5]\nmethods: [Baseline, MAGMAX]\n"
+    text = f"runs: [run]\n{methods}environments: {{size: 20, variants: [42], mixes: {mixes}}}\nbatch: 16\n"
+    (folder / "bench.yaml").write_text(text)
     finetune(read_config(folder / "finetune.yaml"), folder / "run")
 
 
