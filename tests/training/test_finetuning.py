@@ -383,15 +383,15 @@ def test_an_encoder_of_images_is_not_given_texts(tmp_path: Path):
 
 
 @pytest.mark.parametrize("what", ["contents", "labels"])
-def test_changed_contents_and_labels_are_refused(what: str, tmp_path: Path):
-    out, scenario = tmp_path / "run", toy_scenario(TASKS)
+def test_changed_contents_and_labels_of_a_task_that_has_begun_are_refused(what: str, tmp_path: Path):
+    out, scenario, asked = tmp_path / "run", toy_scenario(TASKS), config(epochs=3, save_every=1)
 
     def stop(now: TrainingProgress) -> None:
-        if now.task == 1 and now.done:
+        if now.task == 2 and now.step is not None and now.step.epoch == 1:
             raise Killed
 
     with pytest.raises(Killed):
-        run(out, progress=stop)
+        run(out, config=asked, progress=stop)
     task = scenario.tasks[2]
     if what == "contents":
         inputs = np.array(task.train.read(range(len(task.train)))) + 1
@@ -400,7 +400,7 @@ def test_changed_contents_and_labels_are_refused(what: str, tmp_path: Path):
         other = replace(task.train, labels=task.train.labels[::-1].copy())
     changed = replace(scenario, tasks=(*scenario.tasks[:2], replace(task, train=other)))
     with pytest.raises(RunError, match=f"{what} of train samples of task 'task-3' changed. Restore the data"):
-        run(out, scenario=changed)
+        run(out, config=asked, scenario=changed)
 
 
 @pytest.mark.parametrize("rate", [1e30, 3e38])

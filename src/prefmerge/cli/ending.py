@@ -74,7 +74,8 @@ def _said(error: BaseException, number: int | None, command: str | None) -> tupl
         return f"{how}; {left}.", 128 + number
     if isinstance(error, PrefmergeError):
         return str(error), error.exit_code
-    if isinstance(error, MemoryError):
+    no_room = isinstance(error, ImportError) and ("failed to map" in str(error) or "allocate memory" in str(error))
+    if isinstance(error, MemoryError) or no_room:
         return "there is not enough memory. Free some, or allow less with --max-memory or fewer threads.", 1
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
