@@ -46,6 +46,7 @@ class RecipeArguments(TypedDict, total=False):
     base_weight: Number
     density: Number | Sequence[Number | None] | None  # one for all tasks, or one for each
     normalize: bool | None
+    rescale: bool
     sequential: bool | None
     as_published: bool
     dtype: str | None
