@@ -14,7 +14,16 @@ from prefmerge.ground import words
 
 def now(**told: Any) -> Any:
     """What a training tells of task 2 of 3."""
-    given = {"task": 1, "tasks": 3, "name": "birds", "step": None, "fisher": None, "done": False, "resumed": False}
+    given = {
+        "task": 1,
+        "tasks": 3,
+        "name": "birds",
+        "step": None,
+        "fisher": None,
+        "done": False,
+        "resumed": False,
+        "note": None,
+    }
     return SimpleNamespace(**{**given, **told})
 
 

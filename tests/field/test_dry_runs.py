@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from prefmerge.cli import app
 from prefmerge.lab import bench
 from prefmerge.lab import report as reporting
-from prefmerge.lab.forecast import BACKWARD, WHILE_TRAINING, Count, Forecast, Measured
+from prefmerge.lab.forecast import BACKWARD, WHILE_TRAINING, Forecast, Rates, WorkAhead
 from prefmerge.lab.jobs import _Queue
 from prefmerge.lab.kinds import Counts, FixedSpec, MeasureSpec, Spec
 from prefmerge.lab.results import Results
@@ -120,23 +120,27 @@ def test_journey_15_what_cannot_be_opened_is_said(place: Path, recipe: str, said
 
 
 def forecast(**what: Any) -> Forecast:
-    plain = Forecast(1, (), (), 0, Count(), Measured(per_second=100.0, merge_seconds=2.0), 0, 10**9, 4, 0)
+    plain = Forecast(1, (), (), 0, WorkAhead(), Rates(per_second=100.0, merge_seconds=2.0), 0, 10**9, 4, 0)
     return replace(plain, **what)
 
 
 @pytest.mark.parametrize(
     ("what", "seconds", "said"),
     [
-        ({"count": Count(3, 3, 1000)}, 16.0, "4 at once, on shared cores."),
+        ({"count": WorkAhead(3, 3, 1000)}, 16.0, "4 at once, on shared cores."),
         ({"trained_samples": 1000, "jobs": 1}, BACKWARD * 10.0, "one after another."),
-        ({"count": Count(0, 0, 1000), "accelerators": 2}, 5.0, "4 at once, in turns on 2 accelerators."),
-        ({"count": Count(0, 0, 1000), "accelerators": 1, "jobs": 1}, 10.0, "one after another, on one accelerator."),
+        ({"count": WorkAhead(0, 0, 1000), "accelerators": 2}, 5.0, "4 at once, in turns on 2 accelerators."),
+        (
+            {"count": WorkAhead(0, 0, 1000), "accelerators": 1, "jobs": 1},
+            10.0,
+            "one after another, on one accelerator.",
+        ),
         (
             {"disk": 740 * 10**9},
             0.0,
             "Disk: about 740.0 GB for checkpoints; 1.0 GB are free.\nThat is more than is free",
         ),
-        ({"measured": Measured(problem="tiny: is gone")}, None, "Model: tiny: is gone."),
+        ({"measured": Rates(problem="tiny: is gone")}, None, "Model: tiny: is gone."),
     ],
 )
 def test_journey_15_time_disk_and_places_in_words(what: dict[str, Any], seconds: float | None, said: str):

@@ -39,7 +39,7 @@ def test_journey_18_the_average_stands_first():
     assert best.header[1:3] == ("Scale", "Average")
     minus = tables.differences(results(), "0.5")
     assert minus is not None
-    assert minus.header[1] == "All places"
+    assert minus.header[1] == "All targets"
     shares = tables.similarities(results())
     assert shares is not None
     assert shares.header[1] == "Average"

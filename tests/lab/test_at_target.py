@@ -225,7 +225,7 @@ def test_a_recipe_trains_runs_of_their_own_for_them(runs: Path, tmp_path: Path):
     (tmp_path / "words.yaml").write_text(text)
     told: list[str] = []
     results = run(read_experiment(tmp_path / "words.yaml"), tmp_path / "out", jobs=1, say=told.append)
-    assert told == ["Training sequential-seed-1 (1 of 2).", "Training held-out-seed-1 (2 of 2)."]
+    assert told == ["Training sequential-seed-1, held-out-seed-1, 1 at a time."]
     assert {one.method for one in results.scores} == {"MAGMAX", "Adapt (labels)"}
     folder = tmp_path / "out" / "runs"
     papers, ours = (read_kept(read_run(folder / f"{name}-seed-1")) for name in ("sequential", "held-out"))

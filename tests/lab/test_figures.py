@@ -108,7 +108,7 @@ def test_one_scale_has_no_panel_of_best_scales():
 def test_similarities_show_the_place_first(whole: Results):
     axes = panels(figures.similarities(whole))
     assert [one.get_title() for one in axes] == [
-        "the place",
+        "the target",
         "Label",
         "OT",
         "Cos",

@@ -170,18 +170,18 @@ def compared(
     [
         (
             [2, 2, 3, 2, 2],
-            "At scale 1, Tunable (Label) has a higher mean than MAGMAX in 5 of 5 environments. Over 5 places the "
+            "At scale 1, Tunable (Label) has a higher mean than MAGMAX in 5 of 5 environments. Over 5 targets the "
             "difference is +12.2 points, 95 % interval [9.1, 15.3]: ahead. By training: +12.2 (seed 3).",
         ),
         (
             [2, -2, 3, 0, 2],
             "At scale 1, Tunable (Label) has a higher mean than MAGMAX in 3 of 5 environments (not in e2, e4). Over 5 "
-            "places the difference is +5.6 points, 95 % interval [-8.2, 19.4]: no clear difference. By training: +5.6 "
+            "targets the difference is +5.6 points, 95 % interval [-8.2, 19.4]: no clear difference. By training: +5.6 "
             "(seed 3).",
         ),
         (
             [-2, -2, -3, -2, -2],
-            "At scale 1, Tunable (Label) has a higher mean than MAGMAX in 0 of 5 environments. Over 5 places the "
+            "At scale 1, Tunable (Label) has a higher mean than MAGMAX in 0 of 5 environments. Over 5 targets the "
             "difference is -12.2 points, 95 % interval [-15.3, -9.1]: behind. By training: -12.2 (seed 3).",
         ),
     ],
@@ -193,12 +193,12 @@ def test_the_preference_against_magmax(gaps: list[int], sentence: str):
 def test_who_is_ahead_and_who_is_best():
     said = findings.about_places(compared([2, 2, 3, 2, 2]))
     assert said[1:] == [
-        "At scale 1, against MAGMAX (by the 95 % interval over all places): ahead: Tunable (Label).",
+        "At scale 1, against MAGMAX (by the 95 % interval over all targets): ahead: Tunable (Label).",
         "At scale 1, the highest average is 62.2 %: Tunable (Label).",
     ]
     behind = findings.about_places(compared([-2, -2, -3, -2, -2], method="Tunable (Label), carry 0.5"))
     assert behind == [
-        "At scale 1, against MAGMAX (by the 95 % interval over all places): behind: “Tunable (Label), carry 0.5”.",
+        "At scale 1, against MAGMAX (by the 95 % interval over all targets): behind: “Tunable (Label), carry 0.5”.",
         "At scale 1, the highest average is 50.0 %: MAGMAX.",
     ]
 
@@ -207,7 +207,7 @@ def test_who_is_ahead_and_who_is_best():
     ("gaps", "end"),
     [
         ([2, 2, 3, 2, 2], "it helps."),
-        ([2, -2, 3, 0, -2], "it does not help, as far as these places tell: the interval holds zero."),
+        ([2, -2, 3, 0, -2], "it does not help, as far as these targets tell: the interval holds zero."),
         ([-2, -2, -3, -2, -2], "it does not help, it harms: the interval lies below zero."),
     ],
 )
@@ -228,7 +228,7 @@ def test_similarities_that_are_no_nearer_than_equal_shares():
     # Equal shares of three are 10/30 from e1, 14/30 from e2, 1/30 from e3 (7, 7 and 6 of 20), 4/30 from e4 and 8/30
     # from e5: 0.247.
     assert findings.about_similarities(dataclasses.replace(base, similarities=shown))[-1] == (
-        "Total variation to the place's own shares, where equal shares have 0.25: nearer: Label (0.00); no nearer: OT "
+        "Total variation to the target's own shares, where equal shares have 0.25: nearer: Label (0.00); no nearer: OT "
         "(0.25)."
     )
 
@@ -262,11 +262,11 @@ def test_diversity_speaks_of_both_ends(whole: Results):
         "Tunable (Label) minus MAGMAX at scale 1",
         "Tunable (OT) minus MAGMAX at scale 1",
     ]
-    assert re.fullmatch(r".*, in places of 1 task: .* \(.*\); of 5 tasks: .* \(.*\)\.", said[0])
+    assert re.fullmatch(r".*, in targets of 1 task: .* \(.*\); of 5 tasks: .* \(.*\)\.", said[0])
 
 
 def test_one_place_has_no_verdict():
-    assert findings.verdict(Difference(0.5, None, None, 1, 1, 0, 0)) == "one place, so no interval"
+    assert findings.verdict(Difference(0.5, None, None, 1, 1, 0, 0)) == "one target, so no interval"
 
 
 # What is missing, and how it was made
@@ -286,7 +286,7 @@ def test_what_is_missing_is_said(tmp_path: Path):
     assert "There is one training: how much another would differ is not known." in text
     short = sum(bool(one.shortfall) for one in whole.environments)
     assert 0 < short < len(whole.environments)
-    assert f"{short} of 25 places have fewer samples than asked" in text
+    assert f"{short} of 25 targets have fewer samples than asked" in text
 
 
 def test_nothing_is_missing(whole: Results):

@@ -57,7 +57,7 @@ GOLDEN = """\
 - Mean over 1 variant of each environment, 18 test samples in each, the same for all methods. ± is the standard \
 deviation over the trainings (seeds 3, 4).
 - Search: chosen with its own scale, so its row is the same at every scale.
-- What a method was shown of the place. Search: samples with labels; Tunable (Label): labels alone; every other: \
+- What a method was shown of the target. Search: samples with labels; Tunable (Label): labels alone; every other: \
 nothing.
 - Selection (released is that of the authors' code). released: Tunable (Label); paper: Search.
 - Bold: the best of the column.
@@ -222,11 +222,11 @@ def test_differences_in_both_directions():
     against = tables.differences(whole, "0.5", second="MAGMAX")
     # clinic: (3 + 5) / 2 / 18 = 22.2; ward: (-3 + 5) / 2 / 18 = 5.6; together 13.9, t of one degree: 12.706 * 8.33.
     assert column(against, "clinic")["Tunable (Label)"] == "+22.2"
-    assert column(against, "All places")["Tunable (Label)"] == "+13.9 [-92.0, 119.8]"
+    assert column(against, "All targets")["Tunable (Label)"] == "+13.9 [-92.0, 119.8]"
     assert column(against, "Won / tied / lost") == {"Tunable (Label)": "2 / 0 / 0", "Search": "1 / 0 / 1"}
     assert column(against, "By seed")["Tunable (Label)"] == "0.0, +27.8"
     ours = tables.differences(whole, "0.5", first="Tunable (Label)")
-    assert column(ours, "All places")["MAGMAX"] == "+13.9 [-92.0, 119.8]"
+    assert column(ours, "All targets")["MAGMAX"] == "+13.9 [-92.0, 119.8]"
     assert list(column(ours, "clinic")) == ["MAGMAX", "Search"]
 
 

@@ -34,7 +34,7 @@ _COUNTED = "counted"  # the job that is counted, of those that a line or a bar m
 _PLAIN = ("what", "bar", "count", "left")
 
 
-class Shown(Protocol):
+class ProgressView(Protocol):
     """Where progress is shown."""
 
     def phase(self, what: str, job: str = "") -> None:
@@ -57,7 +57,7 @@ class Shown(Protocol):
 
 
 @contextlib.contextmanager
-def _shown(*columns: str, transient: bool = True) -> Iterator[Shown]:
+def _shown(*columns: str, transient: bool = True) -> Iterator[ProgressView]:
     """Bars with these columns on a terminal, else lines. `transient`: bars go when the job is done."""
     if not sys.stderr.isatty():
         lines = _Lines()
@@ -134,10 +134,10 @@ def training() -> Iterator[Callable[[TrainingProgress], None]]:
 
 
 @dataclass(frozen=True)
-class Experiment:
+class ExperimentView:
     """What an experiment is told to call."""
 
-    shown: Shown
+    shown: ProgressView
 
     def cells(self, done: int, total: int, what: str) -> None:
         """Of pieces of work: a line for each where there is no terminal."""
@@ -155,10 +155,10 @@ class Experiment:
 
 
 @contextlib.contextmanager
-def experiment() -> Iterator[Experiment]:
+def experiment() -> Iterator[ExperimentView]:
     """Of trainings and pieces of work."""
     with _shown("what", "bar", "count", "left", "{task.fields[note]}", transient=False) as shown:
-        yield Experiment(shown)
+        yield ExperimentView(shown)
 
 
 # On a terminal

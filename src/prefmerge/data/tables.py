@@ -42,7 +42,7 @@ _SAID = re.compile(r"sep=(.)\r?\n")  # the first line, as some spreadsheets writ
 
 
 @dataclass(frozen=True)
-class Table:
+class ReadTable:
     """A file's cells: the names of its columns, rows as wide as these, and the line on which each row begins."""
 
     file: Path
@@ -52,7 +52,7 @@ class Table:
 
 
 def read_table(
-    source: Path | Table,
+    source: Path | ReadTable,
     prefix: str,
     *,
     input: str | None = None,
@@ -64,7 +64,7 @@ def read_table(
 
     Raises DataError naming file, line and column.
     """
-    table = source if isinstance(source, Table) else open_table(source)
+    table = source if isinstance(source, ReadTable) else open_table(source)
     file, columns, cells, lines = table.file, table.columns, table.rows, table.lines
     if not cells:
         raise DataError(
@@ -151,7 +151,7 @@ class _Files:
         return [self.steady.read(self.paths[i], self.name(i)) for i in at]
 
 
-def open_table(file: Path) -> Table:
+def open_table(file: Path) -> ReadTable:
     """The cells of a CSV or TSV file, which may have no rows. Raises DataError naming file and line."""
     if not file.is_file():
         raise DataError(f"{file}: no such file.")
@@ -188,7 +188,7 @@ def open_table(file: Path) -> Table:
                 "separator."
             )
         row.extend([""] * (len(columns) - len(row)))
-    return Table(file, columns, rows, lines)
+    return ReadTable(file, columns, rows, lines)
 
 
 def _separator(text: str, file: Path) -> str:

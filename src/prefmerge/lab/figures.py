@@ -89,7 +89,7 @@ def _averaged(results: Results) -> str:
 
 
 def environments(results: Results, scale: str) -> Picture | None:
-    """A panel per environment, a row per method: its mean, its places, and MAGMAX as a line."""
+    """A panel per environment, a row per method: its mean, its targets, and MAGMAX as a line."""
     scores = StudyScores(results)
     methods = [name for name in table_parts.in_order(scores.methods) if scores.at(name, scale)]
     if not methods:
@@ -106,7 +106,7 @@ def environments(results: Results, scale: str) -> Picture | None:
         panel.set_visible(False)
     flat[0].set_yticks(range(len(methods)), methods)
     flat[0].set_ylim(len(methods) - 0.5, -0.5)
-    figure.supxlabel("accuracy at the place (%)", fontsize=10)
+    figure.supxlabel("accuracy at the target (%)", fontsize=10)
     return Picture(
         f"environments-scale-{scale}",
         f"Accuracy by target environment, scale {scale}. Large marks: mean ({_spread(results)}); small ones: the "
@@ -145,7 +145,7 @@ def _by_variant(scores: StudyScores, method: str, scale: str, name: str) -> list
 
 
 def differences(results: Results) -> Picture | None:
-    """A forest plot: every method minus MAGMAX over all places with its interval, a panel per scale."""
+    """A forest plot: every method minus MAGMAX over all targets with its interval, a panel per scale."""
     scores = StudyScores(results)
     scales: list[str | None] = list(table_parts.scales_of(scores))
     if len(scales) > 1:
@@ -184,8 +184,8 @@ def differences(results: Results) -> Picture | None:
     best = "; the best scales are chosen on these samples, so optimistic" if None in scales else ""
     return Picture(
         "differences",
-        f"Every method minus {tables.RIVAL} over all places: mean and 95 % interval; strokes: the mean in each "
-        f"environment; at the side: places won/tied/lost{best}.",
+        f"Every method minus {tables.RIVAL} over all targets: mean and 95 % interval; strokes: the mean in each "
+        f"environment; at the side: targets won/tied/lost{best}.",
         figure,
     )
 
@@ -194,7 +194,7 @@ def differences(results: Results) -> Picture | None:
 
 
 def similarities(results: Results) -> Picture | None:
-    """Heat maps of the shares that each similarity gives every place, beside those that the place has."""
+    """Heat maps of the shares that each similarity gives every target, beside those that the target has."""
     shown = tables.shown_of(results, "places")
     if not shown:
         return None
@@ -204,7 +204,7 @@ def similarities(results: Results) -> Picture | None:
     names = list(dict.fromkeys(one.environment for one in shown))
     spots = sorted({(one.environment, one.variant) for one in shown}, key=lambda spot: (names.index(spot[0]), spot[1]))
     truth = {(one.environment, one.variant): one.truth for one in shown}
-    maps: list[tuple[str, list[Sequence[float]]]] = [("the place", [truth[spot] for spot in spots])]
+    maps: list[tuple[str, list[Sequence[float]]]] = [("the target", [truth[spot] for spot in spots])]
     for kind in kinds:
         maps.append((tables.KINDS[kind], [_mean_shares(shown, kind, spot) for spot in spots]))
     T = len(results.tasks)
@@ -229,7 +229,7 @@ def similarities(results: Results) -> Picture | None:
     bar.ax.tick_params(labelsize=SMALL)
     return Picture(
         "similarities",
-        f"The shares of the tasks: what each place has (left) and what each similarity says{_averaged(results)}. The "
+        f"The shares of the tasks: what each target has (left) and what each similarity says{_averaged(results)}. The "
         "colours stretch small shares.",
         figure,
     )
@@ -243,7 +243,7 @@ def _mean_shares(shown: Sequence[Shown], kind: str, spot: tuple[str, int]) -> Se
 
 
 def _some(count: int, most: int = 6) -> list[int]:
-    """Places for ticks: all of a few, else the first and every so many."""
+    """Positions for ticks: all of a few, else the first and every so many."""
     if count <= most:
         return list(range(count))
     step = next(n for n in (5, 10, 20, 50, 100, count) if count / n <= most)
@@ -314,7 +314,7 @@ def allotted(results: Results) -> Picture | None:
 
 
 def diversity(results: Results) -> Picture | None:
-    """Figure 4: accuracy against the number of tasks in a place; a panel per scale."""
+    """Figure 4: accuracy against the number of tasks in a target; a panel per scale."""
     scores = StudyScores(results, "diversity")
     scales = table_parts.scales_of(scores) or ([""] if scores.methods else [])
     if not scales:
@@ -338,11 +338,11 @@ def diversity(results: Results) -> Picture | None:
         panel.set_xticks(range(len(names)), [str(counts[name]) for name in names])
         panel.set_title(f"scale {scale}" if scale else "", fontsize=10)
         panel.set_xlabel("tasks in the place, in equal parts")
-    axes[0][0].set_ylabel("accuracy at the place (%)")
+    axes[0][0].set_ylabel("accuracy at the target (%)")
     _legend(figure, axes[0][0], 3 if len(scales) > 1 else 2)
     return Picture(
         "diversity",
-        f"Accuracy against the number of tasks that a place mixes in equal parts ({_spread(results)}; methods are set "
+        f"Accuracy against the number of tasks that a target mixes in equal parts ({_spread(results)}; methods are set "
         "side by side).",
         figure,
     )

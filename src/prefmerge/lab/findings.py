@@ -23,7 +23,7 @@ UNLABELLED = tuple(f"Tunable ({tables.KINDS[kind]})" for kind in ("ot", "cosine"
 def verdict(part: Difference) -> str:
     """What an interval of a difference allows to say of the first method."""
     if part.interval is None:
-        return "one place, so no interval"
+        return "one target, so no interval"
     return ("no clear difference", "ahead", "behind")[part.verdict]
 
 
@@ -35,7 +35,7 @@ def _interval(part: Difference) -> str:
 
 
 def _against(comparison: Comparison, where: str) -> str:
-    """`At scale 1, A has a higher mean than B in 4 of 5 environments (not in e4). Over 25 places: ...`"""
+    """`At scale 1, A has a higher mean than B in 4 of 5 environments (not in e4). Over 25 targets: ...`"""
     up = [name for name, part in comparison.environments.items() if part.mean > 0]
     rest = [name for name in comparison.environments if name not in up]
     but = f" (not in {', '.join(rest)})" if rest and up else ""
@@ -45,7 +45,7 @@ def _against(comparison: Comparison, where: str) -> str:
     )
     return (
         f"{where}, {comparison.first} has a higher mean than {comparison.second} in {len(up)} of "
-        f"{len(comparison.environments)} environments{but}. Over {counted(comparison.overall.places, 'place')} "
+        f"{len(comparison.environments)} environments{but}. Over {counted(comparison.overall.places, 'target')} "
         f"the difference is {_interval(comparison.overall)}: {verdict(comparison.overall)}. By training: {seeds}."
         f"{lacking}"
     )
@@ -69,7 +69,7 @@ def about_places(results: Results) -> list[str]:
         }
         if comparisons:
             listed = "; ".join(f"{word}: {_several(names)}" for word, names in groups.items() if names)
-            said.append(f"{where}, against {RIVAL} (by the 95 % interval over all places): {listed}.")
+            said.append(f"{where}, against {RIVAL} (by the 95 % interval over all targets): {listed}.")
         averages = {
             name: mean.value
             for name in table_parts.in_order(scores.methods)
@@ -146,9 +146,9 @@ def about_similarities(results: Results) -> list[str]:
                 continue
             word = {
                 1: "it helps",
-                0: "it does not help, as far as these places tell: the interval holds zero"
+                0: "it does not help, as far as these targets tell: the interval holds zero"
                 if comparison.overall.interval
-                else "one place, so no interval",
+                else "one target, so no interval",
                 -1: "it does not help, it harms: the interval lies below zero",
             }[comparison.overall.verdict]
             said.append(f"{method} at scale {scale} minus {RIVAL}: {_interval(comparison.overall)}; {word}.")
@@ -162,7 +162,7 @@ def about_similarities(results: Results) -> list[str]:
         near = [f"{name} ({value:.2f})" for name, value in kinds if value < equal]
         far = [f"{name} ({value:.2f})" for name, value in kinds if value >= equal]
         said.append(
-            f"Total variation to the place's own shares, where equal shares have {equal:.2f}: "
+            f"Total variation to the target's own shares, where equal shares have {equal:.2f}: "
             + "; ".join(
                 part
                 for part in (f"nearer: {', '.join(near)}" * bool(near), f"no nearer: {', '.join(far)}" * bool(far))
@@ -209,7 +209,7 @@ def _course(
 
 
 def about_diversity(results: Results) -> list[str]:
-    """The preference against MAGMAX in the least and in the most mixed places."""
+    """The preference against MAGMAX in the least and in the most mixed targets."""
     scores = StudyScores(results, "diversity")
     counts = {one.name: len(one.parts) for one in results.environments}
     names = sorted((name for name in scores.environments if name in counts), key=lambda name: counts[name])
@@ -224,7 +224,7 @@ def about_diversity(results: Results) -> list[str]:
                 for name in (names[0], names[-1])
                 if (part := comparison.environments.get(name)) is not None
             ]
-            said.append(f"{method} minus {RIVAL} at scale {scale}, in places of {'; of '.join(ends)}.")
+            said.append(f"{method} minus {RIVAL} at scale {scale}, in targets of {'; of '.join(ends)}.")
     return said
 
 
@@ -233,7 +233,7 @@ def about_missing(results: Results) -> list[str]:
     said = []
     if short:
         said.append(
-            f"{len(short)} of {len(results.environments)} places have fewer samples than asked, so their ratios are "
+            f"{len(short)} of {len(results.environments)} targets have fewer samples than asked, so their ratios are "
             "not quite those of their name."
         )
     if len(results.seeds) == 1:

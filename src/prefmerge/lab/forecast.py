@@ -28,7 +28,7 @@ from prefmerge.lab.jobs import gpus
 from prefmerge.lab.kinds import CheckpointsSpec, FixedSpec, ModelSpec, SearchSpec, SimilaritySpec, TargetSpec
 from prefmerge.lab.prepare import Ready
 from prefmerge.lab.recipe import training_config
-from prefmerge.lab.trainings import Asked
+from prefmerge.lab.trainings import RunToTrain
 from prefmerge.target.choice import FINALISTS
 from prefmerge.target.judging import FIRST
 
@@ -44,19 +44,19 @@ WHILE_TRAINING = 3  # models that a training keeps beside its checkpoints: weigh
 
 
 @dataclass(frozen=True)
-class Count:
+class WorkAhead:
     """What a piece of work takes."""
 
     merges: int = 0
     evaluations: int = 0  # models that answer
     samples: int = 0  # encoded
 
-    def __add__(self, other: Count) -> Count:
-        return Count(self.merges + other.merges, self.evaluations + other.evaluations, self.samples + other.samples)
+    def __add__(self, other: WorkAhead) -> WorkAhead:
+        return WorkAhead(self.merges + other.merges, self.evaluations + other.evaluations, self.samples + other.samples)
 
 
 @dataclass(frozen=True)
-class Measured:
+class Rates:
     """What was measured on this machine. `problem`: why the model cannot be opened."""
 
     device: str = "cpu"
@@ -74,8 +74,8 @@ class Forecast:
     to_do: tuple[Cell[Any], ...]
     trainings: tuple[str, ...]
     trained_samples: int  # samples x epochs of all trainings
-    count: Count
-    measured: Measured
+    count: WorkAhead
+    measured: Rates
     disk: int  # bytes
     free: int
     jobs: int
@@ -154,7 +154,7 @@ def forecast(ready: Ready, jobs: int) -> Forecast:
     """What is still to be done of an experiment. Writes nothing. Raises what opening the data raises."""
     cells = ready.work.cells()
     to_do = tuple(cell for cell in cells if cell.load(ready.out) is None)
-    counted = sum((_count(ready, cell) for cell in to_do), Count())
+    counted = sum((_count(ready, cell) for cell in to_do), WorkAhead())
     measured = _measured(ready)
     spared = [_samples(ready, one, scenario) for one, scenario in ready.waiting]
     models = [_models(ready, one, scenario) for one, scenario in ready.waiting]
@@ -178,7 +178,7 @@ def _there(path: Path) -> Path:
     return next(one for one in (path.absolute(), *path.absolute().parents) if one.is_dir())
 
 
-def _samples(ready: Ready, one: Asked, scenario: Scenario) -> int:
+def _samples(ready: Ready, one: RunToTrain, scenario: Scenario) -> int:
     """Samples x epochs of a training."""
     from prefmerge.training.steps import EPOCHS
 
@@ -187,46 +187,46 @@ def _samples(ready: Ready, one: Asked, scenario: Scenario) -> int:
     return sum(len(task.train) * (task.epochs or config.training.epochs or EPOCHS) for task in tasks)
 
 
-def _models(ready: Ready, one: Asked, scenario: Scenario) -> int:
+def _models(ready: Ready, one: RunToTrain, scenario: Scenario) -> int:
     """Models that a finished run has on disk; EWC keeps two more."""
     tasks = 1 if one.training == "joint" else len(scenario.tasks)
     return tasks + 1 + 2 * (one.training == "ewc")
 
 
-def _count(ready: Ready, cell: Cell[Any]) -> Count:
+def _count(ready: Ready, cell: Cell[Any]) -> WorkAhead:
     """What one cell takes, at most."""
     samples, spec, tasks = ready.samples, cell.spec, len(ready.samples.names)
     match spec:
         case FixedSpec():
             n = len(spec.scales)
-            return Count(n, n, n * len(samples.ids))
+            return WorkAhead(n, n, n * len(samples.ids))
         case ModelSpec():
-            return Count(0, 1, len(samples.ids))
+            return WorkAhead(0, 1, len(samples.ids))
         case SimilaritySpec():
             seen = sum(len(samples.shown(mark.key)) for mark in spec.environments)
             by_features = any(kind != "label" for kind in spec.kinds)
-            return Count(0, 0, tasks * (spec.samples_per_task + seen) if by_features else 0)
+            return WorkAhead(0, 0, tasks * (spec.samples_per_task + seen) if by_features else 0)
         case CheckpointsSpec():
             n = tasks * len(spec.scales)
-            return Count(n, n, n * sum(len(samples.shown(mark.key)) for mark in spec.environments))
+            return WorkAhead(n, n, n * sum(len(samples.shown(mark.key)) for mark in spec.environments))
         case SearchSpec():
             key = spec.environment.key
-            tried = Count(spec.trials, spec.trials, spec.trials * len(samples.shown(key)))
-            return tried + Count(0, 1, len(samples.judged(key)))
+            tried = WorkAhead(spec.trials, spec.trials, spec.trials * len(samples.shown(key)))
+            return tried + WorkAhead(0, 1, len(samples.judged(key)))
         case TargetSpec():
             judged = len(samples.judged(spec.environment.key))
             if not spec.entry.held_out:
                 n = len(spec.scales)
-                return Count(n, n, n * judged)
+                return WorkAhead(n, n, n * judged)
             held = ready.recipe.held_out.samples * tasks
             if spec.entry.kind != "adapt":
-                return Count(0, 1, judged + held)
+                return WorkAhead(0, 1, judged + held)
             ways, tried = 2 if spec.prior else 1, POOL * FIRST * tasks + (FINALISTS + 1) * held
-            return Count(ways * POOL, ways * (POOL + 1), ways * (judged + tried))
-    return Count()
+            return WorkAhead(ways * POOL, ways * (POOL + 1), ways * (judged + tried))
+    return WorkAhead()
 
 
-def _measured(ready: Ready) -> Measured:
+def _measured(ready: Ready) -> Rates:
     """How fast this machine is with the model of the experiment."""
     from prefmerge.models.encoders import load_encoder
     from prefmerge.training.config_file import run_config
@@ -247,9 +247,9 @@ def _measured(ready: Ready) -> Measured:
             per_second = _rate(encoder, test, ready.recipe.batch, device)
             merge = _merge_seconds(finished[0]) if finished else None
     except PrefmergeError as error:
-        return Measured(problem=str(error).rstrip("."))
+        return Rates(problem=str(error).rstrip("."))
     size = sum(tensor.numel() * tensor.element_size() for tensor in encoder.state().values())
-    return Measured(device, size, per_second, merge)
+    return Rates(device, size, per_second, merge)
 
 
 def _rate(encoder: Encoder, test: Examples, batch: int, device: str) -> float:

@@ -27,7 +27,7 @@ from prefmerge.lab.environments import Environment, Mix, Pool
 from prefmerge.lab.plan import Environments, Prepared, Work, plan_work, run_identity
 from prefmerge.lab.recipe import DIVERSE, HELD_OUT, Experiment, training_config
 from prefmerge.lab.samples import Samples, digest_of, pools_of
-from prefmerge.lab.trainings import Asked, Watch, asked_runs, train, trained, write_text
+from prefmerge.lab.trainings import RunToTrain, Watch, asked_runs, train, trained, write_text
 from prefmerge.runs import Run, RunTask, Training, require_finished
 
 Say = Callable[[str], None]
@@ -43,7 +43,7 @@ class Ready:
     environments: Environments
     samples: Samples
     work: Work
-    waiting: tuple[tuple[Asked, Scenario], ...] = ()
+    waiting: tuple[tuple[RunToTrain, Scenario], ...] = ()
 
 
 def prepare(
@@ -78,7 +78,7 @@ def planned(recipe: Experiment, out: Path, say: Say, *, force: bool = False) -> 
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out}: is a file, so it cannot be made a folder. Choose another output.")
     _require_extras(recipe)
-    common, waiting = _Common(), list[tuple[Asked, Scenario]]()
+    common, waiting = _Common(), list[tuple[RunToTrain, Scenario]]()
     with phase("opening the data"):
         if recipe.runs is not None:
             runs = {training: _opened(training, several, common) for training, several in recipe.runs.items()}
@@ -177,7 +177,7 @@ def _scenarios(recipe: Experiment, common: _Common) -> dict[int, Scenario]:
     return scenarios
 
 
-def _as_planned(asked: Asked, scenario: Scenario) -> Run:
+def _as_planned(asked: RunToTrain, scenario: Scenario) -> Run:
     """The manifest that a run will have, without what only training knows."""
     tasks = (joined(scenario) if asked.training == "joint" else scenario).tasks
     names = [one.name for one in scenario.classes]

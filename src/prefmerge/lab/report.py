@@ -372,7 +372,7 @@ def raw(results: Results) -> dict[str, str]:
             ["study", "method", "training", "scale", "seed", "alpha", "task", "right", "n", "accuracy"],
             on_tasks,
         ),
-        "shares": (["seed", "environment", "variant", "similarity", "task", "share", "share of the place"], shares),
+        "shares": (["seed", "environment", "variant", "similarity", "task", "share", "share of the target"], shares),
     }
     texts = {name: _csv(header, rows) for name, (header, rows) in written.items() if rows}
     return {**texts, "comparisons": tables.comparison_rows(once.values()).csv()} if pairs else texts

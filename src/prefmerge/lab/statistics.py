@@ -1,13 +1,13 @@
 """Statistics of scores: means over variants and seeds, and paired differences between methods with an interval.
 
     accuracy of a method in an environment:  mean over its variants, for each seed; then mean and s over the seeds
-    difference at a place p:  d_p = mean over seeds of (right_a - right_b) / n;   mean(d) ± t(level, P - 1) s(d) / √P
+    difference at a target p:  d_p = mean over seeds of (right_a - right_b) / n;   mean(d) ± t(level, P - 1) s(d) / √P
 
-A place is one variant of one environment, P of them; s has P - 1 (seeds: S - 1) below the line. Source: Tunable
+A target is one variant of one environment, P of them; s has P - 1 (seeds: S - 1) below the line. Source: Tunable
 MAGMAX, section 4.3 (means); the paired differences are ours. Seeds are averaged first, because two trainings scored at
-one place are not two places. Printed is the t interval: with the five variants of an environment the bootstrap, which
-draws places with replacement, is too short (it misses the truth in 1 of 7 draws where it promises 1 of 20). Both take
-the trainings as given and speak of places like these: what another training would do, they do not know. Shapes: plain
+one target are not two targets. Printed is the t interval: with the five variants of an environment the bootstrap, which
+draws targets with replacement, is too short (it misses the truth in 1 of 7 draws where it promises 1 of 20). Both take
+the trainings as given and speak of targets like these: what another training would do, they do not know. Shapes: plain
 numbers, fractions of 1. Cost: O(scores). Not here: corrections for many comparisons.
 """
 
@@ -53,8 +53,8 @@ def over_seeds(values: Mapping[int, float]) -> Mean | None:
 
 
 class StudyScores:
-    """The scores of one study, by method, scale, seed and place. Raises DataError where two methods saw other samples
-    at one place, or a score is there twice.
+    """The scores of one study, by method, scale, seed and target. Raises DataError where two methods saw other samples
+    at one target, or a score is there twice.
     """
 
     def __init__(self, results: Results, study: str = "places") -> None:
@@ -91,7 +91,7 @@ class StudyScores:
         return tuple(scale for name, scale in self._by if name == method)
 
     def at(self, method: str, scale: str) -> Mapping[tuple[int, EnvironmentKey], Score]:
-        """(seed, place) -> score; of a method that chooses its own scale, those, whatever `scale`."""
+        """(seed, target) -> score; of a method that chooses its own scale, those, whatever `scale`."""
         return self._by.get((method, scale)) or self._by.get((method, ""), {})
 
     def lacking(self, method: str, scale: str, environment: str) -> tuple[int, int]:
@@ -156,7 +156,7 @@ def _same_samples(score: Score, other: Score) -> None:
 
 @dataclass(frozen=True)
 class Difference:
-    """`mean` of first minus second over `places`; where the first won, tied and lost. Intervals: None for one place."""
+    """`mean` of first minus second over `places`; where the first won, tied and lost. Intervals: None for one."""
 
     mean: float
     interval: tuple[float, float] | None  # t
@@ -204,7 +204,7 @@ def compare(
     scores: StudyScores, first: str, second: str, scale: str, second_scale: str | None = None, *, level: float = LEVEL,
     draws: int = DRAWS,
 ) -> Comparison | None:  # fmt: skip
-    """`first` minus `second`, each at its scale. None where they have no place in common.
+    """`first` minus `second`, each at its scale. None where they have no target in common.
 
     Differences are exact until averaged, so that a tie is a tie.
     """

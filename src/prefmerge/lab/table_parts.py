@@ -152,7 +152,7 @@ def sees_note(methods: Sequence[str], results: Results) -> str:
             there["labels alone" if similarity == "label" else "inputs alone"].append(name)
     said = [f"{joined(starts)}: {what}" for what, starts in there.items() if starts]
     said += ["with the prior: labels too"] * any(name.endswith(PRIOR) for name in methods)
-    return f"What a method was shown of the place. {'; '.join(said)}; every other: nothing." if said else ""
+    return f"What a method was shown of the target. {'; '.join(said)}; every other: nothing." if said else ""
 
 
 def selection_note(methods: Sequence[str], results: Results) -> str:

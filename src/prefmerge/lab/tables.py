@@ -98,7 +98,7 @@ def environments(results: Results, scale: str | None, *, study: str = "places") 
         [
             samples_note(scores, results, study) + " " + seeds_note(results),
             "The scale is the one with the highest average on these same test samples: optimistic, and a choice that "
-            "nobody at the place could have made."
+            "nobody at the target could have made."
             if scale is None
             else "",
             f"{joined(own)}: chosen with its own scale, so its row is the same at every scale." if own else "",
@@ -146,7 +146,7 @@ def _paper_note(results: Results) -> str:
     source = published.source("environments", results.paper["environments"])
     return (
         f"paper: {source}; mean ± standard deviation over three seeds, printed there to whole percents, of other draws "
-        "of the places. Empty: not published."
+        "of the targets. Empty: not published."
     )
 
 
@@ -182,7 +182,7 @@ def differences(
     second: str | None = None,
     others: Sequence[str] | None = None,
 ) -> Table | None:
-    """`comparisons` as a table: points by environment and over all places, with 95 % intervals."""
+    """`comparisons` as a table: points by environment and over all targets, with 95 % intervals."""
     pairs = comparisons(results, scale, first=first, second=second, others=others)
     if not pairs:
         return None
@@ -190,7 +190,7 @@ def differences(
     names = [name for name in scores.environments if any(name in one.environments for one in pairs)]
     several = len(results.seeds) > 1
     header = ["Minus" if first is not None else "Method"]
-    header += ["All places", "Won / tied / lost", *names] + ["By seed"] * several
+    header += ["All targets", "Won / tied / lost", *names] + ["By seed"] * several
     rows = []
     for one in pairs:
         which = 0 if first is None else 1
@@ -220,19 +220,19 @@ def differences(
         header,
         rows,
         [
-            "A place is one variant of one environment; both methods are scored on the same samples of it, and the "
-            "seeds of a place are averaged first. The t interval of the mean over places, as the bootstrap is too "
+            "A target is one variant of one environment; both methods are scored on the same samples of it, and the "
+            "seeds of a target are averaged first. The t interval of the mean over targets, as the bootstrap is too "
             "short for so few; comparisons.csv has both.",
             "Bold: the interval (before rounding) does not hold zero. Nothing is corrected for the number of "
             "comparisons: of twenty without any difference one is bold.",
-            "The interval speaks of places drawn like these from this test set, and of these trainings; another "
+            "The interval speaks of targets drawn like these from this test set, and of these trainings; another "
             "training may differ.",
             "Scales were chosen on the same samples: optimistic for whoever had more of them." if scale is None else "",
             baseline_note(
                 (name, at) for one in pairs for name, at in zip((one.first, one.second), one.scales, strict=True)
             ),
             labels_note(in_order(compared), results),
-            f"Left out, for {'no training has all scores of a scale' if scale is None else 'no place is common'}: "
+            f"Left out, for {'no training has all scores of a scale' if scale is None else 'no target is common'}: "
             f"{listed(alone, SHOWN)}."
             if alone
             else "",
@@ -313,7 +313,7 @@ def shown_of(results: Results, study: str) -> list[Shown]:
 
 
 def similarities(results: Results, study: str = "places") -> Table | None:
-    """How far each similarity's shares are from the place's own: total variation, 0 the same, 1 no task in common."""
+    """How far each similarity's shares are from the target's own: total variation, 0 the same, 1 no task in common."""
     shown = shown_of(results, study)
     if not shown:
         return None
@@ -338,13 +338,13 @@ def similarities(results: Results, study: str = "places") -> Table | None:
     rows.append([Value("Equal shares"), average, Value(""), *each])
     return made_table(
         "similarities-shares" if study == "places" else f"similarities-shares-{study}",
-        "How far the shares are from those that the place has: total variation (0: the same, 1: no task in common)",
+        "How far the shares are from those that the target has: total variation (0: the same, 1: no task in common)",
         header,
         rows,
         [
             "Mean over the variants; " + seeds_note(results),
-            "Largest share right: how often the task with the largest share is one that the place has most of.",
-            "Equal shares: what can be said without any data of the place; what is no nearer brings nothing.",
+            "Largest share right: how often the task with the largest share is one that the target has most of.",
+            "Equal shares: what can be said without any data of the target; what is no nearer brings nothing.",
             labels_note(["Tunable (Label)"] if "label" in by_kind else [], results),
         ],
     )
@@ -481,8 +481,8 @@ def places(results: Results) -> Table | None:
         rows.append([Value(f"{one.name}, variant {one.variant}"), Value(tasks), Value(lacks), *map(Value, numbers)])
     return made_table(
         "places",
-        "The places: samples drawn from each task's test set",
-        ["Place", "Samples of", "Lacking", "Seed of the draw", "Meta", "Test"],
+        "The targets: samples drawn from each task's test set",
+        ["Target", "Samples of", "Lacking", "Seed of the draw", "Meta", "Test"],
         rows,
         ["Lacking: samples that the task's test set does not have; no other task's were taken instead."],
         3,

@@ -32,7 +32,7 @@ Watch = Callable[[str, "TrainingProgress | str"], None]  # the run's name, and h
 
 
 @dataclass(frozen=True)
-class Asked:
+class RunToTrain:
     """One run that a recipe trains."""
 
     training: str
@@ -57,7 +57,7 @@ def train(
     """
     (out / "runs").mkdir(parents=True, exist_ok=True)
     folders: dict[str, list[str]] = {}
-    todo: list[Asked] = []
+    todo: list[RunToTrain] = []
     for one in asked_runs(recipe, out):
         folders.setdefault(one.training, []).append(str(one.folder))
         if not trained(recipe, one):
@@ -78,14 +78,14 @@ def untrained(recipe: Experiment, out: Path) -> list[str]:
     return [one.folder.name for one in asked_runs(recipe, out) if not trained(recipe, one)]
 
 
-def asked_runs(recipe: Experiment, out: Path) -> Iterator[Asked]:
+def asked_runs(recipe: Experiment, out: Path) -> Iterator[RunToTrain]:
     """Every run that the recipe trains."""
     for training, seeds in recipe.wanted().items():
         for seed in seeds:
-            yield Asked(training, seed, out / "runs" / f"{training}-seed-{seed}")
+            yield RunToTrain(training, seed, out / "runs" / f"{training}-seed-{seed}")
 
 
-def trained(recipe: Experiment, one: Asked) -> bool:
+def trained(recipe: Experiment, one: RunToTrain) -> bool:
     """Whether the run is there and finished. Raises RunError where the folder holds a run of another configuration."""
     from prefmerge.training.run_folder import look
 
@@ -93,7 +93,7 @@ def trained(recipe: Experiment, one: Asked) -> bool:
     return begun is not None and begun.finished
 
 
-def _train_all(todo: list[Asked], at_once: int, watch: Watch) -> None:
+def _train_all(todo: list[RunToTrain], at_once: int, watch: Watch) -> None:
     """`at_once` at a time. Whatever is raised, no process outlives the call; one whose parent is killed ends too."""
     from prefmerge.merging.api import available_cores
 
@@ -128,7 +128,7 @@ def _train_all(todo: list[Asked], at_once: int, watch: Watch) -> None:
 class _Training:
     """One process and our end of its pipe."""
 
-    def __init__(self, asked: Asked, number: int, threads: int | None) -> None:
+    def __init__(self, asked: RunToTrain, number: int, threads: int | None) -> None:
         context = get_context("spawn")
         self.asked, self.number = asked, number
         self.error: PrefmergeError | None = None

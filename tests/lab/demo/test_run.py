@@ -211,7 +211,7 @@ def test_the_verdict_says_loses_and_what_it_costs() -> None:
         "is inside the interval of its estimate. It kept the last checkpoint: all of the change is the head's.",
         "Adapt: 50.0 %, as much as the last checkpoint (standard error 0.0, no clear difference).",
         "Something else is as good: last as it is.",
-        "The price: 25.0 % over all ten digits alike, where the last checkpoint has 50.0 %. Use it at the place only.",
+        "The price: 25.0 % over all ten digits alike, where the last checkpoint has 50.0 %. Use it at the target only.",
     ]
 
 

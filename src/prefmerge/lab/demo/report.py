@@ -36,7 +36,7 @@ def show(console: Console, result: Mapping[str, Any], folder: Path) -> None:
 
     place = result["place"]
     console.print(
-        f"\nAccuracy in % among ten classes, on {place['test_images']} test images of the place, not used before:"
+        f"\nAccuracy in % among ten classes, on {place['test_images']} test images of the target, not used before:"
     )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("model", no_wrap=True)
@@ -90,7 +90,7 @@ def verdicts(result: Mapping[str, Any]) -> list[str]:
     if there < everywhere:
         lines.append(
             f"The price: {there:.1f} % over all ten digits alike, where the last checkpoint has {everywhere:.1f} %. "
-            "Use it at the place only."
+            "Use it at the target only."
         )
     return lines
 
@@ -134,11 +134,11 @@ def draw(result: Mapping[str, Any], file: Path) -> None:
     axes.set_yticks(list(spots), [row["model"] for row in rows])
     axes.invert_yaxis()
     axes.set_xlim(0, 101)
-    axes.set_xlabel(f"accuracy on {result['place']['test_images']} test images of the place (%), ten classes")
+    axes.set_xlabel(f"accuracy on {result['place']['test_images']} test images of the target (%), ten classes")
     last = next(value for row, value in zip(rows, values, strict=True) if row["method"] == "last")
     best = max(value for value, mine in zip(values, ours, strict=True) if mine)
     axes.set_title(
-        f"adapt: {best:.1f} % at the place, the last checkpoint {last:.1f} %",
+        f"adapt: {best:.1f} % at the target, the last checkpoint {last:.1f} %",
         loc="left",
         fontsize=14,
         fontweight="bold",

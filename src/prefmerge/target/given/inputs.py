@@ -32,7 +32,7 @@ from prefmerge.data.rows import (
     distinct,
     shown,
 )
-from prefmerge.data.tables import TABLES, Table, open_table, read_table
+from prefmerge.data.tables import TABLES, ReadTable, open_table, read_table
 from prefmerge.data.whole import Steady, read_whole
 from prefmerge.errors import DataError
 from prefmerge.ground.draws import rank
@@ -211,7 +211,7 @@ def _parts_of(folder: Path) -> dict[str, Path]:
     return files | {one.name: one for one in inside if one.is_dir()}
 
 
-def _input_column(table: Table, kind: InputKind) -> str | None:
+def _input_column(table: ReadTable, kind: InputKind) -> str | None:
     """The column that holds what the model reads; None where there is no column, which `read_table` says."""
     path, columns, other = table.file, table.columns, "image" if kind == "text" else "text"
     name = named_column(columns, _INPUT_COLUMNS[kind])
