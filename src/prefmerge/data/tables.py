@@ -13,7 +13,7 @@ import io
 import re
 import stat
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -110,7 +110,20 @@ def read_table(
             **shared,
         )
     paths = tuple(file.parent / value for value in values[input])
-    for line, path, value in zip(lines, paths, values[input], strict=True):
+    _require_files(where, input, lines, zip(paths, values[input], strict=True))
+    files = _Files(where, tuple(lines), paths)
+    return Rows(
+        ids=tuple(values[own_ids]) if own_ids else distinct(values[input]),
+        read=Decoded(files, files.name),
+        fingerprint=ContentHash(files),
+        files=tuple(path.name for path in paths),
+        **shared,
+    )
+
+
+def _require_files(where: str, input: str, lines: Sequence[int], named: Iterable[tuple[Path, str]]) -> None:
+    """Raise DataError for a path that is no file. `named`: the path, and what the cell of that line says."""
+    for line, (path, value) in zip(lines, named, strict=True):
         try:
             there = stat.S_ISREG(path.stat().st_mode)
         except (FileNotFoundError, NotADirectoryError):
@@ -125,14 +138,6 @@ def read_table(
             raise DataError(
                 f"{where}: line {line} names {str(path)!r}, and there is no such file. Paths are relative to the CSV."
             )
-    files = _Files(where, tuple(lines), paths)
-    return Rows(
-        ids=tuple(values[own_ids]) if own_ids else distinct(values[input]),
-        read=Decoded(files, files.name),
-        fingerprint=ContentHash(files),
-        files=tuple(path.name for path in paths),
-        **shared,
-    )
 
 
 @dataclass(frozen=True)
