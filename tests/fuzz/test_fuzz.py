@@ -1,4 +1,5 @@
-"""Damaged files are taken or refused: one message of at most 1,500 characters, exit 1 or 2, in less than 5 s.
+"""Damaged files are taken or refused: one message of at most 1,500 characters, exit 1 or 2, in less than 5 s of
+the processor (a busy machine may stop for longer).
 
 In the suite some 2,000 cases; `pytest tests/fuzz --fuzz 100000` divides so many among the kinds of files.
 """
@@ -19,7 +20,7 @@ from tests.field.attacked import is_safe
 from tests.fuzz.targets import TARGETS
 
 IN_THE_SUITE = 2_000
-SECONDS = 5.0  # for one case
+SECONDS = 5.0  # of this process, for one case
 MEMORY = 500 << 20  # bytes that a campaign may add
 
 
@@ -42,7 +43,7 @@ def test_attack_s2_m1_damaged_files(
         rng = random.Random(f"{kind} {i}")
         content = target.damage(rng, rng.choice(target.right))
         target.victim.write_bytes(content)
-        began = time.monotonic()
+        began = time.process_time()
         refusal = None
         try:
             target.read()
@@ -57,6 +58,6 @@ def test_attack_s2_m1_damaged_files(
             assert 0 < len(said) <= LONGEST, (i, said)
             assert is_safe(said), (i, said)
             assert refusal.exit_code in (1, 2)
-        assert time.monotonic() - began < SECONDS, (i, content[:2000])
+        assert time.process_time() - began < SECONDS, (i, content[:2000])
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10 < MEMORY
     assert taken < (asked or IN_THE_SUITE) // len(TARGETS) * 0.9
