@@ -74,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     continue
             else:
                 results = Results.load(bench(file, work, asked.wordnet, model, {}, asked.jobs) / "results.json")
-            names = {model: wordnet.MODEL, work: "WORK"}
+            given = results.about["recipe"]["finetune"]["model"]["id"]  # as the run had it: a path, or the hub's name
+            names = {given: wordnet.MODEL, work: "WORK"}
             asked_for = yaml.safe_load(file.read_text(encoding="utf-8"))
             data = summary(results, work / file.stem, __doc__, names, asked_for)
             common.write_result(common.RESULTS / f"{name}.json", data)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -39,7 +40,7 @@ def collected(recipe: Path, out: Path) -> Results:
 
 
 def summary(
-    results: Results, out: Path, docstring: str | None, names: Mapping[Path, str], asked: Mapping[str, Any]
+    results: Results, out: Path, docstring: str | None, names: Mapping[str | Path, str], asked: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The result for the repository: of the output `out`, for the benchmark with this docstring.
 
@@ -55,6 +56,9 @@ def summary(
     text = json.dumps({**head, **compact(results)})
     for path, name in names.items():
         text = text.replace(str(path), name)
+    left = re.findall(r'"/[^"]*"', text)
+    if left:
+        raise RuntimeError(f"paths of this machine would stay in the result: {', '.join(left[:3])}")
     return json.loads(text)
 
 

@@ -63,3 +63,8 @@ def test_the_readme_names_every_package():
     tree = (common.ROOT / "README.md").read_text()
     packages = [one.name for one in (common.ROOT / "src" / "prefmerge").iterdir() if (one / "__init__.py").exists()]
     assert [one for one in packages if f"      {one}/ " not in tree] == []
+
+
+@pytest.mark.parametrize("file", sorted(common.RESULTS.glob("*.json")), ids=lambda file: file.stem)
+def test_a_result_names_no_path_of_the_machine_that_made_it(file: Path):
+    assert re.findall(r'"/[^"]*/[^"]*"', file.read_text(encoding="utf-8")) == []

@@ -61,7 +61,7 @@ def test_attack_m3_at_any_moment(
     moments = request.config.getoption("--attacks")
     of_weights = command in OF_WEIGHTS
     if not moments and not of_weights:
-        pytest.skip("with --attacks N")
+        pytest.skip("minutes for each command that loads torch: run with --attacks N")
     monkeypatch.setenv("PREFMERGE_CACHE", str(tmp_path / "cache"))
     place = tmp_path / "place"
     place.mkdir()

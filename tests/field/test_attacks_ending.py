@@ -270,7 +270,7 @@ def test_attack_s3_disks_of_every_size(tmp_path: Path, request: pytest.FixtureRe
     """What does not fit is one message and leaves nothing; what fits is whole. The first sizes take only a part."""
     rounds = request.config.getoption("--attacks")
     if not rounds:
-        pytest.skip("with --attacks N")
+        pytest.skip("a minute, and it mounts disks: run with --attacks N")
     disk, out = tmp_path / "disk", tmp_path / "disk" / ("out" if kind == "folder" else "out.safetensors")
     disk.mkdir()
     paths = []
@@ -283,7 +283,7 @@ def test_attack_s3_disks_of_every_size(tmp_path: Path, request: pytest.FixtureRe
         size = 4096 * (1 + i * 400 // rounds)
         mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
         if subprocess.run(mount, capture_output=True, check=False).returncode:
-            pytest.skip("no right to mount a disk")
+            pytest.skip("only root may mount a small disk")
         try:
             words = ("--max-memory", "1MB") if kind == "scratch" else ()
             done = call("merge", *paths, "-o", out, *words)

@@ -166,7 +166,7 @@ def test_journey_20_every_long_command_says_what_it_is_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, job: str
 ):
     if importlib.util.find_spec("accelerate") is None:
-        pytest.skip("needs the extra train")
+        pytest.skip("these commands load models, for which they need the extra train")
     module, _, name = f"prefmerge.{job}".rpartition(".")
     monkeypatch.setattr(importlib.import_module(module), name, stops)
     for file in ("base", "cars"):

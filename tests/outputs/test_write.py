@@ -441,7 +441,7 @@ def test_what_appears_at_the_last_moment_is_not_overwritten(
 def test_the_exchange_is_one_call_here(tmp_path: Path) -> None:
     """Or the tests of atomicity test the fallback only."""
     if sys.platform not in ("linux", "darwin"):
-        pytest.skip("no such system call")
+        pytest.skip("this system cannot swap two files in one call")
     for name in "ab":
         (tmp_path / name).mkdir()
         (tmp_path / name / name).touch()

@@ -152,7 +152,7 @@ def _results() -> Iterator[None]:
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed when the process began
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  (stays open until the process ends)
         if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     stdout = sys.stdout
@@ -235,7 +235,7 @@ def safe_to_show() -> Iterator[None]:
     """What typer refuses is shown by typer, and its message may hold whatever a file is called."""
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # typer has no public class for what it refuses; all of it is raised again
         if hasattr(error, "format_message") and isinstance(said := getattr(error, "message", None), str):
             error.__dict__["message"] = shown.message(said)
         raise

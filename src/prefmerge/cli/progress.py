@@ -135,7 +135,7 @@ def training() -> Iterator[Callable[[TrainingProgress], None]]:
 
 @dataclass(frozen=True)
 class ExperimentView:
-    """What an experiment is told to call."""
+    """What an experiment calls to say how far it is."""
 
     shown: ProgressView
 

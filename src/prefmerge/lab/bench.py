@@ -47,8 +47,9 @@ def run(
     force: bool = False,
 ) -> Results:
     """Do what is not done yet of an experiment and return all that is known. `jobs`: trainings and cells at once
-    (default: one per core, or one per accelerator). `progress` is told of cells, `watch` of every training; `say` gets
-    a sentence about what happens beside them. `force`: environments that were frozen there may be replaced.
+    (default: one per core, or one per accelerator). `progress` is called for each cell and `watch` for
+    each training; `say` gets a sentence about whatever else happens. `force`: environments that were frozen there may
+    be replaced.
 
     A cell that cannot be done is named among the results' `missing`; the others are done. Raises ConfigError, RunError,
     DataError, and what training raises.
