@@ -76,17 +76,19 @@ def _list_candidates(mask, bit, first, listed):
 
 
 @kernel
-def count_candidates(mask, bit, key, start, histogram):
-    """Count the elements that carry `bit`, by the top bits of their keyed number. `start`: the tensor's index of
-    element 0.
+def count_candidates(mask, bit, edges, keys, starts, histogram):
+    """Count the elements that carry `bit`, by the top bits of their keyed number. Segment s of the stretch is
+    [edges[s], edges[s + 1]): the elements of one tensor, with its key, from its index `starts[s]` on.
     """
     total = 0
     listed = np.empty(STRETCH, np.int64)
-    for first in range(0, mask.size, STRETCH):
-        count = _list_candidates(mask, bit, first, listed)
-        for j in range(count):
-            histogram[keyed(key, start + listed[j]) >> _TOP] += 1
-        total += count
+    for s in range(keys.size):
+        segment = mask[edges[s] : edges[s + 1]]
+        for first in range(0, segment.size, STRETCH):
+            count = _list_candidates(segment, bit, first, listed)
+            for j in range(count):
+                histogram[keyed(keys[s], starts[s] + listed[j]) >> _TOP] += 1
+            total += count
     return total
 
 
@@ -100,26 +102,28 @@ def take_all(mask, bit, owner, task):
 
 
 @kernel
-def take_below(mask, bit, key, start, bucket, owner, task, edge_hash, edge_index):
-    """Give the candidates below `bucket` to `task`; list those inside it, whose order decides. Returns how many it
-    listed.
+def take_below(mask, bit, edges, keys, starts, bucket, owner, task, edge_hash, edge_index):
+    """Give the candidates below `bucket` to `task`; list those inside it, whose order decides, by their place in the
+    stretch. Segments as in `count_candidates`. Returns how many it listed.
     """
-    edges = 0
+    noted = 0
     limit = np.uint64(bucket)
     listed = np.empty(STRETCH, np.int64)
-    for first in range(0, mask.size, STRETCH):
-        for j in range(_list_candidates(mask, bit, first, listed)):
-            i = listed[j]
-            h = keyed(key, start + i)
-            # Written so that nothing jumps: which way it goes is a coin toss that no processor can predict.
-            taken = (h >> _TOP) < limit
-            owner[i] = task if taken else owner[i]
-            mask[i] = bit ^ bit if taken else mask[i]
-            if (h >> _TOP) == limit:
-                edge_hash[edges] = h
-                edge_index[edges] = i
-                edges += 1
-    return edges
+    for s in range(keys.size):
+        segment = mask[edges[s] : edges[s + 1]]
+        for first in range(0, segment.size, STRETCH):
+            for j in range(_list_candidates(segment, bit, first, listed)):
+                i = edges[s] + listed[j]
+                h = keyed(keys[s], starts[s] + listed[j])
+                # Written so that nothing jumps: which way it goes is a coin toss that no processor can predict.
+                taken = (h >> _TOP) < limit
+                owner[i] = task if taken else owner[i]
+                mask[i] = bit ^ bit if taken else mask[i]
+                if (h >> _TOP) == limit:
+                    edge_hash[noted] = h
+                    edge_index[noted] = i
+                    noted += 1
+    return noted
 
 
 @kernel

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 
@@ -40,6 +41,20 @@ class _Part:
     start: int
     mask: np.ndarray
     owner: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Parts that lie one after the other, and their masks and owners in one stretch each: what a kernel walks at once.
+
+    Part s has the elements [edges[s], edges[s + 1]) of the stretch. It begins at index `starts[s]` of its tensor.
+    """
+
+    mask: np.ndarray
+    owner: np.ndarray
+    edges: np.ndarray
+    starts: np.ndarray
+    tensors: np.ndarray
 
 
 def mask_dtype(competing: int) -> np.dtype:
@@ -77,6 +92,7 @@ def select_by_records(
         for start, stop in spans(deltas.size, work.part):
             parts.append(_Part(i, start, masks[origin + start : origin + stop], owners[origin + start : origin + stop]))
         origin += deltas.size
+    runs = _runs(parts, masks, owners, work.part)
     left = list(asked)
     passes: list[tuple[int, ...]] = []
     hungry = list(competing)
@@ -100,11 +116,26 @@ def select_by_records(
             task = hungry[bit]
             if left[task]:
                 taken[task] = _draw(
-                    tensors, parts, dtype.type(1 << bit), task, left[task], (number, task), settings, work
+                    tensors, runs, dtype.type(1 << bit), task, left[task], (number, task), settings, work
                 )
                 left[task] -= taken[task]
         passes.append(tuple(taken))
-    return owners, Report(tuple(asked), passes, _rest(tensors, parts, left, dtype, settings, work))
+    return owners, Report(tuple(asked), passes, _rest(tensors, runs, left, dtype, settings, work))
+
+
+def _runs(parts: Sequence[_Part], masks: np.ndarray, owners: np.ndarray, length: int) -> list[_Run]:
+    """The parts in runs of `length` elements or a little more."""
+    sizes = np.array([part.mask.size for part in parts], np.int64)
+    edges = np.concatenate([[0], np.cumsum(sizes)])
+    runs: list[_Run] = []
+    first = 0
+    while first < len(parts):
+        last = min(int(np.searchsorted(edges, edges[first] + length)), len(parts))
+        low, high, own = int(edges[first]), int(edges[last]), parts[first:last]
+        starts, numbers = (np.array([getattr(part, key) for part in own], np.int64) for key in ("start", "tensor"))
+        runs.append(_Run(masks[low:high], owners[low:high], edges[first : last + 1] - low, starts, numbers))
+        first = last
+    return runs
 
 
 def _mark(
@@ -137,7 +168,7 @@ def _mark(
 
 def _draw(
     tensors: Sequence[Deltas],
-    parts: Sequence[_Part],
+    runs: Sequence[_Run],
     bit: np.unsignedinteger,
     task: int,
     wanted: int,
@@ -148,45 +179,49 @@ def _draw(
     """Give `task` its candidates (the elements that carry `bit`), or `wanted` of them at random if there are more.
     Returns how many it got.
     """
-    keys = [key(settings[SEED], deltas.name, "draw", *stage) for deltas in tensors]
+    keys = np.array([key(settings[SEED], deltas.name, "draw", *stage) for deltas in tensors], np.uint64)
+    histogram, adding = np.zeros(kernels.BUCKETS, np.int64), Lock()
 
-    def count(part: _Part) -> tuple[int, np.ndarray]:
-        histogram = np.zeros(kernels.BUCKETS, np.int64)
-        return kernels.count_candidates(part.mask, bit, keys[part.tensor], part.start, histogram), histogram
+    def count(run: _Run) -> int:
+        own = work.buffer("histogram", kernels.BUCKETS, np.int64)
+        own[:] = 0
+        total = kernels.count_candidates(run.mask, bit, run.edges, keys[run.tensors], run.starts, own)
+        with adding:
+            np.add(histogram, own, out=histogram)
+        return total
 
-    counted = work.map(count, parts)
-    candidates = sum(total for total, _ in counted)
+    counts = work.map(count, runs)
+    candidates = sum(counts)
     if candidates <= wanted:
-        work.map(lambda part: kernels.take_all(part.mask, bit, part.owner, np.uint8(task)), parts)
+        work.map(lambda run: kernels.take_all(run.mask, bit, run.owner, np.uint8(task)), runs)
         return candidates
-    below = np.cumsum(np.sum([histogram for _, histogram in counted], axis=0))
+    below = np.cumsum(histogram)
     bucket = int(np.searchsorted(below, wanted))
     certain = int(below[bucket - 1]) if bucket else 0
 
-    def take(item: tuple[_Part, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        part, histogram = item
-        listed = int(histogram[bucket])
-        hashes, indices = np.empty(listed, np.uint64), np.empty(listed, np.int64)
-        kernels.take_below(
-            part.mask, bit, keys[part.tensor], part.start, bucket, part.owner, np.uint8(task), hashes, indices
+    def take(item: tuple[_Run, int]) -> tuple[np.ndarray, np.ndarray]:
+        run, most = item[0], min(item[1], int(histogram[bucket]))
+        hashes, places = work.buffer("hashes", most, np.uint64), work.buffer("places", most, np.int64)
+        noted = kernels.take_below(
+            run.mask, bit, run.edges, keys[run.tensors], run.starts, bucket, run.owner, np.uint8(task), hashes, places
         )
-        return hashes, indices
+        return hashes[:noted].copy(), places[:noted].copy()
 
-    edges = work.map(take, [(part, histogram) for part, (_, histogram) in zip(parts, counted, strict=True)])
-    hashes = np.concatenate([h for h, _ in edges])
-    places = np.concatenate([np.full(len(h), i) for i, (h, _) in enumerate(edges)])
-    indices = np.concatenate([i for _, i in edges])
+    edge = work.map(take, list(zip(runs, counts, strict=True)))
+    hashes = np.concatenate([h for h, _ in edge])
+    places = np.concatenate([i for _, i in edge])
+    run_of = np.repeat(np.arange(len(edge)), [len(h) for h, _ in edge])
     # A stable sort: equal numbers (one chance in 2^64) fall to the order of tensors and indices.
     for i in np.argsort(hashes, kind="stable")[: wanted - certain].tolist():
-        part = parts[int(places[i])]
-        part.owner[indices[i]] = task
-        part.mask[indices[i]] = 0
+        run = runs[int(run_of[i])]
+        run.owner[places[i]] = task
+        run.mask[places[i]] = 0
     return wanted
 
 
 def _rest(
     tensors: Sequence[Deltas],
-    parts: Sequence[_Part],
+    runs: Sequence[_Run],
     left: list[int],
     dtype: np.dtype,
     settings: Settings,
@@ -196,8 +231,8 @@ def _rest(
     given = [0] * settings.tasks
     if sum(left):
         bit = dtype.type(1)
-        work.map(lambda part: kernels.open_free(part.mask, part.owner, bit), parts)
+        work.map(lambda run: kernels.open_free(run.mask, run.owner, bit), runs)
         for task, wanted in enumerate(left):
             if wanted:
-                given[task] = _draw(tensors, parts, bit, task, wanted, (REST, task), settings, work)
+                given[task] = _draw(tensors, runs, bit, task, wanted, (REST, task), settings, work)
     return tuple(given)
