@@ -26,9 +26,14 @@ def rounded(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_kept_receipt_is_written_byte_for_byte_as_it_was_read(case: str) -> None:
-    file = GOLDEN / f"{case}.json"
-    assert Receipt.load(file).to_bytes() == file.read_bytes()
+def test_a_kept_receipt_is_written_as_it_was_read_one_tensor_a_line(case: str) -> None:
+    file = GOLDEN / f"{case}.json"  # of an earlier version, indented all the way
+    text = Receipt.load(file).to_bytes().decode()
+    assert json.dumps(json.loads(text), indent=1, ensure_ascii=False) + "\n" == file.read_text()
+    lines = text.splitlines()
+    for name, tensor in json.loads(text)["tensors"].items():
+        own = f"  {json.dumps(name, ensure_ascii=False)}: {json.dumps(tensor, ensure_ascii=False)}"
+        assert own in lines or f"{own}," in lines
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -28,18 +28,19 @@ class Fingerprint:
 
     def __init__(self, tensors: Iterable[TensorInfo], *, aliases: Mapping[str, str] | None = None) -> None:
         self._tensors = sorted(tensors, key=lambda info: info.name)
-        self._chunks: dict[str, np.ndarray] = {}  # name -> uint64 hash per chunk
-        self._seen: dict[str, np.ndarray] = {}  # name -> bool per chunk
         self._sizes = {info.name: info.size for info in self._tensors}
+        self._first: dict[str, int] = {}  # name -> the slot of its first chunk; the others follow
+        slots = 0
+        for name, size in self._sizes.items():
+            self._first[name] = slots
+            slots += -(-size // CHUNK)
+        for name, shared in (aliases or {}).items():
+            if name in self._first and shared in self._first:
+                self._first[name] = self._first[shared]
         # A thread writes only the slots of the chunks it hashed, and hashing a chunk twice gives the same value: no
         # lock is needed.
-        for info in self._tensors:
-            count = -(-info.size // CHUNK)
-            self._chunks[info.name] = np.zeros(count, dtype="<u8")
-            self._seen[info.name] = np.zeros(count, dtype=bool)
-        for name, shared in (aliases or {}).items():
-            if name in self._chunks and shared in self._chunks:
-                self._chunks[name], self._seen[name] = self._chunks[shared], self._seen[shared]
+        self._hashes = np.zeros(slots, "<u8")
+        self._seen = bytearray(slots)
 
     def reach(self, tensor: str, start: int, stop: int) -> int:
         """How far to read from `start`, to `stop` or beyond, so that every chunk which begins before `stop` and was not
@@ -47,9 +48,8 @@ class Fingerprint:
 
         Who reads a tensor in blocks of any size so hashes each chunk once.
         """
-        seen = self._seen[tensor]
         last = (stop - 1) // CHUNK
-        if stop <= start or last * CHUNK < start or seen[last]:
+        if stop <= start or last * CHUNK < start or self._seen[self._first[tensor] + last]:
             return stop
         return max(stop, min((last + 1) * CHUNK, self._sizes[tensor]))
 
@@ -57,42 +57,51 @@ class Fingerprint:
         """Hash every chunk that lies wholly in `stored`, the stored elements from `start` on. Safe to call from any
         thread.
         """
-        chunks, seen, size, stop = self._chunks[tensor], self._seen[tensor], self._sizes[tensor], start + stored.size
+        first, size, stop = self._first[tensor], self._sizes[tensor], start + stored.size
         for i in range(-(-start // CHUNK), -(-stop // CHUNK)):
             end = min((i + 1) * CHUNK, size)
-            if end > stop or seen[i]:  # a tensor that is read twice is hashed once
+            if end > stop or self._seen[first + i]:  # a tensor that is read twice is hashed once
                 continue
-            chunks[i] = xxhash.xxh3_64_intdigest(stored[i * CHUNK - start : end - start].view(np.uint8).data)
-            seen[i] = True
+            chunk = stored[i * CHUNK - start : end - start].view(np.uint8)
+            self._hashes[first + i] = xxhash.xxh3_64_intdigest(chunk.data)
+            self._seen[first + i] = 1
 
     def add_missing(self, tensor: str, checkpoint: Checkpoint) -> None:
         """Read and hash the chunks of a tensor that no `add` has seen."""
-        buffer = np.empty(CHUNK * checkpoint.tensors[tensor].dtype.itemsize, np.uint8)
-        for start, stop in self.missing(tensor):
-            self.add(tensor, checkpoint.read(tensor, start, stop, buffer), start)
+        missing = self.missing(tensor)
+        if missing:
+            buffer = np.empty(CHUNK * checkpoint.tensors[tensor].dtype.itemsize, np.uint8)
+            for start, stop in missing:
+                self.add(tensor, checkpoint.read(tensor, start, stop, buffer), start)
 
     def missing(self, tensor: str) -> list[tuple[int, int]]:
         """The chunks of a tensor that no `add` has seen, as elements [start, stop)."""
-        starts = (np.flatnonzero(~self._seen[tensor]) * CHUNK).tolist()
-        return [(start, min(start + CHUNK, self._sizes[tensor])) for start in starts]
+        size = self._sizes[tensor]
+        starts = (i * CHUNK for i, seen in enumerate(self._seen[self._slots(tensor)]) if not seen)
+        return [(start, min(start + CHUNK, size)) for start in starts]
+
+    def _slots(self, tensor: str) -> slice:
+        first = self._first[tensor]
+        return slice(first, first - (-self._sizes[tensor] // CHUNK))
 
     def covered(self) -> bool:
         """Whether every chunk of every tensor was added."""
-        return all(bool(seen.all()) for seen in self._seen.values())
+        return all(all(self._seen[self._slots(name)]) for name in self._first)
 
     def tensor_digests(self) -> dict[str, str]:
         """Each tensor's own hash, 16 hexadecimal digits: says which one differs where `hexdigest` says one does."""
-        return {name: xxhash.xxh3_64_hexdigest(chunks.tobytes()) for name, chunks in self._chunks.items()}
+        slots = {name: self._slots(name) for name in self._first}
+        return {name: xxhash.xxh3_64_hexdigest(self._hashes[own].data) for name, own in slots.items()}
 
     def hexdigest(self) -> str:
         """`xxh3-128:` and 32 hexadecimal digits. Raises ValueError while a chunk is missing."""
         if not self.covered():
-            missing = next(name for name, seen in self._seen.items() if not seen.all())
+            missing = next(name for name in self._first if self.missing(name))
             raise ValueError(f"the fingerprint lacks chunks of tensor {missing!r}")
         digest = xxhash.xxh3_128(b"prefmerge content 1")
         for info in self._tensors:
             digest.update(_described(info))
-            digest.update(self._chunks[info.name].tobytes())
+            digest.update(self._hashes[self._slots(info.name)].data)
         return PREFIX + digest.hexdigest()
 
 

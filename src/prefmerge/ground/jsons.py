@@ -26,12 +26,23 @@ class NotJson(ValueError):
     """A text that is no JSON, or not ours: what is wrong with it, without the name of the file."""
 
 
-def encoded(value: Any, *, indent: int | None = 1, ascii: bool = True, nan: bool = False) -> bytes:
+def encoded(
+    value: Any, *, indent: int | None = 1, ascii: bool = True, nan: bool = False, by_line: str | None = None
+) -> bytes:
     """The bytes of a file that holds `value`, with a newline at the end. Without `ascii`, letters stay as they are, and
-    halves of surrogate pairs, as in paths that are not UTF-8, are written as escapes. Raises ValueError for NaN or
-    infinity, TypeError for what JSON has no form for.
+    halves of surrogate pairs, as in paths that are not UTF-8, are written as escapes. `by_line`: the key of an object
+    in `value` whose entries take a line each, where there are thousands. Raises ValueError for NaN or infinity,
+    TypeError for what JSON has no form for.
     """
-    text = json.dumps(value, indent=indent, ensure_ascii=ascii, allow_nan=nan)
+    written = json.JSONEncoder(ensure_ascii=ascii, allow_nan=nan, indent=indent).encode
+    if by_line is None or not value[by_line]:
+        text = written(value)
+    else:
+        short = json.JSONEncoder(ensure_ascii=ascii, allow_nan=nan).encode
+        rows = ",\n".join(f"  {short(key)}: {short(entry)}" for key, entry in value[by_line].items())
+        # Only a key of `value` itself stands behind a line break and one space.
+        opening = f"\n {short(by_line)}: {{"
+        text = written({**value, by_line: {}}).replace(f"{opening}}}", f"{opening}\n{rows}\n }}", 1)
     return (text + "\n").encode("utf-8", "backslashreplace")
 
 

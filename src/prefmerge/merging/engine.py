@@ -106,7 +106,7 @@ def _tensor_by_tensor(merges: Sequence[_Merge], reading: Reading, work: Workspac
 
     def whole(shared: Shared) -> None:
         vectors = TaskVectors.of(reading, *shared, held=len(wanted[shared]) > 1)
-        prepared: RulesOfScope = {}
+        prepared: RulesOfScope | None = {} if len(wanted[shared]) > 1 else None
         for merge, entry in wanted[shared]:
             merge.tensor(entry, vectors.again(), prepared)
 
@@ -157,17 +157,19 @@ class _Merge:
         for i, (entry, vectors) in enumerate(zip(entries, tensors, strict=True)):
             self.fill(entry, vectors, rule, i)
 
-    def tensor(self, entry: PlannedTensor, vectors: TaskVectors, prepared: RulesOfScope) -> None:
+    def tensor(self, entry: PlannedTensor, vectors: TaskVectors, prepared: RulesOfScope | None) -> None:
         """Merge one tensor, as a scope of its own."""
         rule = self.prepare([vectors], prepared)
         self.fill(entry, vectors, rule, 0)
         self.outcome.reports[entry.name] = rule.report
 
-    def prepare(self, tensors: Sequence[TaskVectors], prepared: RulesOfScope) -> Rule:
-        """The rule of a scope; of an earlier merge with this one's settings where they make no other."""
+    def prepare(self, tensors: Sequence[TaskVectors], prepared: RulesOfScope | None) -> Rule:
+        """The rule of a scope; of an earlier merge with this one's settings where they make no other. `prepared`: None
+        where there is no other merge.
+        """
         method, settings = self.plan.method, self.plan.settings
-        key = method.prepared_from(settings)
-        if key is None:
+        key = None if prepared is None else method.prepared_from(settings)
+        if prepared is None or key is None:
             return method.prepare(tensors, settings, self.work)
         key = (method.name, key, *(vectors.name for vectors in tensors))
         if key not in prepared:

@@ -15,7 +15,7 @@ whether it is true (`verify`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -168,7 +168,7 @@ class Receipt:
     def to_bytes(self) -> bytes:
         """The receipt as it is written."""
         # A path that is no valid UTF-8 holds surrogates; written as \\udc.. they are valid JSON and read back the same.
-        return jsons.encoded(self.to_json(), ascii=False, nan=True)
+        return jsons.encoded(self.to_json(), ascii=False, nan=True, by_line="tensors")
 
     def save(self, path: str | Path) -> None:
         """Write it to a file, whole or not at all."""
@@ -253,9 +253,17 @@ def _damaged(source: str | Path, key: str, problem: str) -> CheckpointCorrupt:
 
 def _plain(value: Any) -> Any:
     """The value as JSON has it."""
-    if is_dataclass(value):
-        pairs = ((field, getattr(value, field.name)) for field in fields(value))
-        return {field.name: _plain(own) for field, own in pairs if own is not None or field.default is not None}
+    if isinstance(value, (str, int, float, type(None))):
+        return value
+    if isinstance(value, (tuple, list)):
+        return [_plain(own) for own in value]
     if isinstance(value, Mapping):
         return {key: _plain(own) for key, own in value.items()}
-    return [_plain(own) for own in value] if isinstance(value, (tuple, list)) else value
+    pairs = ((name, optional, getattr(value, name)) for name, optional in _keys(type(value)))
+    return {name: _plain(own) for name, optional, own in pairs if own is not None or not optional}
+
+
+@cache
+def _keys(kind: type[Any]) -> tuple[tuple[str, bool], ...]:
+    """The fields of a part of a receipt, and whether each is left out where it is None."""
+    return tuple((field.name, field.default is None) for field in fields(kind))

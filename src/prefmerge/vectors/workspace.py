@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import math
 import mmap
 import os
 import tempfile
@@ -112,12 +113,12 @@ class Workspace:
         """A thread's own scratch array of that name, contents undefined; the same memory at the next call with this
         name.
         """
-        size = int(np.prod(shape))
-        held: dict[str, np.ndarray] = self._local.__dict__.setdefault("buffers", {})
-        array = held.get(name)
-        if array is None or array.size < size or array.dtype != np.dtype(dtype):
-            array = held[name] = np.empty(size, dtype)
-        return array[:size].reshape(shape)
+        size = shape if isinstance(shape, int) else math.prod(shape)
+        held: dict[tuple[str, Any], np.ndarray] = self._local.__dict__.setdefault("buffers", {})
+        array = held.get((name, dtype))
+        if array is None or array.size < size:
+            array = held[name, dtype] = np.empty(size, dtype)
+        return array[:size] if isinstance(shape, int) else array[:size].reshape(shape)
 
     def allocate(self, size: int, dtype: Any) -> np.ndarray:
         """A large array, contents undefined: anonymous memory while the limit allows, else a mapped scratch file.
