@@ -20,7 +20,7 @@ from prefmerge.checkpoints.dtypes import Dtype
 from prefmerge.checkpoints.input_file import InputFile
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TensorInfo:
     """Name, dtype and shape of one stored tensor. `size` counts elements, `nbytes` stored bytes."""
 

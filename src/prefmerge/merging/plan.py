@@ -52,7 +52,7 @@ SHOWN = 5  # names listed in a message about many
 SIGNS_SHOWN = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PlannedTensor:
     """One tensor of the base and what becomes of it."""
 

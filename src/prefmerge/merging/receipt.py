@@ -96,7 +96,7 @@ class ReceiptTotals:
     prices: tuple[float | None, ...] | None = None  # of `optimal` over the whole model
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ReceiptTensor:
     """One tensor of the output and what became of it. `xxh3` is the digest of its elements."""
 
