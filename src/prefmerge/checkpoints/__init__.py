@@ -7,6 +7,7 @@ safetensors_file.py  one safetensors file: checks, layout
 torch_file.py        .pt, .bin, .pth, .ckpt
 harmless.py          what may lie in them beside tensors
 state_dicts.py       which dict in them is meant
+adapter.py           LoRA adapters
 folder.py            folders of weights, indexes, and `open_checkpoint`
 layouts.py           which sub-folder is meant: caches, pipelines, outputs of trainers
 paths.py             what a user writes for a checkpoint, and its name
@@ -29,7 +30,7 @@ from prefmerge.checkpoints.fingerprint import (
 )
 from prefmerge.checkpoints.folder import open_checkpoint
 from prefmerge.checkpoints.memory import from_state_dict, is_torch_tensor
-from prefmerge.checkpoints.paths import is_there, names_of, split_key
+from prefmerge.checkpoints.paths import is_there, names_of, split_adapter, split_key
 from prefmerge.checkpoints.protocol import Checkpoint, TensorInfo, reading, require_unchanged, same_elements
 from prefmerge.checkpoints.task_vector import base_fingerprint, is_task_vector, task_vector_metadata
 
@@ -59,6 +60,7 @@ __all__ = [
     "require_unchanged",
     "same_elements",
     "sha256_files",
+    "split_adapter",
     "split_key",
     "task_vector_metadata",
     "to_float32",

@@ -6,7 +6,7 @@ same name is one checkpoint too many, and the user chooses. An index is {"weight
 {tensor: file}}; it must name what the files really hold, no more, and no less but for a tied head. Shards say
 themselves what they hold: without their index they are read too. Symlinks are followed, as a Hugging Face cache is made
 of them; the names in an index must stay inside the folder. Opening costs the headers of all shards. Not here: which
-folder is meant (`layouts`), LoRA adapters, hub ids, GGUF, TensorFlow and Flax weights.
+folder is meant (`layouts`), LoRA adapters (`adapter`), hub ids, GGUF, TensorFlow and Flax weights.
 """
 
 from __future__ import annotations
@@ -136,6 +136,11 @@ def _hub_hint(path: Path) -> str:
 def _open_file(path: Path, name: str | None, *, plain_names: bool, key: str | None = None) -> Checkpoint:
     if path.stem == "adapter_model":
         raise CheckpointNotFound(_adapter(path))
+    return open_weights(path, name=name, plain_names=plain_names, key=key)
+
+
+def open_weights(path: Path, *, name: str | None, plain_names: bool = False, key: str | None = None) -> Checkpoint:
+    """Open one file of tensors, whatever they belong to."""
     suffix = path.suffix.lower()
     if suffix == ".safetensors" or (suffix not in TORCH_SUFFIXES and _starts_as_safetensors(path)):
         if key is not None:
@@ -160,8 +165,8 @@ def _starts_as_safetensors(path: Path) -> bool:
 
 def _adapter(path: Path) -> str:
     return (
-        f"{path}: a LoRA adapter, not a whole model. Merge it into its base first: "
-        "peft.PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained('merged')."
+        f"{path}: a LoRA adapter, not a whole model. It can be a task beside its base. Where a model is needed, "
+        f"make one first: prefmerge merge BASE {path} --method last -o merged"
     )
 
 

@@ -1,6 +1,7 @@
 """What a user writes for a checkpoint: a path, with a key where a file of torch holds several; and what that is called.
 
     split_key("x.pt#model.vit")                              x.pt, model.vit
+    split_adapter("base+adapter")                            base, adapter
     name_of("cars/model.safetensors")                        cars
     names_of(["cars/checkpoint-500", "birds/checkpoint-500"])    cars, birds
 
@@ -34,20 +35,36 @@ def split_key(path: str | Path) -> tuple[Path, str | None]:
     return Path(text), None
 
 
+def split_adapter(path: str | Path) -> tuple[Path | None, Path]:
+    """`model+adapter` as the two of them; None and the path where it is one thing, or a file that is called so."""
+    text = os.fspath(path)
+    if not is_one(text):
+        for at in (i for i, letter in enumerate(text) if letter == "+"):
+            if is_one(text[:at]) and is_one(text[at + 1 :]):
+                return Path(text[:at]), Path(text[at + 1 :])
+    return None, Path(text)
+
+
+def is_one(path: str | Path) -> bool:
+    """Whether the file or folder that `path` names, with or without a key, is there."""
+    return os.path.lexists(split_key(expanded(path))[0])
+
+
 def expanded(path: str | Path) -> Path:
     """The path with `~` replaced by the home of the user that it names; as it is where there is no such user."""
     return Path(os.path.expanduser(path))
 
 
 def is_there(path: str | Path) -> bool:
-    """Whether the file or folder that `path` names, with or without a key, is there."""
-    return os.path.exists(split_key(expanded(path))[0])
+    """Whether the checkpoint that `path` names, with or without a key or an adapter, is there."""
+    model, path = split_adapter(path)
+    return all(os.path.exists(split_key(expanded(one))[0]) for one in (model, path) if one is not None)
 
 
 def name_of(path: Path) -> str:
     """What a user would call the checkpoint at `path`: the file's stem, or its folder's name when the stem is `model`
     and the like."""
-    path = split_key(path)[0].absolute()
+    path = split_key(split_adapter(path)[1])[0].absolute()
     stem = path.name.removesuffix(".index.json") if path.name.endswith(".index.json") else path.name
     stem = _ENDINGS.sub("", stem) if _ENDINGS.search(stem) else Path(stem).stem
     if os.path.isdir(path):

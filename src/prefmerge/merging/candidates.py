@@ -23,6 +23,7 @@ from prefmerge.checkpoints import Checkpoint, TensorInfo, names_of, open_checkpo
 from prefmerge.errors import CheckpointMismatch, NonFiniteValue, UsageError
 from prefmerge.merging.api import checked_threads, recipe_of
 from prefmerge.merging.engine import merge_all, rounded
+from prefmerge.merging.opening import open_task
 from prefmerge.merging.plan import Plan, plan_over
 from prefmerge.merging.recipe import Recipe
 from prefmerge.merging.sameness import Sameness
@@ -55,7 +56,7 @@ class Candidates:
         try:
             self._opened.append(open_checkpoint(base))
             for path, name in zip(tasks, names_of(tasks, names or [None] * len(tasks)), strict=True):
-                self._opened.append(open_checkpoint(path, name=name))
+                self._opened.append(open_task(path, self._opened[0], name=name))
         except BaseException:
             self._close_files()
             raise

@@ -38,6 +38,7 @@ from prefmerge.ground.words import listed, nearest, quoted
 from prefmerge.merging.matching import Names, excluder, match, told
 from prefmerge.merging.mismatch import explained
 from prefmerge.merging.modules import changed_modules
+from prefmerge.merging.opening import open_task
 from prefmerge.merging.order import in_order, refuse_independent
 from prefmerge.merging.recipe import Recipe
 from prefmerge.merging.sameness import Sameness, equal_everywhere, equal_tasks, equal_to_the_base
@@ -45,6 +46,7 @@ from prefmerge.merging.unmergeable import is_same_everywhere, note_of, unmergeab
 from prefmerge.methods import METHODS, Method, Settings
 from prefmerge.methods.parameters import CARRY, PREFERENCE, SCALE, SCOPE, STRENGTH
 from prefmerge.preference import Preference, as_text, carried
+from prefmerge.vectors.adapter import AdapterVector
 from prefmerge.vectors.reading import Input
 
 Role = Literal["merge", "copy", "exclude", "tied"]
@@ -178,7 +180,7 @@ def make_plan(recipe: Recipe) -> Plan:
         opened.append(open_checkpoint(recipe.base))
         called = names_of([task.path for task in recipe.tasks], [task.name for task in recipe.tasks])
         for task, name in zip(recipe.tasks, called, strict=True):
-            opened.append(open_checkpoint(task.path, name=name))
+            opened.append(open_task(task.path, opened[0], name=name))
         _refuse_repeats(recipe, opened)
         return plan_over(recipe, opened[0], opened[1:])
     except BaseException:
@@ -282,7 +284,7 @@ def _refuse_quantised(recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoi
 
 
 def _refuse_foreign_vectors(base: Checkpoint, tasks: Sequence[Checkpoint], names: Sequence[str]) -> None:
-    vectors = [(task, name) for task, name in zip(tasks, names, strict=True) if is_task_vector(task)]
+    vectors = [(task, name) for task, name in zip(tasks, names, strict=True) if _of_a_base(task)]
     if not vectors:
         return
     given = content_fingerprint(base)
@@ -294,6 +296,11 @@ def _refuse_foreign_vectors(base: Checkpoint, tasks: Sequence[Checkpoint], names
                 f"{expected}, "
                 f"the base given ({base.path or base.name}) is {given}. Give the base it was made with."
             )
+
+
+def _of_a_base(task: Checkpoint) -> bool:
+    """Whether it is a task vector that names its base; an adapter was matched with it when it was opened."""
+    return is_task_vector(task) and not isinstance(task, AdapterVector)
 
 
 def _entries(

@@ -284,16 +284,23 @@ class _RecipeFile:
         text = self._text(node, place)
         if not text:
             raise self._error(node, f"{place}: expected the path of a checkpoint, found an empty text.")
-        beside = self.path.parent / expanded(text)
-        if is_there(beside):
-            return str(beside)
-        if is_there(text):
-            return text
+        there = self._place(text)
+        for at in (i for i, letter in enumerate(text) if letter == "+" and there is None):
+            model, adapter = self._place(text[:at]), self._place(text[at + 1 :])
+            if model is not None and adapter is not None:
+                return f"{model}+{adapter}"
+        if there is not None:
+            return there
         raise CheckpointNotFound(
             f"recipe {self.path}, line {_line(node)}: {place}: {text!r} is neither in the recipe's folder nor "
             f"in the working directory. "
             "Correct the path, or download the model first if this is its name on a hub."
         )
+
+    def _place(self, text: str) -> str | None:
+        """Where a checkpoint is; None where it is not there."""
+        beside = self.path.parent / expanded(text)
+        return str(beside) if text and is_there(beside) else text if text and is_there(text) else None
 
     # YAML nodes
 

@@ -10,6 +10,7 @@ Not here: SHA-256, which `sha256sum` checks against the receipt's.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -27,15 +28,19 @@ from prefmerge.checkpoints import (
     open_checkpoint,
     reading,
     same_elements,
+    split_adapter,
 )
+from prefmerge.checkpoints.adapter import find_adapter
 from prefmerge.errors import CheckpointNotFound, PrefmergeError, VerificationFailed
 from prefmerge.ground import atomic
 from prefmerge.ground.progress import Progress
 from prefmerge.ground.words import quoted
+from prefmerge.merging.opening import open_task
 from prefmerge.merging.parameters import AS_TASK_VECTOR
-from prefmerge.merging.receipt import Receipt, ReceiptTensor, ReceiptTotals
+from prefmerge.merging.receipt import Receipt, ReceiptInput, ReceiptTensor, ReceiptTotals
 from prefmerge.methods.parameters import SCOPE
 from prefmerge.outputs.write import find_receipt
+from prefmerge.vectors.adapter import AdapterVector
 
 SHOWN = 5  # names listed in a message about many
 
@@ -171,18 +176,29 @@ def _check_inputs(receipt: Receipt, passed: list[str], skipped: list[str]) -> No
                 f"{role}: was given in memory" if entry.path is None else f"{role}: {entry.path} is no longer there"
             )
             continue
-        checkpoint = open_checkpoint(entry.path)
-        try:
-            of = content_fingerprint if entry.covers == "content" else header_fingerprint
-            fingerprint = of(checkpoint)
-        finally:
-            checkpoint.close()
+        fingerprint = _fingerprint(entry, entry.path, receipt)
         if fingerprint != entry.fingerprint:
             raise VerificationFailed(
                 f"{role} ({entry.path}) is not what was merged: fingerprint {fingerprint}, the receipt says "
                 f"{entry.fingerprint}. It was changed since, or replaced; the output itself may still be right."
             )
         passed.append(f"{role}: {entry.covers} fingerprint")
+
+
+def _fingerprint(entry: ReceiptInput, path: str, receipt: Receipt) -> str:
+    """That of an input as it is now."""
+    with ExitStack() as stack:
+        base = receipt.inputs.base.path
+        if find_adapter(split_adapter(path)[1]) is None:
+            checkpoint = stack.enter_context(closing(open_checkpoint(path)))
+        elif base is not None and is_there(base):
+            opened = stack.enter_context(closing(open_checkpoint(base)))
+            checkpoint = stack.enter_context(closing(open_task(path, opened)))
+        else:
+            raise VerificationFailed(f"{path} is an adapter, and its base is no longer there. Bring it back.")
+        if entry.covers == "header":
+            return header_fingerprint(checkpoint)
+        return checkpoint.content() if isinstance(checkpoint, AdapterVector) else content_fingerprint(checkpoint)
 
 
 def _check_rerun(

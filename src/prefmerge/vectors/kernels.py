@@ -5,6 +5,7 @@
     tau, as it is stored                               convert
     theta = theta_0 + scale * tau                      finish
     theta, rounded to 16 bits                          narrow
+    tau += scaling * (left right)                      add_product
 
 Each operation is rounded to float32, to nearest-even; bfloat16 and float16 widen without loss, float64 rounds once, as
 NumPy does. What is asked of every value (is it finite, is any not zero) comes from the same pass: the largest of the
@@ -28,6 +29,7 @@ from prefmerge.vectors.kernel_cache import kernel
 
 MAGNITUDE = np.uint32(0x7FFFFFFF)  # the pattern of a float32 without its sign
 INFINITE = np.uint32(0x7F800000)  # patterns of magnitudes from here on are infinity and NaN
+SUMMED = 1024  # elements of a product that are summed together, in the first-level cache
 INFINITE_OF_16_BITS = {"BF16": np.uint32(0x7F80), "F16": np.uint32(0x7C00)}  # the same, by code of the format
 
 
@@ -203,3 +205,23 @@ def finish(base, tau, scale, out):
         out[i] = x
         top = max(top, np.uint32(np.float32(x).view(np.uint32) & MAGNITUDE))
     return top < INFINITE
+
+
+@kernel
+def add_product(left, right, scaling, start, out):
+    """out += scaling * (left right), of the product's elements from `start` on, in order of rows. Rounded once."""
+    columns = right.shape[1]
+    total = np.empty(SUMMED)
+    done = 0
+    while done < out.size:
+        row, column = (start + done) // columns, (start + done) % columns
+        count = min(columns - column, out.size - done, SUMMED)
+        added, values = total[:count], out[done : done + count]
+        added[:] = 0.0
+        for k in range(right.shape[0]):
+            factor, other = np.float64(left[row, k]), right[k, column : column + count]
+            for j in range(count):
+                added[j] += factor * np.float64(other[j])
+        for j in range(count):
+            values[j] = np.float32(np.float64(values[j]) + scaling * added[j])
+        done += count

@@ -15,6 +15,7 @@ from itertools import pairwise
 import numpy as np
 
 from prefmerge.checkpoints import CHUNK, Checkpoint, Fingerprint, is_task_vector
+from prefmerge.vectors.adapter import AdapterVector
 
 FAR = 4096  # elements between two that are gathered, beyond which each is read for itself
 
@@ -57,9 +58,10 @@ class ReadInput:
 
     def __init__(self, given: Input, *, hashed: bool) -> None:
         self.given, self.checkpoint, self.vector = given, given.checkpoint, given.vector
-        self.fingerprint = (
-            Fingerprint(self.checkpoint.tensors.values(), aliases=self.checkpoint.aliases) if hashed else None
-        )
+        self.hashed = hashed
+        self.fingerprint = None
+        if hashed and not isinstance(self.checkpoint, AdapterVector):  # what is computed is not hashed
+            self.fingerprint = Fingerprint(self.checkpoint.tensors.values(), aliases=self.checkpoint.aliases)
         self.touched = False
 
     def stored_name(self, tensor: str) -> str:
@@ -104,6 +106,8 @@ class ReadInput:
 
     def content(self) -> str | None:
         """The fingerprint of all its elements; None where not all were hashed."""
+        if isinstance(self.checkpoint, AdapterVector):
+            return self.checkpoint.content() if self.hashed and self.touched else None
         return self.fingerprint.hexdigest() if self.fingerprint is not None and self.fingerprint.covered() else None
 
 
