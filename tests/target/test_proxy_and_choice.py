@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prefmerge.target.choice import FINALISTS, Answers, Judge, Others, choose, finalists
-from prefmerge.target.fit import L2, margins, soft
+from prefmerge.target import choice
+from prefmerge.target.choice import FINALISTS, Answers, Choice, Judge, Others, choose, finalists
+from prefmerge.target.fit import L2, Fit, Scores, fit_bias, margins, soft
 from prefmerge.target.parameters import Metric
 from prefmerge.target.prior import Prior, joint_of
 from prefmerge.target.proxy import FOLDS, Proxy, make_proxy
@@ -244,6 +245,29 @@ def test_the_standard_error_is_that_of_the_weighted_mean():
     drawn = rng.multinomial(len(weights), np.full(len(weights), 1 / len(weights)), size=2000) * weights
     means = drawn @ (softs[1] - softs[0]) / drawn.sum(axis=1)
     assert found.error == pytest.approx(means.std(), rel=0.1)  # 2,000 draws tell a standard deviation to 2 %
+
+
+def test_nothing_is_fitted_twice_and_the_choice_is_the_same(monkeypatch: pytest.MonkeyPatch):
+    class Forgetful(dict[bytes, Fit]):
+        def __contains__(self, key: object) -> bool:
+            return False
+
+    def chosen(biases: dict[bytes, Fit]) -> tuple[Choice, list[bytes]]:
+        asked: list[bytes] = []
+
+        def counted(scores: Scores, *given: np.ndarray) -> Fit:
+            asked.append(b"".join(part.tobytes() for part in (scores.values, *given)))
+            return fit_bias(scores, *given)
+
+        judge, pool = judge_of([("a", True, 0.2), ("b", False, 0.5), ("c", True, 0.3)], 20)
+        monkeypatch.setattr(choice, "fit_bias", counted)
+        return choose(replace(judge, biases=biases), pool, judge.proxy.everything), asked
+
+    (once, fits), (again, every) = chosen({}), chosen(Forgetful())
+    assert len(fits) == len(set(fits)) == len(set(every)) < len(every)
+    assert (once.index, once.of_rows) == (again.index, again.of_rows)
+    np.testing.assert_array_equal(once.scores, again.scores)
+    np.testing.assert_array_equal(once.fit.bias, again.fit.bias)
 
 
 def test_without_a_checkpoint_the_best_merge_is_taken():

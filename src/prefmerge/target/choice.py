@@ -8,8 +8,8 @@ The best of them is chosen if its score is more than half a paired standard erro
 else that checkpoint, as it is. Rows of the head are then fitted where the same score, `keep` included, says that they
 help; the log prior stays that of the target. Soft accuracy needs a quarter of the samples that accuracy needs; log-loss
 without a fitted bias misleads. Source: ours.
-Shapes: n samples, C classes, E numbers an embedding. Cost: two fits a candidate and stage; nine with rows. Not here:
-merging and encoding (`adapt`), how good the choice is (`estimates`).
+Shapes: n samples, C classes, E numbers an embedding. Cost: two fits a candidate and stage; nine with rows; none of the
+same numbers twice. Not here: merging and encoding (`adapt`), how good the choice is (`estimates`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from xxhash import xxh3_128
 
 from prefmerge.target.fit import L2, Fit, Scores, fit_bias, fit_rows, margins, plain, soft
 from prefmerge.target.parameters import Metric
@@ -73,6 +74,7 @@ class Judge:
     keep: float = 0.0
     others: Others | None = None
     unlearned: np.ndarray | None = None  # (N, C): the log prior without the labels of a pair's fold, less the log prior
+    biases: dict[bytes, Fit] = field(default_factory=dict)  # fits that were made, by all that decides them
 
     @property
     def log_prior(self) -> np.ndarray:
@@ -91,10 +93,22 @@ class Judge:
         if not self.use_prior:
             return plain(len(self.rows))
         scores, labels, weights = self.scores(units, positions), self.proxy.labels[positions], self.weights(positions)
-        fit = fit_bias(scores, labels, weights, self.log_prior)
+        fit = self._bias(scores, labels, weights)
         if np.isfinite(l2) and weights.sum() > 0:
             fit = fit_rows(scores, units, self.scale, labels, weights, self.log_prior, l2, fit)
         return fit
+
+    def _bias(self, scores: Scores, labels: np.ndarray, weights: np.ndarray) -> Fit:
+        """`fit_bias`, once for the same numbers: a choice scores candidates on all samples and for each l2, and where
+        there are few samples the first ones are all of them.
+        """
+        decided = xxh3_128()
+        for part in (scores.values, scores.allowed, labels, weights, self.log_prior):
+            decided.update(b"" if part is None else part.tobytes())
+        key = decided.digest()
+        if key not in self.biases:
+            self.biases[key] = fit_bias(scores, labels, weights, self.log_prior)
+        return self.biases[key]
 
     def logits(self, units: np.ndarray, positions: np.ndarray, fit: Fit) -> np.ndarray:
         return self.scores(units, positions).logits(fit, self.log_prior, units, self.scale)
