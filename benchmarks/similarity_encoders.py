@@ -1,8 +1,8 @@
-"""Which label-free similarity finds out what a place is made of, and whose embedding should it use?
+"""Which label-free similarity finds out what a target is made of, and whose embedding should it use?
 
-The environments and runs of `benchmarks.targets`. The paper embeds task t and the place by theta_t, another encoder for
-each task, and compares the T distances. Here each distance is also computed with one encoder for all tasks (theta_0 or
-theta_T), and optimal transport also without the entropic blur (exact) and debiased. What counts: the total variation
+The environments and runs of `benchmarks.targets`. The paper embeds task t and the target by theta_t, another encoder
+for each task, and compares the T distances. Here each distance is also computed with one encoder for all tasks (theta_0
+or theta_T), and optimal transport also without the entropic blur (exact) and debiased. What counts: the total variation
 between the shares that follow and those of the environment (0: right, 1: nothing right), and how much of the preference
 goes to tasks that are there at all. Equal shares are the yardstick. Writes `results/similarity_encoders.json` and, with
 --docs, the table made from it.
@@ -40,7 +40,7 @@ DISTANCES: dict[str, tuple[similarity.SimilarityKind, dict[str, Any]]] = {
 
 
 def features(bench: Bench, shown: Examples, samples: int) -> dict[str, tuple[list[np.ndarray], list[np.ndarray]]]:
-    """By encoder: the tasks' embedded samples, and the place's as each of these encoders sees them."""
+    """By encoder: the tasks' embedded samples, and the target's as each of these encoders sees them."""
     run, scenario, encoder = bench.opened.run, bench.opened.scenario, bench.opened.encoder
     train = [training_sample(task.train, samples, bench.opened.config.seed) for task in scenario.tasks]
 
@@ -53,7 +53,7 @@ def features(bench: Bench, shown: Examples, samples: int) -> dict[str, tuple[lis
     own = [seen([t], run.task_path(t)) for t in range(count)]
     by_last, by_base = seen(range(count), run.task_path(last)), seen(range(count), run.base_path)
     return {
-        "theta_t": ([tasks for tasks, _ in own], [place for _, place in own]),
+        "theta_t": ([tasks for tasks, _ in own], [target for _, target in own]),
         "theta_T": (by_last[:-1], [by_last[-1]] * count),
         "theta_0": (by_base[:-1], [by_base[-1]] * count),
     }
@@ -76,13 +76,13 @@ def measure(bench: Bench, keys: Sequence[str], samples: int) -> dict[str, list[t
         "equal shares": [judged([1 / len(names)] * len(names), truth) for truth in truths],
         "labels": [judged(bench.label_similarity(k).shares().tolist(), t) for k, t in zip(keys, truths, strict=True)],
     }
-    for encoder, (tasks, place_by_task) in features(bench, shown.examples, samples).items():
+    for encoder, (tasks, target_by_task) in features(bench, shown.examples, samples).items():
         for title, (kind, settings) in DISTANCES.items():
             compare: Callable[..., similarity.Similarity] = similarity.KINDS[kind]
             several = []
             for key, truth in zip(keys, truths, strict=True):
                 one = compare(
-                    tasks, [all_of[rows[key]] for all_of in place_by_task], names, gamma=GAMMAS[kind], **settings
+                    tasks, [all_of[rows[key]] for all_of in target_by_task], names, gamma=GAMMAS[kind], **settings
                 )
                 several.append(judged(one.shares().tolist(), truth))
             by_distance[f"{title} | {encoder}"] = several
@@ -146,14 +146,14 @@ def report(data: Mapping[str, Any]) -> str:
         if min(rows[f"{t} | {e}"]["total_variation"] for e in ENCODERS[1:]) < rows[f"{t} | theta_t"]["total_variation"]
     ]
     return (
-        "# What a label-free similarity knows of a place\n\n"
+        "# What a label-free similarity knows of a target\n\n"
         "Made by `python -m benchmarks.similarity_encoders --docs docs/similarities.md` from "
         "`benchmarks/results/similarity_encoders.json`; do not edit.\n\n"
         f"{data['question']} Means over {data['places']} environments (e1 to e5, five variants) and the trainings with "
         f"seeds {', '.join(map(str, data['seeds']))}. TV: total variation between the shares and those of the "
         "environment, 0 is right. There: how much of the preference goes to tasks that the environment has. theta_t: "
-        "task t and the place embedded by checkpoint t, as in the paper; theta_T: all by the last checkpoint; theta_0: "
-        f"all by the base.\n\n{common.table(header, shown)}\n"
+        "task t and the target embedded by checkpoint t, as in the paper; theta_T: all by the last checkpoint; "
+        f"theta_0: all by the base.\n\n{common.table(header, shown)}\n"
         f"With the paper's embedding, no nearer to the truth than equal shares are: {', '.join(worse) or 'none'}. "
         f"Nearer with one encoder for all tasks than with each task's own: {', '.join(better) or 'none'}.\n\n"
         f"{common.origin(data)}\n"

@@ -150,6 +150,7 @@ def test_the_printed_commands_make_the_same_models(
 
 def test_screen_shows_every_row_and_the_chart_is_a_picture(done: tuple[Path, dict[str, Any], str]) -> None:
     out, result, screen = done
+    assert f"The target: {result['place']['title']}. It gives us" in " ".join(screen.split())
     for row in result["rows"]:
         line = next(line for line in screen.splitlines() if line.startswith(f"{row['model']}  "))
         numbers = [f"{100 * row[head]['place']:.1f}" for head in HEADS]

@@ -124,7 +124,8 @@ def run(
     preference = label_preference(digits, place)
     preference.save(out / "preference.json")
     console.print(
-        f"The place: {place.title}. It gives us {len(place.meta)} labels, or {len(place.photos)} images without labels."
+        f"The target: {place.title}. It gives us {len(place.meta)} labels, or {len(place.photos)} images without "
+        "labels."
     )
     seen = write_place(out, digits, place)
     from_labels = _adapted(out / "from-labels", f"adapt from {len(place.meta)} labels", console, labels=seen.labels)
