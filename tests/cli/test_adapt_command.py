@@ -344,12 +344,14 @@ def name_of(label: str, tasks: dict[str, list[str]]) -> str:
         ("--inputs photos --task-labels counts.json", "compared with samples of the tasks, and there are none. Give"),
         ("--prefer 1,1,1 --head my-run/head.safetensors", "nothing says which classes each task has"),
         ("--labels seen.csv --task-labels other.json --head my-run/head.safetensors", "'zz' is no class of"),
+        ("--labels seen.csv --task-labels near.json --head my-run/head.safetensors", " Did you mean 'ab'? Use these"),
         ("--labels seen.csv --task-labels few.json", "lacks task"),
     ],
 )
 def test_what_is_wrong_without_samples(place: Path, call: Callable[[str], Result], given: str, told: str) -> None:
     tasks = tasks_of(place)
-    files = {"counts": tasks, "other": {name: ["zz"] for name in tasks}, "few": {"cars": ["ab"]}}
+    files = {"counts": tasks, "few": {"cars": ["ab"]}}
+    files |= {file: {task: [label] for task in tasks} for file, label in (("other", "zz"), ("near", "aab"))}
     for name, content in files.items():
         counts = {task: dict.fromkeys(own, 1) for task, own in content.items()}
         (place / f"{name}.json").write_text(json.dumps(counts))

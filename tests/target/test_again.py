@@ -194,3 +194,12 @@ def test_paths_are_the_parameters_that_are_paths():
         if "Path" in str(kind) and not declared.local
     }
     assert set(PATHS) == paths
+
+
+def test_a_label_of_an_earlier_result_that_no_task_has_gets_the_class_like_it(world: World, tmp_path: Path):
+    asked = world.asked(labels=labels(tmp_path / "a" / "seen.csv", ["ab"] * 5), out=tmp_path / "first")
+    adapt(asked)
+    file = tmp_path / "first" / "adapt.json"
+    file.write_text(file.read_text().replace('"ab": 5', '"aab": 5'))
+    with pytest.raises(UsageError, match=r"'aab', which is no class of these tasks\. Did you mean 'ab'\?"):
+        adapt(world.asked(from_=tmp_path / "first", out=tmp_path / "again"))

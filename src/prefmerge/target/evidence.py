@@ -21,7 +21,7 @@ import numpy as np
 
 from prefmerge.data.examples import Examples, concatenated
 from prefmerge.errors import UsageError
-from prefmerge.ground.words import flag
+from prefmerge.ground.words import did_you_mean, flag
 from prefmerge.preference import Preference
 from prefmerge.target import given
 from prefmerge.target.parameters import Parameters
@@ -123,7 +123,10 @@ def _labels(asked: Parameters, earlier: Earlier | None, tasks: Tasks) -> tuple[n
     if earlier is not None and earlier.labels:
         other = next((name for name in earlier.labels if name not in tasks.classes), None)
         if other is not None:
-            raise UsageError(f"{earlier.file} counts labels {other!r}, which is no class of these tasks.")
+            raise UsageError(
+                f"{earlier.file} counts labels {other!r}, which is no class of these tasks."
+                f"{did_you_mean(str(other), tasks.classes)}"
+            )
         old = np.array([earlier.labels.get(name, 0) for name in tasks.classes], np.int64)
         if asked.labels is not None and (counts >= old).all():
             notes = (

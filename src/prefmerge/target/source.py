@@ -19,6 +19,7 @@ import numpy as np
 
 from prefmerge.data.examples import Examples, InputKind, no_examples
 from prefmerge.errors import DataError, RunError, UsageError
+from prefmerge.ground.words import did_you_mean
 from prefmerge.models.head_file import FrozenHead, read_head
 from prefmerge.runs import IN_SEQUENCE
 from prefmerge.target import given
@@ -207,7 +208,8 @@ def _without_samples(
         if beyond is not None:
             raise DataError(
                 f"{asked.task_labels}: {beyond!r} is no class of {asked.head or asked.checkpoints[0]}, which has "
-                f"{', '.join(classes[:5])}{', …' if len(classes) > 5 else ''}. Use these names."
+                f"{', '.join(classes[:5])}{', …' if len(classes) > 5 else ''}."
+                f"{did_you_mean(str(beyond), classes)} Use these names."
             )
         counts = np.zeros((len(counted), len(classes)), np.int64)
         for t, one in enumerate(counted):
