@@ -52,12 +52,12 @@ def test_merge_says_how_it_was_made(call: Call) -> None:
         "random",
     ]
     # 0.8 of 100, 50, 8 and 1 elements; the remainders go to the first
-    assert [line.split()[:4] for line in lines if line.startswith(("cars", "birds"))] == [
-        ["cars", "80.0%", "128", "80.5%"],
-        ["birds", "20.0%", "31", "19.5%"],
+    assert [line.split()[:6] for line in lines if line.startswith(("cars", "birds"))] == [
+        ["cars", "80.0", "%", "128", "80.5", "%"],
+        ["birds", "20.0", "%", "31", "19.5", "%"],
     ]
     assert "159 elements merged, 3 copied." in lines
-    assert "Preference: 0.8,0.2" in lines
+    assert "Preference: 80 %, 20 %" in lines
     assert (
         "method tunable_magmax, scale 0.5, seed 0, selection paper, importance magnitude, strength 1, carry 0, "
         "toward_last 0, scope tensor, passes 2." in lines
@@ -212,7 +212,7 @@ def test_plan_and_dry_run_write_nothing(call: Call, folder: Path) -> None:
     done = call("plan recipe.yaml --prefer cars=1")
     assert (done.code, done.stderr) == (0, "")
     assert "4 tensors to merge (159 elements); 1 tensors to copy (3 elements)." in done.stdout
-    assert "Preference: cars=1\n" in done.stdout
+    assert "Preference: cars 100 %\n" in done.stdout
     assert "Note: the preference does not mention birds: share 0.\n" in done.stdout
     assert call("merge recipe.yaml --prefer cars=1 --dry-run").stdout == done.stdout
     assert call("merge recipe.yaml --prefer cars=1 --dry-run -o base.safetensors").code == 0
@@ -247,9 +247,9 @@ def test_verify(call: Call, folder: Path) -> None:
 def test_inspect(call: Call, folder: Path) -> None:
     call("merge recipe.yaml -o out.safetensors")
     lines = call("inspect out.safetensors").stdout.splitlines()
-    assert ["block", "0", "1", "100", "30.0%", "70.0%"] in [line.split() for line in lines]
+    assert ["block", "0", "1", "100", "30.0", "%", "70.0", "%"] in [line.split() for line in lines]
     assert ["ids", "1", "3", "-", "-"] in [line.split() for line in lines]
-    assert ["layers.1.w", "1", "50", "30.0%", "70.0%"] in [
+    assert ["layers.1.w", "1", "50", "30.0", "%", "70.0", "%"] in [
         line.split() for line in call("inspect out.safetensors --by tensor").stdout.splitlines()
     ]
     data = json.loads(call("inspect out.safetensors --json").stdout)
@@ -273,7 +273,7 @@ def test_many_tasks_show_their_largest_owners(call: Call, folder: Path) -> None:
     names = " ".join(f"t{seed}.safetensors" for seed in range(9))
     assert call(f"merge base.safetensors {names} -o out.safetensors --prefer 0,0,0,1,0,0,0,0,3").code == 0
     rows = [line.split("  ") for line in call("inspect out.safetensors").stdout.splitlines()]
-    assert any(row[0] == "block 0" and row[-1].strip() == "t8 75.0%, t3 25.0%" for row in rows)
+    assert any(row[0] == "block 0" and row[-1].strip() == "t8 75.0 %, t3 25.0 %" for row in rows)
 
 
 # Errors

@@ -39,10 +39,10 @@ def test_tables(call: Call) -> None:
     data = json.loads(call(f"inspect {THREE} --json").stdout)
     found = Measured.from_json(data["sets"][0])
     cars = next(row for row in words if row[:1] == ["cars"])
-    assert cars[1] == f"{100 * found.contributions()[0]:.1f}%"
-    assert cars[2:4] == ["0.0%", f"{found.mean_magnitudes()[0]:.2e}"]
+    assert cars[1:3] == [f"{100 * found.contributions()[0]:.1f}", "%"]
+    assert cars[3:6] == ["0.0", "%", f"{found.mean_magnitudes()[0]:.2e}"]
     first = next(row for row in words if row[:2] == ["first", "2"])
-    assert first[2:] == [f"{100 * signs.share()[1]:.1f}%" for signs in found.signs]
+    assert first[2:] == [part for signs in found.signs for part in (f"{100 * signs.share()[1]:.1f}", "%")]
     assert all(sentence in done.stdout for sentence in data["findings"] if "disagree" not in sentence)
     assert data["pictures"] == []
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from prefmerge.cli.options import EXAMPLES
 from tests.cli.conftest import Result
@@ -72,7 +73,14 @@ def test_from_a_configuration_to_a_merged_model(words: Path, call: Callable[[str
     assert one["overall"]["n"] == 24
     shown = call("evaluate merged --run my-run")
     assert shown.code == 0
-    assert f"{100 * one['overall']['agnostic']:.1f}%" in shown.stdout
+    assert f"{100 * one['overall']['agnostic']:.1f} %" in shown.stdout
+    assert "Note" not in shown.stdout
+
+    weights = load_file(words / "merged" / "model.safetensors")
+    save_file({f"module.{name}": tensor for name, tensor in weights.items()}, words / "wrapped.safetensors")
+    note = "the wrapper 'module.' is left out of the tensor names in task 'wrapped.safetensors'."
+    assert f"Note: {note}" in call("evaluate wrapped.safetensors --run my-run").stdout
+    assert json.loads(call("evaluate wrapped.safetensors --run my-run --json").stdout)["about"]["notes"] == [note]
 
     matrix = json.loads(call("evaluate --run my-run --json").stdout)
     assert len(matrix["agnostic"]["matrix"]) == 3

@@ -308,7 +308,7 @@ def _in(measured: Measured, sets: Sequence[Measured]) -> str:
 
 
 def _percent(share: float) -> str:
-    return "-" if share != share else f"{100 * share:.1f}%"
+    return "-" if share != share else f"{100 * share:.1f} %"
 
 
 def _number(value: float) -> str:

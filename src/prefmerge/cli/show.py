@@ -19,6 +19,7 @@ from prefmerge.cli import screen
 from prefmerge.ground.words import listed
 from prefmerge.methods import declared
 from prefmerge.methods.parameters import PREFERENCE, SEQUENTIAL
+from prefmerge.preference import Preference
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -91,9 +92,10 @@ def evaluated(evaluation: Evaluation) -> None:
 
 
 def _say_samples(console: Console, about: Mapping[str, Any]) -> None:
-    """One line where other samples than the data's test samples were judged."""
+    """What to know of the samples, where they are not the data's test samples, and of the checkpoint's names."""
     if about.get("note"):
         console.print(about["note"])
+    _say_notes(console, about.get("notes", ()))
 
 
 def over_seeds(means: Mapping[str, Any]) -> None:
@@ -284,7 +286,7 @@ def _owners(receipt: Receipt, owned: Sequence[int]) -> Table:
 def _say_how(console: Console, settings: Mapping[str, Any], recipe: Recipe) -> None:
     """Preference and parameters, whether they were given or not."""
     if settings[PREFERENCE.name] is not None:
-        given = "uniform (none was given)" if recipe.preference is None else recipe.preference.describe()
+        given = "uniform (none was given)" if recipe.preference is None else _in_percent(recipe.preference)
         console.print(f"Preference: {given}", soft_wrap=True)
     limited = ((one.name, one.unless) for one in declared().values() if one.unless is not None)
     unused = [name for name, unless in limited if settings[unless.other.name] == unless.value]
@@ -337,8 +339,18 @@ def _share(fraction: str) -> str:
     return _percent(float(Fraction(fraction)))
 
 
+def _in_percent(preference: Preference) -> str:
+    """As one would type it; shares as percentages of their sum."""
+    if preference.kind != "shares":
+        return preference.describe()
+    whole = sum(preference.values)
+    shares = [f"{100 * float(value / whole):.4g} %" for value in preference.values]
+    named = zip(preference.names or (), shares)  # noqa: B905  (no names: positions)
+    return ", ".join([f"{name} {share}" for name, share in named] or shares)
+
+
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f}%"
+    return f"{100 * share:.1f} %"
 
 
 def _bytes(count: int) -> str:

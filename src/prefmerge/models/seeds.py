@@ -42,6 +42,8 @@ def summary_over_seeds(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, An
                 "A mean over seeds needs the same tasks in the same order."
             )
 
+    notes = list(dict.fromkeys(note for one in about for note in one.get("notes", ())))
+
     def over(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         both = {knowing: mean_std([part[knowing] for part in parts]) for knowing in ("agnostic", "aware")}
         return {knowing: {"mean": mean, "std": std} for knowing, (mean, std) in both.items()}
@@ -49,6 +51,7 @@ def summary_over_seeds(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, An
     return {
         "runs": len(evaluations),
         **{key: about[0][key] for key in ("samples", "note") if key in about[0]},
+        **({"notes": notes} if notes else {}),
         "overall": over([one["overall"] for one in evaluations]),
         "mean": over([one["mean"] for one in evaluations]),
         "tasks": [

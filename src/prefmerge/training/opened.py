@@ -16,6 +16,7 @@ from prefmerge.data.examples import no_examples
 from prefmerge.data.scenarios import ClassInfo, Scenario, Task
 from prefmerge.errors import DataError, MissingExtra, RunError
 from prefmerge.ground.progress import Counted
+from prefmerge.models.encoders.weights import notes_of
 from prefmerge.models.evaluation import Evaluation, evaluate, other_classes
 from prefmerge.models.heads import Head, check_inputs
 from prefmerge.runs import Run, read_run
@@ -196,6 +197,7 @@ def evaluate_checkpoint(
         raise RunError(f"{head}: no such file. Give the head.safetensors that `prefmerge search` or `adapt` left.")
     opened, checkpoint = open_run(run_folder), Path(checkpoint)
     opened.encoder.load(checkpoint)
+    notes = notes_of(checkpoint, opened.encoder.state())
     own = checkpoint / "head.safetensors"  # of `prefmerge adapt`: the model answers with this one
     answers = opened.head if head is None and not own.is_file() else Head.load(Path(head or own))
     if answers.classes != opened.head.classes:
@@ -222,6 +224,7 @@ def evaluate_checkpoint(
             "seed": opened.config.seed,
             "classes": list(opened.head.classes),
             **opened.about(),
+            **({"notes": notes} if notes else {}),
             "head": str(head) if head else "the run's" if answers is opened.head else "the checkpoint's own",
         },
     )

@@ -140,6 +140,18 @@ def put(checkpoint: Path, into: Mapping[str, Tensor]) -> None:
         source.close()
 
 
+def notes_of(checkpoint: Path, into: Mapping[str, Tensor]) -> list[str]:
+    """What `put` does about names that differ, in the words of a merge; [] where the names are those of the model."""
+    from prefmerge.merging.matching import told
+
+    source = open_checkpoint(checkpoint)
+    try:
+        names = _names(source, checkpoint, into)
+        return [] if names is None else told([names])
+    finally:
+        source.close()
+
+
 def put_arrays(encoder: Encoder, weights: Mapping[str, np.ndarray], base: Path | None = None) -> None:
     """Copy float32 weights into the encoder's tower; what is not named stays. They have the names of `Encoder.state`,
     or those of the checkpoint `base`.
@@ -170,6 +182,12 @@ def put_arrays(encoder: Encoder, weights: Mapping[str, np.ndarray], base: Path |
 
 def _matched(source: Checkpoint, path: Path, into: Mapping[str, Tensor]) -> dict[str, str]:
     """What the checkpoint calls each tensor. Raises CheckpointMismatch."""
+    names = _names(source, path, into)
+    return {name: name for name in into} if names is None else names.own
+
+
+def _names(source: Checkpoint, path: Path, into: Mapping[str, Tensor]) -> Names | None:
+    """How the checkpoint's names are matched; None where they are the model's. Raises CheckpointMismatch."""
     if is_task_vector(source):
         raise CheckpointMismatch(
             f"{path}: holds a task vector, expected a model. Merge it into its base first: "
@@ -177,7 +195,7 @@ def _matched(source: Checkpoint, path: Path, into: Mapping[str, Tensor]) -> dict
         )
     ours = {name: (tuple(tensor.shape), tensor.is_floating_point()) for name, tensor in into.items()}
     if {name: (info.shape, info.dtype.family == "float") for name, info in source.tensors.items()} == ours:
-        return {name: name for name in into}
+        return None
     from prefmerge.merging.matching import match
     from prefmerge.merging.recipe import Recipe
     from prefmerge.merging.sameness import Sameness
@@ -189,7 +207,7 @@ def _matched(source: Checkpoint, path: Path, into: Mapping[str, Tensor]) -> dict
             raise CheckpointMismatch(_complaint(names, path, model, source))
     finally:
         model.close()
-    return names.own
+    return names
 
 
 def _complaint(names: Names, path: Path, model: Checkpoint, source: Checkpoint) -> str:
