@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefmerge.errors import CheckpointNotFound, MethodError, PreferenceError, RecipeError, UsageError
+from prefmerge.errors import CheckpointNotFound, MethodError, RecipeError, UsageError
 from prefmerge.merging.parameters import every
 from prefmerge.merging.recipe import Recipe, TaskEntry
 from prefmerge.merging.recipe_file import read_recipe
@@ -25,13 +25,6 @@ models:
   - model: cars.safetensors
   - model: birds.safetensors
 """
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    for name in ("base", "cars", "birds", "digits"):
-        (tmp_path / f"{name}.safetensors").touch()
-    return tmp_path
 
 
 def read(folder: Path, text: str) -> Recipe:
@@ -301,171 +294,6 @@ def test_passes_have_no_use_with_optimal(folder: Path) -> None:
     assert refusal(
         folder, f"merge_method: tunable_magmax\nparameters: {{selection: optimal, passes: 3}}\n{MODELS}"
     ) == ("line 2: 'passes' has no use with selection optimal, which has no passes. Leave it out.")
-
-
-# Refusals
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "is empty. Give at least merge_method, base_model and models."),
-        ("- a\n", "line 1: the recipe: expected 'key: value' lines, found a list."),
-        ("merge_method: [\n", "line 2: this is not YAML: "),
-        (
-            f"merge_metod: ties\n{MODELS}",
-            "line 1: unknown key 'merge_metod'. Did you mean 'merge_method'? Known keys: ",
-        ),
-        ("merge_method: ties\nmerge_method: ties\n", "line 2: 'merge_method' appears twice."),
-        (MODELS, "'merge_method' is missing. Methods: tunable_magmax, increments, magmax, max_abs, "),
-        (
-            "merge_method: ties\nbase_model: base.safetensors\n",
-            "'models' is missing. List the task checkpoints under it, ",
-        ),
-        ("merge_method: ties\nmodels: [{model: cars.safetensors}]\n", "'base_model' is missing, and ties needs it: "),
-        (
-            f"merge_method: della\n{MODELS}",
-            "line 1: 'della' is a method of mergekit that prefmerge does not have. Methods: ",
-        ),
-        (
-            f"merge_method: slerp\n{MODELS}",
-            "line 1: 'slerp' is a method of mergekit that prefmerge does not have. Methods: ",
-        ),
-        (
-            f"merge_method: breadcrumbs\n{MODELS}",
-            "line 1: 'breadcrumbs' is a method of mergekit that prefmerge does not have. Methods: ",
-        ),
-        (f"merge_method: magmx\n{MODELS}", "Did you mean 'magmax'?"),
-        (
-            "merge_method: ties\nslices: []\n",
-            "line 2: 'slices' is a key of mergekit that prefmerge does not support. prefmerge merges whole "
-            "models. List them under 'models'.",
-        ),
-        (
-            f"merge_method: ties\ntokenizer_source: union\n{MODELS}",
-            "line 2: 'tokenizer_source' is a key of mergekit that prefmerge does not support. The output keeps "
-            "the base's. Remove the key.",
-        ),
-        (
-            f"merge_method: ties\ntokenizer: {{}}\n{MODELS}",
-            "line 2: 'tokenizer' is a key of mergekit that prefmerge does not support. ",
-        ),
-        (
-            f"merge_method: ties\nchat_template: auto\n{MODELS}",
-            "line 2: 'chat_template' is a key of mergekit that prefmerge does not support. ",
-        ),
-        (
-            f"merge_method: ties\nparameters: {{adaptive_mass: 1}}\n{MODELS}",
-            "line 2: 'adaptive_mass' in parameters is a key of mergekit that prefmerge does not support. It "
-            "belongs to a method that ",
-        ),
-        (
-            f"merge_method: ties\nparameters: {{rescale: true}}\n{MODELS}",
-            "line 2: rescale: true belongs to methods that drop elements at random. ",
-        ),
-        (
-            f"merge_method: ties\nparameters:\n  weigth: 1\n{MODELS}",
-            "line 3: unknown key 'weigth' in parameters. Did you mean 'weight'? ",
-        ),
-        (
-            f"merge_method: ties\nparameters: {{seed: 1}}\n{MODELS}",
-            "line 2: unknown key 'seed' in parameters. It belongs in the top level.",
-        ),
-        (f"merge_method: ties\nscale: 1\n{MODELS}", "line 2: unknown key 'scale'. It belongs in parameters."),
-        (
-            f"merge_method: ties\nparameters: {{weight: [0, 1]}}\n{MODELS}",
-            "line 2: parameters.weight is a list (a gradient over layers in mergekit), which prefmerge does not "
-            "support. Give one value.",
-        ),
-        (
-            f"merge_method: ties\nparameters: {{weight: {{filter: mlp, value: 1}}}}\n{MODELS}",
-            "line 2: parameters.weight has conditions (filter and value in mergekit), which prefmerge does not "
-            "support. Give one value.",
-        ),
-        (
-            f"merge_method: ties\n{MODELS}  - model: digits.safetensors\n    parameters:\n      density: [1, 0.5]\n",
-            "line 9: models[2].parameters.density is a list (a gradient over layers in mergekit), ",
-        ),
-        (
-            f"merge_method: ties\n{MODELS}  - modle: a\n",
-            "line 7: unknown key 'modle' in models[2]. Did you mean 'model'? Known keys: model, name, parameters.",
-        ),
-        (
-            f"merge_method: ties\n{MODELS}  - model: digits.safetensors\n    weight: 1\n",
-            "line 8: unknown key 'weight' in models[2]. It belongs in ",
-        ),
-        (
-            f"merge_method: ties\n{MODELS}  - name: a\n",
-            "line 7: models[2]: 'model' is missing; it holds the path of a checkpoint.",
-        ),
-        (
-            f"merge_method: ties\n{MODELS}  - model:\n",
-            "line 7: models[2].model: expected the path of a checkpoint, found nothing.",
-        ),
-        (
-            f"merge_method: ties\n{MODELS}  - model: {{model: {{path: a}}}}\n",
-            "line 7: models[2].model: expected the path of a checkpoint, found a mapping.",
-        ),
-        (
-            "merge_method: ties\nbase_model: base.safetensors\nmodels: cars.safetensors\n",
-            "line 3: models: expected a list with one '- model: PATH' per task.",
-        ),
-        (
-            f"merge_method: ties\ndtype: int8\n{MODELS}",
-            "line 2: dtype: expected one of float64, float32, float16, bfloat16, found 'int8'.",
-        ),
-        (
-            f"merge_method: ties\nparameters: {{density: 0}}\n{MODELS}",
-            "line 2: parameters.density: expected a number above 0 and at most 1, found 0.",
-        ),
-        (
-            f"merge_method: ties\nparameters: {{weight: .nan}}\n{MODELS}",
-            "line 2: parameters.weight: expected a finite number, found '.nan'.",
-        ),
-        (
-            f"merge_method: ties\nparameters: {{normalize: 1}}\n{MODELS}",
-            "line 2: parameters.normalize: expected true or false, found '1'.",
-        ),
-        (
-            f"merge_method: ties\nparameters: {{scale: 1, lambda: 1}}\n{MODELS}",
-            "line 2: 'scale' and 'lambda' are two names of one parameter; give one of them.",
-        ),
-        (
-            f"merge_method: tunable_magmax\nparameters: {{strength: 1.5}}\n{MODELS}",
-            "line 2: parameters.strength: expected a number from 0 to 1, found 1.5.",
-        ),
-        (
-            f"merge_method: tunable_magmax\nparameters: {{selection: best}}\n{MODELS}",
-            "line 2: parameters.selection: expected paper, optimal, printed or released, found 'best'.",
-        ),
-        (
-            f"merge_method: tunable_magmax\nparameters: {{passes: 0}}\n{MODELS}",
-            "line 2: parameters.passes: expected a whole number of at least 1, found 0.",
-        ),
-        (
-            f"merge_method: tunable_magmax\nseed: -1\n{MODELS}",
-            "line 2: seed: expected a whole number of at least 0, found -1.",
-        ),
-        (f"merge_method: average\nexclude: [[a]]\n{MODELS}", "line 2: exclude: expected one value, found a list."),
-    ],
-)
-def test_refusals(folder: Path, text: str, message: str) -> None:
-    assert message in refusal(folder, text)
-
-
-def test_a_preference_that_makes_no_sense_names_its_place(folder: Path) -> None:
-    message = refusal(
-        folder, f"merge_method: tunable_magmax\nparameters:\n  prefer: [1, -1]\n{MODELS}", PreferenceError
-    )
-    assert message == "line 3: parameters.prefer: preference: share 2 is -1; shares cannot be negative."
-
-
-def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"recipe .*gone\.yaml does not exist\.$"):
-        read_recipe(tmp_path / "gone.yaml")
-    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(RecipeError, match="this is not YAML: it is no UTF-8 text"):
-        read_recipe(tmp_path / "bytes.yaml")
 
 
 # Flags over the file

@@ -171,3 +171,6 @@ def resizing(folder: Path, **changes: Any) -> Path:
     file = folder / "preprocessor_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
     return folder
+
+
+MAKERS = {"bert": tiny_bert, "vit": tiny_vit, "dinov2": tiny_dinov2}
