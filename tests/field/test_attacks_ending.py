@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -25,6 +26,15 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def there(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+@contextlib.contextmanager
+def nothing_left(folder: Path) -> Iterator[list[str]]:
+    """The inputs of a merge in a folder, which after the block holds these and nothing else."""
+    paths = make(folder)
+    before = there(folder)
+    yield paths
+    assert there(folder) == before
 
 
 @pytest.fixture
@@ -59,26 +69,22 @@ def sending(*numbers: signal.Signals) -> Callable[..., Any]:
 def test_attack_m3_a_signal_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, where: str
 ) -> None:
-    paths = make(tmp_path)
-    before = there(tmp_path)
     monkeypatch.setattr(api, where, sending(number))
-    done = call("merge", *paths, "-o", tmp_path / "deep" / "out")
+    with nothing_left(tmp_path) as paths:
+        done = call("merge", *paths, "-o", tmp_path / "deep" / "out")
     how = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
     assert (done.code, done.stderr) == (128 + number, f"error: {how}; nothing is left half written.\n")
-    assert there(tmp_path) == before
 
 
 @pytest.mark.usefixtures("usual")
 def test_attack_m3_signals_that_follow_at_once_do_not_stop_the_cleaning_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paths = make(tmp_path)
-    before = there(tmp_path)
     monkeypatch.setattr(api, "record", sending(signal.SIGTERM))
     remove = atomic.remove
     monkeypatch.setattr(atomic, "remove", lambda path: (sending(signal.SIGHUP, signal.SIGINT)(), remove(path)))
-    assert call("merge", *paths, "-o", tmp_path / "out").code == 128 + signal.SIGTERM
-    assert there(tmp_path) == before
+    with nothing_left(tmp_path) as paths:
+        assert call("merge", *paths, "-o", tmp_path / "out").code == 128 + signal.SIGTERM
 
 
 @pytest.mark.usefixtures("usual")
@@ -87,12 +93,10 @@ def test_attack_m3_a_signal_before_anybody_looks_after_what_was_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any
 ) -> None:
     """Between the making of the work folder, or of the lock, and the code that would remove it."""
-    paths = make(tmp_path)
-    before = there(tmp_path)
     made = module.WorkFolder if module is atomic else module.Claim
     monkeypatch.setattr(module, made.__name__, lambda *given: (sending(signal.SIGTERM)(), made(*given))[1])
-    assert call("merge", *paths, "-o", tmp_path / "out").code == 128 + signal.SIGTERM
-    assert there(tmp_path) == before
+    with nothing_left(tmp_path) as paths:
+        assert call("merge", *paths, "-o", tmp_path / "out").code == 128 + signal.SIGTERM
 
 
 @pytest.mark.usefixtures("usual")
@@ -323,9 +327,6 @@ def test_attack_m3_a_signal_where_nothing_can_be_raised(tmp_path: Path, monkeypa
 def test_attack_m3_what_fails_while_cleaning_up_is_not_the_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paths = make(tmp_path)
-    before = there(tmp_path)
-
     def interrupted(*_: Any, **__: Any) -> None:
         try:
             os.kill(os.getpid(), signal.SIGHUP)
@@ -334,14 +335,12 @@ def test_attack_m3_what_fails_while_cleaning_up_is_not_the_message(
             os.close(10**6)  # no such descriptor
 
     monkeypatch.setattr(api, "record", interrupted)
-    assert call("merge", *paths, "-o", tmp_path / "out").code == 129
-    assert there(tmp_path) == before
+    with nothing_left(tmp_path) as paths:
+        assert call("merge", *paths, "-o", tmp_path / "out").code == 129
 
 
 @pytest.mark.usefixtures("usual")
 def test_attack_m3_a_signal_before_a_lock_has_a_name_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = make(tmp_path)
-    before = there(tmp_path)
     monkeypatch.setattr(locks, "_stamp", sending(signal.SIGTERM))
-    assert call("merge", *paths, "-o", tmp_path / "out").code == 143
-    assert there(tmp_path) == before
+    with nothing_left(tmp_path) as paths:
+        assert call("merge", *paths, "-o", tmp_path / "out").code == 143
