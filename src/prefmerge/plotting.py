@@ -7,12 +7,15 @@ functions that draw import Matplotlib. Not here: what is drawn, which is the cal
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefmerge.errors import MissingExtra, OutputError
+from prefmerge.ground import atomic
+from prefmerge.ground.refused import remedy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -119,8 +122,22 @@ def open_sides(axes: Sequence[Any]) -> None:
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write the figure in the format that the suffix says. Names are shown as they are: a `$` in one begins no formula.
-    Raises OutputError where that cannot be.
+    """Write the figure, whole or not at all, in the format that the suffix says. Raises OutputError where that cannot
+    be.
+    """
+    path = Path(path)
+    try:
+        atomic.write_whole(path, drawn(figure, path.suffix.removeprefix(".")))
+    except OSError as error:
+        way = remedy(error, "Give another place.")
+        raise OutputError(f"{path}: the picture cannot be written: {error.strerror or error}. {way}") from error
+    except ValueError as error:  # a suffix that matplotlib does not write
+        raise OutputError(f"{path}: the picture cannot be written: {error}.") from error
+
+
+def drawn(figure: Figure, suffix: str = "png") -> bytes:
+    """What a file of the figure holds. Names are shown as they are: a `$` in one begins no formula. Raises ValueError
+    for a format that matplotlib does not write.
     """
     from matplotlib.text import Text
 
@@ -130,8 +147,7 @@ def save(figure: Figure, path: str | Path) -> None:
     for text in figure.findobj(Text):
         if isinstance(text, Text) and "\\mathdefault" not in text.get_text():  # that is matplotlib's own, of log scales
             text.set_parse_math(False)
-    try:
-        # No date and no version in the file: the same numbers give the same bytes.
-        figure.savefig(path, metadata={"Software": None} if Path(path).suffix.lower() == ".png" else None)
-    except (OSError, ValueError) as error:  # no such folder; a suffix that matplotlib does not write
-        raise OutputError(f"{path}: the picture cannot be written: {error}.") from error
+    held = io.BytesIO()
+    # No date and no version in the file: the same numbers give the same bytes.
+    figure.savefig(held, format=suffix or None, metadata={"Software": None} if suffix.lower() == "png" else None)
+    return held.getvalue()

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from tests.field.at_any_moment import COMMANDS, OF_WEIGHTS
+from tests.field.at_any_moment import COMMANDS, OF_WEIGHTS, SCRATCH
 
 IN_THE_SUITE = 10
-RESUMES = ("adapt", "search", "finetune", "bench")  # parts of these stay for the next run
+RESUMES = ("adapt", "search", "finetune", "bench", "bench-jobs")  # parts of these stay for the next run
 
 
 def inputs(folder: Path) -> None:
@@ -48,10 +48,24 @@ def of_a_run(folder: Path) -> None:
     text = CONFIG.replace("METHOD", "sequential").replace("SEED", "1").replace("HELD_OUT", "12")
     (folder / "finetune.yaml").write_text(text)
     mixes = "[{name: even, ratios: [1, 1]}]"
-    methods = "scales: [0.5]\nmethods: [Baseline, MAGMAX]\n"
+    methods = "scales: [0.5]\nmethods: [Baseline, Tunable (Label)]\nstudies: [places, alpha]\nalpha: {values: [1]}\n"
     text = f"runs: [run]\n{methods}environments: {{size: 20, variants: [42], mixes: {mixes}}}\nbatch: 16\n"
     (folder / "bench.yaml").write_text(text)
     finetune(read_config(folder / "finetune.yaml"), folder / "run")
+
+
+def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, run: bool) -> Path:
+    """A folder for commands, with or without a run, and the environment that they need."""
+    place = tmp_path / "place"
+    for variable, folder in zip(("PREFMERGE_CACHE", "TMPDIR"), SCRATCH, strict=True):
+        (place / folder).mkdir(parents=True)
+        monkeypatch.setenv(variable, str(place / folder))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # threads that wait for one another are slow beside other tests
+    inputs(place)
+    if run:
+        pytest.importorskip("transformers", reason="needs the extra train")
+        of_a_run(place)
+    return place
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -62,13 +76,7 @@ def test_attack_m3_at_any_moment(
     of_weights = command in OF_WEIGHTS
     if not moments and not of_weights:
         pytest.skip("minutes for each command that loads torch: run with --attacks N")
-    monkeypatch.setenv("PREFMERGE_CACHE", str(tmp_path / "cache"))
-    place = tmp_path / "place"
-    place.mkdir()
-    inputs(place)
-    if not of_weights:
-        pytest.importorskip("transformers", reason="needs the extra train")
-        of_a_run(place)
+    place = prepared(tmp_path, monkeypatch, run=not of_weights)
     line = [sys.executable, "-m", "tests.field.at_any_moment", str(place), command, str(moments or IN_THE_SUITE), "1"]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -82,7 +90,10 @@ def test_attack_m3_at_any_moment(
             assert end["code"] in (0, 128 + end["signal"], -end["signal"]), (end["said"], end)
         if end["signal"] != signal.SIGKILL:
             assert end["hidden"] == [], end
-        assert end["there"] or command in RESUMES, end
+        assert end["there"] or (command in RESUMES and end["code"]), end
+        if end["code"] == 0:
+            assert (end["there"], end["hidden"]) == ("new", []), end
+        assert not end["outlived"], end
     assert (ends[-1]["code"], ends[-1]["there"]) == (0, "new"), ends[-1]
     assert ends[-1]["hidden"] == []
     shutil.rmtree(place)

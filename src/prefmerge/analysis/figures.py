@@ -22,6 +22,8 @@ from prefmerge import plotting
 from prefmerge.analysis.layer_types import LAYER_TYPES
 from prefmerge.analysis.measured import Measured, Spread, require_one_base
 from prefmerge.errors import OutputError, UsageError
+from prefmerge.ground.disk import make_parents, remove_empty
+from prefmerge.ground.refused import remedy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,13 +45,18 @@ def draw_all(sets: Sequence[Measured], folder: str | Path) -> list[Path]:
     """Draw everything into PNG files in `folder`, which is made if need be. Raises OutputError, MissingExtra."""
     folder = Path(folder)
     try:
-        folder.mkdir(exist_ok=True)
+        made = make_parents(folder)
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be made: {error.strerror or error}.") from error
+        way = remedy(error, "Choose another folder.")
+        raise OutputError(f"{folder}: cannot be made: {error.strerror or error}. {way}") from error
     paths = []
-    for draw_one in (sign_conflicts, magnitudes, distributions, cosine):
-        paths.append(folder / f"{draw_one.__name__}.png")
-        draw_one(sets, paths[-1])
+    try:
+        for draw_one in (sign_conflicts, magnitudes, distributions, cosine):
+            paths.append(folder / f"{draw_one.__name__}.png")
+            draw_one(sets, paths[-1])
+    except BaseException:
+        remove_empty(made)
+        raise
     return paths
 
 

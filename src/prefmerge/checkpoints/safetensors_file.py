@@ -222,11 +222,11 @@ def _ask_library(path: Path, text: bytes, size: int) -> None:
     a file that someone cuts short ends the process.
     """
     try:
-        with tempfile.NamedTemporaryFile(prefix="prefmerge-") as stand_in:
+        with tempfile.TemporaryFile(prefix="prefmerge-") as stand_in:  # without a name, so no kill leaves it
             stand_in.write(struct.pack("<Q", len(text)) + text)
             stand_in.truncate(size)
             stand_in.flush()
-            _opens(path, stand_in.name)
+            _opens(path, f"/dev/fd/{stand_in.fileno()}")
     except OSError:  # no room for it, or no files of this size
         _opens(path, path)
 

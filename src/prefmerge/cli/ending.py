@@ -30,10 +30,12 @@ from prefmerge import shown
 from prefmerge.cli.screen import say, say_error
 from prefmerge.errors import PrefmergeError
 from prefmerge.ground import atomic
+from prefmerge.ground.refused import lacks_memory, remedy
 
 RESUMES = ("finetune", "adapt", "prefer", "search", "bench", "demo")  # commands that keep what they did
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ONE_WISH = 5.0  # seconds
+_TAKE_MEMORY = ("--max-memory", "--batch", "--jobs", "--threads")
 MOST_DESCRIPTORS = 1 << 16
 
 
@@ -55,7 +57,7 @@ def ending(context: typer.Context) -> Iterator[None]:
         except BaseException as error:
             if isinstance(error, typer.Exit | SystemExit | GeneratorExit) or hasattr(error, "format_message"):
                 raise
-            said = _said(error, heeded.number, context.invoked_subcommand)
+            said = _said(error, heeded.number, context)
             if said is None:
                 raise
             atomic.discard_all()
@@ -63,23 +65,32 @@ def ending(context: typer.Context) -> Iterator[None]:
             raise typer.Exit(said[1]) from error
 
 
-def _said(error: BaseException, number: int | None, command: str | None) -> tuple[str, int] | None:
+def _with_less(context: typer.Context) -> str:
+    """What of the command's options decides how much memory it takes, as a half sentence."""
+    command = context.command.get_command(context, context.invoked_subcommand or "")  # pyright: ignore
+    options = {name for one in getattr(command, "params", ()) for name in one.opts}
+    takes = [name for name in _TAKE_MEMORY if name in options]
+    return f", or give a smaller {' or '.join(takes)}" if takes else ""
+
+
+def _said(error: BaseException, number: int | None, context: typer.Context) -> tuple[str, int] | None:
     """The message and the exit code of what ends a command; None for a bug. `number`: the signal that came, if any:
     what is raised after it may be raised by what it interrupted.
     """
     if number is not None or isinstance(error, KeyboardInterrupt):
         number = signal.SIGINT if number is None else number
         how = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
-        left = "the same command resumes" if command in RESUMES else "nothing is left half written"
+        left = "the same command resumes" if context.invoked_subcommand in RESUMES else "nothing is left half written"
         return f"{how}; {left}.", 128 + number
     if isinstance(error, PrefmergeError):
         return str(error), error.exit_code
-    no_room = isinstance(error, ImportError) and ("failed to map" in str(error) or "allocate memory" in str(error))
-    if isinstance(error, MemoryError) or no_room:
-        return "there is not enough memory. Free some, or allow less with --max-memory or fewer threads.", 1
+    if lacks_memory(error):
+        return f"there is not enough memory. Free some{_with_less(context)}.", 1
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
-        return f"{where}the system refuses it ({error.strerror or error}).", 1
+        return f"{where}the system refuses it ({error.strerror or error}). {remedy(error)}".rstrip(), 1
+    if isinstance(error, Exception) and (way := remedy(error)):  # a library's own name for what the system refuses
+        return f"the system refuses it ({error}). {way}", 1
     return None
 
 

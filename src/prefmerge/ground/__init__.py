@@ -1,6 +1,7 @@
 """The ground floor: what every part of prefmerge stands on, and what knows nothing of checkpoints or models.
 
 disk.py       small steps on a disk: sync, parents, remove
+refused.py    what the system refuses, and what to do about it
 locks.py      who may write, one at a time
 atomic.py     a file or a folder replaced whole
 jsons.py      JSON files, written whole and read strictly

@@ -1,12 +1,12 @@
 """Replacing a file or a folder so that whoever looks, at any moment and after any kill, sees the old one or the new
 one.
 
-Work happens in a folder `.NAME.prefmerge-RANDOM.tmp` beside the target, on the same file system, so that a rename
-moves it. Its maker holds a lock on it while alive; a folder without one was left by a killed process and is removed
-by the next. A full folder cannot be renamed over another, so the two are exchanged (renameat2 on Linux, renamex_np on
-macOS). Where the file system cannot, two renames leave a moment without either, from which `recover` brings the old
-one back. One writer at a time is the matter of `locks`. POSIX only. Not here: file systems without flock. There only
-`rename_new` keeps writers apart, and stale folders are never removed.
+Work happens in a folder or file `.NAME.prefmerge-RANDOM.tmp` beside the target, on the same file system, so that a
+rename moves it. Its maker holds a lock on it while alive; one without a lock was left by a killed process and is
+removed by the next. A full folder cannot be renamed over another, so the two are exchanged (renameat2 on Linux,
+renamex_np on macOS). Where the file system cannot, two renames leave a moment without either, from which `recover`
+brings the old one back. One writer at a time is the matter of `locks`. POSIX only. Not here: file systems without
+flock. There only `rename_new` keeps writers apart, and what is stale is never removed.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ import os
 import re
 import secrets
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from prefmerge.ground.disk import names, remove, sync, sync_path
 from prefmerge.ground.locks import claim, lock, release_all
+from prefmerge.ground.refused import naming
 
 _AT_FDCWD = -100  # Linux fcntl.h: paths are relative to the working directory
 _FLAGS = {
@@ -99,21 +101,31 @@ class WorkFolder:
     _fd: int = field(repr=False)
 
     def discard(self) -> None:
-        """Remove the folder with whatever is in it, and let go of the lock."""
+        """Remove the folder with whatever is in it, and let go of the lock: first, as the descriptor may be the last
+        that there is, and whoever takes the folder for stale now removes it too.
+        """
+        self._unlock()
         remove(self.path)
-        self.release()
+        _made.discard(self.path)
 
     def release(self) -> None:
         _made.discard(self.path)
+        self._unlock()
+
+    def _unlock(self) -> None:
         if self._fd >= 0:
             fd, self._fd = self._fd, -1  # first, or one that is interrupted would be closed twice
             os.close(fd)
 
 
+def _beside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.prefmerge-{secrets.token_hex(6)}.tmp")
+
+
 def make_work_folder(target: Path) -> WorkFolder:
     """A new, empty, locked folder beside `target`."""
     while True:
-        path = target.with_name(f".{target.name}.prefmerge-{secrets.token_hex(6)}.tmp")
+        path = _beside(target)
         _made.add(path)
         path.mkdir()
         fd = os.open(path, os.O_RDONLY)
@@ -137,7 +149,7 @@ def discard_all() -> None:
 def _left_behind(target: Path, suffix: str) -> list[Path]:
     pattern = re.compile(re.escape(f".{target.name}.prefmerge-") + r"[0-9a-f]{12}" + re.escape(suffix))
     try:
-        return sorted(entry for entry in target.parent.iterdir() if pattern.fullmatch(entry.name))
+        return sorted(target.with_name(name) for name in os.listdir(target.parent) if pattern.fullmatch(name))
     except OSError:
         return []
 
@@ -161,7 +173,7 @@ def _locked_if_stale(path: Path) -> Iterator[bool]:
 
 
 def work_folders(target: Path) -> list[Path]:
-    """The temporary folders beside `target`, of living makers and of dead ones."""
+    """The temporary folders and files beside `target`, of living makers and of dead ones."""
     return _left_behind(target, ".tmp")
 
 
@@ -176,6 +188,10 @@ def recover(target: Path, rescue: Callable[[Path], None] | None = None) -> None:
             sync_path(target.parent)
         else:
             remove(old)
+    _remove_stale(target, rescue)
+
+
+def _remove_stale(target: Path, rescue: Callable[[Path], None] | None = None) -> None:
     for path in work_folders(target):
         with _locked_if_stale(path) as stale:
             if stale:
@@ -209,27 +225,62 @@ def _filled(target: Path) -> Iterator[Path]:
             rename_new(work.path, target)
         sync_path(target.parent)
         work.release()
-    except BaseException:
+    except BaseException as error:
         work.discard()
+        if isinstance(error, OSError) and (error.filename is None or str(error.filename).startswith(str(work.path))):
+            raise naming(error, target) from error
         raise
 
 
 def write_whole(target: Path, content: bytes, *, replace: bool = True) -> None:
     """Write a file that is there with all of its content or not at all, in place of what is there.
 
-    Raises FileExistsError if something is there and `replace` is false.
+    Raises FileExistsError if something is there and `replace` is false; an OSError names the target.
     """
-    work = target.with_name(f".{target.name}.prefmerge-{secrets.token_hex(6)}.tmp")
     try:
-        with open(work, "xb") as file:
-            file.write(content)
-            file.flush()
-            sync(file.fileno())
-        if replace:
-            os.replace(work, target)
-        else:
-            rename_new(work, target)
-    except BaseException:
-        work.unlink(missing_ok=True)
-        raise
-    sync_path(target.parent)
+        _remove_stale(target)
+        work, fd = _new_file(target)
+        try:
+            with open(fd, "wb") as file:  # locked until it is closed, and it has its new name by then
+                file.write(content)
+                file.flush()
+                sync(fd)
+                if replace:
+                    os.replace(work, target)
+                else:
+                    rename_new(work, target)
+        except BaseException:
+            work.unlink(missing_ok=True)
+            _made.discard(work)
+            raise
+        _made.discard(work)
+        sync_path(target.parent)
+    except OSError as error:
+        raise naming(error, target) from error
+
+
+def _new_file(target: Path) -> tuple[Path, int]:
+    """A new, empty, locked file beside `target`, and its descriptor."""
+    while True:
+        path = _beside(target)
+        _made.add(path)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        lock(fd, wait=True)
+        if names(path, fd):
+            return path, fd
+        os.close(fd)  # as for folders
+        _made.discard(path)
+
+
+@contextlib.contextmanager
+def scratch_folder(name: str) -> Iterator[Path]:
+    """A folder among the system's temporary files, which goes with the block. A killed process leaves its own to the
+    next that asks for one of this name.
+    """
+    target = Path(tempfile.gettempdir()) / name
+    _remove_stale(target)
+    work = make_work_folder(target)
+    try:
+        yield work.path
+    finally:
+        work.discard()

@@ -106,3 +106,7 @@ def remove(path: Path) -> None:
             path.unlink()
     else:
         shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):  # it needs two descriptors, and there may be one
+            for name in os.listdir(path):
+                remove(path / name)
+            path.rmdir()

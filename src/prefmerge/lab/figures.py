@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +40,9 @@ class Picture:
     caption: str
     figure: Figure
 
-    def save(self, path: Path) -> None:
-        plotting.save(self.figure, path)
+    def drawn(self) -> bytes:
+        """A PNG file."""
+        return plotting.drawn(self.figure)
 
 
 def all_of(results: Results) -> list[Picture]:

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from prefmerge.errors import DataError, OutputError, PreferenceError
 from prefmerge.ground import atomic, jsons
 from prefmerge.ground.checked import checked
+from prefmerge.ground.refused import remedy
 from prefmerge.lab.environments import (
     Environment,
     Pool,
@@ -52,7 +53,8 @@ def save(path: str | Path, environments: Sequence[Environment], pools: Sequence[
     try:
         atomic.write_whole(Path(path), (jsons.laid_out(manifest) + "\n").encode())
     except OSError as error:
-        raise OutputError(f"{path}: the environments cannot be written: {error.strerror or error}.") from error
+        reason, way = error.strerror or error, remedy(error, "Choose another output.")
+        raise OutputError(f"{path}: the environments cannot be written: {reason}. {way}") from error
 
 
 def load(path: str | Path, pools: Sequence[Pool] | None = None) -> tuple[Environment, ...]:

@@ -20,6 +20,7 @@ from typing import Any, cast
 from prefmerge.data.scenarios import Scenario, joined
 from prefmerge.errors import ConfigError, DataError, MissingExtra, OutputError, RunError
 from prefmerge.ground.progress import phase
+from prefmerge.ground.refused import remedy
 from prefmerge.ground.words import listed
 from prefmerge.lab import environments as drawing
 from prefmerge.lab import manifest as frozen
@@ -63,7 +64,8 @@ def prepare(
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{out}: cannot be made a folder: {error}. Choose another output.") from error
+        way = remedy(error, "Choose another output.")
+        raise OutputError(f"{out}: cannot be made a folder: {error.strerror or error}. {way}") from error
     write_text(out / "recipe.yaml", recipe.to_yaml())
     _keep(ready)
     if ready.waiting:

@@ -15,7 +15,6 @@ import csv
 import html
 import io
 import itertools
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from urllib.parse import quote
 
 from prefmerge.errors import DataError, OutputError
 from prefmerge.ground import atomic
+from prefmerge.ground.refused import remedy
 from prefmerge.ground.words import counted
 from prefmerge.lab import figures, findings, tables, target_tables
 from prefmerge.lab.figures import Picture
@@ -102,19 +102,14 @@ def write(results: Results, out: Path, figures_extra: Sequence[Path] = ()) -> li
             path.parent.mkdir(parents=True, exist_ok=True)
             atomic.write_whole(path, data)
         except OSError as error:
-            raise OutputError(f"{path}: the report cannot be written: {error.strerror or error}.") from error
+            reason, way = error.strerror or error, remedy(error, "Choose another output.")
+            raise OutputError(f"{path}: the report cannot be written: {reason}. {way}") from error
         paths.append(path)
     return paths
 
 
 def _drawn(pictures: Iterable[Picture]) -> list[Image]:
-    images = []
-    with tempfile.TemporaryDirectory() as folder:
-        for picture in pictures:
-            file = Path(folder) / f"{picture.name}.png"
-            picture.save(file)
-            images.append(Image(file.name, picture.caption, file.read_bytes()))
-    return images
+    return [Image(f"{picture.name}.png", picture.caption, picture.drawn()) for picture in pictures]
 
 
 def _extra(path: Path, taken: set[str]) -> Image:

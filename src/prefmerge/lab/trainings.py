@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from prefmerge.errors import OutputError, PrefmergeError, RunError
 from prefmerge.ground import atomic
 from prefmerge.ground.progress import listening
+from prefmerge.ground.refused import remedy
 from prefmerge.ground.words import listed
 from prefmerge.lab.jobs import error_of, gpu_of, settle
 from prefmerge.lab.recipe import Experiment, training_config
@@ -181,4 +182,5 @@ def write_text(path: Path, text: str) -> None:
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             atomic.write_whole(path, text.encode())
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error}.") from error
+        way = remedy(error, "Choose another output.")
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}. {way}") from error

@@ -39,6 +39,7 @@ from prefmerge.checkpoints.protocol import TensorInfo
 from prefmerge.checkpoints.safetensors_file import SafetensorsFile, encode_header
 from prefmerge.errors import CheckpointError, DiskFull, OutputBusy, OutputError, OutputExists, UsageError
 from prefmerge.ground import atomic, disk, jsons, locks
+from prefmerge.ground.refused import remedy
 
 RECEIPT = "receipt.json"
 MAX_SHARD_BYTES = 5_000_000_000  # Hugging Face's limit for one file
@@ -135,8 +136,8 @@ def _reporting(target: Path) -> Iterator[None]:
             raise OutputExists(
                 f"{target}: appeared while the merge was running. Choose another output, or give --force."
             ) from error
-        advice = " Allow more with `ulimit -n`." if error.errno in (errno.EMFILE, errno.ENFILE) else ""
-        raise OutputError(f"{target}: cannot be written ({error.strerror or error}).{advice}") from error
+        way = f" {remedy(error)}".rstrip()
+        raise OutputError(f"{target}: cannot be written ({error.strerror or error}).{way}") from error
 
 
 def _check_target(target: Path, kind: OutputKind, force: bool, began: float) -> None:

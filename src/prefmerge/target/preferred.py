@@ -17,6 +17,8 @@ import numpy as np
 from prefmerge.errors import OutputError, OutputExists
 from prefmerge.ground import jsons
 from prefmerge.ground.brief import brief
+from prefmerge.ground.disk import make_parents, remove_empty
+from prefmerge.ground.refused import remedy
 from prefmerge.ground.words import counted
 from prefmerge.preference import Preference
 from prefmerge.target.checkpoints import Checkpoints
@@ -83,15 +85,18 @@ class Preferred:
         """Write `to_json` whole or not at all. Raises OutputExists, unless forced, and OutputError."""
         path = Path(path)
         check_output(path, force)
+        made: list[Path] = []
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            made = make_parents(path.parent)
             try:
                 jsons.write(path, self.to_json(), replace=force)
             except FileExistsError:  # it has appeared since
                 check_output(path, force)
                 raise
         except OSError as error:
-            raise OutputError(f"{path}: cannot be written: {error.strerror or error}. Give another -o FILE.") from error
+            remove_empty(made)
+            way = remedy(error, "Give another -o FILE.")
+            raise OutputError(f"{path}: cannot be written: {error.strerror or error}. {way}") from error
 
 
 def check_output(path: Path, force: bool = False) -> None:

@@ -76,5 +76,12 @@ class Job:
         """Add a line to the run's log."""
         if self.accelerator.is_main_process:
             line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "event": event, **what}
-            with open(self.out / run_folder.LOG, "ab") as file:
-                file.write(jsons.encoded(line, indent=None))
+            rest = memoryview(jsons.encoded(line, indent=None))
+            with run_folder.writing(self.out), open(self.out / run_folder.LOG, "ab", buffering=0) as file:
+                whole = file.tell()
+                try:
+                    while rest:
+                        rest = rest[file.write(rest) :]
+                except OSError:
+                    file.truncate(whole)  # the next line is not to stand in this one
+                    raise

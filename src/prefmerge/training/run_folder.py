@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from prefmerge.config import FinetuneConfig
 from prefmerge.errors import DiskFull, OutputError, OutputExists, RunError
 from prefmerge.ground import atomic, disk, jsons, locks
+from prefmerge.ground.refused import remedy
 from prefmerge.runs import FILE, Run, read_run
 from prefmerge.training.config_file import CONFIG, differences, kept_config
 from prefmerge.training.kept import FILES as KEPT
@@ -28,7 +29,14 @@ if TYPE_CHECKING:
 LOG, HEAD, BASE, TASKS = "log.jsonl", "head.safetensors", "base", "tasks"
 _STATE = "progress"  # what an interrupted task resumes from; -NN says which
 _FISHER = "fisher"  # EWC's F after a task; -NN says which
-_NO_SPACE = ("No space left", "Disk quota exceeded", "File too large", "file write failed", "unexpected pos")
+_NO_SPACE = (
+    "No space left",
+    "Disk quota exceeded",
+    "File too large",
+    "file write failed",
+    "unexpected pos",
+    "iostream error",
+)
 
 
 def look(out: Path, config: FinetuneConfig, force: bool) -> Run | None:
@@ -95,7 +103,10 @@ def writing(out: Path) -> Iterator[None]:
                 "Make room; the same command then resumes."
             ) from error
         if isinstance(error, OSError):
-            raise OutputError(f"{out}: cannot be written: {error.strerror or error}. Give another -o RUN.") from error
+            way = remedy(error, "Give another -o RUN.")
+            raise OutputError(
+                f"{error.filename or out}: cannot be written: {error.strerror or error}. {way}"
+            ) from error
         raise
 
 
@@ -129,7 +140,8 @@ def versions() -> dict[str, str]:
 
 def write_manifest(run: Run) -> None:
     """Replace `run.json`."""
-    jsons.write(run.folder / FILE, run.to_json())
+    with writing(run.folder):
+        jsons.write(run.folder / FILE, run.to_json())
 
 
 def state_path(out: Path, index: int) -> Path:

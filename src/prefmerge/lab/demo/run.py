@@ -10,6 +10,7 @@ about a minute on two slow cores. Not here: other targets, seeds and scales (doc
 
 from __future__ import annotations
 
+import io
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -80,7 +81,8 @@ def write_place(out: Path, digits: Digits, place: Place) -> Seen:
         old.unlink()  # of another place
     for i in place.photos:
         grey = np.rint(255 * digits.pixels[i]).astype(np.uint8)
-        Image.fromarray(grey).save(seen.photos / f"digit-{i}.png")
+        Image.fromarray(grey).save(image := io.BytesIO(), "PNG")
+        atomic.write_whole(seen.photos / f"digit-{i}.png", image.getvalue())
     return seen
 
 

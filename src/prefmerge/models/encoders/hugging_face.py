@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,8 @@ import xxhash
 
 from prefmerge.config import ModelConfig
 from prefmerge.errors import EncoderError, MissingExtra
-from prefmerge.ground import jsons
+from prefmerge.ground import atomic, jsons
+from prefmerge.ground.refused import lacks_memory, remedy
 from prefmerge.models.encoders.protocol import Encoder
 from prefmerge.models.encoders.weights import SHOWN, companions, put
 
@@ -130,9 +130,11 @@ def loaded(kind: str, folder: Path, name: str) -> tuple[Any, set[str]]:
         try:
             model, report = getattr(transformers, kind).from_pretrained(folder, output_loading_info=True)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
+            if lacks_memory(error):
+                raise
+            way = remedy(error, "Give a folder as `save_pretrained` writes it.")
             raise EncoderError(
-                f"model {name!r}: {folder} cannot be loaded by transformers' {kind}: {error}. Give a folder as "
-                "`save_pretrained` writes it."
+                f"model {name!r}: {folder} cannot be loaded by transformers' {kind}: {error}. {way}"
             ) from error
     return model.float(), set(report["missing_keys"])
 
@@ -179,16 +181,22 @@ def _names_in_files(model: Any) -> dict[str, str]:
     Raises EncoderError where files hold something else than the model's tensors one by one.
     """
     import torch
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     names = list(model.state_dict())
     numbered = {name: torch.tensor([number]) for number, name in enumerate(names)}
-    with tempfile.TemporaryDirectory() as scratch, quiet():
+    with atomic.scratch_folder("names-in-files") as scratch, quiet():
         try:
             model.save_pretrained(scratch, state_dict=numbered)
-            saved = load_file(Path(scratch) / "model.safetensors")
+            saved = load_file(scratch / "model.safetensors")
             stored = {names[int(value.item())]: name for name, value in saved.items()}
-        except (ValueError, RuntimeError, OSError) as error:
+        except (OSError, SafetensorError) as error:
+            raise EncoderError(
+                f"{scratch.parent}: temporary files cannot be written ({error}). Make room there, or give another "
+                "folder in TMPDIR."
+            ) from error
+        except (ValueError, RuntimeError) as error:
             stored = {}
             why = str(error)
         else:

@@ -14,6 +14,7 @@ from typing import Any
 
 from prefmerge.errors import MissingExtra, OutputError, OutputExists, RunError
 from prefmerge.ground import atomic, jsons, locks
+from prefmerge.ground.refused import remedy
 from prefmerge.target.search.study import FILE
 
 RESULT, PREFERENCE, PICTURE, HEAD = "search.json", "preference.json", "search.png", "head.safetensors"
@@ -59,9 +60,7 @@ class SearchFolder:
                 folder.mkdir(parents=True, exist_ok=True)
                 lock.enter_context(locks.held(folder, busy))
             except OSError as error:
-                raise OutputError(
-                    f"{folder}: cannot be written: {error.strerror or error}. Give another -o OUT."
-                ) from error
+                raise _refused(error, folder) from error
             try:
                 if force:
                     for name in (RESULT, PREFERENCE, PICTURE, HEAD, FILE):
@@ -91,4 +90,9 @@ class SearchFolder:
             with contextlib.suppress(MissingExtra):  # a picture is not worth an error after hours
                 draw(self.folder / PICTURE)
         except OSError as error:
-            raise OutputError(f"{self.folder}: cannot be written: {error.strerror or error}.") from error
+            raise _refused(error, self.folder) from error
+
+
+def _refused(error: OSError, folder: Path) -> OutputError:
+    reason, way = error.strerror or error, remedy(error, "Give another -o OUT.")
+    return OutputError(f"{error.filename or folder}: cannot be written: {reason}. {way}")

@@ -19,6 +19,7 @@ from typing import Any
 
 from prefmerge.errors import MissingExtra, OutputError, RunError
 from prefmerge.ground.draws import keyed
+from prefmerge.ground.refused import remedy
 from prefmerge.target.search.space import Dimension, Params
 
 FILE = "study.journal"
@@ -36,7 +37,7 @@ class Study:
         self, path: Path | None, identity: Mapping[str, Any], dimensions: Mapping[str, Dimension], seed: int
     ) -> None:
         self._optuna = _imported()
-        self._seed = seed
+        self._seed, self._path = seed, path
         self._distributions = {name: self._distribution(one) for name, one in dimensions.items()}
         with self._quiet():
             self._study = self._opened(path, json.loads(json.dumps(identity)))
@@ -77,12 +78,8 @@ class Study:
                 distributions=self._distributions if params is not None else {},
                 user_attrs=dict(kept),
             )
-            try:
+            with _writing(self._path):
                 self._study.add_trial(trial)
-            except OSError as error:
-                raise OutputError(
-                    f"the search cannot be kept: {error}. Make room; the same command then resumes."
-                ) from error
 
     def _distribution(self, over: Dimension) -> Any:
         made = self._optuna.distributions
@@ -102,11 +99,12 @@ class Study:
             study = optuna.create_study(storage=storage, study_name=NAME, direction="maximize", load_if_exists=True)
             kept = study.user_attrs.get(IDENTITY)
         except OSError as error:
-            raise OutputError(f"{path}: cannot be written: {error.strerror or error}. Give another -o OUT.") from error
+            raise _refused(error, path) from error
         except (ValueError, KeyError, AssertionError) as error:
             raise RunError(f"{path}: is damaged: {error}. Start the search again with --force.") from error
         if kept is None:
-            study.set_user_attr(IDENTITY, identity)
+            with _writing(path):
+                study.set_user_attr(IDENTITY, identity)
         elif kept != identity:
             differing = [name for name in {**kept, **identity} if kept.get(name) != identity.get(name)]
             shown = "; ".join(
@@ -140,6 +138,20 @@ class _Unlocked:
 
     def release(self) -> None:
         pass
+
+
+@contextlib.contextmanager
+def _writing(path: Path | None) -> Iterator[None]:
+    """Inside, an error of the system becomes an OutputError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise _refused(error, path) from error
+
+
+def _refused(error: OSError, path: Path | None) -> OutputError:
+    way = remedy(error, "Give another -o OUT.")
+    return OutputError(f"{path}: cannot be written: {error.strerror or error}. {way}")
 
 
 def _imported() -> ModuleType:
