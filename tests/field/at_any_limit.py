@@ -10,6 +10,7 @@ each run: what became of it, what it said, what is there, and the same of the ne
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -40,6 +41,12 @@ REFUSALS = (errno.ENOSPC, errno.EACCES, errno.EMFILE, errno.EIO, errno.EROFS)
 
 def mount(on: Path, size: int, *more: str) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join((f"size={size}", *more)), "tmpfs", on], check=True)
+
+
+def fill(disk: Path) -> None:
+    with contextlib.suppress(OSError), open(disk / "filler", "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(PAGE))
 
 
 def used(folder: Path) -> int:
@@ -200,6 +207,8 @@ def main() -> None:
                 mount(on, size)
                 try:
                     put_back()
+                    if not i:
+                        fill(on)
                     one(kind, f"{size} bytes", to_small if kind == "scratch" else lambda: None)
                 finally:
                     subprocess.run(["umount", on], check=True)

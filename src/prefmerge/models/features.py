@@ -214,6 +214,7 @@ def _write(store: Store, key: str, features: np.ndarray) -> None:
     try:
         store.write(key, features.astype("<f4").tobytes())
     except OSError as error:
+        why = error.strerror or error
         warnings.warn(
-            f"{store.file(key)}: the features cannot be kept ({error}); they are encoded again next time.", stacklevel=3
+            f"{store.file(key)}: the features cannot be kept ({why}); they are encoded again next time.", stacklevel=3
         )
