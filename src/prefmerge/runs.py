@@ -26,6 +26,7 @@ from prefmerge.errors import RunError
 from prefmerge.ground import jsons
 from prefmerge.ground.brief import brief
 from prefmerge.ground.checked import checked
+from prefmerge.ground.refused import remedy
 
 FORMAT = "prefmerge-run/1"
 FILE = "run.json"
@@ -126,7 +127,7 @@ def read_run(folder: str | Path) -> Run:
             f"{folder}: not a run of prefmerge: {what}. Give the folder that `prefmerge finetune … -o RUN` wrote."
         ) from None
     except (OSError, ValueError) as error:
-        raise RunError(f"{file}: cannot be read as a run's manifest: {error}.") from error
+        raise RunError(f"{file}: cannot be read as a run's manifest: {error}. {remedy(error)}".rstrip()) from error
     return _parsed(folder, file, manifest)
 
 

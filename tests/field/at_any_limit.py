@@ -146,7 +146,8 @@ def main() -> None:
     folder, command, rounds, seed = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     os.chdir(folder)
     line, output = (COMMANDS | MORE)[command]
-    words = line.replace(f" {output}", f" disk/{output}").split()
+    name, *given = line.split()
+    words = [name, *(f"disk/{word}" if word.split("/")[0] == output else word for word in given)]
     output = f"disk/{output}"
     for number in SIGNALS[:3]:
         signal.signal(number, signal.SIG_DFL)

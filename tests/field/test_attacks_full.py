@@ -21,7 +21,7 @@ from tests.field.at_any_limit import KINDS
 from tests.field.attacked import call
 from tests.field.test_attacks_at_any_moment import prepared
 
-KEEP = ("search", "finetune", "bench")  # what these wrote stays for the next run
+KEEP = ("search", "finetune", "bench", "demo", "inspect")  # what these wrote stays, file by whole file
 
 
 # What a kill leaves of a small file
