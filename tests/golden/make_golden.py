@@ -262,6 +262,46 @@ parameters:
   density: 0.01
 dtype: float32
 """,
+    "slerp": """\
+merge_method: slerp
+base_model: ./base
+models:
+  - model: ./base
+  - model: ./cars
+parameters:
+  t: 0.3
+dtype: float32
+""",
+    "slerp_base_second": """\
+merge_method: slerp
+base_model: ./digits
+models:
+  - model: ./birds
+  - model: ./digits
+parameters:
+  t: 0.75
+dtype: float32
+""",
+    "model_stock": """\
+merge_method: model_stock
+base_model: ./base
+models:
+  - model: ./cars
+  - model: ./birds
+  - model: ./digits
+dtype: float32
+""",
+    "model_stock_filter_wise": """\
+merge_method: model_stock
+base_model: ./base
+models:
+  - model: ./cars
+  - model: ./birds
+  - model: ./digits
+parameters:
+  filter_wise: true
+dtype: float32
+""",
 }
 
 

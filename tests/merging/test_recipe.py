@@ -246,6 +246,16 @@ def test_the_others_skip_a_listed_base(folder: Path, method: str) -> None:
     )
 
 
+@pytest.mark.parametrize("base", ["base_model: base.safetensors\n", ""])
+def test_slerp_is_between_the_base_and_the_other_model(folder: Path, base: str) -> None:
+    models = "models: [{model: base.safetensors}, {model: cars.safetensors}]\n"
+    recipe = read(folder, f"merge_method: slerp\n{base}{models}parameters: {{t: 0.3, lambda: 2}}\n")
+    assert (recipe.base, recipe.names, recipe.t) == (str(folder / "base.safetensors"), ["cars"], Fraction(3, 10))
+    assert recipe.notes == (
+        "lambda has no effect on slerp, as in mergekit; write 'scale' to scale the merged task vector.",
+    )
+
+
 # What mergekit ignores is noted, what prefmerge ignores is refused
 
 

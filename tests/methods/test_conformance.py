@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from prefmerge import merge_state_dicts
+from prefmerge.errors import MethodError
 from prefmerge.methods import METHODS
 from prefmerge.methods.parameters import DENSITY
 from tests.methods.problems import gaussian, state_dicts
@@ -33,10 +34,19 @@ OPTIONS = {
     "dare_ties": [{}, {"density": [0.9, 0.5, 1, 0.1], "weights": [1, 2, 3, -1], "normalize": True}],
     "linear": [{}, {"weights": [1, 2, 3, 4]}, {"normalize": False}],
     "task_arithmetic": [{}, {"weights": [0.5, 0, -1, 2]}],
+    "slerp": [{}, {"t": 0.3}, {"t": 1.5}],
+    "model_stock": [{}, {"filter_wise": True}],
 }
+WHOLE: dict[str, dict[str, Any]] = {"slerp": {"t": 1}}  # what keeps all of a task
 CASES = [(method, options) for method in METHODS for options in OPTIONS.get(method, [{}])]
-SUMS = ("average", "task_arithmetic", "linear", "ties", "increments", "dare_linear", "dare_ties")
+OWNED = ("tunable_magmax", "magmax", "max_abs", "random_mix", "last")  # of which every element is one task's
 named = pytest.mark.parametrize(("method", "options"), CASES, ids=[f"{m}-{i}" for i, (m, _) in enumerate(CASES)])
+
+
+def of(method: str, wanted: int) -> int:
+    """So many tasks, or as near to it as the method merges."""
+    one = METHODS[method]
+    return max(one.fewest, min(wanted, one.most or wanted))
 
 
 def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
@@ -48,7 +58,7 @@ def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
 @named
 @pytest.mark.parametrize(("block", "threads"), [(1, 1), (7, 2), (4096, 3), (65536, 2)])
 def test_the_same_bytes_for_every_block_size_and_thread_count(method: str, options: dict, block: int, threads: int):
-    base, tasks = state_dicts(4)
+    base, tasks = state_dicts(of(method, 4))
     expected, receipt = merge_state_dicts(base, tasks, method=method, threads=1, **options)
     found, other = merge_state_dicts(base, tasks, method=method, threads=threads, block=block, **options)
     assert same(expected, found)
@@ -57,7 +67,7 @@ def test_the_same_bytes_for_every_block_size_and_thread_count(method: str, optio
 
 @named
 def test_keeps_names_order_shapes_dtypes_and_what_no_task_changed(method: str, options: dict):
-    base, tasks = state_dicts(4)
+    base, tasks = state_dicts(of(method, 4))
     merged, receipt = merge_state_dicts(base, tasks, method=method, **options)
     assert list(merged) == list(base)
     assert all(merged[k].shape == base[k].shape and merged[k].dtype == base[k].dtype for k in base)
@@ -71,7 +81,7 @@ def test_keeps_names_order_shapes_dtypes_and_what_no_task_changed(method: str, o
 def test_scale_zero_is_the_base(method: str, options: dict):
     if options.get("normalize") is False and method == "linear":
         return  # the base is then part of the sum, not only of the differences
-    base, tasks = state_dicts(4)
+    base, tasks = state_dicts(of(method, 4))
     merged, _ = merge_state_dicts(base, tasks, method=method, scale=0, **options)
     assert all(np.array_equal(merged[k], base[k]) for k in base)
 
@@ -80,7 +90,7 @@ def test_scale_zero_is_the_base(method: str, options: dict):
 def test_scaling_all_deltas_by_a_power_of_two_scales_the_merged_vector(method: str, options: dict):
     if options.get("normalize") is False and method == "linear":
         return  # its merged vector has the base in it
-    _, tasks = gaussian(4, 500)
+    _, tasks = gaussian(of(method, 4), 500)
     base = {"w": np.zeros(500, np.float32)}
     small, _ = merge_state_dicts(base, tasks, method=method, scale=1, **options)
     large, _ = merge_state_dicts(base, [{"w": t["w"] * 4} for t in tasks], method=method, scale=1, **options)
@@ -90,15 +100,16 @@ def test_scaling_all_deltas_by_a_power_of_two_scales_the_merged_vector(method: s
 
 @pytest.mark.parametrize("method", list(METHODS))
 def test_one_task_at_scale_one_is_that_task_to_one_rounding(method: str):
+    """And so are equal tasks, where a method needs several."""
     base, tasks = gaussian(1, 300)
-    options: dict[str, Any] = {"density": 1} if METHODS[method].honours(DENSITY) else {}
-    merged, _ = merge_state_dicts(base, tasks, method=method, scale=1, **options)
+    options: dict[str, Any] = WHOLE.get(method, {"density": 1} if METHODS[method].honours(DENSITY) else {})
+    merged, _ = merge_state_dicts(base, tasks * of(method, 1), method=method, scale=1, **options)
     # A method over models gives the task itself; one over differences is a rounding away from it.
     expected = tasks[0]["w"] if method == "increments" else base["w"] + (tasks[0]["w"] - base["w"])
     np.testing.assert_array_equal(merged["w"], expected)
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m not in SUMS])
+@pytest.mark.parametrize("method", OWNED)
 def test_every_element_is_one_tasks_value_bit_for_bit(method: str):
     base, tasks = gaussian(5, 999)
     merged, receipt = merge_state_dicts(base, tasks, method=method, scale=0.3)
@@ -106,6 +117,18 @@ def test_every_element_is_one_tasks_value_bit_for_bit(method: str):
     owners = candidates.view(np.uint32) == merged["w"].view(np.uint32)
     assert owners.any(axis=0).all()
     assert tuple(owners.sum(axis=1).tolist()) == receipt.owned
+
+
+@pytest.mark.parametrize("method", [m for m, one in METHODS.items() if one.fewest > 1 or one.most])
+def test_a_number_of_tasks_that_it_does_not_merge_is_refused(method: str):
+    one = METHODS[method]
+    for wrong, wanted in ((one.fewest - 1, one.fewest), (one.most and one.most + 1, one.most)):
+        if wrong:
+            base, tasks = gaussian(wrong, 10)
+            with pytest.raises(
+                MethodError, match=rf"{method} merges .* {wanted} tasks? with the base, found {wrong}\."
+            ):
+                merge_state_dicts(base, tasks, method=method)
 
 
 def test_seed_changes_draws_and_nothing_else():

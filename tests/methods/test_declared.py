@@ -95,7 +95,7 @@ def told(folder: Path) -> dict[str, Any]:
 def test_a_method_in_one_file_has_its_flags_and_help(told: dict[str, Any]) -> None:
     for name in ("help", "plan_help"):
         text = " ".join(told[name][1].split())
-        assert "ties, last or slope." in text
+        assert "last or slope." in text
         assert "--tilt X slope: how much more each task weighs. Default 1." in text
         assert "--first-task N slope: the task to begin with. Default 1 (in a recipe file: 2)." in text
         assert "magmax and max-abs, 0.25 for slope, else 1." in text

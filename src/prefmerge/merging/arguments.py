@@ -40,6 +40,8 @@ class RecipeArguments(TypedDict, total=False):
     start: Number
     boost: Number
     drop: Number
+    t: Number
+    filter_wise: bool
     scope: Literal["tensor", "model"]
     passes: int
     weights: Sequence[Number | None] | None  # one for each task

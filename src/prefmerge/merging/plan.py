@@ -196,6 +196,8 @@ def plan_over(recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint], sam
         raise RecipeError(
             "no task given: there is nothing to merge into the base. Give at least one fine-tuned checkpoint."
         )
+    method = METHODS[recipe.method]
+    method.require(len(tasks))
     names = tuple(task.name for task in tasks)
     for i, name in enumerate(names):
         if name in names[:i]:
@@ -214,7 +216,6 @@ def plan_over(recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint], sam
     notes = [*recipe.notes, *_notes_of_opening(base, tasks, names)]
     notes += changed_modules(base, tasks, names)
     entries = _entries(recipe, base, tasks, names, notes, sameness)
-    method = METHODS[recipe.method]
     notes += _notes_of_rounding(base, tasks, names, entries)
     idle = _idle(base, tasks, names, entries, notes, sameness)
     settings = _settings(recipe, method, tasks, names, idle, notes)

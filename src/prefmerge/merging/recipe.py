@@ -154,7 +154,12 @@ class Recipe(BaseModel):
         Parameters that the method ignores are None. `names` are the tasks' names; needed to resolve a preference that
         speaks of tasks by name.
         """
-        recorded = [one for one in every().values() if one.recorded and (not one.quiet or one.name in self.given)]
+        honours = METHODS[self.method].honours
+        recorded = [
+            one
+            for one in every().values()
+            if one.recorded and (not one.quiet or one.name in self.given or honours(one))
+        ]
         values = {one.name: one.to_json(self.used(one)) for one in recorded if one is not PREFERENCE}
         preference = None
         if METHODS[self.method].honours(PREFERENCE):

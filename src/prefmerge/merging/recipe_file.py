@@ -1,10 +1,9 @@
 """A recipe in a YAML file: mergekit's keys where the meaning is the same, and ours.
 
 With mergekit's keys come mergekit's defaults (ties: density 1; the base listed among the models skipped, or, for
-linear, one of them), so its recipes for linear, task_arithmetic and ties run unchanged. Every refusal names file, line
-and key, and says what to write instead.
-Cost: one small file; no checkpoint is opened, only looked for. Not here: slices, gradients, filters, tokenizers, other
-methods.
+methods of whole models, one of them), so its recipes run unchanged. Every refusal names file, line and key, and says
+what to write instead.
+Cost: one small file; no checkpoint is opened, only looked for. Not here: slices, gradients, filters, tokenizers.
 """
 
 from __future__ import annotations
@@ -49,11 +48,9 @@ def _levels() -> dict[str, tuple[str, ...]]:
 
 _OTHER_METHODS = (
     *(
-        "slerp",
         "nuslerp",
         "multislerp",
         "passthrough",
-        "model_stock",
         "arcee_fusion",
         "karcher",
         "sce",
@@ -74,7 +71,7 @@ _UNSUPPORTED = {  # mergekit's keys that prefmerge does not have -> what to do
     "chat_template": _BASES_OWN,
     "filter": "A parameter holds for every tensor. To leave tensors out of the merge, use 'exclude'.",
     **dict.fromkeys(
-        ("adaptive_mass", "gamma", "epsilon", "t", "embed_slerp", "select_topk", "filter_wise", "max_iter", "tol"),
+        ("adaptive_mass", "gamma", "epsilon", "embed_slerp", "select_topk", "max_iter", "tol"),
         "It belongs to a method that prefmerge does not have. Remove the key.",
     ),
 }
@@ -205,7 +202,7 @@ class _RecipeFile:
         """The base, its own weight (for methods of whole models) and the tasks, in the file's order. `weight`: the one
         given for all.
         """
-        of_models = METHODS[method].of_models
+        of_models, weighed = METHODS[method].of_models, METHODS[method].honours(BASE_WEIGHT)
         if "models" not in top:
             raise RecipeError(
                 f"recipe {self.path}: 'models' is missing. List the task checkpoints under it, in the order in "
@@ -225,16 +222,17 @@ class _RecipeFile:
         base = stated or (rows[0].path if rows else "")
         listed = [row for row in rows if os.path.realpath(row.path) == os.path.realpath(base)]
         base_weight = Fraction(0)
-        if of_models:
+        if weighed:
             common = WEIGHTS.default if weight is None else weight
             base_weight = sum((row.own.get(WEIGHTS.name, common) for row in listed), Fraction(0))
             # mergekit adds the base to the models, with the weight that holds for all.
-            if not listed and weight is not None:
-                base_weight = weight
+            if not listed and METHODS[method].unlisted(weight):
+                base_weight = METHODS[method].unlisted(weight)
                 self.notes.append(
-                    f"the base takes part with weight {as_text(weight)}, the one given for all models, as in mergekit."
+                    f"the base takes part with weight {as_text(base_weight)}, the one given for all models, as in "
+                    "mergekit."
                 )
-        elif listed:
+        elif listed and not of_models:
             self.notes.append(
                 f"the base is also listed under models; {method} skips it there, since its task vector is zero."
             )

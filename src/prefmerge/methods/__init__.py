@@ -10,8 +10,10 @@ from prefmerge.ground.words import did_you_mean
 from prefmerge.methods.dare import DARE_LINEAR, DARE_TIES
 from prefmerge.methods.elementwise import AVERAGE, LAST, LINEAR, MAGMAX, MAX_ABS, RANDOM_MIX, TASK_ARITHMETIC
 from prefmerge.methods.increments import Increments
+from prefmerge.methods.model_stock import ModelStock
 from prefmerge.methods.parameters import SCALE, Parameter
 from prefmerge.methods.protocol import Deltas, Method, NeedsOrder, Report, Rule, Settings
+from prefmerge.methods.slerp import Slerp
 from prefmerge.methods.ties import Ties
 from prefmerge.methods.tunable import TunableMagmax
 
@@ -65,6 +67,8 @@ for _method in (
     Ties(),
     DARE_LINEAR,
     DARE_TIES,
+    Slerp(),
+    ModelStock(),
     LAST,
 ):
     register(_method)

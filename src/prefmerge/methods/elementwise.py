@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from prefmerge.errors import MethodError
-from prefmerge.methods.parameters import BASE_WEIGHT, NORMALIZE, SCALE, SEED, WEIGHTS, Parameter
+from prefmerge.methods.parameters import BASE_WEIGHT, NO_LAMBDA, NORMALIZE, SCALE, SEED, WEIGHTS, Parameter
 from prefmerge.methods.protocol import Deltas, Method, Rule, Settings
 
 if TYPE_CHECKING:
@@ -182,6 +182,6 @@ LINEAR = WeightedSum(
     "a weighted mean of the models",
     (SCALE.but(1.0), WEIGHTS, BASE_WEIGHT, NORMALIZE),
     mergekit=True,
-    ignores={SCALE.mergekit[0]: "as in mergekit; write 'scale' to scale the merged task vector"},
+    ignores=NO_LAMBDA,
     of_models=True,
 )

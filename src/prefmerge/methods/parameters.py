@@ -113,7 +113,7 @@ class Parameter(Generic[T]):
     unless: Unless | None = None
     several: bool = False  # the value is a list, and the flag may be repeated
     recorded: bool = True  # False: it decides nothing but defaults, and a receipt has those
-    quiet: bool = False  # receipts have it only where it says more than the default: older ones lack it
+    quiet: bool = False  # receipts have it only where the method has it or it was given: older ones lack it
     group: Group = Group.OTHER
 
     def but(self, default: T, instead: Instead[T] | None = None) -> Parameter[T]:
@@ -260,6 +260,8 @@ SCALE = Parameter(
     search=Range(0.1, 1.5, 3, usual=True, first=("0.5", "1")),  # the paper's two
     group=Group.SCALE,
 )
+# Of mergekit's methods that have no lambda: a recipe's is ignored, with this note.
+NO_LAMBDA = {SCALE.mergekit[0]: "as in mergekit; write 'scale' to scale the merged task vector"}
 SEED = Parameter("seed", whole(0, SEEDS), 0, "decides every random choice", top=True, group=Group.DRAWS)
 STRENGTH = Parameter(
     "strength",

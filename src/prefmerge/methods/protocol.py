@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from prefmerge.errors import MethodError
+from prefmerge.ground.words import counted
 from prefmerge.methods.parameters import Parameter
 from prefmerge.preference import budgets
 
@@ -151,6 +153,8 @@ class Method(abc.ABC):
     mergekit: bool = False  # mergekit has it too, so its recipes are read as mergekit reads them
     ignores: Mapping[str, str] = {}  # mergekit's keys that it ignores, and what to say of that
     of_models: bool = False  # it speaks of whole models: the base may be one of them
+    fewest: int = 1  # tasks that it merges
+    most: int | None = None
     searched: int = 0  # its place among the methods that a search may try; 0: none
     starts: tuple[tuple[str, Mapping[str, str]], ...] = ()  # (title, parameters) that a search begins with
     published: Mapping[str, Any] = {}  # what the papers set, by name; empty where they agree on nothing
@@ -167,6 +171,22 @@ class Method(abc.ABC):
     def own(self, parameter: Parameter[T]) -> Parameter[T]:
         """Its own declaration of a parameter, which may have another default; as given where it has none."""
         return next((one for one in self.parameters if one.name == parameter.name), parameter)
+
+    def require(self, tasks: int) -> None:
+        """Raise MethodError where it does not merge so many tasks."""
+        if tasks < self.fewest or (self.most is not None and tasks > self.most):
+            exactly = "exactly" if self.fewest == self.most else "at least" if tasks < self.fewest else "at most"
+            wanted = self.fewest if tasks < self.fewest else self.most
+            raise MethodError(
+                f"{self.name} merges {exactly} {counted(wanted or 0, 'task')} with the base, found {tasks}. Give "
+                "as many, or use another method."
+            )
+
+    def unlisted(self, weight: Fraction | None) -> Fraction:
+        """The base's weight in a sum of models where a recipe file names it, but not among the models. `weight`: the
+        one given for all models.
+        """
+        return weight or Fraction(0)
 
     def check(self, settings: Settings) -> Sequence[NeedsOrder]:
         """What it asks of the tasks. Raises MethodError for what it cannot merge, whatever the values are."""
