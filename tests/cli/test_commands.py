@@ -307,12 +307,14 @@ def test_many_tasks_show_their_largest_owners(call: Call, folder: Path) -> None:
         (
             f"merge {THREE} -o out.safetensors --method magmax --seed 0",
             2,
-            "--seed has no use with method magmax; it is for tunable_magmax, random_mix, dare_linear, dare_ties. ",
+            "--seed has no use with method magmax; it is for tunable_magmax, random_mix, dare_linear, dare_ties, "
+            "della_linear, della. ",
         ),
         (
             f"merge {THREE} -o out.safetensors --density 0.5",
             2,
-            "--density has no use with method tunable_magmax; it is for ties, dare_linear, dare_ties. ",
+            "--density has no use with method tunable_magmax; it is for ties, dare_linear, dare_ties, "
+            "breadcrumbs, breadcrumbs_ties, della_linear, della. ",
         ),
         (
             f"merge {THREE} -o out.safetensors --selection optimal --passes 2",

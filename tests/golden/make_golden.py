@@ -302,6 +302,78 @@ parameters:
   filter_wise: true
 dtype: float32
 """,
+    "breadcrumbs": """\
+merge_method: breadcrumbs
+base_model: ./base
+models:
+  - model: ./cars
+    parameters:
+      weight: 0.6
+      density: 0.7
+      gamma: 0.1
+  - model: ./birds
+    parameters:
+      weight: 0.4
+      density: 0.9
+  - model: ./digits
+    parameters:
+      weight: -0.2
+      gamma: 0.3
+parameters:
+  density: 0.5
+  lambda: 0.8
+dtype: float32
+""",
+    "breadcrumbs_rescale": """\
+merge_method: breadcrumbs
+base_model: ./base
+models:
+  - model: ./cars
+  - model: ./birds
+parameters:
+  weight: 0.7
+  density: 0.6
+  gamma: 0.2
+  normalize: true
+  rescale: true
+dtype: float32
+""",
+    "breadcrumbs_ties": """\
+merge_method: breadcrumbs_ties
+base_model: ./base
+models:
+  - model: ./cars
+    parameters:
+      weight: 0.6
+  - model: ./birds
+    parameters:
+      weight: 0.5
+  - model: ./digits
+    parameters:
+      weight: 0.4
+parameters:
+  density: 0.8
+  gamma: 0.05
+dtype: float32
+""",
+    "breadcrumbs_ties_normalize": """\
+merge_method: breadcrumbs_ties
+base_model: ./base
+models:
+  - model: ./cars
+    parameters:
+      weight: 0.6
+      density: 0.4
+  - model: ./digits
+    parameters:
+      weight: 0.5
+      gamma: 0.5
+parameters:
+  density: 0.7
+  normalize: true
+  int8_mask: true
+dtype: float32
+""",
 }
 
 

@@ -287,12 +287,12 @@ def test_notes(folder: Path, method: str, parameters: str, note: str) -> None:
         (
             "merge_method: average\nparameters: {weight: 2}\n",
             "line 2: 'weight' has no use with method average; it is for task_arithmetic, linear, ties, dare_linear, "
-            "dare_ties. ",
+            "dare_ties, breadcrumbs, breadcrumbs_ties, della_linear, della. ",
         ),
         (
             "merge_method: ties\nseed: 3\n",
             "line 2: 'seed' has no use with method ties; it is for tunable_magmax, random_mix, dare_linear, "
-            "dare_ties. ",
+            "dare_ties, della_linear, della. ",
         ),
     ],
 )
@@ -351,14 +351,13 @@ def test_another_method_drops_what_it_has_no_use_for_and_says_so(folder: Path) -
             "magmax",
             {"seed": 1},
             "--seed has no use with method magmax; it is for tunable_magmax, random_mix, dare_linear, "
-            "dare_ties. Leave it out or choose "
-            "another method.",
+            "dare_ties, della_linear, della. Leave it out or choose another method.",
         ),
         (
             "magmax",
             {"density": 0.1},
-            "--density has no use with method magmax; it is for ties, dare_linear, dare_ties. Leave it out or choose "
-            "another method.",
+            "--density has no use with method magmax; it is for ties, dare_linear, dare_ties, breadcrumbs, "
+            "breadcrumbs_ties, della_linear, della. Leave it out or choose another method.",
         ),
         (
             "magmax",

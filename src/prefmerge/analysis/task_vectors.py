@@ -33,7 +33,7 @@ from prefmerge.merging.engine import Progress
 from prefmerge.merging.order import training_of
 from prefmerge.merging.plan import Plan, make_plan
 from prefmerge.methods import kernels as counting
-from prefmerge.methods.ties import HIGH, LOW, locate
+from prefmerge.methods.largest import HIGH, LOW, locate
 from prefmerge.vectors.reader import TaskVectors
 from prefmerge.vectors.reading import Reading, ReadInput
 from prefmerge.vectors.workspace import Workspace, spans

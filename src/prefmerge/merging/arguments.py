@@ -47,8 +47,10 @@ class RecipeArguments(TypedDict, total=False):
     weights: Sequence[Number | None] | None  # one for each task
     base_weight: Number
     density: Number | Sequence[Number | None] | None  # one for all tasks, or one for each
+    gamma: Number | Sequence[Number | None]
+    epsilon: Number | Sequence[Number | None]
     normalize: bool | None
-    rescale: bool
+    rescale: bool | None
     sequential: bool | None
     as_published: bool
     dtype: str | None

@@ -58,7 +58,6 @@ _OTHER_METHODS = (
         "ram",
         "core_space",
     ),
-    *("della", "della_linear", "breadcrumbs", "breadcrumbs_ties"),
 )
 _WHOLE_MODELS = "prefmerge merges whole models. List them under 'models'."
 _BASES_OWN = "The output keeps the base's. Remove the key."
@@ -71,7 +70,7 @@ _UNSUPPORTED = {  # mergekit's keys that prefmerge does not have -> what to do
     "chat_template": _BASES_OWN,
     "filter": "A parameter holds for every tensor. To leave tensors out of the merge, use 'exclude'.",
     **dict.fromkeys(
-        ("adaptive_mass", "gamma", "epsilon", "embed_slerp", "select_topk", "max_iter", "tol"),
+        ("adaptive_mass", "embed_slerp", "select_topk", "max_iter", "tol"),
         "It belongs to a method that prefmerge does not have. Remove the key.",
     ),
 }

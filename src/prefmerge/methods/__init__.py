@@ -7,7 +7,9 @@ from typing import Any
 
 from prefmerge.errors import MethodError
 from prefmerge.ground.words import did_you_mean
+from prefmerge.methods.breadcrumbs import BREADCRUMBS, BREADCRUMBS_TIES
 from prefmerge.methods.dare import DARE_LINEAR, DARE_TIES
+from prefmerge.methods.della import DELLA, DELLA_LINEAR
 from prefmerge.methods.elementwise import AVERAGE, LAST, LINEAR, MAGMAX, MAX_ABS, RANDOM_MIX, TASK_ARITHMETIC
 from prefmerge.methods.increments import Increments
 from prefmerge.methods.model_stock import ModelStock
@@ -67,6 +69,10 @@ for _method in (
     Ties(),
     DARE_LINEAR,
     DARE_TIES,
+    BREADCRUMBS,
+    BREADCRUMBS_TIES,
+    DELLA_LINEAR,
+    DELLA,
     Slerp(),
     ModelStock(),
     LAST,

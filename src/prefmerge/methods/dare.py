@@ -6,7 +6,7 @@
 
 Which elements are dropped is a keyed draw for each (seed, tensor, task, element): the same bytes on every machine. The
 paper rescales by 1 / density, as we do; mergekit rescales so that the sum of magnitudes stays, which is the same on
-average. Sums are float64 and rounded once. Cost: one reading. Not here: dropping by magnitude (ties).
+average. Cost: one reading. Not here: dropping by magnitude (ties, breadcrumbs, della).
 """
 
 from __future__ import annotations
@@ -14,49 +14,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from prefmerge.errors import MethodError
-from prefmerge.methods.parameters import DENSITY, NORMALIZE, RESCALE, SCALE, SEED, WEIGHTS
-from prefmerge.methods.protocol import Deltas, Method, Rule, Settings
+from prefmerge.methods.parameters import DENSITY, NORMALIZE, RESCALE, SCALE, SEED, WEIGHTS, Parameter
+from prefmerge.methods.protocol import Deltas, Settings
+from prefmerge.methods.thinned import Thinned, ThinnedSum
 
 if TYPE_CHECKING:
     import numpy as np
 
     from prefmerge.vectors.workspace import Workspace
 
-MERGE_BLOCK = 1 << 14  # elements held for all T tasks at once
 NUMBERS = 1 << 53  # of a draw
 
 
-@dataclass
-class _DareRule(Rule):
-    elect: bool = False  # a sign for each element, by the sum
-
-    def block(self, tensor: int, start: int, stop: int, out: np.ndarray, work: Workspace) -> None:
-        import numpy as np
-
-        from prefmerge.methods import kernels
-        from prefmerge.vectors.workspace import spans
-
-        deltas, settings = self.tensors[tensor], self.settings
-        weights = np.array([float(weight) for weight in settings.per_task(WEIGHTS)])
-        factors = weights / weights.sum() if settings[NORMALIZE] and not self.elect else weights
-        for low, high in spans(stop - start, MERGE_BLOCK):
-            tau_TP = work.buffer("dare", (settings.tasks, high - low))
-            for task in range(settings.tasks):
-                deltas.read(task, start + low, start + high, tau_TP[task])
-                self._thin(deltas.name, task, start + low, tau_TP[task])
-            if self.elect:
-                kernels.disjoint_merge(tau_TP, factors, settings[NORMALIZE], out[low:high])
-            else:
-                total = work.buffer("total", high - low, np.float64)
-                total[:] = 0
-                for tau, factor in zip(tau_TP, factors, strict=True):
-                    kernels.add_scaled(tau, factor, total)
-                out[low:high] = total
-
-    def _thin(self, tensor: str, task: int, start: int, tau: np.ndarray) -> None:
+class _DareRule(ThinnedSum):
+    def thin(self, tensor: int, task: int, start: int, tau: np.ndarray, work: Workspace) -> None:
         import numpy as np
 
         from prefmerge.methods import kernels
@@ -64,19 +37,16 @@ class _DareRule(Rule):
 
         density = self.settings.per_task(DENSITY)[task]
         if density < 1:
-            draw = key(self.settings[SEED], tensor, "dare", task)
+            draw = key(self.settings[SEED], self.tensors[tensor].name, "dare", task)
             factor = float(1 / density) if self.settings[RESCALE] else 1.0
             kernels.drop_at_random(draw, start, np.uint64(int(density * NUMBERS)), factor, tau)
 
 
 @dataclass(frozen=True)
-class Dare(Method):
+class Dare(Thinned):
     """See the module."""
 
-    name: str
-    summary: str
-    elect: bool
-    parameters = (
+    parameters: tuple[Parameter[Any], ...] = (
         SCALE.but(1.0),
         SEED,
         WEIGHTS,
@@ -84,17 +54,8 @@ class Dare(Method):
         RESCALE,
         NORMALIZE.but(False),
     )
-    mergekit = True
 
-    def by_tensor(self, settings: Settings) -> bool:
-        return True
-
-    def prepare(self, tensors: Sequence[Deltas], settings: Settings, work: Workspace) -> Rule:
-        if settings[NORMALIZE] and not self.elect and not sum(settings.per_task(WEIGHTS)):
-            raise MethodError(
-                f"{self.name}: the weights sum to zero, so they cannot be normalised. Change them or set normalize: "
-                "false."
-            )
+    def prepare(self, tensors: Sequence[Deltas], settings: Settings, work: Workspace) -> ThinnedSum:
         return _DareRule(tensors, settings, elect=self.elect)
 
 

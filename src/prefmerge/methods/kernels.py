@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from prefmerge.methods.elementary import divergence, exponential
 from prefmerge.methods.keyed import keyed
 from prefmerge.vectors.kernel_cache import kernel
 
@@ -178,6 +179,105 @@ def drop_at_random(key, start, below, factor, tau):
 
 
 @kernel
+def drop_by_rank(key, start, first, magnitudes, width, least, most, rescale, tau):
+    """Keep each element with the probability that its rank gives, from `least` to `most`, over that probability where
+    `rescale`; zero the others. `magnitudes`: of rows of `width` elements, each sorted, the first of which begins with
+    element `first` of the tensor; `tau` begins with element `start`. Equals share the mean of their ranks.
+    """
+    for i in range(tau.size):
+        x = abs(tau[i])
+        if x == np.float32(0):
+            continue
+        row = (start + i - first) // width * width
+        low, high = row, row + width
+        while low < high:  # the first that is not below x
+            middle = (low + high) // 2
+            if magnitudes[middle] < x:
+                low = middle + 1
+            else:
+                high = middle
+        above, high = low, row + width
+        while above < high:  # the first above x
+            middle = (above + high) // 2
+            if magnitudes[middle] <= x:
+                above = middle + 1
+            else:
+                high = middle
+        part = 0.5 if width == 1 else (0.5 * (low + above - 1) - row) / (width - 1)
+        part = least + (most - least) * part
+        kept = np.float64(keyed(key, start + i) >> np.uint64(11)) < part * 9007199254740992.0  # 2^53
+        factor = 1.0 / part if rescale else 1.0
+        tau[i] = np.float32(tau[i] * factor) if kept else np.float32(0)
+
+
+@kernel
+def sum_above(tau, threshold):
+    """The sum of the magnitudes whose bit pattern is above `threshold`, in float64 and in index order."""
+    bits = tau.view(np.uint32)
+    total = 0.0
+    for i in range(tau.size):
+        if bits[i] & np.uint32(0x7FFFFFFF) > threshold:
+            total += abs(np.float64(tau[i]))
+    return total
+
+
+@kernel
+def variances(tau_TP, out):
+    """The variance of each element over the tasks, in float64, rounded once."""
+    tasks = tau_TP.shape[0]
+    for i in range(out.size):
+        mean = 0.0
+        for t in range(tasks):
+            mean += tau_TP[t, i]
+        mean /= tasks
+        total = 0.0
+        for t in range(tasks):
+            apart = tau_TP[t, i] - mean
+            total += apart * apart
+        out[i] = np.float32(total / tasks)
+
+
+@kernel
+def squares(tau):
+    """The sum of tau^2, in float64 and in index order."""
+    total = 0.0
+    for i in range(tau.size):
+        total += np.float64(tau[i]) * np.float64(tau[i])
+    return total
+
+
+@kernel
+def divergences(base, tau, width, out):
+    """The Kullback-Leibler divergence of softmax(base + tau) + 1e-8 from softmax(base) + 1e-8 of every row."""
+    before, after = np.empty(width), np.empty(width)
+    for r in range(out.size):
+        first = r * width
+        for i in range(width):
+            before[i] = np.float64(base[first + i])
+            after[i] = before[i] + np.float64(tau[first + i])
+        _softmax(before)
+        _softmax(after)
+        total = 0.0
+        for i in range(width):
+            total += before[i] * divergence((after[i] - before[i]) / before[i])
+        out[r] = total
+
+
+@kernel
+def _softmax(values):
+    """Replace the values of a row by their softmax, and 1e-8 more."""
+    largest = values[0]
+    for i in range(1, values.size):
+        largest = max(largest, values[i])
+    total = 0.0
+    for i in range(values.size):
+        values[i] = exponential(values[i] - largest)
+        total += values[i]
+    for i in range(values.size):
+        values[i] = values[i] / total + 1e-8
+
+
+@kernel
 def magnitude_histogram(tau, histogram):
     """Count |tau| by the top 15 bits below the sign of its float32 pattern, whose order is the order of magnitudes."""
     bits = tau.view(np.uint32)
@@ -229,10 +329,9 @@ def trim(tau, threshold, ties):
 
 
 @kernel
-def disjoint_merge(tau_TP, weights_T, normalize, out):
-    """TIES: elect the sign of the weighted mass, then the (weighted) mean, or sum, of the values that agree with it.
-
-    Sums in float64.
+def disjoint_merge(tau_TP, votes_T, weights_T, normalize, out):
+    """TIES: elect the sign of the mass, in which each task has a vote, then the (weighted) mean, or sum, of the values
+    that agree with it. Sums in float64. Votes are the weights, or have their signs.
     """
     mass = np.empty(STRETCH)
     total = np.empty(STRETCH)
@@ -244,9 +343,9 @@ def disjoint_merge(tau_TP, weights_T, normalize, out):
         weight[:count] = 0.0
         # Task by task over a short stretch: rows of a block lie far apart, and a walk across them misses the cache.
         for t in range(tau_TP.shape[0]):
-            w = weights_T[t]
+            vote = votes_T[t]
             for i in range(count):
-                mass[i] += w * tau_TP[t, first + i]
+                mass[i] += vote * tau_TP[t, first + i]
         for t in range(tau_TP.shape[0]):
             w = weights_T[t]
             for i in range(count):

@@ -22,11 +22,11 @@ STRETCH = 1 << 16  # elements
 LANES = 16
 MOST = 1 << 19  # products held at a time
 
-Read = Callable[[int, int, int, np.ndarray], None]  # (vector, start, stop, float64 to fill)
+ReadVector = Callable[[int, int, int, np.ndarray], None]  # (vector, start, stop, float64 to fill)
 OfRows = Callable[[np.ndarray], np.ndarray]  # of G (R, K, K), something with R rows
 
 
-def base_and_tasks(deltas: Deltas, work: Workspace) -> Read:
+def base_and_tasks(deltas: Deltas, work: Workspace) -> ReadVector:
     """Vector 0 is the base, vector t + 1 the task vector of task t."""
 
     def read(vector: int, start: int, stop: int, out: np.ndarray) -> None:
@@ -40,7 +40,7 @@ def base_and_tasks(deltas: Deltas, work: Workspace) -> Read:
     return read
 
 
-def over_rows(read: Read, vectors: int, size: int, width: int, work: Workspace, made: OfRows) -> np.ndarray:
+def over_rows(read: ReadVector, vectors: int, size: int, width: int, work: Workspace, made: OfRows) -> np.ndarray:
     """`made` of every row of `width` elements, one after the other."""
 
     def products(span: tuple[int, int], row: int) -> np.ndarray:
@@ -63,7 +63,7 @@ def over_rows(read: Read, vectors: int, size: int, width: int, work: Workspace, 
     return np.concatenate(parts) if parts else made(np.empty((0, vectors, vectors)))
 
 
-def over_columns(read: Read, vectors: int, size: int, width: int, work: Workspace, made: OfRows) -> np.ndarray:
+def over_columns(read: ReadVector, vectors: int, size: int, width: int, work: Workspace, made: OfRows) -> np.ndarray:
     """`made` of every column of a matrix with rows of `width` elements: element p belongs to column p % width."""
     rows = max(1, STRETCH // width)
 
@@ -80,7 +80,7 @@ def over_columns(read: Read, vectors: int, size: int, width: int, work: Workspac
     return np.concatenate(work.map(products, spans(width, STRETCH)))
 
 
-def _values(read: Read, vectors: int, start: int, stop: int, work: Workspace) -> np.ndarray:
+def _values(read: ReadVector, vectors: int, start: int, stop: int, work: Workspace) -> np.ndarray:
     values_KP = work.buffer("products", (vectors, stop - start), np.float64)
     for vector in range(vectors):
         read(vector, start, stop, values_KP[vector])

@@ -11,7 +11,7 @@ file: NumPy and kernels come in the functions that use them.
 from __future__ import annotations
 
 import abc
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -69,6 +69,11 @@ class Deltas(Protocol):
         NonFiniteValue.
         """
         ...
+
+
+def reader(tensors: Sequence[Deltas], task: int) -> Callable[[int, int, int, np.ndarray], object]:
+    """What fills an array with a stretch of one task's vectors: (tensor, start, stop, out)."""
+    return lambda tensor, start, stop, out: tensors[tensor].read(task, start, stop, out)
 
 
 @dataclass(frozen=True)
