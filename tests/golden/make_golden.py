@@ -374,6 +374,98 @@ parameters:
   int8_mask: true
 dtype: float32
 """,
+    "nuslerp": """\
+merge_method: nuslerp
+base_model: ./base
+models:
+  - model: ./cars
+    parameters:
+      weight: 0.3
+  - model: ./digits
+    parameters:
+      weight: 0.9
+dtype: float32
+""",
+    "nuslerp_last_axis": """\
+merge_method: nuslerp
+base_model: ./base
+models:
+  - model: ./cars
+    parameters:
+      weight: 0.6
+  - model: ./digits
+    parameters:
+      weight: 0.2
+parameters:
+  nuslerp_flatten: false
+dtype: float32
+""",
+    "nuslerp_row_wise": """\
+merge_method: nuslerp
+base_model: ./base
+models:
+  - model: ./cars
+    parameters:
+      weight: 0.6
+  - model: ./digits
+    parameters:
+      weight: 0.9
+parameters:
+  nuslerp_flatten: false
+  nuslerp_row_wise: true
+dtype: float32
+""",
+    "nuslerp_models": """\
+merge_method: nuslerp
+models:
+  - model: ./cars
+    parameters:
+      weight: 0.6
+  - model: ./birds
+    parameters:
+      weight: 0.2
+dtype: float32
+""",
+    "nuslerp_models_row_wise": """\
+merge_method: nuslerp
+models:
+  - model: ./cars
+  - model: ./digits
+parameters:
+  weight: 0.5
+  nuslerp_flatten: false
+  nuslerp_row_wise: true
+dtype: float32
+""",
+    "karcher": """\
+merge_method: karcher
+models:
+  - model: ./cars
+  - model: ./birds
+  - model: ./digits
+parameters:
+  max_iter: 10
+  tol: 1e-5
+dtype: float32
+""",
+    "karcher_base_added": """\
+merge_method: karcher
+base_model: ./base
+models:
+  - model: ./cars
+  - model: ./digits
+dtype: float32
+""",
+    "karcher_one_step": """\
+merge_method: karcher
+models:
+  - model: ./base
+  - model: ./digits
+  - model: ./birds
+parameters:
+  max_iter: 1
+dtype: float32
+""",
 }
 
 

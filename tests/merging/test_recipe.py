@@ -256,6 +256,34 @@ def test_slerp_is_between_the_base_and_the_other_model(folder: Path, base: str) 
     )
 
 
+def test_nuslerp_without_a_base_is_between_two_models(folder: Path) -> None:
+    models = """
+models:
+  - model: cars.safetensors
+    parameters: {weight: 0.25}
+  - model: birds.safetensors
+"""
+    recipe = read(folder, f"merge_method: nuslerp\n{models}")
+    assert (recipe.base, recipe.names) == (str(folder / "cars.safetensors"), ["birds"])
+    assert (recipe.base_weight, recipe.weights) == (Fraction(1, 4), (Fraction(1),))
+    recipe = read(folder, f"merge_method: nuslerp\nbase_model: base.safetensors\n{models}parameters: {{weight: 2}}\n")
+    assert (recipe.base_weight, recipe.weights) == (0, (Fraction(1, 4), Fraction(2)))
+    assert recipe.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("base", "weight"),
+    [("base_model: base.safetensors\n", 1), ("base_model: cars.safetensors\n", 1), ("", 1)],
+)
+def test_karcher_takes_the_base_for_one_of_the_models(folder: Path, base: str, weight: int) -> None:
+    models = "models: [{model: cars.safetensors, parameters: {weight: 3}}, {model: birds.safetensors}]\n"
+    recipe = read(folder, f"merge_method: karcher\n{base}{models}")
+    assert recipe.base_weight == weight
+    assert recipe.names == (["cars", "birds"] if "base.s" in base else ["birds"])
+    assert "weight has no effect on karcher." in recipe.notes
+    assert ("the base takes part as one of the models, as in mergekit." in recipe.notes) is ("base.s" in base)
+
+
 # What mergekit ignores is noted, what prefmerge ignores is refused
 
 
@@ -287,7 +315,7 @@ def test_notes(folder: Path, method: str, parameters: str, note: str) -> None:
         (
             "merge_method: average\nparameters: {weight: 2}\n",
             "line 2: 'weight' has no use with method average; it is for task_arithmetic, linear, ties, dare_linear, "
-            "dare_ties, breadcrumbs, breadcrumbs_ties, della_linear, della. ",
+            "dare_ties, breadcrumbs, breadcrumbs_ties, della_linear, della, nuslerp. ",
         ),
         (
             "merge_method: ties\nseed: 3\n",

@@ -122,6 +122,81 @@ def test_model_stock_of_small_updates_is_that_of_large_ones():
     assert all((small[name] * np.float32(2**20)).tobytes() == large[name].tobytes() for name in base)
 
 
+def along(tensor: np.ndarray, how: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """The indices of the vectors of a tensor."""
+    if how.get("nuslerp_flatten", True) or tensor.ndim < 2:
+        return [(...,)]
+    if how.get("nuslerp_row_wise"):
+        return [(slice(None), *rest) for rest in np.ndindex(tensor.shape[1:])]
+    return list(np.ndindex(tensor.shape[:-1]))
+
+
+WAYS: list[dict[str, Any]] = [
+    {},
+    {"nuslerp_row_wise": True},
+    {"nuslerp_flatten": False},
+    {"nuslerp_flatten": False, "nuslerp_row_wise": True},
+]
+
+
+@pytest.mark.parametrize("how", WAYS)
+@pytest.mark.parametrize("weights", [[1, 3], [0.4, -0.1], [1, -1]])
+def test_nuslerp(how: dict[str, Any], weights: list[float]):
+    base, tasks = models(2)
+    t = weights[1] / sum(weights) if sum(weights) else 0.5
+    between = merged(base, tasks, method="nuslerp", weights=weights, **how)
+    of_models = merged(tasks[0], tasks[1:], method="nuslerp", base_weight=weights[0], weights=weights[1:], **how)
+    for name, start in base.items():
+        first, second = (task[name].astype(np.float64) for task in tasks)
+        expected, mixed = start.astype(np.float64), first.copy()
+        for i in along(start, how):
+            expected[i] += arc(first[i] - start[i], second[i] - start[i], t, 1 - 1e-15)
+            mixed[i] = arc(first[i], second[i], t, 1 - 1e-15)
+        np.testing.assert_allclose(between[name], expected, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(of_models[name], mixed, rtol=1e-6, atol=1e-6)
+
+
+def on_the_sphere(vectors: list[np.ndarray], steps: int = 200) -> np.ndarray:
+    """Their Karcher mean at their mean length."""
+    lengths = [math.sqrt(float((x * x).sum())) for x in vectors]
+    units = [x / length for x, length in zip(vectors, lengths, strict=True) if length]
+    mean = sum(units)
+    mean = mean / np.sqrt((mean * mean).sum())
+    for _ in range(steps):
+        logs = np.zeros_like(mean)
+        for unit in units:
+            angle = math.acos(cosine(mean, unit))
+            logs = logs + (angle / math.sin(angle) if angle > 1e-7 else 1) * (unit - math.cos(angle) * mean)
+        size = math.sqrt(float((logs * logs).sum())) / len(units)
+        if size < 1e-12:
+            break
+        mean = math.cos(size) * mean + math.sin(size) / size * logs / len(units)
+        mean = mean / np.sqrt((mean * mean).sum())
+    return mean * sum(lengths) / len(vectors)
+
+
+@pytest.mark.parametrize("step", [1.0, 0.3, 1e-4])
+@pytest.mark.parametrize("with_base", [0, 1])
+def test_karcher(step: float, with_base: int):
+    base, tasks = models(3, step=step)
+    how: dict[str, Any] = {"max_iter": 100, "tol": "1e-9", "base_weight": with_base}
+    result = merged(base, tasks, method="karcher", **how)
+    for name, start in base.items():
+        if start.size > 1:  # numbers alone may be opposite
+            several = [*[start] * with_base, *(task[name] for task in tasks)]
+            close(result[name], on_the_sphere([x.astype(np.float64) for x in several]))
+
+
+def test_karcher_of_opposite_and_of_zero_vectors_is_a_number():
+    x = np.array([1, 2, -3], np.float32)
+    base = {"w": x + 1, "z": np.zeros(3, np.float32)}
+    result = merged(base, [{"w": x, "z": x}, {"w": -x, "z": base["z"]}], method="karcher")
+    assert np.isfinite(result["w"]).all()
+    close(result["z"], x / 2)  # its direction, at the mean length
+    same = merged(base, [base, {"w": base["w"], "z": base["z"].copy()}], method="karcher")
+    assert all(same[name].tobytes() == base[name].tobytes() for name in base)
+
+
 # What they are made of
 
 

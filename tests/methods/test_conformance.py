@@ -39,6 +39,12 @@ OPTIONS = {
     "linear": [{}, {"weights": [1, 2, 3, 4]}, {"normalize": False}],
     "task_arithmetic": [{}, {"weights": [0.5, 0, -1, 2]}],
     "slerp": [{}, {"t": 0.3}, {"t": 1.5}],
+    "nuslerp": [
+        {},
+        {"weights": [1, 3], "nuslerp_flatten": False},
+        {"weights": [2, 1], "nuslerp_flatten": False, "nuslerp_row_wise": True},
+    ],
+    "karcher": [{}, {"max_iter": 2, "tol": 0.1}],
     "model_stock": [{}, {"filter_wise": True}],
 }
 WHOLE: dict[str, dict[str, Any]] = {"slerp": {"t": 1}}  # what keeps all of a task

@@ -41,6 +41,10 @@ class RecipeArguments(TypedDict, total=False):
     boost: Number
     drop: Number
     t: Number
+    nuslerp_row_wise: bool
+    nuslerp_flatten: bool
+    max_iter: int
+    tol: Number
     filter_wise: bool
     scope: Literal["tensor", "model"]
     passes: int

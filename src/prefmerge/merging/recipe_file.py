@@ -48,11 +48,9 @@ def _levels() -> dict[str, tuple[str, ...]]:
 
 _OTHER_METHODS = (
     *(
-        "nuslerp",
         "multislerp",
         "passthrough",
         "arcee_fusion",
-        "karcher",
         "sce",
         "nearswap",
         "ram",
@@ -70,7 +68,7 @@ _UNSUPPORTED = {  # mergekit's keys that prefmerge does not have -> what to do
     "chat_template": _BASES_OWN,
     "filter": "A parameter holds for every tensor. To leave tensors out of the merge, use 'exclude'.",
     **dict.fromkeys(
-        ("adaptive_mass", "embed_slerp", "select_topk", "max_iter", "tol"),
+        ("adaptive_mass", "embed_slerp", "select_topk"),
         "It belongs to a method that prefmerge does not have. Remove the key.",
     ),
 }
@@ -220,22 +218,26 @@ class _RecipeFile:
             )
         base = stated or (rows[0].path if rows else "")
         listed = [row for row in rows if os.path.realpath(row.path) == os.path.realpath(base)]
-        base_weight = Fraction(0)
-        if weighed:
-            common = WEIGHTS.default if weight is None else weight
-            base_weight = sum((row.own.get(WEIGHTS.name, common) for row in listed), Fraction(0))
-            # mergekit adds the base to the models, with the weight that holds for all.
-            if not listed and METHODS[method].unlisted(weight):
-                base_weight = METHODS[method].unlisted(weight)
-                self.notes.append(
-                    f"the base takes part with weight {as_text(base_weight)}, the one given for all models, as in "
-                    "mergekit."
-                )
-        elif listed and not of_models:
+        base_weight = self._base_weight(method, listed, weight) if weighed else Fraction(0)
+        if listed and not of_models:
             self.notes.append(
                 f"the base is also listed under models; {method} skips it there, since its task vector is zero."
             )
         return base, base_weight, [row for row in rows if row not in listed]
+
+    def _base_weight(self, method: str, listed: list[TaskEntry], weight: Fraction | None) -> Fraction:
+        """The base's weight in a sum of models. `listed`: where it is among them. `weight`: the one given for all."""
+        if not METHODS[method].honours(WEIGHTS):
+            listed, weight = [TaskEntry() for _ in listed], None
+        if listed:
+            common = WEIGHTS.default if weight is None else weight
+            return sum((row.own.get(WEIGHTS.name, common) for row in listed), Fraction(0))
+        added = METHODS[method].unlisted(weight)  # mergekit adds the base to the models
+        if added:
+            all_alike = f"with weight {as_text(added)}, the one given for all models"
+            how = "as one of the models" if weight is None else all_alike
+            self.notes.append(f"the base takes part {how}, as in mergekit.")
+        return added
 
     def _model(self, node: Any, place: str) -> TaskEntry:
         row = self._mapping(node, place, _MODEL)

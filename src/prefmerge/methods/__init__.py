@@ -12,7 +12,9 @@ from prefmerge.methods.dare import DARE_LINEAR, DARE_TIES
 from prefmerge.methods.della import DELLA, DELLA_LINEAR
 from prefmerge.methods.elementwise import AVERAGE, LAST, LINEAR, MAGMAX, MAX_ABS, RANDOM_MIX, TASK_ARITHMETIC
 from prefmerge.methods.increments import Increments
+from prefmerge.methods.karcher import Karcher
 from prefmerge.methods.model_stock import ModelStock
+from prefmerge.methods.nuslerp import Nuslerp
 from prefmerge.methods.parameters import SCALE, Parameter
 from prefmerge.methods.protocol import Deltas, Method, NeedsOrder, Report, Rule, Settings
 from prefmerge.methods.slerp import Slerp
@@ -74,6 +76,8 @@ for _method in (
     DELLA_LINEAR,
     DELLA,
     Slerp(),
+    Nuslerp(),
+    Karcher(),
     ModelStock(),
     LAST,
 ):
