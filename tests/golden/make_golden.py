@@ -466,6 +466,36 @@ parameters:
   max_iter: 1
 dtype: float32
 """,
+    "sce": """\
+merge_method: sce
+base_model: ./base
+models:
+  - model: ./cars
+  - model: ./birds
+  - model: ./digits
+dtype: float32
+""",
+    "sce_select_topk": """\
+merge_method: sce
+base_model: ./base
+models:
+  - model: ./base
+  - model: ./cars
+  - model: ./birds
+  - model: ./digits
+parameters:
+  select_topk: 0.35
+  int8_mask: true
+dtype: float32
+""",
+    "arcee_fusion": """\
+merge_method: arcee_fusion
+base_model: ./base
+models:
+  - model: ./base
+  - model: ./digits
+dtype: float32
+""",
 }
 
 

@@ -46,6 +46,7 @@ class RecipeArguments(TypedDict, total=False):
     max_iter: int
     tol: Number
     filter_wise: bool
+    select_topk: Number
     scope: Literal["tensor", "model"]
     passes: int
     weights: Sequence[Number | None] | None  # one for each task

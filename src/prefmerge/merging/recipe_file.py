@@ -46,17 +46,7 @@ def _levels() -> dict[str, tuple[str, ...]]:
     }
 
 
-_OTHER_METHODS = (
-    *(
-        "multislerp",
-        "passthrough",
-        "arcee_fusion",
-        "sce",
-        "nearswap",
-        "ram",
-        "core_space",
-    ),
-)
+_OTHER_METHODS = ("multislerp", "passthrough", "nearswap", "ram", "ramplus_tl", "core_space")
 _WHOLE_MODELS = "prefmerge merges whole models. List them under 'models'."
 _BASES_OWN = "The output keeps the base's. Remove the key."
 _UNSUPPORTED = {  # mergekit's keys that prefmerge does not have -> what to do
@@ -68,7 +58,7 @@ _UNSUPPORTED = {  # mergekit's keys that prefmerge does not have -> what to do
     "chat_template": _BASES_OWN,
     "filter": "A parameter holds for every tensor. To leave tensors out of the merge, use 'exclude'.",
     **dict.fromkeys(
-        ("adaptive_mass", "embed_slerp", "select_topk"),
+        ("adaptive_mass", "embed_slerp"),
         "It belongs to a method that prefmerge does not have. Remove the key.",
     ),
 }

@@ -7,6 +7,7 @@ from typing import Any
 
 from prefmerge.errors import MethodError
 from prefmerge.ground.words import did_you_mean
+from prefmerge.methods.arcee_fusion import ArceeFusion
 from prefmerge.methods.breadcrumbs import BREADCRUMBS, BREADCRUMBS_TIES
 from prefmerge.methods.dare import DARE_LINEAR, DARE_TIES
 from prefmerge.methods.della import DELLA, DELLA_LINEAR
@@ -17,6 +18,7 @@ from prefmerge.methods.model_stock import ModelStock
 from prefmerge.methods.nuslerp import Nuslerp
 from prefmerge.methods.parameters import SCALE, Parameter
 from prefmerge.methods.protocol import Deltas, Method, NeedsOrder, Report, Rule, Settings
+from prefmerge.methods.sce import Sce
 from prefmerge.methods.slerp import Slerp
 from prefmerge.methods.ties import Ties
 from prefmerge.methods.tunable import TunableMagmax
@@ -79,6 +81,8 @@ for _method in (
     Nuslerp(),
     Karcher(),
     ModelStock(),
+    Sce(),
+    ArceeFusion(),
     LAST,
 ):
     register(_method)
