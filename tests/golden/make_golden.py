@@ -496,6 +496,20 @@ models:
   - model: ./digits
 dtype: float32
 """,
+    "passthrough": """\
+merge_method: passthrough
+models:
+  - model: ./cars
+dtype: float32
+""",
+    "passthrough_scale": """\
+merge_method: passthrough
+models:
+  - model: ./birds
+    parameters:
+      scale: 0.75
+dtype: float32
+""",
 }
 
 

@@ -202,7 +202,8 @@ class _Merge:
             return owned
 
         counts = self.work.map(block, spans(vectors.size, self.work.block))
-        self.outcome.changed[entry.name] = vectors.changed
+        # A model may be made another without any task.
+        self.outcome.changed[entry.name] = vectors.changed or (rule.gives_model and bool(rule.base_weight))
         known = [count for count in counts if count is not None]
         if len(known) == len(counts):
             owned = np.zeros(len(self.plan.names), np.int64)

@@ -171,7 +171,7 @@ def make_plan(recipe: Recipe) -> Plan:
     """
     if recipe.base is None:
         raise RecipeError("no base model given. Name the model that the tasks were fine-tuned from.")
-    if not recipe.tasks:
+    if not recipe.tasks and METHODS[recipe.method].fewest:
         raise RecipeError(
             "no task given: there is nothing to merge into the base. Name at least one fine-tuned checkpoint after it."
         )
@@ -191,12 +191,11 @@ def make_plan(recipe: Recipe) -> Plan:
 
 def plan_over(recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint], sameness: Sameness | None = None) -> Plan:
     """The plan over open checkpoints. `sameness`: what earlier plans over the same ones have compared."""
-    sameness = sameness or Sameness()
-    if not tasks:
+    sameness, method = sameness or Sameness(), METHODS[recipe.method]
+    if not tasks and method.fewest:
         raise RecipeError(
             "no task given: there is nothing to merge into the base. Give at least one fine-tuned checkpoint."
         )
-    method = METHODS[recipe.method]
     method.require(len(tasks))
     names = tuple(task.name for task in tasks)
     for i, name in enumerate(names):

@@ -46,7 +46,7 @@ def _levels() -> dict[str, tuple[str, ...]]:
     }
 
 
-_OTHER_METHODS = ("multislerp", "passthrough", "nearswap", "ram", "ramplus_tl", "core_space")
+_OTHER_METHODS = ("multislerp", "nearswap", "ram", "ramplus_tl", "core_space")
 _WHOLE_MODELS = "prefmerge merges whole models. List them under 'models'."
 _BASES_OWN = "The output keeps the base's. Remove the key."
 _UNSUPPORTED = {  # mergekit's keys that prefmerge does not have -> what to do
@@ -81,6 +81,8 @@ class _RecipeFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.notes: list[str] = []
+        self._alone: dict[str, Any] = {}  # what the one model of a method that takes no other says for all
+        self._of_a_model = {one.keys[0]: one for one in per_task()}  # key -> what a model may have of its own
         try:
             self._loader, self._root = composed(path)
         except FileNotFoundError as error:
@@ -97,12 +99,15 @@ class _RecipeFile:
         levels = _levels()
         top = self._mapping(self._root, "", levels["the top level"])
         method = self._method(top.get(METHOD.keys[0]))
+        if METHODS[method].most == 0:  # of one model alone, which may have what holds for all
+            self._of_a_model |= {one.keys[0]: one for one in METHODS[method].parameters}
         parameters = self._mapping(top["parameters"], "parameters", levels["parameters"]) if "parameters" in top else {}
         given = {
             one.name: one.mergekit_default for one in METHODS[method].parameters if one.mergekit_default is not None
         }
         given |= self._at_the_top(top) | self._parameters(parameters, method)
         base, base_weight, entries = self._models(top, method, given.get(WEIGHTS.name))
+        given |= self._alone
         if METHODS[method].honours(BASE_WEIGHT):
             given[BASE_WEIGHT.name] = base_weight
         recipe = Recipe(base=base, tasks=tuple(entries), method=method, given=given)
@@ -237,12 +242,14 @@ class _RecipeFile:
         for one, value in self._own(row, place_of_own).items():
             place_of_one = f"{place_of_own}.{one.keys[0]}"
             own[one.name] = self._value(value, place_of_one, one, self._scalar(value, place_of_one))
+            if not one.per_task:
+                self._alone[one.name] = own.pop(one.name)
         name = self._text(row["name"], f"{place}.name") if "name" in row else None
         return TaskEntry(path=self._locate(row["model"], f"{place}.model"), name=name, own=own)
 
     def _own(self, row: Mapping[str, Any], place: str) -> dict[Parameter[Any], Any]:
         """What a model says of its own: parameter -> node."""
-        known = {one.keys[0]: one for one in per_task()}
+        known = self._of_a_model
         nodes = self._mapping(row["parameters"], place, tuple(known)) if "parameters" in row else {}
         return {known[key]: node for key, node in nodes.items()}
 

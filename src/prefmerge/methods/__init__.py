@@ -17,6 +17,7 @@ from prefmerge.methods.karcher import Karcher
 from prefmerge.methods.model_stock import ModelStock
 from prefmerge.methods.nuslerp import Nuslerp
 from prefmerge.methods.parameters import SCALE, Parameter
+from prefmerge.methods.passthrough import Passthrough
 from prefmerge.methods.protocol import Deltas, Method, NeedsOrder, Report, Rule, Settings
 from prefmerge.methods.sce import Sce
 from prefmerge.methods.slerp import Slerp
@@ -83,6 +84,7 @@ for _method in (
     ModelStock(),
     Sce(),
     ArceeFusion(),
+    Passthrough(),
     LAST,
 ):
     register(_method)

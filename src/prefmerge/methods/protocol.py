@@ -179,6 +179,11 @@ class Method(abc.ABC):
 
     def require(self, tasks: int) -> None:
         """Raise MethodError where it does not merge so many tasks."""
+        if self.most == 0 and tasks:
+            raise MethodError(
+                f"{self.name} takes one model alone, found {counted(tasks, 'task')} beside it. Give that model only, "
+                "or use another method."
+            )
         if tasks < self.fewest or (self.most is not None and tasks > self.most):
             exactly = "exactly" if self.fewest == self.most else "at least" if tasks < self.fewest else "at most"
             wanted = self.fewest if tasks < self.fewest else self.most
