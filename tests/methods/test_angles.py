@@ -160,7 +160,7 @@ def on_the_sphere(vectors: list[np.ndarray], steps: int = 200) -> np.ndarray:
     """Their Karcher mean at their mean length."""
     lengths = [math.sqrt(float((x * x).sum())) for x in vectors]
     units = [x / length for x, length in zip(vectors, lengths, strict=True) if length]
-    mean = sum(units)
+    mean = np.add.reduce(units)
     mean = mean / np.sqrt((mean * mean).sum())
     for _ in range(steps):
         logs = np.zeros_like(mean)
