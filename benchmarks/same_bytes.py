@@ -87,9 +87,13 @@ def jobs(folder: Path, methods: Sequence[str], toy: bool) -> list[dict[str, Any]
     """What `merge_in_a_row` does, with a title for each."""
     every = []
     for (name, files), method, (block, threads) in product(checkpoints(folder, toy), methods, BLOCKS):
+        if len(files) <= METHODS[method].fewest:
+            continue
+        most = METHODS[method].most
+        merged = list(map(str, files if most is None else files[: 1 + most]))
         for flags in variants(method, len(files) - 1):
             shown = ["--method", method.replace("_", "-"), *flags]
-            every.append((f"{name}: {' '.join(shown)}", [*map(str, files), *shown], ".safetensors", block, threads))
+            every.append((f"{name}: {' '.join(shown)}", [*merged, *shown], ".safetensors", block, threads))
     for recipe in sorted(GOLDEN.glob("*.yml"))[: 1 if toy else None]:
         every.append((f"golden: {recipe.name}", [recipe.name], "", *BLOCKS[0]))
     return [
