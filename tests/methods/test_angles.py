@@ -13,7 +13,7 @@ import pytest
 from prefmerge import merge_state_dicts
 from prefmerge.methods import elementary, products
 from prefmerge.vectors.workspace import Workspace
-from tests.methods.problems import Arrays
+from tests.methods.problems import Arrays, gaussian
 
 SHAPES: dict[str, tuple[int, ...]] = {
     "matrix": (5, 7),
@@ -195,6 +195,13 @@ def test_karcher_of_opposite_and_of_zero_vectors_is_a_number():
     close(result["z"], x / 2)  # its direction, at the mean length
     same = merged(base, [base, {"w": base["w"], "z": base["z"].copy()}], method="karcher")
     assert all(same[name].tobytes() == base[name].tobytes() for name in base)
+
+
+@pytest.mark.parametrize(("method", "count"), [("slerp", 1), ("nuslerp", 2), ("karcher", 3), ("model_stock", 3)])
+def test_a_tensor_of_many_stretches_is_the_same_for_every_block_and_thread(method: str, count: int):
+    base, tasks = gaussian(count, 150_001)
+    expected = merged(base, tasks, method=method)["w"]
+    assert merged(base, tasks, method=method, block=1000, threads=3)["w"].tobytes() == expected.tobytes()
 
 
 # What they are made of

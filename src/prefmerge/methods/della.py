@@ -10,7 +10,7 @@ A row is what one entry of the first axis has; a vector is one row. The draws ar
 rescales each element by its own 1 / p, as we do; mergekit multiplies all by one factor, so that large elements come out
 too large on average. Equal magnitudes share the mean of their ranks; a row of one element has p = density (mergekit
 divides 0 by 0). Rows of convolutions are whole; mergekit ranks along the second axis alone. Cost: two readings, and a
-row per task and thread; rows of more than 2^18 elements are sorted once and kept. Not here: density without ranks
+row per task and thread; rows of more than 2^16 elements are sorted once and kept. Not here: density without ranks
 (dare).
 """
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from prefmerge.vectors.workspace import Workspace
 
-LONG = 1 << 18  # elements of a row that is sorted once and kept
+LONG = 1 << 16  # elements of a row that is sorted once and kept
 
 EPSILON = Parameter(
     "epsilon",

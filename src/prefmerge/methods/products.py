@@ -18,7 +18,7 @@ from prefmerge.methods.protocol import Deltas
 from prefmerge.vectors.kernel_cache import kernel
 from prefmerge.vectors.workspace import Workspace, spans
 
-STRETCH = 1 << 16  # elements
+STRETCH = 1 << 15  # elements
 LANES = 16
 MOST = 1 << 19  # products held at a time
 
