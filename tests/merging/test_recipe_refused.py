@@ -29,16 +29,8 @@ from tests.merging.test_recipe import MODELS, refusal
         ),
         ("merge_method: ties\nmodels: [{model: cars.safetensors}]\n", "'base_model' is missing, and ties needs it: "),
         (
-            f"merge_method: della\n{MODELS}",
-            "line 1: 'della' is a method of mergekit that prefmerge does not have. Methods: ",
-        ),
-        (
-            f"merge_method: slerp\n{MODELS}",
-            "line 1: 'slerp' is a method of mergekit that prefmerge does not have. Methods: ",
-        ),
-        (
-            f"merge_method: breadcrumbs\n{MODELS}",
-            "line 1: 'breadcrumbs' is a method of mergekit that prefmerge does not have. Methods: ",
+            f"merge_method: nearswap\n{MODELS}",
+            "line 1: 'nearswap' is a method of mergekit that prefmerge does not have. Methods: ",
         ),
         (f"merge_method: magmx\n{MODELS}", "Did you mean 'magmax'?"),
         (

@@ -132,7 +132,8 @@ def _runs(parts: Sequence[_Part], masks: np.ndarray, owners: np.ndarray, length:
     while first < len(parts):
         last = min(int(np.searchsorted(edges, edges[first] + length)), len(parts))
         low, high, own = int(edges[first]), int(edges[last]), parts[first:last]
-        starts, numbers = (np.array([getattr(part, key) for part in own], np.int64) for key in ("start", "tensor"))
+        starts = np.array([part.start for part in own], np.int64)
+        numbers = np.array([part.tensor for part in own], np.int64)
         runs.append(_Run(masks[low:high], owners[low:high], edges[first : last + 1] - low, starts, numbers))
         first = last
     return runs
