@@ -41,7 +41,7 @@ def write_page(file: Path) -> None:
         assert picture is not None
         path = file.parent / figure_of(data)
         path.parent.mkdir(exist_ok=True)
-        picture.save(path)
+        path.write_bytes(picture.drawn())
     file.write_text(page(read, trainings), encoding="utf-8")
 
 

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from prefmerge import merge, open_checkpoint, verify
 from prefmerge.checkpoints.adapter import open_adapter
 from prefmerge.errors import CheckpointCorrupt, CheckpointMismatch, CheckpointNotFound, PrefmergeError
+from prefmerge.merging.api import run
 from prefmerge.merging.engine import MemorySink, merge_into
 from prefmerge.merging.opening import open_task
 from prefmerge.merging.plan import make_plan
@@ -176,7 +177,7 @@ def test_a_recipe_names_model_and_adapter_as_mergekit_does(made: Path, tmp_path:
     text = "merge_method: task_arithmetic\nbase_model: base\nmodels:\n- model: base+cars\n  parameters: {weight: 1}\n"
     (made / "recipe.yaml").write_text(text)
     recipe = read_recipe(made / "recipe.yaml")
-    receipt = merge(recipe.base, [task.path for task in recipe.tasks], tmp_path / "out", method="last", scale=1)
+    receipt = run(recipe, tmp_path / "out")
     assert receipt.tasks == ("cars",)
     for name, values in weights(tmp_path / "out").items():
         np.testing.assert_allclose(values, weights(made / "cars-full")[name], rtol=2e-6, atol=2e-7)
