@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from prefmerge.cli.app import app
 from prefmerge.cli.ending import ending, open_streams, raise_limits, safe_to_show
 from prefmerge.ground.words import did_you_mean
+from prefmerge.vectors import process
 
 COMMANDS = {  # in the order of the help: the module that has the command, and what it does
     "merge": ("merging", "Merge a base and its tasks into one model with a receipt."),
@@ -66,6 +67,7 @@ def main() -> None:
     """The script `prefmerge`."""
     open_streams()
     raise_limits()
+    process.own = True
     app(prog_name="prefmerge")
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import importlib
 import logging
 import os
 import pickle
@@ -33,9 +34,28 @@ from typing import Any
 import numba
 from numba import njit
 
+from prefmerge.vectors import process
+
 _log = logging.getLogger("prefmerge")
 _told: set[str] = set()  # of the two kinds of trouble, those that this process has spoken of
 _SEAL = hashlib.sha256().digest_size
+
+
+def _leave_blas_out() -> None:
+    """Have numba do without scipy's linear algebra, which no kernel uses and which it loads where it is there. That
+    takes a fifth of a second, and where memory is limited OpenBLAS asks for more without end. Nothing in the process
+    can then compile a product of matrices.
+    """
+    if "scipy.linalg" not in sys.modules:
+        sys.modules["scipy.linalg"] = None  # pyright: ignore[reportArgumentType]  # to import it is an ImportError
+        try:
+            importlib.import_module("numba.np.arraymath")
+        finally:
+            del sys.modules["scipy.linalg"]
+
+
+if process.own:
+    _leave_blas_out()
 
 
 def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
