@@ -188,11 +188,13 @@ def test_paths_are_looked_for_beside_the_recipe_and_then_here(
     )
     assert [t.path for t in recipe.tasks] == [str(folder / "cars.safetensors"), "only-here.safetensors"]
     message = refusal(
-        folder, "merge_method: average\nbase_model: base.safetensors\nmodels:\n- model: org/gone", CheckpointNotFound
+        folder,
+        "merge_method: average\nbase_model: base.safetensors\nmodels:\n- model: org/gone/x",
+        CheckpointNotFound,
     )
     assert message == (
-        "line 4: models[0].model: 'org/gone' is neither in the recipe's folder nor in the working directory. "
-        "Correct the path, or download the model first if this is its name on a hub."
+        "line 4: models[0].model: 'org/gone/x' is neither in the recipe's folder nor in the working directory. "
+        "Correct the path; what is on the Hugging Face hub is called org/name or org/name@revision."
     )
 
 

@@ -9,6 +9,8 @@ harmless.py          what may lie in them beside tensors
 state_dicts.py       which dict in them is meant
 adapter.py           LoRA adapters
 folder.py            folders of weights, indexes, and `open_checkpoint`
+hub.py               hub ids: what is fetched, and what to say where it cannot be had
+hub_files.py         which files of a repository are a checkpoint
 layouts.py           which sub-folder is meant: caches, pipelines, outputs of trainers
 paths.py             what a user writes for a checkpoint, and its name
 quantised.py         signs that weights are codes, not values

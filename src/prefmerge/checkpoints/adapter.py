@@ -34,6 +34,7 @@ from prefmerge.ground.words import counted, quoted
 from prefmerge.shown import value
 
 CONFIG = "adapter_config.json"
+WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # in order of preference
 SHOWN = 3  # names that a message lists
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(\.[^.]+)?(\.weight)?")
 _BIAS = re.compile(r"(?P<module>.+)\.lora_B(\.[^.]+)?\.bias")
@@ -125,8 +126,7 @@ def find_adapter(path: str | Path) -> Path | None:
 
 
 def _weights(folder: Path) -> Path | None:
-    files = (folder / f"adapter_model.{kind}" for kind in ("safetensors", "bin"))
-    return next((file for file in files if file.is_file()), None)
+    return next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
 
 
 def open_adapter(path: str | Path, *, name: str | None = None) -> Adapter:

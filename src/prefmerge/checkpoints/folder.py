@@ -6,14 +6,14 @@ same name is one checkpoint too many, and the user chooses. An index is {"weight
 {tensor: file}}; it must name what the files really hold, no more, and no less but for a tied head. Shards say
 themselves what they hold: without their index they are read too. Symlinks are followed, as a Hugging Face cache is made
 of them; the names in an index must stay inside the folder. Opening costs the headers of all shards. Not here: which
-folder is meant (`layouts`), LoRA adapters (`adapter`), hub ids, GGUF, TensorFlow and Flax weights.
+folder is meant (`layouts`), LoRA adapters (`adapter`), hub ids (`hub`), GGUF, TensorFlow and Flax weights.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -24,7 +24,7 @@ import numpy as np
 
 from prefmerge.checkpoints.input_file import NO_FILE, InputFile
 from prefmerge.checkpoints.layouts import LONGEST, Meant, file_names, is_weights, meant
-from prefmerge.checkpoints.names import INDEX_SUFFIX, TORCH_SUFFIXES, is_index
+from prefmerge.checkpoints.names import INDEX_SUFFIX, TORCH_SUFFIXES, indexed, is_index
 from prefmerge.checkpoints.paths import expanded, name_of, split_key
 from prefmerge.checkpoints.protocol import Checkpoint, TensorInfo
 from prefmerge.checkpoints.safetensors_file import SafetensorsFile
@@ -230,20 +230,41 @@ def _only_candidate(folder: Path) -> Path:
     names = file_names(folder)
     if "adapter_config.json" in names or any(name.startswith("adapter_model.") for name in names):
         raise CheckpointNotFound(_adapter(folder))
+    several = candidates(names)
+    if len(several) > 1:
+        more = ", ..." if len(several) > 10 else ""
+        raise CheckpointNotFound(
+            f"{folder}: several checkpoints: {', '.join(several[:10])}{more}. "
+            f"Name the one you mean, for instance {folder / several[0]}."
+        )
+    return folder / several[0]
+
+
+def candidates(names: Sequence[str]) -> list[str]:
+    """Of the files in a folder those that can be its checkpoint: a whole file, an index, or the first of shards."""
     weights = [name for name in names if is_weights(name)]
     preferred = [name for name in weights if ".safetensors" in name.lower()] or weights
-    candidates = _whole(preferred) or [name for name in weights if is_index(name)]
-    if not any(map(is_index, candidates)):
-        candidates = sorted({*candidates, *_first_shards(preferred)})
-    if len(candidates) == 2 and candidates[1] == candidates[0] + INDEX_SUFFIX:
-        return folder / candidates[0]  # of one name: the caller looks whether they are one checkpoint
-    if len(candidates) > 1:
-        more = ", ..." if len(candidates) > 10 else ""
-        raise CheckpointNotFound(
-            f"{folder}: several checkpoints: {', '.join(candidates[:10])}{more}. "
-            f"Name the one you mean, for instance {folder / candidates[0]}."
-        )
-    return folder / candidates[0]
+    several = _whole(preferred) or [name for name in weights if is_index(name)]
+    if not any(map(is_index, several)):
+        several = sorted({*several, *_first_shards(preferred)})
+    if len(several) == 2 and several[1] == several[0] + INDEX_SUFFIX:
+        return several[:1]  # of one name: who opens it looks whether they are one checkpoint
+    return several
+
+
+def shards_of(name: str, names: Sequence[str]) -> list[str]:
+    """Of the files in a folder the shards of the checkpoint that `name` stands for (a whole file, an index or one of
+    the shards), by what they are called.
+    """
+    shards = {one: shard for one in names if (shard := _SHARD.fullmatch(one))}
+    if name in shards:
+        return [one for one, shard in shards.items() if shard.group(1, 3, 4) == shards[name].group(1, 3, 4)]
+    whole = indexed(name) if is_index(name) else name
+    own = [one for one, shard in shards.items() if shard[1] + shard[4] == whole]
+    if own or not is_index(name):
+        return own
+    suffix = whole[whole.rindex(".") :]  # an index may call its shards what it likes
+    return [one for one in names if one.endswith(suffix) and is_weights(one)]
 
 
 def _whole(names: list[str]) -> list[str]:

@@ -236,13 +236,19 @@ def _only_checkpoint(folder: Path, notes: list[str]) -> Path:
             f"{folder}: a cache of the Hugging Face hub with {_names(caches)}. Name the model, for instance "
             f"{folder / caches[0]}."
         )
-    candidates = [name for name in folders if not _NO_CHECKPOINT.fullmatch(name) and _may_be_one(folder / name)]
+    candidates = [name for name in folders if may_hold_checkpoint(name) and _may_be_one(folder / name)]
     if len(candidates) == 1:
         notes.append(f"no weights in the folder itself: those in its sub-folder {_shown(candidates[0])} are taken")
         return folder / candidates[0]
     if candidates:
         raise CheckpointNotFound(_several(folder, candidates))
-    raise CheckpointNotFound(f"{folder}: no checkpoint in this folder. {_what_it_holds(names, folders)}")
+    raise CheckpointNotFound(f"{folder}: no checkpoint in this folder. {what_it_holds(names, folders)}")
+
+
+def may_hold_checkpoint(name: str) -> bool:
+    """Whether a sub-folder called so may be a checkpoint or a module: not logs, and not the same model in another
+    format."""
+    return _NO_CHECKPOINT.fullmatch(name) is None
 
 
 def _may_be_one(folder: Path) -> bool:
@@ -307,7 +313,8 @@ def _peek(folder: Path) -> list[str]:
         return []
 
 
-def _what_it_holds(names: list[str], folders: list[str]) -> str:
+def what_it_holds(names: list[str], folders: list[str]) -> str:
+    """What to say of a folder without weights that can be read."""
     lower = [name.lower() for name in names]
     formats = [what for suffix, what in _OTHER_FORMATS.items() if any(name.endswith(suffix) for name in lower)]
     held = [*names, *(f"{name}/" for name in folders)]

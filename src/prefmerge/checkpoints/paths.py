@@ -1,7 +1,9 @@
-"""What a user writes for a checkpoint: a path, with a key where a file of torch holds several; and what that is called.
+"""What a user writes for a checkpoint: a path, with a key where a file of torch holds several, or a hub id; and what
+that is called.
 
     split_key("x.pt#model.vit")                              x.pt, model.vit
     split_adapter("base+adapter")                            base, adapter
+    hub_id("org/cars@v2")                                    org/cars, v2; None where a file or folder is called so
     name_of("cars/model.safetensors")                        cars
     names_of(["cars/checkpoint-500", "birds/checkpoint-500"])    cars, birds
 
@@ -13,16 +15,42 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+from prefmerge.checkpoints.names import TORCH_SUFFIXES
 
 # File stems that say what a file is and not whose: such a checkpoint is called after its folder.
 _ANONYMOUS = re.compile(
     r"(diffusion_)?(open_clip_)?(pytorch_)?(model|weights|checkpoint|state_dict)(-\d{5}-of-\d{5})?", re.IGNORECASE
 )
 
-
 # Endings in which a name goes on: best_model.pth.tar
 _ENDINGS = re.compile(r"\.(pth|pt|ckpt|bin)\.(tar|gz|zip)$", re.IGNORECASE)
+_HUB_ID = re.compile(r"(?P<repository>\w[\w.-]*/(?P<name>\w[\w.-]*))(@(?P<revision>\w[\w./-]*))?", re.ASCII)
+_NO_HUB_ID = (".safetensors", ".json", ".yaml", ".yml", ".tar", *TORCH_SUFFIXES)  # endings of files
+
+
+@dataclass(frozen=True)
+class HubId:
+    """A repository of the Hugging Face hub. `revision`: a branch, a tag or a commit; None: its main branch."""
+
+    repository: str
+    name: str  # what is behind the slash
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return self.repository if self.revision is None else f"{self.repository}@{self.revision}"
+
+
+def hub_id(path: str | Path) -> HubId | None:
+    """The id that `path` is: `org/name` or `org/name@revision`. None where a file or folder of that name is there, and
+    where it is called as a file of weights is.
+    """
+    match = _HUB_ID.fullmatch(os.fspath(path))
+    if match is None or match["name"].lower().endswith(_NO_HUB_ID) or os.path.lexists(path):
+        return None
+    return HubId(match["repository"], match["name"], match["revision"])
 
 
 def split_key(path: str | Path) -> tuple[Path, str | None]:
@@ -39,9 +67,11 @@ def split_adapter(path: str | Path) -> tuple[Path | None, Path]:
     """`model+adapter` as the two of them; None and the path where it is one thing, or a file that is called so."""
     text = os.fspath(path)
     if not is_one(text):
-        for at in (i for i, letter in enumerate(text) if letter == "+"):
-            if is_one(text[:at]) and is_one(text[at + 1 :]):
-                return Path(text[:at]), Path(text[at + 1 :])
+        pairs = [(text[:i], text[i + 1 :]) for i, letter in enumerate(text) if letter == "+"]
+        on_disk = next((pair for pair in pairs if all(map(is_one, pair))), None)
+        either = (pair for pair in pairs if all(is_one(one) or hub_id(one) for one in pair))
+        if both := on_disk or next(either, None):
+            return Path(both[0]), Path(both[1])
     return None, Path(text)
 
 
@@ -64,7 +94,10 @@ def is_there(path: str | Path) -> bool:
 def name_of(path: Path) -> str:
     """What a user would call the checkpoint at `path`: the file's stem, or its folder's name when the stem is `model`
     and the like."""
-    path = split_key(split_adapter(path)[1])[0].absolute()
+    path = split_adapter(path)[1]
+    if on_hub := hub_id(path):
+        return on_hub.name
+    path = split_key(path)[0].absolute()
     stem = path.name.removesuffix(".index.json") if path.name.endswith(".index.json") else path.name
     stem = _ENDINGS.sub("", stem) if _ENDINGS.search(stem) else Path(stem).stem
     if os.path.isdir(path):
@@ -82,7 +115,8 @@ def _of_folder(folder: Path) -> str:
 
 def names_of(paths: Sequence[str | Path], given: Sequence[str | None]) -> list[str]:
     """What each task is called: as it is given, else by `name_of`. Those that would be called alike are called by what
-    differs: the key in one file, else the first parent with a name of its own for each, else the parents up to there.
+    differs: the key in one file, the revision of one repository, else the first parent with a name of its own for each,
+    else the parents up to there.
     """
     names = [name or name_of(Path(path)) for path, name in zip(paths, given, strict=True)]
     for alike in {name for name in names if names.count(name) > 1}:
@@ -102,6 +136,8 @@ def _apart(paths: Sequence[str | Path]) -> Iterator[list[str]]:
     """Lists of names for checkpoints that are called alike, the shortest first."""
     split = [split_key(expanded(path)) for path in paths]
     yield [key or "" for _, key in split]
+    on_hub = [hub_id(split_adapter(path)[1]) for path in paths]
+    yield ["" if one is None else one.revision or "main" for one in on_hub]
     parents = [Path(os.path.abspath(path)).parts[-2:0:-1] for path, _ in split]
     levels = range(max(map(len, parents)))
     columns = [[parts[i] if i < len(parts) else "" for parts in parents] for i in levels]

@@ -166,10 +166,12 @@ def of_run(folder: Path) -> Recipe:
 
 
 def _plan(recipe: Recipe, json: bool) -> None:
-    from prefmerge.cli import show
+    from prefmerge.cli import progress, show
     from prefmerge.merging.api import make_plan
 
-    with make_plan(recipe) as planned:
+    with progress.merging():
+        opened = make_plan(recipe)
+    with opened as planned:
         if json:
             show.as_json(planned.to_json())
         else:

@@ -14,7 +14,8 @@ Inputs = Annotated[
     list[Path] | None,
     typer.Argument(
         metavar="BASE TASK... | RECIPE.yaml",
-        help="The base and the tasks in the order of training, or a recipe. FILE.pt#KEY takes one dict of several.",
+        help="The base and the tasks in the order of training, or a recipe. FILE.pt#KEY takes one dict of several, "
+        "ORG/NAME[@REVISION] a model of the Hugging Face hub.",
         show_default=False,
     ),
 ]

@@ -97,7 +97,8 @@ def merge(
         receipt.owned   # how many elements each task owns
 
     Each of base and tasks is a safetensors file, a Hugging Face folder or a .pt/.bin state dict (`x.pt#ema`: the one
-    under that key), the tasks in the order in which they were trained. `out` is a .safetensors file or a folder.
+    under that key), or a hub id (`org/name`, `org/name@revision`), the tasks in the order in which they were trained.
+    `out` is a .safetensors file or a folder.
     `names`: what the tasks are called, by default after their files.
 
     What decides the values: `method`, and the parameters that it declares, each with its default; a parameter that the

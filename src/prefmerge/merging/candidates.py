@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from prefmerge.checkpoints import Checkpoint, TensorInfo, names_of, open_checkpoint, reading, to_float32
+from prefmerge.checkpoints import Checkpoint, TensorInfo, names_of, reading, to_float32
 from prefmerge.errors import CheckpointMismatch, NonFiniteValue, UsageError
 from prefmerge.merging.api import checked_threads, recipe_of
 from prefmerge.merging.engine import merge_all, rounded
-from prefmerge.merging.opening import open_task
+from prefmerge.merging.opening import open_base, open_task
 from prefmerge.merging.plan import Plan, plan_over
 from prefmerge.merging.recipe import Recipe
 from prefmerge.merging.sameness import Sameness
@@ -54,7 +54,7 @@ class Candidates:
             raise UsageError(f"names has {len(names)} entries for {len(tasks)} tasks; give one per task.")
         self._opened: list[Checkpoint] = []
         try:
-            self._opened.append(open_checkpoint(base))
+            self._opened.append(open_base(base))
             for path, name in zip(tasks, names_of(tasks, names or [None] * len(tasks)), strict=True):
                 self._opened.append(open_task(path, self._opened[0], name=name))
         except BaseException:

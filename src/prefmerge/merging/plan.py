@@ -26,11 +26,11 @@ from prefmerge.checkpoints import (
     content_fingerprint,
     is_task_vector,
     names_of,
-    open_checkpoint,
     reading,
     split_key,
 )
 from prefmerge.checkpoints.dtypes import DTYPES, Dtype, by_name, require_mergeable, rounds
+from prefmerge.checkpoints.hub import origin
 from prefmerge.checkpoints.quantised import signs_of_quantisation
 from prefmerge.errors import CheckpointMismatch, PreferenceError, RecipeError, UnsupportedDtype
 from prefmerge.ground.brief import brief
@@ -38,7 +38,7 @@ from prefmerge.ground.words import listed, nearest, quoted
 from prefmerge.merging.matching import Names, excluder, match, told
 from prefmerge.merging.mismatch import explained
 from prefmerge.merging.modules import changed_modules
-from prefmerge.merging.opening import open_task
+from prefmerge.merging.opening import open_base, open_task
 from prefmerge.merging.order import in_order, refuse_independent
 from prefmerge.merging.recipe import Recipe
 from prefmerge.merging.sameness import Sameness, equal_everywhere, equal_tasks, equal_to_the_base
@@ -177,7 +177,7 @@ def make_plan(recipe: Recipe) -> Plan:
         )
     opened: list[Checkpoint] = []
     try:
-        opened.append(open_checkpoint(recipe.base))
+        opened.append(open_base(recipe.base))
         called = names_of([task.path for task in recipe.tasks], [task.name for task in recipe.tasks])
         for task, name in zip(recipe.tasks, called, strict=True):
             opened.append(open_task(task.path, opened[0], name=name))
@@ -244,9 +244,14 @@ def _notes_of_opening(base: Checkpoint, tasks: Sequence[Checkpoint], names: Sequ
     """What opening them decided, once for all of which it is said."""
     said: dict[str, list[str]] = {}
     for role, one in (("base", base), *((f"task {name!r}", task) for name, task in zip(names, tasks, strict=True))):
-        for note in one.notes:
+        for note in (*_origins(one), *one.notes):
             said.setdefault(note, []).append(role)
     return [f"{listed(roles, SHOWN)}: {note}." for note, roles in said.items()]
+
+
+def _origins(checkpoint: Checkpoint) -> list[str]:
+    """What was read of the hub: the repositories and their commits."""
+    return list(dict.fromkeys(of for path in checkpoint.files if (of := origin(path)) is not None))
 
 
 def _notes_of_rounding(

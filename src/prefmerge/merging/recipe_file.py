@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from prefmerge.checkpoints import is_there
-from prefmerge.checkpoints.paths import expanded
+from prefmerge.checkpoints.paths import expanded, hub_id
 from prefmerge.errors import CheckpointNotFound, MethodError, PreferenceError, RecipeError
 from prefmerge.ground.words import did_you_mean
 from prefmerge.ground.yaml_file import NotYaml, composed, merged_keys
@@ -290,13 +290,13 @@ class _RecipeFile:
         raise CheckpointNotFound(
             f"recipe {self.path}, line {_line(node)}: {place}: {text!r} is neither in the recipe's folder nor "
             f"in the working directory. "
-            "Correct the path, or download the model first if this is its name on a hub."
+            "Correct the path; what is on the Hugging Face hub is called org/name or org/name@revision."
         )
 
     def _place(self, text: str) -> str | None:
-        """Where a checkpoint is; None where it is not there."""
+        """Where a checkpoint is, or its hub id; None where it is not there and no id."""
         beside = self.path.parent / expanded(text)
-        return str(beside) if text and is_there(beside) else text if text and is_there(text) else None
+        return str(beside) if text and is_there(beside) else text if text and (is_there(text) or hub_id(text)) else None
 
     # YAML nodes
 

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from prefmerge.checkpoints.folder import Folder
+from prefmerge.checkpoints.hub_files import RepositoryFiles
 from prefmerge.checkpoints.layouts import modules_of
 from prefmerge.checkpoints.names import TORCH_SUFFIXES, indexed, is_index, output_name
 from prefmerge.checkpoints.protocol import Checkpoint
@@ -109,6 +110,31 @@ def find_companions(base: Checkpoint) -> Companions:
         tuple(sorted(search.unmerged)),
         {reason: tuple(sorted(names)) for reason, names in sorted(search.left_out.items())},
     )
+
+
+def companions_among(names: Sequence[str], of: RepositoryFiles) -> list[str]:
+    """Of the files of a repository those that `find_companions` would take if they were there, by their names: what is
+    to be fetched with a base. `of`: the checkpoint's own.
+    """
+    inside = [name.removeprefix(of.root) for name in names if name.startswith(of.root)]
+    by_folder: dict[str, list[str]] = {}
+    for name in inside:
+        folder, _, file = name.rpartition("/")
+        by_folder.setdefault(folder, []).append(file.lower())
+    others = {folder for folder, files in by_folder.items() if folder and _holds_another(files)} - set(of.modules)
+
+    def belongs(name: str) -> bool:
+        *folders, file = name.split("/")
+        above = {"/".join(folders[: i + 1]) for i in range(len(folders))}
+        if above & others or any(_any(folder.lower(), (*OTHER_FOLDERS, ".*")) for folder in folders):
+            return False
+        lower = file.lower()
+        if lower.startswith(".") or (not folders and lower == "readme.md"):
+            return False
+        weights = indexed(lower) if is_index(lower) else lower
+        return not _any(lower, (*RECEIPTS, *TEMPORARY, *STATE)) and not _any(weights, WEIGHTS)
+
+    return [of.root + name for name in inside if belongs(name)]
 
 
 class _Search:
@@ -221,7 +247,12 @@ def _above(path: Path) -> list[Path]:
 def _is_another(folder: Path) -> bool:
     """Whether a sub-folder is a checkpoint or a training state of its own: weights with a configuration, or a state."""
     with _readable(folder):
-        names = [entry.name.lower() for entry in folder.iterdir()]
+        return _holds_another([entry.name.lower() for entry in folder.iterdir()])
+
+
+def _holds_another(names: Iterable[str]) -> bool:
+    """Whether files of these names, in lower case, are a checkpoint or a training state."""
+    names = list(names)
     if any(_any(name, STATE) for name in names):
         return True
     configured = any(name in ("model_index.json", "params.json") or name.endswith("config.json") for name in names)

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import xxhash
 
 from prefmerge.checkpoints import content_fingerprint, open_checkpoint
-from prefmerge.checkpoints.paths import is_there, names_of
+from prefmerge.checkpoints.paths import hub_id, is_there, names_of, split_adapter
 from prefmerge.errors import CheckpointNotFound, DataError, RunError, UsageError
+from prefmerge.merging.opening import local_base, local_task
 from prefmerge.runs import Run, read_run, require_finished
 from prefmerge.target.given import read_task_labels
 
@@ -47,11 +48,13 @@ class Checkpoints:
 
     @classmethod
     def of_paths(cls, base: Path, tasks: Sequence[Path]) -> Checkpoints:
-        """A base and tasks, called as `merge` calls them: by the stem of the file, or the name of the folder."""
+        """A base and tasks, called as `merge` calls them: by the stem of the file, or the name of the folder. What is
+        on the hub is fetched.
+        """
         if not tasks:
             raise UsageError(f"{base} is the base, and no task follows it: give BASE TASK... in the order of training.")
         for path in (base, *tasks):
-            if not is_there(path):
+            if not is_there(path) and not any(hub_id(one) for one in split_adapter(path) if one is not None):
                 raise CheckpointNotFound(f"{path}: no such file or folder. Give BASE TASK... in the order of training.")
         names = tuple(names_of(tasks, [None] * len(tasks)))
         for i, name in enumerate(names):
@@ -59,7 +62,7 @@ class Checkpoints:
                 raise UsageError(
                     f"two tasks are called {name!r}: {tasks[names.index(name)]} and {tasks[i]}. Rename one."
                 )
-        return cls(names, None, base, tuple(tasks))
+        return cls(names, None, local_base(base), tuple(map(local_task, tasks)))
 
     def require_model(self, model: str | None) -> None:
         """Raise UsageError where nothing says which encoder the checkpoints are of."""

@@ -141,9 +141,10 @@ def _none(tasks: int) -> tuple[Examples, ...]:
 
 def _of_checkpoints(asked: Parameters) -> Source:
     checkpoints = Checkpoints.of_paths(asked.checkpoints[0], asked.checkpoints[1:])
-    base = asked.checkpoints[0]
+    base = checkpoints.base
+    assert base is not None
     known = asked.task_samples or asked.task_labels  # without either, nothing says a task's classes
-    own = None if asked.head is not None or not known else own_classifier(base, asked.checkpoints[1:])
+    own = None if asked.head is not None or not known else own_classifier(base, checkpoints.paths)
     head = read_head(asked.head) if asked.head is not None else None if own is None else identity_head(own)
     if not asked.task_samples:
         return _without_samples(asked, checkpoints, head, own)
@@ -218,10 +219,11 @@ def _without_samples(
         of_task = tuple(tuple(np.flatnonzero(row).tolist()) for row in counts)
 
     judged = asked.pairs is not None and head is not None
+    assert checkpoints.base is not None
     note = "no samples of the tasks were given, so nothing could be compared. --task-samples PATH gives them."
     return Source(
         Tasks(checkpoints.names, classes, of_task, counts),
-        asked.checkpoints[0],
+        checkpoints.base,
         checkpoints.paths,
         head,
         not asked.unordered,
