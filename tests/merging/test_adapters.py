@@ -166,7 +166,10 @@ def test_no_block_size_and_no_number_of_threads_changes_a_byte(made: Path) -> No
 
 
 def test_an_adapter_over_another_model(made: Path, tmp_path: Path) -> None:
-    merge(made / "base", [f"{made / 'birds-full'}+{made / 'cars'}"], tmp_path / "out", method="last", scale=1)
+    given = f"{made / 'birds-full'}+{made / 'cars'}"
+    receipt = merge(made / "base", [given], tmp_path / "out", method="last", scale=1)
+    assert receipt.inputs.tasks[0].path == given
+    assert "task 'cars': content fingerprint" in verify(tmp_path / "out", inputs=True, rerun=True).passed
     base, birds, cars = (weights(made / name) for name in ("base", "birds-full", "cars-full"))
     for name, values in weights(tmp_path / "out").items():
         expected = base[name] + (birds[name] - base[name]) + (cars[name] - base[name])

@@ -155,6 +155,7 @@ def test_an_adapter_is_a_task_alone_and_over_another_model(hub: Hub) -> None:
     assert Path("mixed/model.safetensors").read_bytes() == Path("out/model.safetensors").read_bytes()
     commits = [hub.commit("org/lora", "main"), hub.commit("org/cars", "v2")]
     assert all(any(str(commit) in note for note in receipt.notes) for commit in commits)
+    assert "task 'lora': content fingerprint" in verify("out", inputs=True, rerun=True).passed
 
 
 def test_a_recipe_names_ids(hub: Hub, tmp_path: Path) -> None:

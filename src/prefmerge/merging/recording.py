@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from prefmerge.checkpoints import file_entries, header_fingerprint, sha256_files
+from prefmerge.checkpoints import Checkpoint, file_entries, header_fingerprint, sha256_files
 from prefmerge.merging.added import Added, entries
 from prefmerge.merging.engine import Outcome
 from prefmerge.merging.plan import Plan
@@ -33,6 +33,7 @@ from prefmerge.merging.receipt import (
     ReceiptTotals,
 )
 from prefmerge.preference import Preference, as_text
+from prefmerge.vectors.adapter import AdapterVector
 from prefmerge.vectors.reading import Reading, ReadInput
 
 _ROLES = {"copy": "copied", "exclude": "excluded", "tied": "tied"}  # of a plan's entry -> of a receipt's tensor
@@ -117,13 +118,19 @@ def _input(source: ReadInput, sha256: bool) -> ReceiptInput:
     checkpoint, content = source.checkpoint, source.content()
     return ReceiptInput(
         name=checkpoint.name,
-        path=None if checkpoint.path is None else os.path.abspath(checkpoint.path),
+        path=_path(checkpoint),
         files=tuple(ReceiptFile(**entry) for entry in file_entries(checkpoint)),
         fingerprint=content or header_fingerprint(checkpoint),
         covers="content" if content else "header",
         task_vector=source.vector,
         sha256=sha256_files(checkpoint) if sha256 else None,
     )
+
+
+def _path(checkpoint: Checkpoint) -> str | None:
+    """Where it is, in a form that opens it again: `model+adapter` for two."""
+    over = checkpoint.over if isinstance(checkpoint, AdapterVector) else None
+    return "+".join(os.path.abspath(path) for path in (over, checkpoint.path) if path is not None) or None
 
 
 def versions() -> dict[str, str]:
