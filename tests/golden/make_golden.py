@@ -6,9 +6,10 @@ Run once, where mergekit 0.1.5 and torch 2.13.0 are installed (they are not need
 
 Inputs: `base`, `cars`, `birds`, `digits`: a Llama of 3.6 k float32 parameters (one layer, width 16). The steps from
 the base are heavy-tailed; the first three elements of `model.norm.weight` hold what random numbers would not: deltas
-that cancel to exactly zero, and deltas that are zero. Recipes: `*.yml`, written here and given to mergekit unchanged,
-with this folder as the working directory. Outputs: `outputs/RECIPE.safetensors`. mergekit is run as a program; none of
-its code is used.
+that cancel to exactly zero, and deltas that are zero. `deep_base`, `deep_cars`, `deep_birds`: narrower, with three
+layers, for what differs from layer to layer. Recipes: `*.yml`, written here and given to mergekit unchanged, with this
+folder as the working directory. Outputs: `outputs/RECIPE.safetensors`. mergekit is run as a program; none of its code
+is used.
 """
 
 from __future__ import annotations
@@ -57,8 +58,86 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "lm_head.weight": (VOCABULARY, WIDTH),
 }
 
+DEEP = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 3, "vocab_size": 16}
+
 # Every recipe asks mergekit one thing; the name says which.
 RECIPES = {
+    "layers_slerp_slices": """\
+slices:
+  - sources:
+      - model: ./deep_base
+        layer_range: [0, 3]
+      - model: ./deep_cars
+        layer_range: [0, 3]
+merge_method: slerp
+base_model: ./deep_base
+parameters:
+  t:
+    - filter: self_attn
+      value: [0, 0.5, 0.3, 0.7, 1]
+    - filter: mlp
+      value: [1, 0.5, 0.7, 0.3, 0]
+    - value: 0.5
+dtype: float32
+""",
+    "layers_ties_lists": """\
+merge_method: ties
+base_model: ./deep_base
+models:
+  - model: ./deep_cars
+    parameters:
+      density: [1, 0.7, 0.1]
+      weight: 1.0
+  - model: ./deep_birds
+    parameters:
+      density: 0.5
+      weight: [0, 0.3, 0.7, 1]
+parameters:
+  normalize: true
+  int8_mask: true
+dtype: float32
+""",
+    "layers_ties_filter": """\
+merge_method: ties
+base_model: ./deep_base
+models:
+  - model: ./deep_cars
+    parameters:
+      density: 0.6
+      weight:
+        - filter: mlp
+          value: 0.5
+        - value: 0
+  - model: ./deep_birds
+    parameters:
+      weight:
+        filter: self_attn
+        value: [0.2, 0.8]
+parameters:
+  density: [0.9, 0.4]
+  weight: 0.25
+dtype: float32
+""",
+    "layers_task_arithmetic_slices": """\
+merge_method: task_arithmetic
+base_model: ./deep_base
+slices:
+  - sources:
+      - model: ./deep_base
+        layer_range: [0, 3]
+      - model: ./deep_cars
+        layer_range: [0, 3]
+        parameters:
+          weight: [0.5, 1.5]
+      - model: ./deep_birds
+        layer_range: [0, 3]
+    parameters:
+      weight: 0.75
+parameters:
+  normalize: false
+  lambda: [1, 0.25]
+dtype: float32
+""",
     "linear_weights": """\
 merge_method: linear
 models:
@@ -536,8 +615,31 @@ def make_inputs(folder: Path, seed: int = 20) -> None:
         (folder / name / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
 
 
+def make_deep(folder: Path, seed: int = 21) -> None:
+    """The three checkpoints with several layers."""
+    rng = np.random.default_rng(seed)
+    width, wide, words = (DEEP[key] for key in ("hidden_size", "intermediate_size", "vocab_size"))
+    sizes = {WIDTH: width, FEED_FORWARD: wide}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, shape in SHAPES.items():
+        own = tuple(sizes[size] for size in shape)
+        if "layers" in name:
+            shapes |= {name.replace(".0.", f".{layer}."): own for layer in range(DEEP["num_hidden_layers"])}
+        else:
+            shapes[name] = (words, *own[1:]) if len(own) == 2 else own
+    model = {name: rng.normal(0, 0.2, shape).astype(np.float32) for name, shape in shapes.items()}
+    for name in ("deep_base", "deep_cars", "deep_birds"):
+        (folder / name).mkdir(exist_ok=True)
+        save(model, folder / name / "model.safetensors")
+        (folder / name / "config.json").write_text(json.dumps(CONFIG | DEEP, indent=2) + "\n")
+        model = {
+            key: value + (0.05 * rng.standard_t(3, value.shape)).astype(np.float32) for key, value in model.items()
+        }
+
+
 def main() -> None:
     make_inputs(HERE)
+    make_deep(HERE)
     (HERE / "outputs").mkdir(exist_ok=True)
     for name, text in RECIPES.items():
         (HERE / f"{name}.yml").write_text(text)

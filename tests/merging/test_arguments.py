@@ -11,7 +11,7 @@ import pytest
 
 import prefmerge
 from prefmerge.errors import UsageError
-from prefmerge.merging.arguments import RecipeArguments
+from prefmerge.merging.arguments import OverLayers, RecipeArguments
 from prefmerge.merging.parameters import METHOD, every
 from prefmerge.methods.parameters import PREFERENCE, YES_OR_NO, Parameter
 from prefmerge.preference import Number, Preference
@@ -38,6 +38,8 @@ def expected(one: Parameter[Any]) -> Any:
         return int
     else:
         single = str if one.kind.metavar in ("METHOD", "DTYPE") else Number
+    if one.by_layer and not one.per_task:
+        single = OverLayers
     if one.per_task:
         single = Number | Sequence[Number | None] if one.flag else Sequence[Number | None] | None
     return single | None if one.varies or one.default is None else single

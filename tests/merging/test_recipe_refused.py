@@ -35,21 +35,21 @@ from tests.merging.test_recipe import MODELS, refusal
         (f"merge_method: magmx\n{MODELS}", "Did you mean 'magmax'?"),
         (
             "merge_method: ties\nslices: []\n",
-            "line 2: 'slices' is a key of mergekit that prefmerge does not support. prefmerge merges whole "
+            "line 2: slices: expected one, over all layers of its models, found a list. prefmerge merges whole "
             "models. List them under 'models'.",
         ),
         (
             f"merge_method: ties\ntokenizer_source: union\n{MODELS}",
-            "line 2: 'tokenizer_source' is a key of mergekit that prefmerge does not support. The output keeps "
-            "the base's. Remove the key.",
+            "line 2: tokenizer_source: the output keeps the base's tokenizer, and no other can be asked for. Remove "
+            "the key.",
         ),
         (
-            f"merge_method: ties\ntokenizer: {{}}\n{MODELS}",
-            "line 2: 'tokenizer' is a key of mergekit that prefmerge does not support. ",
+            f"merge_method: ties\ntokenizer: {{source: base, tokens: {{a: {{source: base}}}}}}\n{MODELS}",
+            "line 2: tokenizer: the output keeps the base's tokenizer, and no other can be asked for. ",
         ),
         (
-            f"merge_method: ties\nchat_template: auto\n{MODELS}",
-            "line 2: 'chat_template' is a key of mergekit that prefmerge does not support. ",
+            f"merge_method: ties\nchat_template: chatml\n{MODELS}",
+            "line 2: chat_template: the output keeps the base's chat template, and no other can be asked for. ",
         ),
         (
             f"merge_method: ties\nparameters: {{adaptive_mass: 1}}\n{MODELS}",
@@ -70,18 +70,32 @@ from tests.merging.test_recipe import MODELS, refusal
         ),
         (f"merge_method: ties\nscale: 1\n{MODELS}", "line 2: unknown key 'scale'. It belongs in parameters."),
         (
-            f"merge_method: ties\nparameters: {{weight: [0, 1]}}\n{MODELS}",
-            "line 2: parameters.weight is a list (a gradient over layers in mergekit), which prefmerge does not "
-            "support. Give one value.",
+            f"merge_method: ties\nparameters: {{normalize: [true, false]}}\n{MODELS}",
+            "line 2: parameters.normalize is a list (a gradient over layers in mergekit); it has one value for all "
+            "layers. Give one.",
         ),
         (
-            f"merge_method: ties\nparameters: {{weight: {{filter: mlp, value: 1}}}}\n{MODELS}",
-            "line 2: parameters.weight has conditions (filter and value in mergekit), which prefmerge does not "
-            "support. Give one value.",
+            f"merge_method: ties\nparameters: {{normalize: {{filter: mlp, value: true}}}}\n{MODELS}",
+            "line 2: parameters.normalize has conditions (filter and value in mergekit); it has one value for all "
+            "tensors. Give one.",
         ),
         (
-            f"merge_method: ties\n{MODELS}  - model: digits.safetensors\n    parameters:\n      density: [1, 0.5]\n",
-            "line 9: models[2].parameters.density is a list (a gradient over layers in mergekit), ",
+            f"merge_method: ties\n{MODELS}  - model: digits.safetensors\n    parameters:\n      density: [1, 0]\n",
+            "line 9: models[2].parameters.density: expected a number above 0 and at most 1, found 0.",
+        ),
+        (
+            f"merge_method: ties\nparameters: {{weight: []}}\n{MODELS}",
+            "line 2: parameters.weight: expected a value, a list of values over the layers, or a list of {filter, "
+            "value}, found an empty list.",
+        ),
+        (
+            f"merge_method: ties\nparameters: {{weight: [{{filter: mlp, values: 1}}]}}\n{MODELS}",
+            "line 2: parameters.weight: expected a value, a list of values over the layers, or a list of {filter, "
+            "value}, found ",
+        ),
+        (
+            f"merge_method: ties\nparameters: {{weight: {{filter: [mlp], value: 1}}}}\n{MODELS}",
+            "line 2: parameters.weight: expected a part of tensor names as the filter, found ",
         ),
         (
             f"merge_method: ties\n{MODELS}  - modle: a\n",
@@ -100,8 +114,8 @@ from tests.merging.test_recipe import MODELS, refusal
             "line 7: models[2].model: expected the path of a checkpoint, found nothing.",
         ),
         (
-            f"merge_method: ties\n{MODELS}  - model: {{model: {{path: a}}}}\n",
-            "line 7: models[2].model: expected the path of a checkpoint, found a mapping.",
+            f"merge_method: ties\n{MODELS}  - model: {{model: [a]}}\n",
+            "line 7: models[2].model.model: expected the path of a checkpoint, found a list.",
         ),
         (
             "merge_method: ties\nbase_model: base.safetensors\nmodels: cars.safetensors\n",

@@ -21,6 +21,8 @@ from prefmerge.methods.parameters import Parameter
 from prefmerge.preference import Number, Preference
 
 F = TypeVar("F", bound=Callable[..., Any])
+# One value, several from the first layer to the last, or rules {filter, value} (`methods.by_layer`).
+OverLayers = Number | Sequence[Number] | Sequence[Mapping[str, Any]]
 
 
 class RecipeArguments(TypedDict, total=False):
@@ -30,7 +32,7 @@ class RecipeArguments(TypedDict, total=False):
 
     method: str
     preference: Preference | str | Sequence[Number] | Mapping[str, Number] | None
-    scale: Number | None
+    scale: OverLayers | None
     seed: int
     selection: Literal["paper", "optimal", "printed", "released"] | None
     importance: Literal["magnitude", "step"] | None
@@ -40,7 +42,7 @@ class RecipeArguments(TypedDict, total=False):
     start: Number
     boost: Number
     drop: Number
-    t: Number
+    t: OverLayers
     nuslerp_row_wise: bool
     nuslerp_flatten: bool
     max_iter: int

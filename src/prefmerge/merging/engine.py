@@ -28,7 +28,7 @@ from prefmerge.ground.progress import Progress
 from prefmerge.ground.words import quoted
 from prefmerge.merging.parameters import AS_TASK_VECTOR
 from prefmerge.merging.plan import Plan, PlannedTensor
-from prefmerge.methods import Report, Rule
+from prefmerge.methods import Report, Rule, Settings
 from prefmerge.vectors import kernels
 from prefmerge.vectors.reader import TaskVectors
 from prefmerge.vectors.reading import Reading
@@ -133,7 +133,6 @@ class _Merge:
     def __init__(self, plan: Plan, sink: Sink, reading: Reading, work: Workspace, reporter: _Reporter) -> None:
         self.plan, self.sink, self.reading, self.work, self.reporter = plan, sink, reading, work, reporter
         self.outcome = Outcome(reading)
-        self.scale = np.float32(plan.settings.scale)
         self.vector = plan.recipe[AS_TASK_VECTOR]  # asked for every block
         self.by_tensor = plan.method.by_tensor(plan.settings)
         self.differing: dict[tuple[str, str], list[str]] = {}  # number format, tasks -> the buffers that differ there
@@ -152,22 +151,22 @@ class _Merge:
         """Merge all tensors, as one scope."""
         entries = self.plan.of_role("merge")
         tensors = [TaskVectors.of(self.reading, entry.info, entry.stored_as) for entry in entries]
-        rule = self.prepare(tensors, prepared)
+        rule = self.prepare(tensors, self.plan.settings, prepared)
         self.outcome.report = rule.report
         for i, (entry, vectors) in enumerate(zip(entries, tensors, strict=True)):
             self.fill(entry, vectors, rule, i)
 
     def tensor(self, entry: PlannedTensor, vectors: TaskVectors, prepared: RulesOfScope | None) -> None:
         """Merge one tensor, as a scope of its own."""
-        rule = self.prepare([vectors], prepared)
+        rule = self.prepare([vectors], self.plan.settings_of(entry.name), prepared)
         self.fill(entry, vectors, rule, 0)
         self.outcome.reports[entry.name] = rule.report
 
-    def prepare(self, tensors: Sequence[TaskVectors], prepared: RulesOfScope | None) -> Rule:
+    def prepare(self, tensors: Sequence[TaskVectors], settings: Settings, prepared: RulesOfScope | None) -> Rule:
         """The rule of a scope; of an earlier merge with this one's settings where they make no other. `prepared`: None
         where there is no other merge.
         """
-        method, settings = self.plan.method, self.plan.settings
+        method = self.plan.method
         key = None if prepared is None else method.prepared_from(settings)
         if prepared is None or key is None:
             return method.prepare(tensors, settings, self.work)
@@ -188,6 +187,7 @@ class _Merge:
 
         if not rule.gives_model:
             self.reading.base.touched = True
+        scale = np.float32(self.plan.settings_of(entry.name).scale)
 
         def block(span: tuple[int, int]) -> np.ndarray | None:
             start, stop = span
@@ -198,7 +198,7 @@ class _Merge:
                 return owned
             tau = self.work.buffer("merged", stop - start)
             owned = rule.block(index, start, stop, tau, self.work)
-            self.put(entry, start, tau, vectors)
+            self.put(entry, start, tau, vectors, scale)
             return owned
 
         counts = self.work.map(block, spans(vectors.size, self.work.block))
@@ -211,14 +211,14 @@ class _Merge:
                 owned += count
             self.outcome.owned[entry.name] = owned
 
-    def put(self, entry: PlannedTensor, start: int, tau: np.ndarray, vectors: TaskVectors) -> None:
+    def put(self, entry: PlannedTensor, start: int, tau: np.ndarray, vectors: TaskVectors, scale: np.float32) -> None:
         """Finish one block: scale, add the base, convert, write."""
         if self.vector:
             vectors.origin.operand(start, start + tau.size)  # is hashed by that: its receipt names the base too
             self.store(entry, start, tau)
             return
         values = self.work.buffer("finished", tau.size)
-        finite = vectors.finish(start, tau, self.scale, values)
+        finite = vectors.finish(start, tau, scale, values)
         self.store(entry, start, values, finite=finite)
 
     def put_model(self, entry: PlannedTensor, start: int, model: np.ndarray, vectors: TaskVectors) -> None:

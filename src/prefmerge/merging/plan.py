@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -32,20 +32,22 @@ from prefmerge.checkpoints import (
 from prefmerge.checkpoints.dtypes import DTYPES, Dtype, by_name, require_mergeable, rounds
 from prefmerge.checkpoints.hub import origin
 from prefmerge.checkpoints.quantised import signs_of_quantisation
-from prefmerge.errors import CheckpointMismatch, PreferenceError, RecipeError, UnsupportedDtype
+from prefmerge.errors import CheckpointMismatch, RecipeError, UnsupportedDtype
 from prefmerge.ground.brief import brief
 from prefmerge.ground.words import listed, nearest, quoted
+from prefmerge.merging.layers import depths
 from prefmerge.merging.matching import Names, excluder, match, told
 from prefmerge.merging.mismatch import explained
 from prefmerge.merging.modules import changed_modules
 from prefmerge.merging.opening import open_base, open_task
-from prefmerge.merging.order import in_order, refuse_independent
+from prefmerge.merging.order import in_order
 from prefmerge.merging.recipe import Recipe
 from prefmerge.merging.sameness import Sameness, equal_everywhere, equal_tasks, equal_to_the_base
+from prefmerge.merging.settings import settings_of
 from prefmerge.merging.unmergeable import is_same_everywhere, note_of, unmergeable
 from prefmerge.methods import METHODS, Method, Settings
-from prefmerge.methods.parameters import CARRY, PREFERENCE, SCALE, SCOPE, STRENGTH
-from prefmerge.preference import Preference, as_text, carried
+from prefmerge.methods.parameters import PREFERENCE, SCOPE, STRENGTH
+from prefmerge.preference import as_text
 from prefmerge.vectors.adapter import AdapterVector
 from prefmerge.vectors.reading import Input
 
@@ -83,6 +85,11 @@ class Plan:
     names: tuple[str, ...]
     entries: tuple[PlannedTensor, ...]
     notes: tuple[str, ...] = field(default=())
+    depths: Mapping[str, Fraction] = field(default_factory=dict)  # of what is merged, in its stack of layers
+
+    def settings_of(self, tensor: str) -> Settings:
+        """The settings for one tensor."""
+        return self.settings.at(tensor, self.depths.get(tensor, Fraction(0)))
 
     @property
     def checkpoints(self) -> list[Checkpoint]:
@@ -217,9 +224,11 @@ def plan_over(recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint], sam
     entries = _entries(recipe, base, tasks, names, notes, sameness)
     notes += _notes_of_rounding(base, tasks, names, entries)
     idle = _idle(base, tasks, names, entries, notes, sameness)
-    settings = _settings(recipe, method, tasks, names, idle, notes)
+    layers = depths(base.tensors)
+    merged = {entry.name: layers.get(entry.name, Fraction(0)) for entry in entries if entry.role == "merge"}
+    settings = settings_of(recipe, method, tasks, names, idle, notes, merged)
     inputs = tuple(Input.of(task, f"task {name!r}") for task, name in zip(tasks, names, strict=True))
-    return Plan(recipe, method, settings, Input.of(base, "base"), inputs, names, tuple(entries), tuple(notes))
+    return Plan(recipe, method, settings, Input.of(base, "base"), inputs, names, tuple(entries), tuple(notes), merged)
 
 
 def _refuse_repeats(recipe: Recipe, opened: Sequence[Checkpoint]) -> None:
@@ -439,66 +448,3 @@ def _idle(
             first, *others = (f"task {names[i]!r}" for i in group)
             notes.append(f"{first} does not differ from {', '.join(others)}.")
     return [names[i] for i in idle]
-
-
-def _settings(
-    recipe: Recipe,
-    method: Method,
-    tasks: Sequence[Checkpoint],
-    names: Sequence[str],
-    idle: Sequence[str],
-    notes: list[str],
-) -> Settings:
-    """`idle`: the tasks that are the base itself."""
-    shares = counts = None
-    if method.honours(PREFERENCE):
-        preference = recipe[PREFERENCE] or Preference.uniform()
-        asked = preference.kind in ("shares", "counts")
-        active = names if asked else [name for name in names if name not in idle] or names
-        given = dict(zip(active, carried(preference.shares(active), recipe[CARRY]), strict=True))
-        shares = tuple(given.get(name, Fraction(0)) for name in names)
-        for name in idle:
-            share = given.get(name)
-            notes.append(
-                f"task {name!r} does not differ from the base: "
-                + (
-                    "it gets no share unless you ask for one by name."
-                    if share is None
-                    else f"the elements of its share ({as_text(share)}) stay the base's."
-                )
-            )
-        left_out = preference.left_out(names)
-        if left_out:
-            notes.append(f"the preference does not mention {', '.join(left_out)}: share 0.")
-        if preference.kind == "counts":
-            counts = _counts(recipe, preference)
-    else:
-        notes += [f"task {name!r} does not differ from the base." for name in idle]
-    settings = Settings(
-        tasks=len(tasks),
-        scale=recipe[SCALE],
-        shares=shares,
-        counts=counts,
-        values={one.name: recipe.value(one) for one in method.parameters},
-    )
-    for needed in method.check(settings):
-        refuse_independent(
-            tasks, names, f"{needed.what} looks at what each task changed after the one before it", needed.instead
-        )
-        vectors = [name for task, name in zip(tasks, names, strict=True) if is_task_vector(task)]
-        if needed.vectors and vectors:
-            notes.append(
-                f"{needed.vectors} takes {', '.join(vectors)}, a task vector, for the checkpoint of its place in the "
-                "order."
-            )
-    return settings
-
-
-def _counts(recipe: Recipe, preference: Preference) -> tuple[int, ...] | None:
-    if recipe[SCOPE] != "model":
-        raise PreferenceError(
-            "explicit counts are a budget over the whole model, but scope is 'tensor', where each tensor has its "
-            "own. Use --scope model, or give shares."
-        )
-    # With carry or strength the counts are only a proportion: what is asked is decided after both.
-    return tuple(int(n) for n in preference.values) if recipe[CARRY] == 0 and recipe[STRENGTH] == 1 else None

@@ -29,6 +29,7 @@ from prefmerge.merging.parameters import (
     read,
 )
 from prefmerge.methods import DEFAULT, METHODS, declared
+from prefmerge.methods.by_layer import ByLayer
 from prefmerge.methods.parameters import AS_PUBLISHED, PREFERENCE, SCALE, SEQUENTIAL, Parameter
 from prefmerge.preference import Preference
 
@@ -135,7 +136,12 @@ class Recipe(BaseModel):
     def value(self, parameter: Parameter[Any]) -> Any:
         """The value, or a tuple with one for each task."""
         common = self[parameter]
-        return tuple(task.own.get(parameter.name, common) for task in self.tasks) if parameter.per_task else common
+        if isinstance(common, ByLayer):
+            common = common.or_else(METHODS[self.method].own(parameter).default_where(self.__getitem__))
+        if not parameter.per_task:
+            return common
+        own = (task.own.get(parameter.name, common) for task in self.tasks)
+        return tuple(value.or_else(common) if isinstance(value, ByLayer) else value for value in own)
 
     def used(self, parameter: Parameter[Any]) -> Any:
         """The value, or None where the method has no use for it."""

@@ -3,30 +3,37 @@
 With mergekit's keys come mergekit's defaults (ties: density 1; the base listed among the models skipped, or, for
 methods of whole models, one of them), so its recipes run unchanged. Every refusal names file, line and key, and says
 what to write instead.
-Cost: one small file; no checkpoint is opened, only looked for. Not here: slices, gradients, filters, tokenizers.
+Cost: one small file; no checkpoint is opened, only looked for, unless it says how many layers a model has. Not here:
+stacks of slices, tokenizers.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from prefmerge.checkpoints import is_there
+from prefmerge.checkpoints import is_there, split_adapter
 from prefmerge.checkpoints.paths import expanded, hub_id
 from prefmerge.errors import CheckpointNotFound, MethodError, PreferenceError, RecipeError
 from prefmerge.ground.words import did_you_mean
 from prefmerge.ground.yaml_file import NotYaml, composed, merged_keys
+from prefmerge.merging.layers import counts
+from prefmerge.merging.opening import open_base
 from prefmerge.merging.parameters import METHOD, every, per_task, read
 from prefmerge.merging.recipe import Recipe, TaskEntry
 from prefmerge.methods import METHODS
+from prefmerge.methods.by_layer import ByLayer
 from prefmerge.methods.parameters import AS_PUBLISHED, BASE_WEIGHT, PREFERENCE, RESCALE, WEIGHTS, YES_OR_NO, Parameter
 from prefmerge.preference import Preference, as_text
 
-_TOP = ("merge_method", "base_model", "models", "parameters")  # and the parameters that belong there
+_TOP = ("merge_method", "base_model", "models", "slices", "parameters")  # with _WORDS and the parameters of this level
 _MODEL = ("model", "name", "parameters")
+_SLICE = ("sources", "parameters")
+_SOURCE = ("model", "name", "layer_range", "parameters")
 # mergekit's keys that may be there and say nothing here
 _IDLE = {key: Parameter(key, YES_OR_NO, False) for key in ("int8_mask", RESCALE.name)}
 
@@ -39,7 +46,7 @@ def _by_key(top: bool) -> dict[str, Parameter[Any]]:
 def _levels() -> dict[str, tuple[str, ...]]:
     """Where a recipe file has keys, and which."""
     return {
-        "the top level": (*_TOP, *_by_key(top=True)),
+        "the top level": (*_TOP, *_WORDS, *_by_key(top=True)),
         "models[]": _MODEL,
         "parameters": (*_by_key(top=False), *_IDLE),
         "models[].parameters": tuple(one.keys[0] for one in per_task()),
@@ -48,14 +55,9 @@ def _levels() -> dict[str, tuple[str, ...]]:
 
 _OTHER_METHODS = ("multislerp", "nearswap", "ram", "ramplus_tl", "core_space")
 _WHOLE_MODELS = "prefmerge merges whole models. List them under 'models'."
-_BASES_OWN = "The output keeps the base's. Remove the key."
+_WORDS = ("tokenizer_source", "tokenizer", "chat_template")  # mergekit's keys of what the output takes from the base
 _UNSUPPORTED = {  # mergekit's keys that prefmerge does not have -> what to do
-    "slices": _WHOLE_MODELS,
     "modules": _WHOLE_MODELS,
-    "layer_range": _WHOLE_MODELS,
-    "tokenizer": _BASES_OWN,
-    "tokenizer_source": _BASES_OWN,
-    "chat_template": _BASES_OWN,
     "filter": "A parameter holds for every tensor. To leave tensors out of the merge, use 'exclude'.",
     **dict.fromkeys(
         ("adaptive_mass", "embed_slerp"),
@@ -81,6 +83,7 @@ class _RecipeFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.notes: list[str] = []
+        self._listed: dict[str, Any] = {}  # place -> node of each model
         self._alone: dict[str, Any] = {}  # what the one model of a method that takes no other says for all
         self._of_a_model = {one.keys[0]: one for one in per_task()}  # key -> what a model may have of its own
         try:
@@ -102,12 +105,19 @@ class _RecipeFile:
         if METHODS[method].most == 0:  # of one model alone, which may have what holds for all
             self._of_a_model |= {one.keys[0]: one for one in METHODS[method].parameters}
         parameters = self._mapping(top["parameters"], "parameters", levels["parameters"]) if "parameters" in top else {}
+        sliced = self._slice(top["slices"]) if "slices" in top else {}
+        if "parameters" in sliced:
+            parameters |= self._mapping(sliced["parameters"], "slices[0].parameters", levels["parameters"])
         given = {
             one.name: one.mergekit_default for one in METHODS[method].parameters if one.mergekit_default is not None
         }
         given |= self._at_the_top(top) | self._parameters(parameters, method)
+        self._listed = self._model_nodes(top, sliced)
         base, base_weight, entries = self._models(top, method, given.get(WEIGHTS.name))
         given |= self._alone
+        for key in _WORDS:
+            if key in top:
+                self._of_the_base(top[key], key, top.get("base_model"))
         if METHODS[method].honours(BASE_WEIGHT):
             given[BASE_WEIGHT.name] = base_weight
         recipe = Recipe(base=base, tasks=tuple(entries), method=method, given=given)
@@ -157,7 +167,9 @@ class _RecipeFile:
             elif known[key] is PREFERENCE:
                 given[PREFERENCE.name] = self._prefer(node)
             else:
-                given[known[key].name] = self._value(node, place, known[key], self._scalar(node, place))
+                one, value = known[key], self._setting(node, place, known[key])
+                fills = isinstance(value, ByLayer) and one.mergekit_default is not None
+                given[one.name] = value.or_else(one.mergekit_default) if fills else value
         return given
 
     def _idle(self, node: Any, place: str, key: str) -> None:
@@ -188,6 +200,58 @@ class _RecipeFile:
         except PreferenceError as error:
             raise PreferenceError(f"recipe {self.path}, line {_line(node)}: {place}: {error}") from error
 
+    def _model_nodes(self, top: Mapping[str, Any], sliced: Mapping[str, Any]) -> dict[str, Any]:
+        """Place -> node of every model that is listed, under `models` or as the sources of the one slice."""
+        if "models" in top and sliced:
+            raise self._error(top["slices"], "'models' and 'slices' both list the models; give one of them.")
+        key, node = ("slices[0].sources", sliced["sources"]) if sliced else ("models", top.get("models"))
+        if node is None:
+            raise RecipeError(
+                f"recipe {self.path}: 'models' is missing. List the task checkpoints under it, in the order in "
+                f"which they were trained."
+            )
+        if _kind(node) != "list":
+            raise self._error(node, f"{key}: expected a list with one '- model: PATH' per task.")
+        return {f"{key}[{i}]": row for i, row in enumerate(node.value)}
+
+    def _slice(self, node: Any) -> dict[str, Any]:
+        """The one slice of a recipe, which must be all layers of its models. A stack of slices is another model."""
+        rows = node.value if _kind(node) == "list" else []
+        if len(rows) != 1:
+            what = f"slices: expected one, over all layers of its models, found {len(rows) or _found(node)}"
+            raise self._error(node, f"{what}. {_WHOLE_MODELS}")
+        slice = self._mapping(rows[0], "slices[0]", _SLICE)
+        if "sources" not in slice:
+            raise self._error(rows[0], "slices[0]: 'sources' is missing; it lists the models.")
+        return slice
+
+    def _of_the_base(self, node: Any, key: str, base: Any) -> None:
+        """A note where a tokenizer or a template is to be the base's, which the output has anyway."""
+        if key == "tokenizer":
+            parts = self._mapping(node, key, ("source", "tokens", "pad_to_multiple_of"))
+            node = parts["source"] if list(parts) == ["source"] else node
+        text = self._text(node, key) if _kind(node) in ("scalar", "nothing") else None
+        own = "auto" if key == "chat_template" else "base"
+        if text != own and not (key != "chat_template" and base is not None and text == self._text(base, "base_model")):
+            what = "chat template" if key == "chat_template" else "tokenizer"
+            raise self._error(
+                node, f"{key}: the output keeps the base's {what}, and no other can be asked for. Remove the key."
+            )
+        self.notes.append(f"{key} has no effect: the output keeps the base's.")
+
+    def _check_layers(self, node: Any, place: str, path: str) -> None:
+        """Refuse a range that is not all layers of the model."""
+        numbers = [self._text(item, place) for item in node.value] if _kind(node) == "list" else []
+        if len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
+            raise self._error(node, f"{place}: expected two numbers, such as [0, 32].")
+        first, last = map(int, numbers)
+        with closing(open_base(split_adapter(path)[0] or path)) as model:
+            there = counts(model.tensors)
+        if first != 0 or last not in there:
+            known = f", which has {' and '.join(map(str, sorted(there)))}" if there else ""
+            what = f"{place}: [{first}, {last}] is not all layers of the model{known}"
+            raise self._error(node, f"{what}. {_WHOLE_MODELS}")
+
     def _models(
         self, top: Mapping[str, Any], method: str, weight: Fraction | None
     ) -> tuple[str, Fraction, list[TaskEntry]]:
@@ -195,14 +259,7 @@ class _RecipeFile:
         given for all.
         """
         of_models, weighed = METHODS[method].of_models, METHODS[method].honours(BASE_WEIGHT)
-        if "models" not in top:
-            raise RecipeError(
-                f"recipe {self.path}: 'models' is missing. List the task checkpoints under it, in the order in "
-                f"which they were trained."
-            )
-        if _kind(top["models"]) != "list":
-            raise self._error(top["models"], "models: expected a list with one '- model: PATH' per task.")
-        rows = [self._model(node, f"models[{i}]") for i, node in enumerate(top["models"].value)]
+        rows = [self._model(node, place) for place, node in self._listed.items()]
         stated = None
         if "base_model" in top and self._scalar(top["base_model"], "base_model") is not None:
             stated = self._locate(top["base_model"], "base_model")
@@ -224,6 +281,12 @@ class _RecipeFile:
         """The base's weight in a sum of models. `listed`: where it is among them. `weight`: the one given for all."""
         if not METHODS[method].honours(WEIGHTS):
             listed, weight = [TaskEntry() for _ in listed], None
+        for value in [weight, *(row.own.get(WEIGHTS.name) for row in listed)]:
+            if isinstance(value, ByLayer):
+                raise RecipeError(
+                    f"recipe {self.path}: the base takes part in {method}, and its weight differs from layer to layer. "
+                    "Give the base one weight of its own, and the models theirs."
+                )
         if listed:
             common = WEIGHTS.default if weight is None else weight
             return sum((row.own.get(WEIGHTS.name, common) for row in listed), Fraction(0))
@@ -235,17 +298,20 @@ class _RecipeFile:
         return added
 
     def _model(self, node: Any, place: str) -> TaskEntry:
-        row = self._mapping(node, place, _MODEL)
+        row = self._mapping(node, place, _SOURCE if place.startswith("slices") else _MODEL)
         if "model" not in row:
             raise self._error(node, f"{place}: 'model' is missing; it holds the path of a checkpoint.")
         place_of_own, own = f"{place}.parameters", {}
         for one, value in self._own(row, place_of_own).items():
             place_of_one = f"{place_of_own}.{one.keys[0]}"
-            own[one.name] = self._value(value, place_of_one, one, self._scalar(value, place_of_one))
+            own[one.name] = self._setting(value, place_of_one, one)
             if not one.per_task:
                 self._alone[one.name] = own.pop(one.name)
         name = self._text(row["name"], f"{place}.name") if "name" in row else None
-        return TaskEntry(path=self._locate(row["model"], f"{place}.model"), name=name, own=own)
+        path = self._locate(row["model"], f"{place}.model")
+        if "layer_range" in row:
+            self._check_layers(row["layer_range"], f"{place}.layer_range", path)
+        return TaskEntry(path=path, name=name, own=own)
 
     def _own(self, row: Mapping[str, Any], place: str) -> dict[Parameter[Any], Any]:
         """What a model says of its own: parameter -> node."""
@@ -257,7 +323,7 @@ class _RecipeFile:
         """What the method would ignore: an error, but a note where mergekit ignores it too."""
         stated = {key: one for key, one in _by_key(top=False).items() if key in parameters and key not in _IDLE}
         stated |= {key: one for key, one in _by_key(top=True).items() if key in top}
-        rows = [self._mapping(node, "", _MODEL) for node in top["models"].value]
+        rows = [self._mapping(node, "", None) for node in self._listed.values()]
         stated |= {one.keys[0]: one for row in rows for one in self._own(row, "")}
         ignored = set(recipe.ignored(one.name for one in stated.values()))
         for key, one in stated.items():
@@ -266,7 +332,7 @@ class _RecipeFile:
             if METHODS[recipe.method].mergekit and key in one.mergekit:
                 self.notes.append(f"{key} has no effect on {recipe.method}.")
             else:
-                node = parameters.get(key) or top.get(key) or top["models"]
+                node = parameters.get(key) or top.get(key) or next(iter(self._listed.values()), self._root)
                 raise self._error(node, recipe.why_ignored(one.name, repr(key)))
         for name in recipe.given_twice():
             key = next(key for key, one in stated.items() if one.name == name)
@@ -275,9 +341,7 @@ class _RecipeFile:
 
     def _locate(self, node: Any, place: str) -> str:
         """The path from here: relative to the recipe's folder or else, as in mergekit, to the working directory."""
-        if _kind(node) != "scalar":
-            raise self._error(node, f"{place}: expected the path of a checkpoint, found {_found(node)}.")
-        text = self._text(node, place)
+        text = self._reference(node, place)
         if not text:
             raise self._error(node, f"{place}: expected the path of a checkpoint, found an empty text.")
         there = self._place(text)
@@ -293,10 +357,38 @@ class _RecipeFile:
             "Correct the path; what is on the Hugging Face hub is called org/name or org/name@revision."
         )
 
+    def _reference(self, node: Any, place: str) -> str:
+        """A checkpoint as it is written: PATH, PATH+ADAPTER, {path: PATH} or {model: .., lora: ADAPTER}."""
+        if _kind(node) == "mapping":
+            parts = self._mapping(node, place, ("model", "path", "lora"))
+            key = "path" if "path" in parts else "model"
+            if key not in parts:
+                raise self._error(node, f"{place}: 'path' is missing; it holds the path of a checkpoint.")
+            model = self._reference(parts[key], f"{place}.{key}")
+            return f"{model}+{self._reference(parts['lora'], f'{place}.lora')}" if "lora" in parts else model
+        if _kind(node) != "scalar":
+            raise self._error(node, f"{place}: expected the path of a checkpoint, found {_found(node)}.")
+        return self._text(node, place)
+
     def _place(self, text: str) -> str | None:
         """Where a checkpoint is, or its hub id; None where it is not there and no id."""
         beside = self.path.parent / expanded(text)
         return str(beside) if text and is_there(beside) else text if text and (is_there(text) or hub_id(text)) else None
+
+    def _setting(self, node: Any, place: str, one: Parameter[Any]) -> Any:
+        """The value of a parameter, or what it is by layer."""
+        if not one.by_layer or _kind(node) not in ("list", "mapping"):
+            return self._value(node, place, one, self._scalar(node, place))
+        return self._value(node, place, one, self._plain(node, place))
+
+    def _plain(self, node: Any, place: str) -> Any:
+        """Lists and rules of scalars as Python has them."""
+        if _kind(node) == "list":
+            return [self._plain(item, place) for item in node.value]
+        if _kind(node) == "mapping":
+            rows = self._mapping(node, place, None).items()
+            return {key: self._plain(value, f"{place}.{key}") for key, value in rows}
+        return self._scalar(node, place)
 
     # YAML nodes
 
@@ -338,14 +430,12 @@ class _RecipeFile:
         if kind == "list":
             raise self._error(
                 node,
-                f"{place} is a list (a gradient over layers in mergekit), which prefmerge does not support. "
-                f"Give one value.",
+                f"{place} is a list (a gradient over layers in mergekit); it has one value for all layers. Give one.",
             )
         if kind == "mapping":
             raise self._error(
                 node,
-                f"{place} has conditions (filter and value in mergekit), which prefmerge does not support. Give "
-                f"one value.",
+                f"{place} has conditions (filter and value in mergekit); it has one value for all tensors. Give one.",
             )
         if kind == "nothing":
             return None

@@ -34,6 +34,7 @@ GAMMA = Parameter(
     Fraction(1, 100),
     "what part of each task vector is dropped as too large",
     per_task=True,
+    by_layer=True,
     mergekit=("gamma",),
     quiet=True,
     group=Group.MODELS,

@@ -40,6 +40,7 @@ EPSILON = Parameter(
     Fraction(3, 20),
     "how far the part that is kept goes below the density for the smallest values, and above it for the largest",
     per_task=True,
+    by_layer=True,
     mergekit=("epsilon",),
     quiet=True,
     group=Group.MODELS,

@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 
 from prefmerge.errors import PreferenceError
 from prefmerge.ground import words
+from prefmerge.methods.by_layer import ByLayer, is_by_layer
 from prefmerge.preference import Preference, as_text, exact
 
 T = TypeVar("T")
@@ -103,6 +104,7 @@ class Parameter(Generic[T]):
     instead: Instead[T] | None = None  # a default that other parameters decide
     varies: bool = False  # its default depends on the method or the merge, so a value that was given is always kept
     per_task: bool = False  # a recipe may give each task its own
+    by_layer: bool = False  # a recipe may give each layer its own, or some tensors
     flag: bool = True  # the command line has it
     flag_name: str | None = None  # where it is not --name
     key: str | None = None  # in a recipe file, where it is not the name; "" for what is not written there
@@ -141,10 +143,14 @@ class Parameter(Generic[T]):
 
     def read(self, value: Any) -> T:
         """The value that was written. Raises ValueError."""
+        if self.by_layer and is_by_layer(value):
+            return ByLayer.read(self.kind.read, value)  # pyright: ignore[reportReturnType]  # until a tensor is known
         return self.kind.read(value)
 
     def to_json(self, value: Any) -> Any:
         """A value of it for JSON; one for each task is a list."""
+        if isinstance(value, ByLayer):
+            return value.to_json(self.to_json)
         if isinstance(value, tuple):
             return [self.to_json(one) for one in value]
         return as_text(value) if isinstance(value, Fraction) else value
@@ -256,6 +262,7 @@ SCALE = Parameter(
     1.0,
     "merge coefficient",
     varies=True,
+    by_layer=True,
     mergekit=("lambda",),
     search=Range(0.1, 1.5, 3, usual=True, first=("0.5", "1")),  # the paper's two
     group=Group.SCALE,
@@ -292,6 +299,7 @@ WEIGHTS = Parameter(
     Fraction(1),
     "how much each task weighs in a sum",
     per_task=True,
+    by_layer=True,
     flag=False,
     key="weight",
     mergekit=("weight",),
@@ -323,6 +331,7 @@ DENSITY = Parameter(
     "what part of each task vector is kept",
     varies=True,
     per_task=True,
+    by_layer=True,
     mergekit=("density",),
     mergekit_default=Fraction(1),
     group=Group.MODELS,

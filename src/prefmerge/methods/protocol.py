@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from prefmerge.errors import MethodError
 from prefmerge.ground.words import counted
+from prefmerge.methods.by_layer import ByLayer
 from prefmerge.methods.parameters import Parameter
 from prefmerge.preference import budgets
 
@@ -94,6 +96,27 @@ class Settings:
     def per_task(self, parameter: Parameter[T]) -> tuple[T, ...]:
         """The values of a parameter of which each task has its own."""
         return self.values.get(parameter.name) or (parameter.default,) * self.tasks
+
+    @cached_property
+    def varies(self) -> bool:
+        """Whether any tensor has settings of its own."""
+        return any(map(_varies, (self.scale, *self.values.values())))
+
+    def at(self, tensor: str, depth: Fraction) -> Settings:
+        """These settings for one tensor, which lies so deep in its stack of layers."""
+        if not self.varies:
+            return self
+
+        def own(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(own(one) for one in value)
+            return value.at(tensor, depth) if isinstance(value, ByLayer) else value
+
+        return replace(self, scale=own(self.scale), values={name: own(value) for name, value in self.values.items()})
+
+
+def _varies(value: Any) -> bool:
+    return isinstance(value, ByLayer) or (isinstance(value, tuple) and any(isinstance(one, ByLayer) for one in value))
 
 
 @dataclass(frozen=True)

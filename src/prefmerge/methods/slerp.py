@@ -26,6 +26,7 @@ T = Parameter(
     NUMBER,
     Fraction(1, 2),
     "how far to go from the base (0) to the task (1)",
+    by_layer=True,
     mergekit=("t",),
     quiet=True,
     group=Group.RULE,
