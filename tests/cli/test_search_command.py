@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from prefmerge.cli.options import EXAMPLES
 from prefmerge.preference import Preference
 from tests.cli.conftest import Result
+from tests.outputs.traces import traces
 
 pytest.importorskip("transformers", reason="search needs the extra places")
 pytest.importorskip("optuna", reason="search needs the extra places")
@@ -71,6 +72,7 @@ def test_from_labelled_samples_to_a_merged_model(place: Path, call: Callable[[st
     line = "search --run my-run --pairs seen.csv -o found --paper --trials 7 --batch 3 --seed 2"
     done = call(line)
     assert (done.code, done.stderr, done.exception) == (0, "", None)
+    assert traces(place / "found", place, place.parent) == []
     assert {path.name for path in (place / "found").iterdir()} == {
         "study.journal",
         "search.json",

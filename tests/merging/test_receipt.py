@@ -38,10 +38,12 @@ def test_a_kept_receipt_is_written_as_it_was_read_one_tensor_a_line(case: str) -
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_merge_writes_the_receipt_that_it_wrote_before(case: str, tmp_path: Path) -> None:
-    text = written(case, tmp_path).decode().replace(os.path.realpath(tmp_path), "/made")
-    now, before = json.loads(text), json.loads((GOLDEN / f"{case}.json").read_text())
+    now, before = json.loads(written(case, tmp_path)), json.loads((GOLDEN / f"{case}.json").read_text())
+    for entry in (before["inputs"]["base"], *before["inputs"]["tasks"]):  # earlier versions wrote whole paths
+        if entry["path"] is not None:
+            entry["path"] = os.path.relpath(entry["path"], "/made/out" if case == "folder" else "/made")
     assert list(now) == list(before)
-    assert list(now["run"]) == list(before["run"])
+    assert list(now["run"]) == [key for key in before["run"] if key != "host"]
     del now["run"], before["run"]
     assert json.dumps(rounded(now), indent=1) == json.dumps(rounded(before), indent=1)  # the order of keys too
 
@@ -55,7 +57,7 @@ def test_reading_gives_what_merging_gave(tmp_path: Path) -> None:
     assert again.tensors["copy.weight"].tied_to == "b.weight"
     assert again.data == again.to_json()
     receipt.save(tmp_path / "saved.json")
-    assert (tmp_path / "saved.json").read_bytes() == receipt.to_bytes()
+    assert Receipt.load(tmp_path / "saved.json") == receipt
 
 
 def test_what_was_added_is_read_back() -> None:

@@ -169,7 +169,7 @@ OTHERWISE = {
     "importance": {"methods/records.py"},  # a buffer
     "start": {"target/search/trial.py"},  # trials to begin with
     "passes": {"merging/recording.py", "methods/protocol.py"},  # counts of elements
-    "dtype": {"merging/card.py"},  # of a model's config
+    "dtype": {"merging/configs.py"},  # of a model's config
     "exclude": {
         "merging/recording.py",
         "merging/engine.py",

@@ -19,6 +19,7 @@ from prefmerge.errors import DataError, UsageError
 from prefmerge.target.adapt import adapt
 from prefmerge.target.parameters import Parameters, declarations
 from prefmerge.target.parameters.again import PATHS, read_earlier
+from tests.merging.receipts import GOLDEN
 from tests.target.classifiers import World, make, sample
 
 
@@ -129,11 +130,18 @@ def test_the_run_is_where_the_receipt_says_that_the_base_was(tmp_path: Path):
     file = result(tmp_path)
     with pytest.raises(UsageError, match=r"holds no paths and no samples\. Give again: --run \(it was 'my-run'\)\.$"):
         Parameters.of(from_=file)
-    (tmp_path / "receipt.json").write_text(json.dumps({"inputs": {"base": {"path": str(tmp_path / "my-run/base")}}}))
-    with pytest.raises(UsageError, match="--run"):  # no run is there
+    (tmp_path / "receipt.json").write_text("{}")
+    with pytest.raises(UsageError, match="--run"):  # no receipt
         Parameters.of(from_=file)
-    (tmp_path / "my-run" / "run.json").write_text("{}")
-    assert Parameters.of(from_=tmp_path).run == tmp_path / "my-run"
+    receipt = json.loads((GOLDEN / "default.json").read_text())
+    for path in (str(tmp_path / "my-run" / "base"), "my-run/base"):  # earlier versions wrote the whole path
+        receipt["inputs"]["base"]["path"] = path
+        (tmp_path / "receipt.json").write_text(json.dumps(receipt))
+        (tmp_path / "my-run" / "run.json").unlink(missing_ok=True)
+        with pytest.raises(UsageError, match="--run"):  # no run is there
+            Parameters.of(from_=file)
+        (tmp_path / "my-run" / "run.json").write_text("{}")
+        assert Parameters.of(from_=tmp_path).run == tmp_path / "my-run"
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,8 @@ def merge(
             recipe, out, threads=threads, max_memory=max_memory, force=force, sha256=sha256, progress=report
         )
     if json:
-        show.as_json(receipt.to_json())
+        folder = out if receipt.output.kind == "folder" else out.absolute().parent
+        show.as_json(receipt.published(folder).to_json())
     else:
         show.merged(receipt, recipe, out)
         if run is not None or given.get(PREFERENCE.name) is not None:

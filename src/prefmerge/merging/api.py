@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime
 import os
 import re
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -31,7 +30,8 @@ from prefmerge.errors import OutputIsInput, PreferenceError, UsageError
 from prefmerge.ground.progress import Progress, phase
 from prefmerge.merging.added import Added, Adding, note
 from prefmerge.merging.arguments import RecipeArguments, stated, with_declared
-from prefmerge.merging.card import model_card, updated_config
+from prefmerge.merging.card import model_card
+from prefmerge.merging.configs import as_published
 from prefmerge.merging.engine import HashedSink, MemorySink, merge_into
 from prefmerge.merging.parameters import per_task
 from prefmerge.merging.plan import Plan, make_plan, plan_over
@@ -235,7 +235,6 @@ def run(
                 run=ReceiptRun(
                     started=started.isoformat(timespec="seconds"),
                     seconds=round(time.perf_counter() - clock, 3),
-                    host=socket.gethostname(),
                     threads=threads,
                     max_memory=str(max_memory),
                     scratch_bytes=work.spilled,
@@ -251,7 +250,7 @@ def run(
             def content(files: list[dict[str, Any]]) -> bytes:
                 listed = tuple(ReceiptFile(**file) for file in files)
                 written.append(replace(receipt, output=replace(receipt.output, files=listed)))
-                return written[-1].to_bytes()
+                return written[-1].written(output.target if kind == "folder" else output.target.parent)
 
             with phase("waiting for the disk"):
                 output.publish(content)
@@ -398,5 +397,5 @@ def _add_companions(
         output.add_file(name, content)
     for name, path in companions.files.items():
         if name not in beside:
-            output.add_file(name, updated_config(path, planned.recipe) if name == config else path)
+            output.add_file(name, as_published(name, path, planned.recipe, config))
     output.add_file("README.md", model_card(receipt).encode())

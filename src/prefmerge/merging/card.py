@@ -1,38 +1,9 @@
-"""The words that go with a merged folder: its model card, and a config with the right number format."""
+"""The model card of a merged folder."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-from prefmerge.ground import jsons
 from prefmerge.merging.receipt import Receipt
-from prefmerge.merging.recipe import Recipe
 from prefmerge.shown import marked
-
-
-def updated_config(path: Path, recipe: Recipe) -> bytes:
-    """config.json, with `dtype`/`torch_dtype` set to the number format asked for. Byte for byte the base's when none
-    was.
-    """
-    content = path.read_bytes()
-    asked = "float32" if recipe.as_task_vector else recipe.dtype
-    if asked is None:
-        return content
-    config = jsons.peek(path)
-    if not isinstance(config, dict):
-        return content
-    _replace(config, asked)
-    return jsons.encoded(config, indent=2, ascii=False, nan=True)
-
-
-def _replace(config: dict[str, Any], dtype: str) -> None:
-    for key in ("dtype", "torch_dtype"):
-        if key in config:
-            config[key] = dtype
-    for value in config.values():
-        if isinstance(value, dict):  # the text and vision parts of a CLIP
-            _replace(value, dtype)
 
 
 def model_card(receipt: Receipt) -> str:

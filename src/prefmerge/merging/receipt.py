@@ -4,9 +4,11 @@
     receipt.recipe["method"], receipt.totals.owned, receipt.tensors["visual.proj"].role
 
 It holds the recipe with every default spelled out, the inputs with their fingerprints, budgets asked and elements owned
-per task and tensor, and apart from them, under `run`, what varies from run to run (time, host, threads, versions).
+per task and tensor, and apart from them, under `run`, what varies from run to run (time, threads, versions).
 Nothing of it is in the weights file, so equal recipes give equal bytes. Counts are elements, and a tuple of them has
 one entry per task. A field with a default is left out of the JSON where it is None; the others are always written.
+What is written (`published`) may be shown to anybody: the inputs' paths are relative to the receipt, and no host is in
+it. Reading gives the whole paths again.
 
 Cost: that of the JSON; nothing heavy is imported before a receipt is read. Not here: how it is made (`recording`), and
 whether it is true (`verify`).
@@ -15,7 +17,7 @@ whether it is true (`verify`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +25,7 @@ from typing import Any, Literal
 from prefmerge.errors import CheckpointCorrupt, MethodError, PreferenceError
 from prefmerge.ground import atomic, jsons
 from prefmerge.ground.brief import brief
+from prefmerge.merging import places
 from prefmerge.merging.parameters import AS_TASK_VECTOR, METHOD, parameter
 from prefmerge.methods.parameters import PREFERENCE
 from prefmerge.preference import Preference, exact
@@ -52,6 +55,12 @@ class ReceiptInput:
     covers: Literal["content", "header"]
     task_vector: bool
     sha256: Mapping[str, str] | None  # by the file's name
+    elsewhere: bool | None = None  # the path is its last name alone: the rest would say where the user's files are
+
+    @property
+    def place(self) -> str | None:
+        """Where it was; None for a state dict in memory, and where the receipt does not say."""
+        return None if self.elsewhere else self.path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,11 +124,11 @@ class ReceiptTensor:
 
 @dataclass(frozen=True, kw_only=True)
 class ReceiptRun:
-    """What varies from run to run. A merge in memory has no start, host, memory limit or scratch file."""
+    """What varies from run to run. A merge in memory has no start, memory limit or scratch file."""
 
     started: str | None = None
     seconds: float
-    host: str | None = None
+    host: str | None = None  # of receipts of earlier versions
     threads: int
     max_memory: str | None = None
     scratch_bytes: int | None = None
@@ -170,9 +179,32 @@ class Receipt:
         # A path that is no valid UTF-8 holds surrogates; written as \\udc.. they are valid JSON and read back the same.
         return jsons.encoded(self.to_json(), ascii=False, nan=True, by_line="tensors")
 
+    def published(self, folder: str | Path) -> Receipt:
+        """This receipt as it is written into a folder: without the host, and without paths that say where that is."""
+        entries = (self.inputs.base, *self.inputs.tasks)
+        known = [str(path) for entry in entries if entry.path for path in (entry.path, Path(entry.path).parent)]
+        base, *tasks = (_told(entry, Path(folder)) for entry in entries)
+        out = None if self.output.path is None else Path(self.output.path).name
+        return replace(
+            self,
+            inputs=ReceiptInputs(base=base, tasks=tuple(tasks)),
+            output=replace(self.output, path=out),
+            notes=tuple(places.without_places(note, known) for note in self.notes),
+            run=replace(self.run, host=None),
+        )
+
+    def written(self, folder: str | Path) -> bytes:
+        """The bytes of `published`. What it does not say of the inputs' places is kept for this user."""
+        told = self.published(folder)
+        content = told.to_bytes()
+        if any(entry.elsewhere for entry in (told.inputs.base, *told.inputs.tasks)):
+            places.remember(content, [entry.place for entry in (self.inputs.base, *self.inputs.tasks)])
+        return content
+
     def save(self, path: str | Path) -> None:
-        """Write it to a file, whole or not at all."""
-        atomic.write_whole(Path(path), self.to_bytes())
+        """Write it to a file, whole or not at all, as `published`."""
+        path = Path(path)
+        atomic.write_whole(path, self.written(path.absolute().parent))
 
     @classmethod
     def from_json(cls, data: Any, *, source: str | Path = "receipt") -> Receipt:
@@ -194,13 +226,22 @@ class Receipt:
         return receipt
 
     @classmethod
-    def load(cls, path: str | Path) -> Receipt:
-        """Read a receipt. Raises CheckpointCorrupt naming the file, and the key where one is wrong."""
+    def load(cls, path: str | Path, *, folder: str | Path | None = None) -> Receipt:
+        """Read a receipt. Its relative paths begin in `folder`, by default the receipt's. Raises CheckpointCorrupt
+        naming the file, and the key where one is wrong.
+        """
         try:
             data = jsons.read(Path(path), nan=True)
         except (OSError, jsons.NotJson) as error:
             raise CheckpointCorrupt(f"{path}: not a readable receipt: {error}. {AGAIN}") from error
-        return cls.from_json(data, source=path)
+        receipt = cls.from_json(data, source=path)
+        entries = (receipt.inputs.base, *receipt.inputs.tasks)
+        kept: list[str | None] = [None] * len(entries)
+        if any(entry.elsewhere for entry in entries):
+            kept = places.remembered(Path(path), len(entries))
+        beside = Path(path).absolute().parent if folder is None else Path(folder)
+        base, *tasks = (_found_again(entry, place, beside) for entry, place in zip(entries, kept, strict=True))
+        return replace(receipt, inputs=ReceiptInputs(base=base, tasks=tuple(tasks)))
 
     def _problems(self) -> Iterator[tuple[str, str]]:
         """Key and problem of what the types do not say: parameters and their values, shares, and one count per task."""
@@ -238,6 +279,26 @@ class Receipt:
                 exact(share)
             except PreferenceError as error:
                 yield f"shares.{i}", str(error)
+
+
+def _told(entry: ReceiptInput, folder: Path) -> ReceiptInput:
+    """An input as a receipt in `folder` tells of it."""
+    if entry.place is None:
+        return entry
+    path = places.told(entry.place, folder)
+    return (
+        replace(entry, path=places.name_alone(entry.place), elsewhere=True)
+        if path is None
+        else replace(entry, path=path)
+    )
+
+
+def _found_again(entry: ReceiptInput, kept: str | None, folder: Path) -> ReceiptInput:
+    """The inverse: an input with its whole path, where it is known. `kept`: what this user's cache says."""
+    if entry.path is None or (entry.elsewhere and kept is None):
+        return entry
+    path = kept if entry.elsewhere else places.absolute(entry.path, folder)
+    return replace(entry, path=path, elsewhere=None)
 
 
 @cache

@@ -95,7 +95,8 @@ def verify(
         raise VerificationFailed(
             f"{out} has no receipt to compare it with. Only what prefmerge merged can be verified."
         )
-    receipt = Receipt.load(place)
+    # A receipt may still wait in a temporary folder; its paths begin where it will be.
+    receipt = Receipt.load(place, folder=out if out.is_dir() else out.absolute().parent)
     _check_sums(receipt, place)
     checkpoint = open_checkpoint(out)
     try:
@@ -171,24 +172,31 @@ def _adds_up(counts: ReceiptTensor | ReceiptTotals, elements: int, asked_holds: 
 
 def _check_inputs(receipt: Receipt, passed: list[str], skipped: list[str]) -> None:
     for role, entry in (("base", receipt.inputs.base), *((f"task {e.name!r}", e) for e in receipt.inputs.tasks)):
-        if entry.path is None or not is_there(entry.path):
-            skipped.append(
-                f"{role}: was given in memory" if entry.path is None else f"{role}: {entry.path} is no longer there"
-            )
+        place = entry.place
+        if place is None or not is_there(place):
+            skipped.append(f"{role}: {_why_not_here(entry)}")
             continue
-        fingerprint = _fingerprint(entry, entry.path, receipt)
+        fingerprint = _fingerprint(entry, place, receipt)
         if fingerprint != entry.fingerprint:
             raise VerificationFailed(
-                f"{role} ({entry.path}) is not what was merged: fingerprint {fingerprint}, the receipt says "
+                f"{role} ({place}) is not what was merged: fingerprint {fingerprint}, the receipt says "
                 f"{entry.fingerprint}. It was changed since, or replaced; the output itself may still be right."
             )
         passed.append(f"{role}: {entry.covers} fingerprint")
 
 
+def _why_not_here(entry: ReceiptInput) -> str:
+    if entry.path is None:
+        return "was given in memory"
+    if entry.elsewhere:
+        return f"{entry.path} was in a place that the receipt does not name, since it may be published"
+    return f"{entry.path} is no longer there"
+
+
 def _fingerprint(entry: ReceiptInput, path: str, receipt: Receipt) -> str:
     """That of an input as it is now."""
     with ExitStack() as stack:
-        base = receipt.inputs.base.path
+        base = receipt.inputs.base.place
         if find_adapter(split_adapter(path)[1]) is None:
             checkpoint = stack.enter_context(closing(open_checkpoint(path)))
         elif base is not None and is_there(base):
@@ -213,9 +221,9 @@ def _check_rerun(
     from prefmerge.merging.api import run
     from prefmerge.merging.recipe import Recipe
 
-    paths = [entry.path for entry in (receipt.inputs.base, *receipt.inputs.tasks)]
-    here = [path for path in paths if path is not None and is_there(path)]
-    gone = [str(path) for path in paths if path not in here]
+    entries = (receipt.inputs.base, *receipt.inputs.tasks)
+    here = [entry.place for entry in entries if entry.place is not None and is_there(entry.place)]
+    gone = [str(entry.path) for entry in entries if entry.place not in here]
     if gone:
         raise CheckpointNotFound(
             f"{out} cannot be merged again: inputs are no longer where they were: {quoted(gone, SHOWN)}. Bring them "

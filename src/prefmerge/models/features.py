@@ -11,8 +11,6 @@ file that is damaged counts as absent. Not here: augmentation, several processes
 
 from __future__ import annotations
 
-import os
-import sys
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +23,7 @@ from prefmerge.checkpoints.fingerprint import content_fingerprint
 from prefmerge.checkpoints.memory import from_state_dict
 from prefmerge.data.examples import Examples
 from prefmerge.errors import EncoderError
+from prefmerge.ground import caches
 from prefmerge.ground.progress import Counted
 from prefmerge.ground.store import Store, digest
 from prefmerge.models.encoders.protocol import Batch, Encoder
@@ -76,15 +75,8 @@ def embed(
 
 
 def cache_folder() -> Path:
-    """Where features are kept: `features` in $PREFMERGE_CACHE, or in prefmerge's folder among the user's caches."""
-    chosen = os.environ.get("PREFMERGE_CACHE")
-    if chosen:
-        return Path(chosen).expanduser() / "features"
-    if sys.platform == "darwin":
-        caches = Path.home() / "Library" / "Caches"
-    else:
-        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return caches / "prefmerge" / "features"
+    """Where features are kept."""
+    return caches.cache_folder("features")
 
 
 def cache_size(folder: Path) -> int:

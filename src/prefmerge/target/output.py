@@ -13,11 +13,13 @@ a receipt that verifies too. Cost: one merge. Not here: the choice (`adapt`).
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from prefmerge.errors import OutputError, OutputExists, UsageError
 from prefmerge.ground import jsons
 from prefmerge.merging.api import run
+from prefmerge.merging.places import without_places
 from prefmerge.merging.receipt import Receipt
 from prefmerge.outputs.write import find_receipt, kind_of
 from prefmerge.target.files import HEAD, REPORT, RESULT
@@ -47,6 +49,7 @@ def check_output(out: Path, force: bool) -> None:
 def write(made: Adapted, out: Path) -> Receipt:
     """Write the folder; whole or not at all. Raises OutputExists, OutputError, DiskFull and what merging raises."""
     line = command(made, published=True)
+    made = replace(made, notes=tuple(without_places(note) for note in made.notes))
     beside = {RESULT: jsons.encoded({**made.to_json(), "command": line})}
     if made.head is not None:
         beside[HEAD] = made.head.to_bytes()

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from prefmerge import runs
-from prefmerge.errors import DataError, UsageError
+from prefmerge.errors import CheckpointCorrupt, DataError, UsageError
 from prefmerge.ground import jsons
 from prefmerge.ground.words import counted, flag, joined, listed
+from prefmerge.merging.receipt import Receipt
 from prefmerge.target.files import FORMAT, RECEIPT, RESULT
 
 PATHS = (
@@ -76,10 +77,12 @@ class Earlier:
     def run(self) -> Path | None:
         """The run that it was made from, where that is still where it was."""
         try:
-            base = jsons.read(self.file.with_name(RECEIPT))["inputs"]["base"]["path"]
-            folder = Path(base).parent
-        except (OSError, jsons.NotJson, KeyError, TypeError):
+            place = Receipt.load(self.file.with_name(RECEIPT)).inputs.base.place
+        except CheckpointCorrupt:
             return None
+        if place is None:
+            return None
+        folder = Path(place).parent
         return folder if (folder / runs.FILE).is_file() and folder.name == self.parameters.get("run") else None
 
 

@@ -1,0 +1,67 @@
+"""The base's configuration files as a merged folder has them: with the right number format, and without paths.
+
+    "dtype": "float32"                          "dtype": "bfloat16", where that was asked for
+    "_name_or_path": "/home/me/models/base"     "_name_or_path": "base"
+
+A file in which nothing is to change is copied byte for byte. Cost: one small file each. Not here: which files there are
+(`companions`).
+"""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from prefmerge.ground import jsons
+from prefmerge.merging.recipe import Recipe
+
+_CONFIGS = ("*config*.json", "model_index.json", "special_tokens_map.json")
+_OF_PLACES = re.compile(r"path|file|dir|folder|cache|checkpoint", re.IGNORECASE)  # keys whose values may be paths
+_PLACE = re.compile(r"(~?/|\.{1,2}/|[A-Za-z]:[\\/]|\\\\)[^\n]*")
+_HUB = re.compile(r"(?:^|[\\/])models--([^\\/]+)--([^\\/]+)(?:[\\/]|$)")  # a model in the cache of the hub
+
+
+def as_published(name: str, path: Path, recipe: Recipe, config: str) -> bytes | Path:
+    """The file called `name` of the base's, which is at `path`, as it goes into the output: the file itself, or bytes.
+    `config` is the one that says the number format.
+    """
+    if not any(fnmatchcase(PurePosixPath(name).name.lower(), pattern) for pattern in _CONFIGS):
+        return path
+    content = jsons.peek(path)
+    asked = "float32" if recipe.as_task_vector else recipe.dtype
+    changed = _without_places(content)
+    if name == config and asked is not None and isinstance(changed, dict):
+        changed = _with_dtype(changed, asked)
+    return path if changed == content else jsons.encoded(changed, indent=2, ascii=False, nan=True)
+
+
+def hub_id(place: str) -> str | None:
+    """The id of a model that lies in the cache of the hub."""
+    match = _HUB.search(place)
+    return f"{match[1]}/{match[2]}" if match else None
+
+
+def _with_dtype(config: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """transformers wrote `torch_dtype` before its version 5, and writes `dtype` since. Parts (the text and vision
+    configs of a CLIP) have their own.
+    """
+    return {
+        key: dtype
+        if key in ("dtype", "torch_dtype")
+        else _with_dtype(value, dtype)
+        if isinstance(value, dict)
+        else value
+        for key, value in config.items()
+    }
+
+
+def _without_places(value: Any, key: str = "") -> Any:
+    if isinstance(value, dict):
+        return {name: _without_places(own, name) for name, own in value.items()}
+    if isinstance(value, list):
+        return [_without_places(own, key) for own in value]
+    if isinstance(value, str) and _OF_PLACES.search(key) and _PLACE.fullmatch(value):
+        return hub_id(value) or PureWindowsPath(value).name  # which takes both kinds of slashes
+    return value
