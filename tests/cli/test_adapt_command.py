@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from safetensors.numpy import load_file
 
 import prefmerge
@@ -151,6 +152,16 @@ def test_nothing_that_is_published_tells_of_this_machine(site: Path) -> None:
     assert "<script" not in page
     assert "http://" not in page
     assert "https://" not in page
+
+
+def test_the_model_card_says_what_to_expect(site: Path) -> None:
+    card, told = (site / "site" / "README.md").read_text(), json.loads((site / "site" / "adapt.json").read_text())
+    expected = told["estimates"]["rows"][0]["accuracy"]
+    assert f"Estimated accuracy there: **{100 * expected['value']:.1f} %**" in card
+    assert f"{told['estimates']['samples']} samples that took no part in choosing" in card
+    assert "(estimated from 24 labels): task-01 " in card
+    assert "Its answers need `head.safetensors`." in card
+    assert yaml.safe_load(card.split("---\n")[1])["tags"] == ["merge", "prefmerge"]
 
 
 def test_more_labels_later_give_what_all_at_once_gives(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from safetensors.numpy import save_file
 
 from prefmerge import shown
@@ -157,7 +158,12 @@ def test_attack_m9_the_model_card(inputs: list[str], name: str) -> None:
     assert call("merge", "r.yaml", "-o", "out", "--exclude", "b.*").code == 0
     card = Path("out/README.md").read_text()
     assert is_safe(card)
-    assert not re.search(r"(?<!\\)(<img|\[x\]|\|b`|&lt;)", card)
+    _, head, rest = card.split("---\n", 2)
+    shown, _, code = rest.partition("```yaml\n")
+    code, _, end = code.partition("\n```\n")
+    assert not re.search(r"(?<!\\)(<img|\[x\]|\|b`|&lt;)", shown + end)
+    assert yaml.safe_load(head)["base_model"] == base.name
+    assert [model["name"] for model in yaml.safe_load(code)["models"]] == [name, "t2"]
     rows = [line for line in card.splitlines() if line.startswith("| 1 |")]
     assert len(rows) == 1
     assert rows[0].replace("\\|", "").count("|") == 5

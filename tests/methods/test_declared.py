@@ -109,7 +109,7 @@ def test_its_parameters_decide_the_merge_and_are_in_the_receipt(folder: Path, to
     assert list(receipt["recipe"])[-6:] == ["tilt", "first_task", "dtype", "exclude", "as_task_vector", "preference"]
     assert (load_file(folder / "out" / "model.safetensors")["w"] == 1 + 0.25 * 0.5 * 4).all()
     card = (folder / "out" / "README.md").read_text(encoding="utf-8")
-    assert "- tilt: 0.5\n- first_task: 2\n" in card
+    assert "  tilt: 0.5\n  first_task: 2\n" in card
     assert told["again"] is True
 
 
@@ -162,8 +162,6 @@ def test_what_others_declare_otherwise_is_refused() -> None:
 
 # Where a parameter's name is written beside its declaration: as the key of something else, or for what it means.
 OTHERWISE = {
-    "method": {"merging/card.py"},
-    "preference": {"merging/card.py"},  # as people read it
     "scale": {"merging/candidates.py"},  # in a message
     "seed": {f"target/search/{name}.py" for name in ("tuning", "by_score", "outcome")},  # of the search
     "importance": {"methods/records.py"},  # a buffer
@@ -176,7 +174,7 @@ OTHERWISE = {
         "merging/plan.py",
         "cli/show.py",
     },  # what becomes of a tensor
-    "as_task_vector": {"merging/candidates.py", "merging/card.py"},  # another kind of output
+    "as_task_vector": {"merging/candidates.py"},  # another kind of output
 }
 
 

@@ -242,16 +242,17 @@ def test_the_terminal_says_where_the_prior_is_and_how_to_use_the_model(
     assert "The same weights by hand, without the prior in 'classifier.bias': prefmerge merge " in shown
 
 
-def test_a_receipt_whose_numbers_were_changed_does_not_merge_to_the_same(outputs: dict[str, Adapted], tmp_path: Path):
+def test_a_receipt_whose_numbers_were_changed_does_not_merge_to_the_same(outputs: dict[str, Adapted]):
     world = outputs["text"].parameters.out
     assert world is not None
-    shutil.copytree(world, tmp_path / "out")
-    file = tmp_path / "out" / "receipt.json"
+    changed = world.with_name("out-changed")
+    shutil.copytree(world, changed)
+    file = changed / "receipt.json"
     receipt = json.loads(file.read_text())
     receipt["added"]["classifier.bias"][1] += 0.5
     file.write_text(json.dumps(receipt))
     with pytest.raises(PrefmergeError, match=r"merging again .* other elements in tensors: 'classifier.bias'"):
-        prefmerge.verify(tmp_path / "out", rerun=True)
+        prefmerge.verify(changed, rerun=True)
 
 
 def test_the_two_lines_that_are_shown_work(worlds: dict[str, World], outputs: dict[str, Adapted]):

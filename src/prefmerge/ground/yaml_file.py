@@ -52,6 +52,20 @@ def composed(file: Path) -> tuple[Any, Any]:
         raise NotYaml(str(error)) from error
 
 
+def front_matter(file: Path) -> dict[str, Any]:
+    """The mapping that a Markdown file begins with, between two `---`; empty where there is none that can be read."""
+    import yaml
+
+    try:
+        text = read_text_file(file, MOST).decode("utf-8-sig")
+        opening, _, rest = text.partition("\n")
+        inside, closing, _ = rest.partition("\n---")
+        content = _loader()(inside).get_single_data() if opening.rstrip() == "---" and closing else None
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def merged_keys(loader: Any, node: Any) -> Any:
     """The mapping node with the keys that `<<` takes from others. Raises NotYaml."""
     import yaml

@@ -30,7 +30,7 @@ from prefmerge.errors import OutputIsInput, PreferenceError, UsageError
 from prefmerge.ground.progress import Progress, phase
 from prefmerge.merging.added import Added, Adding, note
 from prefmerge.merging.arguments import RecipeArguments, stated, with_declared
-from prefmerge.merging.card import model_card
+from prefmerge.merging.card import CARD, base_model, model_card
 from prefmerge.merging.configs import as_published
 from prefmerge.merging.engine import HashedSink, MemorySink, merge_into
 from prefmerge.merging.parameters import per_task
@@ -193,11 +193,13 @@ def run(
     sha256: bool = False,
     progress: Progress | None = None,
     beside: Mapping[str, bytes] | None = None,
+    card: str = "",
     added: Added | None = None,
     block: int = BLOCK,
 ) -> Receipt:
-    """Carry out a recipe. `beside`: files, by name, to put beside the weights of a folder. `added`: numbers, by tensor,
-    to add to the merged ones. `block` (elements read at a time) is for tests: no value depends on it.
+    """Carry out a recipe. `beside`: files, by name, to put beside the weights of a folder. `card`: Markdown on what the
+    model is for, for its card. `added`: numbers, by tensor, to add to the merged ones. `block` (elements read at a
+    time) is for tests: no value depends on it.
     """
     started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
     kind = kind_of(out)
@@ -244,7 +246,9 @@ def run(
                 added=added,
             )
             if kind == "folder":
-                _add_companions(output, planned, companions, receipt, beside or {})
+                _add_companions(output, planned, companions, beside or {})
+                base = base_model(planned.base.checkpoint.path, companions.files)
+                output.add_file(CARD, model_card(receipt, base, card).encode())
             written = [receipt]
 
             def content(files: list[dict[str, Any]]) -> bytes:
@@ -388,9 +392,7 @@ def _base_content(planned: Plan) -> str:
     return content_fingerprint(planned.base.checkpoint)
 
 
-def _add_companions(
-    output: Output, planned: Plan, companions: Companions, receipt: Receipt, beside: Mapping[str, bytes]
-) -> None:
+def _add_companions(output: Output, planned: Plan, companions: Companions, beside: Mapping[str, bytes]) -> None:
     module = base.module if isinstance(base := planned.base.checkpoint, Folder) else ""
     config = f"{module}/config.json" if module else "config.json"
     for name, content in beside.items():
@@ -398,4 +400,3 @@ def _add_companions(
     for name, path in companions.files.items():
         if name not in beside:
             output.add_file(name, as_published(name, path, planned.recipe, config))
-    output.add_file("README.md", model_card(receipt).encode())

@@ -22,6 +22,7 @@ from prefmerge.merging.api import run
 from prefmerge.merging.places import without_places
 from prefmerge.merging.receipt import Receipt
 from prefmerge.outputs.write import find_receipt, kind_of
+from prefmerge.target.card import about
 from prefmerge.target.files import HEAD, REPORT, RESULT
 from prefmerge.target.report import report
 from prefmerge.target.result import Adapted, command, recipe
@@ -57,4 +58,6 @@ def write(made: Adapted, out: Path) -> Receipt:
     asked, added = made.parameters, None
     if made.added is not None:
         added = {made.added.tensor: made.added.values}
-    return run(recipe(made), out, threads=asked.threads, force=asked.force, beside=beside, added=added)
+    return run(
+        recipe(made), out, threads=asked.threads, force=asked.force, beside=beside, card=about(made), added=added
+    )

@@ -1,0 +1,106 @@
+"""The recipe file of a merge that is done, which `prefmerge merge` takes back.
+
+    merge_method: tunable_magmax
+    base_model: base
+    models:
+    - model: cars
+      name: cars
+    parameters:
+      prefer: {cars: 0.8, birds: 0.2}
+
+Every parameter is spelled out, with its default too, so the file means the same in a later version. Checkpoints are
+called by the last name of their path, or by their id on the hub. Cost: none. Not here: reading one (`recipe_file`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import yaml
+
+from prefmerge.merging.configs import hub_id
+from prefmerge.merging.parameters import METHOD, every
+from prefmerge.merging.places import name_alone
+from prefmerge.merging.receipt import Receipt
+from prefmerge.merging.recipe import Recipe
+from prefmerge.methods import METHODS
+from prefmerge.methods.parameters import BASE_WEIGHT, PREFERENCE, WEIGHTS, Parameter
+from prefmerge.preference import Preference, as_text
+
+
+def recipe_text(receipt: Receipt) -> str | None:
+    """The recipe file; None where no file can say it: with a method that is not registered here, or with one to which
+    mergekit's recipes always give the base.
+    """
+    if receipt.recipe[METHOD.name] not in METHODS:
+        return None
+    base, *paths = checkpoints(receipt)
+    recipe = Recipe.from_settings(receipt.recipe, base=base, tasks=paths, names=receipt.tasks)
+    method = METHODS[recipe.method]
+    stated = [one for one in every().values() if one is not PREFERENCE and _is_stated(recipe, one)]
+    stated = [one for one in stated if one.name not in recipe.ignored([each.name for each in stated])]
+    models: list[dict[str, Any]] = [
+        {"model": path, "name": name} for path, name in zip(paths, receipt.tasks, strict=True)
+    ]
+    own = [one for one in stated if one.per_task]
+    for i, model in enumerate(models):
+        if own:
+            model["parameters"] = {one.keys[0]: _plain(one.to_json(recipe.value(one)[i])) for one in own}
+    weight = recipe[BASE_WEIGHT] if method.honours(BASE_WEIGHT) else None
+    if weight is not None and not method.honours(WEIGHTS) and weight != method.unlisted(None):
+        return None
+    if weight is not None and method.honours(WEIGHTS):
+        weighed = {WEIGHTS.keys[0]: _plain(BASE_WEIGHT.to_json(weight))}
+        models.insert(0, {"model": base, "parameters": weighed})
+    common = {one: _plain(one.to_json(recipe.value(one))) for one in stated if not one.per_task}
+    parameters = {one.keys[0]: value for one, value in common.items() if not one.top}
+    if method.honours(PREFERENCE):
+        parameters[PREFERENCE.keys[0]] = _preference(recipe[PREFERENCE], receipt.tasks)
+    file = {METHOD.keys[0]: recipe.method, "base_model": base, "models": models}
+    file |= {"parameters": parameters} if parameters else {}
+    return yaml_text({**file, **{one.keys[0]: value for one, value in common.items() if one.top}})
+
+
+def checkpoints(receipt: Receipt) -> list[str]:
+    """What the base and the tasks are called where others are to find them."""
+    entries = (receipt.inputs.base, *receipt.inputs.tasks)
+    names = (receipt.inputs.base.name, *receipt.tasks)
+    known = [None if entry.path is None else hub_id(entry.path) or name_alone(entry.path) for entry in entries]
+    alike = Counter(known)
+    return [name if called is None or alike[called] > 1 else called for called, name in zip(known, names, strict=True)]
+
+
+def yaml_text(value: dict[str, Any]) -> str:
+    """YAML in the order given, a line for each entry, with no character that is not to be printed."""
+
+    def written(unicode: bool) -> str:
+        return yaml.safe_dump(value, sort_keys=False, allow_unicode=unicode, width=1 << 30)
+
+    plain = written(True)
+    return plain if plain.replace("\n", "").isprintable() else written(False)
+
+
+def _is_stated(recipe: Recipe, one: Parameter[Any]) -> bool:
+    """Whether a recipe file can say it, and it says something."""
+    value = recipe.used(one)
+    return one.recorded and bool(one.keys) and value not in (None, ()) and not (one.top and value is False)
+
+
+def _preference(preference: Preference | None, names: tuple[str, ...]) -> Any:
+    if preference is None or preference.kind in ("uniform", "geometric"):
+        return (preference or Preference.uniform()).describe()
+    return {name: _plain(as_text(share)) for name, share in zip(names, preference.values, strict=True)}
+
+
+def _plain(value: Any) -> Any:
+    """An exact number as YAML writes numbers, where that loses nothing."""
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    for kind in (int, float):
+        try:
+            if isinstance(value, str) and str(kind(value)) == value:
+                return kind(value)
+        except ValueError:
+            pass
+    return value
