@@ -224,7 +224,8 @@ def test_case_9f_shards_without_an_index_are_read_with_a_note(tmp_path: Path) ->
     assert_is(shards(tmp_path / "sd", *parts, stem="diffusion_pytorch_model"), whole)
     task = put(tmp_path / "task.safetensors", state(1))
     merge(base, [task], tmp_path / "out", method="increments")
-    assert files(tmp_path / "out") == ["README.md", "model.safetensors", "receipt.json"]
+    shared = ["README.md", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    assert files(tmp_path / "out") == [*shared, "model.safetensors.index.json", "receipt.json"]
 
 
 def test_case_9f_pickled_shards_without_an_index(tmp_path: Path) -> None:

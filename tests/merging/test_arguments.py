@@ -18,7 +18,19 @@ from prefmerge.preference import Number, Preference
 
 FUNCTIONS = [prefmerge.merge, prefmerge.plan, prefmerge.merge_state_dicts]
 OWN = {
-    "merge": ["base", "tasks", "out", "names", "parameters", "threads", "max_memory", "force", "sha256", "progress"],
+    "merge": [
+        "base",
+        "tasks",
+        "out",
+        "names",
+        "parameters",
+        "threads",
+        "max_memory",
+        "force",
+        "sha256",
+        "max_shard_size",
+        "progress",
+    ],
     "plan": ["base", "tasks", "names", "parameters"],
     "merge_state_dicts": ["base", "tasks", "names", "parameters", "threads", "block"],
 }

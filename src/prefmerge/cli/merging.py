@@ -38,6 +38,15 @@ def merge(
     sha256: Annotated[
         bool, typer.Option("--sha256", help="Also put the SHA-256 of every file into the receipt.")
     ] = False,
+    max_shard_size: Annotated[
+        str | None,
+        typer.Option(
+            "--max-shard-size",
+            metavar="SIZE",
+            help="How large a weights file of a folder may be, such as 5GB. By default they are cut as the base's are, "
+            "or at 5GB. The tensors do not depend on it.",
+        ),
+    ] = None,
     json: o.Json = False,
     **given: Any,
 ) -> None:
@@ -64,7 +73,14 @@ def merge(
     show.say_compiling()
     with progress.merging() as report:
         receipt = api.run(
-            recipe, out, threads=threads, max_memory=max_memory, force=force, sha256=sha256, progress=report
+            recipe,
+            out,
+            threads=threads,
+            max_memory=max_memory,
+            force=force,
+            sha256=sha256,
+            max_shard_size=max_shard_size,
+            progress=report,
         )
     if json:
         folder = out if receipt.output.kind == "folder" else out.absolute().parent

@@ -38,8 +38,8 @@ from prefmerge.merging.plan import Plan, make_plan, plan_over
 from prefmerge.merging.receipt import Receipt, ReceiptFile, ReceiptOutput, ReceiptRun
 from prefmerge.merging.recipe import Recipe, TaskEntry
 from prefmerge.merging.recording import inputs_of, record, versions
-from prefmerge.outputs.companions import Companions, find_companions, weights_name
-from prefmerge.outputs.write import Output, create_output, kind_of
+from prefmerge.outputs.companions import Companions, find_companions, placed_as, weights_name
+from prefmerge.outputs.write import Output, OutputKind, create_output, kind_of
 from prefmerge.preference import exact
 from prefmerge.vectors.workspace import BLOCK, Workspace
 
@@ -59,10 +59,10 @@ UNITS = {
 BLOCKS_PER_THREAD = 16  # buffers of one block that a thread holds at most, conversions included
 
 
-def parse_bytes(text: str | int) -> int:
-    """`256MiB`, `1.5 GB` or a number of bytes. Raises UsageError."""
+def parse_bytes(text: str | int, what: str = "memory") -> int:
+    """`256MiB`, `1.5 GB` or a number of bytes. Raises UsageError that says `what` is no size."""
     if isinstance(text, bool) or not isinstance(text, str | int):
-        raise UsageError(f"memory {text!r} is not a size; write for instance 256MiB or 2GB.")
+        raise UsageError(f"{what} {text!r} is not a size; write for instance 256MiB or 2GB.")
     text = str(text)
     plain = text.strip().upper()
     number = plain.rstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ ")
@@ -70,9 +70,9 @@ def parse_bytes(text: str | int) -> int:
     try:
         value = int(exact(number) * UNITS[unit])
     except (KeyError, PreferenceError) as error:
-        raise UsageError(f"memory {text!r} is not a size; write for instance 256MiB or 2GB.") from error
+        raise UsageError(f"{what} {text!r} is not a size; write for instance 256MiB or 2GB.") from error
     if value <= 0:
-        raise UsageError(f"memory {text!r} must be positive.")
+        raise UsageError(f"{what} {text!r} must be positive.")
     return value
 
 
@@ -88,6 +88,7 @@ def merge(
     max_memory: str | int = "256MiB",
     force: bool = False,
     sha256: bool = False,
+    max_shard_size: str | int | None = None,
     progress: Progress | None = None,
     **given: Unpack[RecipeArguments],
 ) -> Receipt:
@@ -106,7 +107,8 @@ def merge(
     registered. `docs/parameters.md` says what each is.
 
     How it is done: `threads` (one per core), `max_memory` (a bound on working memory), `force` (replace an output),
-    `sha256` (put the SHA-256 of every file into the receipt), `progress` (called with what is done and how much there
+    `sha256` (put the SHA-256 of every file into the receipt), `max_shard_size` (how large a file of a folder may be,
+    such as 5GB; by default a folder is cut as the base is), `progress` (called with what is done and how much there
     is). No value depends on these.
 
     Raises PrefmergeError with one message when it cannot be done; then nothing has appeared at `out`. Raises TypeError
@@ -119,6 +121,7 @@ def merge(
         max_memory=max_memory,
         force=force,
         sha256=sha256,
+        max_shard_size=max_shard_size,
         progress=progress,
     )
 
@@ -191,6 +194,7 @@ def run(
     max_memory: str | int = "256MiB",
     force: bool = False,
     sha256: bool = False,
+    max_shard_size: str | int | None = None,
     progress: Progress | None = None,
     beside: Mapping[str, bytes] | None = None,
     card: str = "",
@@ -204,12 +208,15 @@ def run(
     started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
     kind = kind_of(out)
     threads = checked_threads(threads)
+    shards = _sharding(max_shard_size, out, kind)
     allowance = _allowance(parse_bytes(max_memory), threads, block)
     with phase("comparing the checkpoints"):
         planned = make_plan(recipe)
     with planned:
         _refuse_inputs(planned, out)
         companions = find_companions(planned.base.checkpoint) if kind == "folder" else Companions()
+        if kind == "folder" and not shards:
+            shards["placed"] = placed_as(planned.base.checkpoint, planned.layout)
         output = create_output(
             out,
             planned.layout,
@@ -220,6 +227,7 @@ def run(
             began=started.timestamp(),
             weights_name=weights_name(planned.base.checkpoint),
             beside_bytes=companions.size,
+            **shards,
         )
         with output, Workspace(threads=threads, block=block, memory=allowance, scratch=output.target.parent) as work:
             with planned.reading():
@@ -249,16 +257,7 @@ def run(
                 _add_companions(output, planned, companions, beside or {})
                 base = base_model(planned.base.checkpoint.path, companions.files)
                 output.add_file(CARD, model_card(receipt, base, card).encode())
-            written = [receipt]
-
-            def content(files: list[dict[str, Any]]) -> bytes:
-                listed = tuple(ReceiptFile(**file) for file in files)
-                written.append(replace(receipt, output=replace(receipt.output, files=listed)))
-                return written[-1].written(output.target if kind == "folder" else output.target.parent)
-
-            with phase("waiting for the disk"):
-                output.publish(content)
-    return written[-1]
+            return _published(output, receipt)
 
 
 @with_declared
@@ -351,6 +350,31 @@ def _allowance(limit: int, threads: int, block: int) -> int:
     except (OSError, StopIteration, ValueError):
         held = 128 * 2**20  # what they hold on Linux
     return max(0, limit - held - threads * BLOCKS_PER_THREAD * block * 4)
+
+
+def _published(output: Output, receipt: Receipt) -> Receipt:
+    """Publish the output. Returns its receipt, with the files in it."""
+    written = [receipt]
+
+    def content(files: list[dict[str, Any]]) -> bytes:
+        listed = tuple(ReceiptFile(**file) for file in files)
+        written.append(replace(receipt, output=replace(receipt.output, files=listed)))
+        return written[-1].written(output.target if output.kind == "folder" else output.target.parent)
+
+    with phase("waiting for the disk"):
+        output.publish(content)
+    return written[-1]
+
+
+def _sharding(size: str | int | None, out: Path, kind: OutputKind) -> dict[str, Any]:
+    """What `create_output` is to know of the size that was asked for. Raises UsageError."""
+    if size is None:
+        return {}
+    if kind == "file":
+        raise UsageError(
+            f"-o {out} is one file, and --max-shard-size cuts the weights of a folder. Leave it out, or name a folder."
+        )
+    return {"max_shard_bytes": parse_bytes(size, "--max-shard-size")}
 
 
 def _scratch_bytes(planned: Plan, allowance: int) -> int:

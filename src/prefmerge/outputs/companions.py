@@ -22,8 +22,8 @@ from pathlib import Path
 from prefmerge.checkpoints.folder import Folder
 from prefmerge.checkpoints.hub_files import RepositoryFiles
 from prefmerge.checkpoints.layouts import modules_of
-from prefmerge.checkpoints.names import TORCH_SUFFIXES, indexed, is_index, output_name
-from prefmerge.checkpoints.protocol import Checkpoint
+from prefmerge.checkpoints.names import TORCH_SUFFIXES, indexed, is_index, output_name, shard_names
+from prefmerge.checkpoints.protocol import Checkpoint, TensorInfo
 from prefmerge.errors import CheckpointError
 from prefmerge.ground.words import listed
 
@@ -91,6 +91,22 @@ def weights_name(base: Checkpoint) -> str:
         own = output_name(indexed(base.index.name) if base.index else next(iter(base.parts)), in_folder=True)
         return f"{base.module}/{own}" if base.module else own
     return output_name(None if base.path is None else base.path.name, in_folder=False)
+
+
+def placed_as(base: Checkpoint, tensors: Sequence[TensorInfo]) -> Mapping[str, str] | None:
+    """The file of each tensor where the output can be cut as the base is; None where the base is one file, or the
+    output has other tensors or number formats. Shards that were pickled are numbered in their order.
+    """
+    if not isinstance(base, Folder) or len(base.parts) < 2 or any("/" in file for file in base.parts):
+        return None
+    if {info.name: info.dtype for info in tensors} != {name: info.dtype for name, info in base.tensors.items()}:
+        return None
+    files = sorted({base.file_of(info.name) for info in tensors})
+    called = dict(zip(files, files, strict=True))
+    if not all(file.endswith(".safetensors") for file in files):
+        own = weights_name(base).rpartition("/")[2]
+        called = dict(zip(files, shard_names(own, len(files)), strict=True))
+    return {info.name: called[base.file_of(info.name)] for info in tensors}
 
 
 def find_companions(base: Checkpoint) -> Companions:

@@ -79,6 +79,7 @@ def create_output(
     scratch_bytes: int = 0,
     began: float | None = None,
     weights_name: str = WEIGHTS_NAME,
+    placed: Mapping[str, str] | None = None,
     beside_bytes: int = 0,
 ) -> Output:
     """Prepare to write `tensors` to `target`: a safetensors file, or a folder of one or more with an index.
@@ -89,7 +90,9 @@ def create_output(
     `scratch_bytes` is what the caller will need on the same disk besides. What killed merges left is removed first.
     `began` (as time.time(), now by default) is when the caller set out: an output younger than that is another merge's.
     `weights_name` is what the weights of a folder are called when they are one file, and what the names of shards and
-    index are made of; all lie in the sub-folder that it names, if any. `beside_bytes` is what `add_file` will add.
+    index are made of; all lie in the sub-folder that it names, if any. `placed` names the file of each tensor of a
+    folder, in that sub-folder; without it, files are filled up to `max_shard_bytes`. `beside_bytes` is what `add_file`
+    will add.
 
     Raises OutputExists, OutputBusy, OutputError and DiskFull before anything is written.
     """
@@ -109,10 +112,10 @@ def create_output(
             _check_target(target, kind, force, began)
         pairs = metadata() if callable(metadata) else metadata
         limit = max_shard_bytes if kind == "folder" else None
-        shards = _lay_out(target, tensors, {"format": "pt", **pairs}, limit, weights_name)
+        shards = _lay_out(target, tensors, {"format": "pt", **pairs}, limit, weights_name, placed)
         with _reporting(target):
             _check_space(target, claim.beside, sum(shard.size for shard in shards) + beside_bytes, scratch_bytes)
-            return Output(target, kind, force, shards, claim, began)
+            return Output(target, kind, force, shards, claim, began, weights_name)
     except BaseException:
         claim.release()
         raise
@@ -217,14 +220,26 @@ class _Shard:
 
 
 def _lay_out(
-    target: Path, tensors: Sequence[TensorInfo], metadata: Mapping[str, str], limit: int | None, weights_name: str
+    target: Path,
+    tensors: Sequence[TensorInfo],
+    metadata: Mapping[str, str],
+    limit: int | None,
+    weights_name: str,
+    placed: Mapping[str, str] | None,
 ) -> list[_Shard]:
-    """The files of an output: one called as the target (no limit), or `weights_name` and its shards, filled in order of
-    tensor names."""
+    """The files of an output: one called as the target (no limit), those of `placed`, or `weights_name` and its shards,
+    filled in order of tensor names."""
     ordered = sorted(tensors, key=lambda info: info.name)
     for info, following in pairwise(ordered):
         if info.name == following.name:
             raise ValueError(f"tensor {info.name!r} is given twice")
+    if limit is not None and placed is not None:
+        files = sorted(set(placed.values()))
+        inside = PurePosixPath(weights_name).parent
+        of_file = {file: tuple(info for info in ordered if placed[info.name] == file) for file in files}
+        return [
+            _Shard(str(inside / file), *encode_header(list(group), metadata), group) for file, group in of_file.items()
+        ]
     groups: list[list[TensorInfo]] = [[]]
     filled = 0
     for info in ordered:
@@ -244,13 +259,21 @@ class Output:
     trace."""
 
     def __init__(
-        self, target: Path, kind: OutputKind, force: bool, shards: list[_Shard], claim: locks.Claim, began: float
+        self,
+        target: Path,
+        kind: OutputKind,
+        force: bool,
+        shards: list[_Shard],
+        claim: locks.Claim,
+        began: float,
+        weights_name: str,
     ) -> None:
         self.target = target
         self.kind: OutputKind = kind
         self._force = force
         self._shards = shards
-        self._module, _, own = shards[0].name.rpartition("/")  # the sub-folder of the weights, empty for the target
+        self._module = shards[0].name.rpartition("/")[0]  # the sub-folder of the weights, empty for the target
+        own = PurePosixPath(weights_name).name
         self._index = str(PurePosixPath(self._module) / index_name(output_name(own, in_folder=True)))
         self._infos = {info.name: info for shard in shards for info in shard.tensors}
         self._home = {info.name: i for i, shard in enumerate(shards) for info in shard.tensors}
