@@ -47,14 +47,9 @@ def _with_dtype(config: dict[str, Any], dtype: str) -> dict[str, Any]:
     """transformers wrote `torch_dtype` before its version 5, and writes `dtype` since. Parts (the text and vision
     configs of a CLIP) have their own.
     """
-    return {
-        key: dtype
-        if key in ("dtype", "torch_dtype")
-        else _with_dtype(value, dtype)
-        if isinstance(value, dict)
-        else value
-        for key, value in config.items()
-    }
+    changed = {key: _with_dtype(value, dtype) if isinstance(value, dict) else value for key, value in config.items()}
+    says = [key for key in ("dtype", "torch_dtype") if key in config and not isinstance(config[key], dict)]
+    return {**changed, **dict.fromkeys(says, dtype)}
 
 
 def _without_places(value: Any, key: str = "") -> Any:
