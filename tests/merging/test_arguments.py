@@ -29,6 +29,7 @@ OWN = {
         "force",
         "sha256",
         "max_shard_size",
+        "tokenizer_from",
         "progress",
     ],
     "plan": ["base", "tasks", "names", "parameters"],

@@ -47,6 +47,14 @@ def merge(
             "or at 5GB. The tensors do not depend on it.",
         ),
     ] = None,
+    tokenizer_from: Annotated[
+        str | None,
+        typer.Option(
+            "--tokenizer-from",
+            metavar="TASK",
+            help="Give an output folder the tokenizer of this task, by its name, in place of the base's.",
+        ),
+    ] = None,
     json: o.Json = False,
     **given: Any,
 ) -> None:
@@ -80,6 +88,7 @@ def merge(
             force=force,
             sha256=sha256,
             max_shard_size=max_shard_size,
+            tokenizer_from=tokenizer_from,
             progress=report,
         )
     if json:

@@ -28,6 +28,7 @@ from prefmerge.checkpoints import (
 from prefmerge.checkpoints.folder import Folder
 from prefmerge.errors import OutputIsInput, PreferenceError, UsageError
 from prefmerge.ground.progress import Progress, phase
+from prefmerge.ground.words import did_you_mean
 from prefmerge.merging.added import Added, Adding, note
 from prefmerge.merging.arguments import RecipeArguments, stated, with_declared
 from prefmerge.merging.card import CARD, base_model, model_card
@@ -39,6 +40,7 @@ from prefmerge.merging.receipt import Receipt, ReceiptFile, ReceiptOutput, Recei
 from prefmerge.merging.recipe import Recipe, TaskEntry
 from prefmerge.merging.recording import inputs_of, record, versions
 from prefmerge.outputs.companions import Companions, find_companions, placed_as, weights_name
+from prefmerge.outputs.tokenizer import with_tokenizer
 from prefmerge.outputs.write import Output, OutputKind, create_output, kind_of
 from prefmerge.preference import exact
 from prefmerge.vectors.workspace import BLOCK, Workspace
@@ -89,6 +91,7 @@ def merge(
     force: bool = False,
     sha256: bool = False,
     max_shard_size: str | int | None = None,
+    tokenizer_from: str | None = None,
     progress: Progress | None = None,
     **given: Unpack[RecipeArguments],
 ) -> Receipt:
@@ -108,8 +111,9 @@ def merge(
 
     How it is done: `threads` (one per core), `max_memory` (a bound on working memory), `force` (replace an output),
     `sha256` (put the SHA-256 of every file into the receipt), `max_shard_size` (how large a file of a folder may be,
-    such as 5GB; by default a folder is cut as the base is), `progress` (called with what is done and how much there
-    is). No value depends on these.
+    such as 5GB; by default a folder is cut as the base is), `tokenizer_from` (the name of the task whose tokenizer a
+    folder gets in place of the base's), `progress` (called with what is done and how much there is). No value depends
+    on these.
 
     Raises PrefmergeError with one message when it cannot be done; then nothing has appeared at `out`. Raises TypeError
     for a keyword argument that there is not.
@@ -122,6 +126,7 @@ def merge(
         force=force,
         sha256=sha256,
         max_shard_size=max_shard_size,
+        tokenizer_from=tokenizer_from,
         progress=progress,
     )
 
@@ -195,6 +200,7 @@ def run(
     force: bool = False,
     sha256: bool = False,
     max_shard_size: str | int | None = None,
+    tokenizer_from: str | None = None,
     progress: Progress | None = None,
     beside: Mapping[str, bytes] | None = None,
     card: str = "",
@@ -214,7 +220,7 @@ def run(
         planned = make_plan(recipe)
     with planned:
         _refuse_inputs(planned, out)
-        companions = find_companions(planned.base.checkpoint) if kind == "folder" else Companions()
+        companions = _companions(planned, kind, tokenizer_from)
         if kind == "folder" and not shards:
             shards["placed"] = placed_as(planned.base.checkpoint, planned.layout)
         output = create_output(
@@ -350,6 +356,31 @@ def _allowance(limit: int, threads: int, block: int) -> int:
     except (OSError, StopIteration, ValueError):
         held = 128 * 2**20  # what they hold on Linux
     return max(0, limit - held - threads * BLOCKS_PER_THREAD * block * 4)
+
+
+def _companions(planned: Plan, kind: OutputKind, tokenizer_from: str | None) -> Companions:
+    """What goes beside the weights. Raises UsageError, CheckpointMismatch for a tokenizer that cannot be had."""
+    if kind == "file":
+        if tokenizer_from is not None:
+            raise UsageError(
+                "--tokenizer-from has no use for an output that is one file. Leave it out, or name a folder."
+            )
+        return Companions()
+    companions = find_companions(planned.base.checkpoint)
+    if tokenizer_from is None:
+        return companions
+    if tokenizer_from not in planned.names:
+        raise UsageError(
+            f"--tokenizer-from {tokenizer_from!r} is no task; the tasks are {', '.join(planned.names)}."
+            f"{did_you_mean(tokenizer_from, planned.names)}"
+        )
+    return with_tokenizer(
+        companions,
+        planned.base.checkpoint,
+        planned.tasks[planned.names.index(tokenizer_from)].checkpoint,
+        tokenizer_from,
+        planned.layout,
+    )
 
 
 def _published(output: Output, receipt: Receipt) -> Receipt:

@@ -62,16 +62,17 @@ NOT_TORCH = (  # first bytes of files that end in .bin and hold no weights of th
 @dataclass(frozen=True)
 class Companions:
     """`files`: what to copy, by its path in the folder, sorted. `size`: their bytes. `unmerged`: those that are weights
-    of modules. `left_out`: by reason, the names of what is not copied."""
+    of modules. `left_out`: by reason, the names of what is not copied. `more`: sentences on what else was decided."""
 
     files: Mapping[str, Path] = field(default_factory=dict)
     size: int = 0
     unmerged: tuple[str, ...] = ()
     left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    more: tuple[str, ...] = ()
 
     def notes(self) -> list[str]:
-        """At most two sentences: the weights that are the base's, and what is left out."""
-        notes = []
+        """A sentence each: what else was decided, the weights that are the base's, and what is left out."""
+        notes = [*self.more]
         if self.unmerged:
             notes.append(f"copied from the base as they are, not merged: {_few(self.unmerged)}.")
         if self.left_out:
