@@ -42,14 +42,15 @@ SHOWN = 3
 class AdapterVector:
     """An adapter over an open base: a `Checkpoint` of the base's float tensors that holds a task vector.
 
-    `model`: what the adapter was trained over where that is not the base. Raises CheckpointMismatch where it is not an
-    adapter of this base.
+    `model`: what the adapter was trained over where that is not the base; `over` is its path. Raises CheckpointMismatch
+    where it is not an adapter of this base.
     """
 
     __repr__ = brief
 
     def __init__(self, adapter: Adapter, base: Checkpoint, model: Checkpoint | None = None) -> None:
         self.name, self.path, self.adapter = adapter.name, adapter.path, adapter
+        self.over = None if model is None else model.path
         self._base, self._model = base, model
         self.tensors: Mapping[str, TensorInfo] = {
             name: TensorInfo(name, DTYPES["F32"], info.shape)
