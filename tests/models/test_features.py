@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch", reason="encoders are torch's (extra train)"
 
 from prefmerge.data.examples import Examples
 from prefmerge.errors import EncoderError
-from prefmerge.models import features
+from prefmerge.ground import caches
 from prefmerge.models.features import cache_folder, cache_size, clear_cache, embed
 from tests.models.stubs import D, E, ToyEncoder, toy_examples
 
@@ -261,11 +261,11 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.delenv("PREFMERGE_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(features.sys, "platform", "linux")
+    monkeypatch.setattr(caches.sys, "platform", "linux")
     assert cache_folder() == tmp_path / ".cache" / "prefmerge" / "features"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert cache_folder() == tmp_path / "xdg" / "prefmerge" / "features"
-    monkeypatch.setattr(features.sys, "platform", "darwin")
+    monkeypatch.setattr(caches.sys, "platform", "darwin")
     assert cache_folder() == tmp_path / "Library" / "Caches" / "prefmerge" / "features"
 
 
