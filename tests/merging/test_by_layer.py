@@ -19,6 +19,7 @@ from prefmerge.errors import RecipeError
 from prefmerge.merging.api import run
 from prefmerge.merging.layers import counts, depths
 from prefmerge.merging.recipe_file import read_recipe
+from prefmerge.merging.recipe_text import recipe_text
 from prefmerge.methods.by_layer import ByLayer
 from prefmerge.methods.parameters import DENSITY, SCALE
 
@@ -94,6 +95,12 @@ def test_a_receipt_merges_again(tmp_path: Path) -> None:
     rules = [{"filter": "mlp", "value": ["0.1", "0.9"]}, {"value": ["1"]}]  # and mergekit's default elsewhere
     assert receipt.recipe[DENSITY.name] == [rules, rules]
     assert verify(tmp_path / "out", rerun=True).skipped == ()
+    again = recipe_text(receipt)
+    assert again is not None
+    again = again.replace(f": {BASE.name}\n", f": {BASE}\n")
+    for path in (CARS, BIRDS):
+        again = again.replace(f"model: {path.name}\n", f"model: {path}\n")
+    assert run(read(tmp_path, again), tmp_path / "again").fingerprint == receipt.fingerprint
     assert json.loads((tmp_path / "out" / "receipt.json").read_text())["recipe"] == receipt.to_json()["recipe"]
 
 

@@ -105,11 +105,6 @@ class AdapterVector:
         return f", which names {value(of)} as its model" if of is not None and name_of(Path(of)) != over.name else ""
 
     @property
-    def over(self) -> Path | None:
-        """Where the model is that the adapter was trained over; None for the base."""
-        return None if self._model is None else self._model.path
-
-    @property
     def files(self) -> tuple[Path, ...]:
         return (*self.adapter.stored.files, *(self._model.files if self._model else ()))
 
