@@ -276,3 +276,84 @@ def test_where_a_whole_model_is_needed_an_adapter_is_refused(made: Path) -> None
         merge(made / "cars", [made / "birds"], made / "out")
     with pytest.raises(CheckpointMismatch, match="is no LoRA adapter, so it cannot be added"):
         merge(made / "base", [f"{made / 'base'}+{made / 'birds-full'}"], made / "out")
+
+
+# Names that could be several tensors
+
+
+def clip() -> Any:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    config = {"text_config": sizes | {"vocab_size": 40}, "vision_config": sizes | {"image_size": 16, "patch_size": 8}}
+    return transformers.CLIPModel(transformers.CLIPConfig(**config, projection_dim=8))
+
+
+def test_an_adapter_of_one_of_two_towers_is_not_laid_on_the_other(tmp_path: Path) -> None:
+    clip().save_pretrained(tmp_path / "clip")
+    tower = transformers.CLIPVisionModel.from_pretrained(tmp_path / "clip")
+    trained(tower, tmp_path / "vision", target_modules=["q_proj"])
+    with pytest.raises(CheckpointMismatch, match=r"may be 'text_model\..*', 'vision_model\..*' of the base"):
+        merge(tmp_path / "clip", [tmp_path / "vision"], tmp_path / "out")
+
+
+def test_shapes_tell_the_towers_apart(tmp_path: Path) -> None:
+    narrow = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    wide = {**narrow, "hidden_size": 16, "image_size": 16, "patch_size": 8}
+    config = transformers.CLIPConfig(text_config={**narrow, "vocab_size": 40}, vision_config=wide, projection_dim=8)
+    transformers.CLIPModel(config).save_pretrained(tmp_path / "clip")
+    tower = transformers.CLIPVisionModel.from_pretrained(tmp_path / "clip")
+    trained(tower, tmp_path / "vision", target_modules=["q_proj"])
+    merge(tmp_path / "clip", [tmp_path / "vision"], tmp_path / "out", method="last")
+    base, merged = weights(tmp_path / "clip"), weights(tmp_path / "out")
+    changed = {name for name in base if not np.array_equal(base[name], merged[name])}
+    assert changed == {f"vision_model.encoder.layers.{i}.self_attn.q_proj.weight" for i in (0, 1)}
+
+
+def test_no_layer_stands_for_another(made: Path, tmp_path: Path) -> None:
+    deep = {**LLAMA, "num_hidden_layers": 6}
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**deep))
+    trained(model, tmp_path / "last", target_modules=["q_proj"], layers_to_transform=[5])
+    with pytest.raises(CheckpointMismatch, match=r"'model\.layers\.5\.self_attn\.q_proj\.weight'"):
+        merge(made / "base", [tmp_path / "last"], tmp_path / "out")
+
+
+@pytest.mark.parametrize("modules", [["attn.c_proj", "score"], ["c_attn", "score"], ["attn.c_proj", "c_attn", "score"]])
+def test_modules_stored_either_way_in_one_model(modules: list[str], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(vocab_size=40, n_positions=32, n_embd=16, n_layer=2, n_head=2, pad_token_id=0)
+    model = transformers.GPT2ForSequenceClassification(config)
+    model.save_pretrained(tmp_path / "base")
+    expected = unloaded(trained(model, tmp_path / "adapter", target_modules=modules), tmp_path / "unloaded")
+    merge(tmp_path / "base", [tmp_path / "adapter"], tmp_path / "out", method="last", scale=1)
+    for name, values in weights(tmp_path / "out").items():
+        np.testing.assert_allclose(values, expected[name], rtol=2e-6, atol=2e-7, err_msg=name)
+
+
+# What else may be given and written
+
+
+def test_one_adapter_over_two_models(made: Path, tmp_path: Path) -> None:
+    given = [f"{made / 'cars-full'}+{made / 'boats'}", f"{made / 'birds-full'}+{made / 'boats'}", made / "boats"]
+    receipt = merge(made / "base", given, tmp_path / "out", names=["a", "b", "c"], method="magmax")
+    assert receipt.tasks == ("a", "b", "c")
+    with pytest.raises(CheckpointMismatch, match="which is task 1 too"):
+        merge(made / "base", [given[0], given[0]], tmp_path / "out", names=["a", "b"], force=True)
+
+
+def test_a_task_vector_of_adapters(made: Path, tmp_path: Path) -> None:
+    tasks = [made / "cars", made / "birds"]
+    merge(made / "base", tasks, tmp_path / "vector.safetensors", method="magmax", as_task_vector=True)
+    merge(made / "base", [tmp_path / "vector.safetensors"], tmp_path / "a", method="last", scale=1)
+    merge(made / "base", tasks, tmp_path / "b", method="magmax", scale=1)
+    for name, values in weights(tmp_path / "a").items():
+        assert np.array_equal(values, weights(tmp_path / "b")[name]), name
+
+
+def test_a_base_with_an_adapter_is_to_be_made_first(made: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointMismatch, match=r"the base must be one model\. Make it first: prefmerge merge "):
+        merge(f"{made / 'base'}+{made / 'cars'}", [made / "birds"], tmp_path / "out")
+
+
+def test_an_adapter_is_called_after_its_folder(made: Path, tmp_path: Path) -> None:
+    receipt = merge(made / "base", [made / "cars" / "adapter_model.safetensors"], tmp_path / "out")
+    assert receipt.tasks == ("cars",)

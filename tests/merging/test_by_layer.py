@@ -144,9 +144,31 @@ def test_slices_that_say_too_little(text: str, message: str, tmp_path: Path) -> 
         read(tmp_path, f"merge_method: task_arithmetic\n{text}")
 
 
+def test_a_slice_goes_before_the_recipe_which_holds_where_it_says_nothing(tmp_path: Path) -> None:
+    sources = ", ".join(f"{{model: {path}, layer_range: [0, 3]}}" for path in (BASE, CARS, BIRDS))
+    own = "parameters: {weight: [{filter: mlp, value: 0.25}]}"
+    text = f"base_model: {BASE}\nslices:\n- sources: [{sources}]\n  {own}\n"
+    everywhere = "parameters: {weight: [{filter: self_attn, value: 0.5}, {value: 0.1}]}\n"
+    receipt = run(read(tmp_path, f"merge_method: task_arithmetic\n{text}{everywhere}"), tmp_path / "out")
+    rules = [{"filter": "mlp", "value": ["0.25"]}, {"filter": "self_attn", "value": ["0.5"]}, {"value": ["0.1"]}]
+    assert receipt.recipe["weights"] == [rules, rules]
+
+
 def test_what_needs_one_value(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="the base takes part in linear, and its weight differs"):
         read(tmp_path, f"merge_method: linear\n{LISTED}parameters: {{weight: [1, 0.5]}}\n")
+
+
+def test_a_base_among_the_models_may_have_its_own_weight_by_layer(tmp_path: Path) -> None:
+    rows = "".join(
+        f"- {{model: {path}, parameters: {{weight: {weight}}}}}\n" for path, weight in ((BASE, [0, 1]), (CARS, [1, 0]))
+    )
+    run(read(tmp_path, f"merge_method: linear\nmodels:\n{rows}"), tmp_path / "out")
+    merged, base, cars = (load_file(path / "model.safetensors") for path in (tmp_path / "out", BASE, CARS))
+    for name, values in merged.items():
+        depth = depths(base).get(name, Fraction(0))
+        expected = float(depth) * base[name] + float(1 - depth) * cars[name]
+        np.testing.assert_allclose(values, expected, rtol=0, atol=1e-6, err_msg=name)
 
 
 def test_a_scale_by_layer_with_budgets_over_the_model(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from prefmerge.checkpoints.dtypes import require_mergeable, to_float32
 from prefmerge.checkpoints.folder import WELL_KNOWN, open_weights
 from prefmerge.checkpoints.layouts import meant
 from prefmerge.checkpoints.paths import expanded, name_of
-from prefmerge.checkpoints.protocol import Checkpoint
+from prefmerge.checkpoints.protocol import Checkpoint, TensorInfo
 from prefmerge.errors import CheckpointCorrupt, CheckpointMismatch, CheckpointNotFound
 from prefmerge.ground import jsons
 from prefmerge.ground.brief import brief
@@ -59,7 +59,7 @@ _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # values of ini
 class LowRank:
     """The two factors of one module's weight, named as they are stored, and what their product is multiplied by.
 
-    `transposed`: the weight is (B A) transposed.
+    `transposed`: the weight is (B A) transposed; of a weight that is not square its shape says so.
     """
 
     a: str
@@ -83,24 +83,39 @@ class Adapter:
     updates: Mapping[str, LowRank]
     biases: Mapping[str, tuple[str, float]]
     whole: Mapping[str, str]
+    embeddings: frozenset[str]  # the modules that are embeddings
+
+    @property
+    def trained_over(self) -> str:
+        """For messages: the model that the configuration names."""
+        return f", {value(self.base)}" if self.base else ""
+
+    def fits(self, of: LowRank, shape: tuple[int, ...]) -> bool:
+        """Whether the product of two factors is a change of a weight of this shape, turned if it must be."""
+        product = self._product(of)
+        return shape == product or (len(product) == 2 and shape == product[::-1])
 
     def require_fits(self, of: LowRank, shape: tuple[int, ...]) -> None:
-        """Raise CheckpointMismatch where the product of two factors is no change of a weight of this shape."""
-        product = self._product(of)
-        if shape != product and not (of.transposed and shape == product[::-1]):
-            trained_over = f", {value(self.base)}" if self.base else ""
+        """Raise CheckpointMismatch where it is not."""
+        if not self.fits(of, shape):
+            product = self._product(of)
             raise CheckpointMismatch(
                 f"{self.path}: the factors of {of.b!r} make a weight of shape "
                 f"{product[::-1] if of.transposed else product}, and the base's has {shape}. Give the base that the "
-                f"adapter was trained over{trained_over}."
+                f"adapter was trained over{self.trained_over}."
             )
+
+    def is_square(self, of: LowRank) -> bool:
+        """Whether the shape of a weight does not say which way round the product is."""
+        product = self._product(of)
+        return len(product) == 2 and product[0] == product[1]
 
     def factors(self, of: LowRank, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
         """Left and right factor of a weight of this shape, float32: its first axis by rank, rank by all others."""
         a, b = (to_float32(self.stored.raw(name), self.stored.tensors[name].dtype) for name in (of.a, of.b))
         rank, product = self.stored.tensors[of.a].shape[0], self._product(of)
         left, right = b.reshape(product[0], rank), a.reshape(rank, -1)
-        if of.transposed and shape == product[::-1]:
+        if shape != product or (of.transposed and shape == product[::-1]):
             left, right = right.T, left.T
         return np.ascontiguousarray(left), np.ascontiguousarray(right)
 
@@ -189,7 +204,7 @@ def _understood(name: str, folder: Path, stored: Checkpoint, config: Mapping[str
             if factor["embedding"]:
                 embeddings.add(factor["module"])
         elif ".original_module." not in plain:
-            whole[re.sub(r"\.(modules_to_save(\.default)?|base_layer)\.", ".", plain)] = key
+            whole[re.sub(r"\.(modules_to_save(\.[^.]+(?=\.[^.]+$))?|base_layer)\.", ".", plain)] = key
     updates: dict[str, LowRank] = {}
     for module, sides in factors.items():
         if len(sides) < 2:
@@ -212,6 +227,7 @@ def _understood(name: str, folder: Path, stored: Checkpoint, config: Mapping[str
         updates,
         {module: (key, updates[module].scaling) for module, key in biases.items()},
         whole,
+        frozenset(embeddings),
     )
 
 
@@ -243,31 +259,51 @@ def _scaling(folder: Path, config: Mapping[str, Any], module: str, rank: int) ->
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
-def in_names_of(adapter: Adapter, base: Sequence[str]) -> dict[str, str]:
+def in_names_of(adapter: Adapter, base: Mapping[str, TensorInfo]) -> dict[str, str]:
     """What the base calls the tensors of an adapter: its name for each -> the base's. Models are wrapped
-    differently, so that a name may have more or fewer parts in front, the same ones for all. Raises CheckpointMismatch.
+    differently, so that a name may have more or fewer parts in front, the same ones for all; never the number of a
+    layer. Where several parts of the base have such names, shapes decide. Raises CheckpointMismatch.
     """
     ours = [*(f"{module}.weight" for module in adapter.updates), *(f"{module}.bias" for module in adapter.biases)]
     ours += [name for name in adapter.whole if name not in ours]
-    theirs = set(base)
-    for off, on in _prefixes(ours[0], base):
+    options: list[dict[str, str]] = []
+    for off, on in _prefixes(ours[0], list(base)):
         named = {name: on + name.removeprefix(off) for name in ours}
-        if all(name.startswith(off) for name in ours) and theirs.issuperset(named.values()):
-            return named
-    missing = [name for name in ours if name not in theirs]
-    raise CheckpointMismatch(
-        f"{adapter.path}: an adapter for {counted(len(missing), 'tensor')} that the base does not have: "
-        f"{quoted(missing, SHOWN)}. Give the base that it was trained over"
-        f"{f', {value(adapter.base)}' if adapter.base else ''}."
+        if all(name.startswith(off) and named[name] in base for name in ours) and named not in options:
+            options.append(named)
+    if not options:
+        missing = [name for name in ours if name not in base]
+        raise CheckpointMismatch(
+            f"{adapter.path}: an adapter for {counted(len(missing), 'tensor')} that the base does not have: "
+            f"{quoted(missing, SHOWN)}. Give the base that it was trained over{adapter.trained_over}. Where the base "
+            "ties these to others and stores them once, merge the adapter with PEFT and give the result."
+        )
+    if len(options) > 1 and options[0][ours[0]] != ours[0]:
+        options = [named for named in options if _fits(adapter, named, base)] or options[:1]
+        if len(options) > 1:
+            found = quoted([named[ours[0]] for named in options], SHOWN)
+            raise CheckpointMismatch(
+                f"{adapter.path}: {ours[0]!r} may be {found} of the base. Merge the adapter into the part that it was "
+                "trained over with PEFT, and give the whole model as the task."
+            )
+    return options[0]
+
+
+def _fits(adapter: Adapter, named: Mapping[str, str], base: Mapping[str, TensorInfo]) -> bool:
+    return all(adapter.fits(update, base[named[f"{m}.weight"]].shape) for m, update in adapter.updates.items()) and all(
+        adapter.stored.tensors[stored].shape == base[named[own]].shape for own, stored in adapter.whole.items()
     )
 
 
 def _prefixes(name: str, base: Sequence[str]) -> list[tuple[str, str]]:
-    """What may be taken off and put in front of names so that `name` is one of the base's."""
+    """What may be taken off and put in front of names so that `name` is one of the base's, nothing first."""
     parts = name.split(".")
     options = [("", "")]
     for count in range(len(parts) - 1):
+        if any(part.isdecimal() for part in parts[:count]):
+            break
         rest = ".".join(parts[count:])
         off = name.removesuffix(rest)
-        options += [(off, one.removesuffix(rest)) for one in base if one == rest or one.endswith(f".{rest}")]
+        on = (one.removesuffix(rest) for one in base if one == rest or one.endswith(f".{rest}"))
+        options += [(off, put) for put in on if not any(part.isdecimal() for part in put.split("."))]
     return options

@@ -22,7 +22,8 @@ from prefmerge.checkpoints.names import TORCH_SUFFIXES
 
 # File stems that say what a file is and not whose: such a checkpoint is called after its folder.
 _ANONYMOUS = re.compile(
-    r"(diffusion_)?(open_clip_)?(pytorch_)?(model|weights|checkpoint|state_dict)(-\d{5}-of-\d{5})?", re.IGNORECASE
+    r"(diffusion_|adapter_)?(open_clip_)?(pytorch_)?(model|weights|checkpoint|state_dict)(-\d{5}-of-\d{5})?",
+    re.IGNORECASE,
 )
 
 # Endings in which a name goes on: best_model.pth.tar
@@ -44,11 +45,13 @@ class HubId:
 
 
 def hub_id(path: str | Path) -> HubId | None:
-    """The id that `path` is: `org/name` or `org/name@revision`. None where a file or folder of that name is there, and
-    where it is called as a file of weights is.
+    """The id that `path` is: `org/name` or `org/name@revision`. None where a file or folder of that name is there, or
+    one called `org`, and where it is called as a file of weights is.
     """
     match = _HUB_ID.fullmatch(os.fspath(path))
     if match is None or match["name"].lower().endswith(_NO_HUB_ID) or os.path.lexists(path):
+        return None
+    if os.path.isdir(match["repository"].partition("/")[0]):  # a wrong name in a folder that is here
         return None
     return HubId(match["repository"], match["name"], match["revision"])
 

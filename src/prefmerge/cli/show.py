@@ -313,7 +313,10 @@ def _say_notes(console: Console, notes: Sequence[str]) -> None:
 
 def _setting(value: Any) -> str:
     if isinstance(value, list):
-        return ",".join(map(str, value))
+        rules = any(isinstance(one, dict) for one in value)
+        return ("; " if rules else ",").join(map(_setting, value))
+    if isinstance(value, dict):  # a rule for a part of the layers
+        return " to ".join(map(_setting, value["value"])) + (f" in {value['filter']}" if "filter" in value else "")
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -35,7 +35,7 @@ from prefmerge.merging.card import CARD, base_model, model_card
 from prefmerge.merging.configs import as_published
 from prefmerge.merging.engine import HashedSink, MemorySink, merge_into
 from prefmerge.merging.parameters import per_task
-from prefmerge.merging.plan import Plan, make_plan, plan_over
+from prefmerge.merging.plan import Plan, make_plan, names_its_base, plan_over
 from prefmerge.merging.receipt import Receipt, ReceiptFile, ReceiptOutput, ReceiptRun
 from prefmerge.merging.recipe import Recipe, TaskEntry
 from prefmerge.merging.recording import inputs_of, record, versions
@@ -442,7 +442,7 @@ def _metadata(planned: Plan) -> dict[str, str]:
 
 def _base_content(planned: Plan) -> str:
     for source in planned.tasks:
-        if source.vector:
+        if names_its_base(source.checkpoint):
             return base_fingerprint(source.checkpoint)  # the plan has compared it with the base given
     return content_fingerprint(planned.base.checkpoint)
 

@@ -26,6 +26,12 @@ def local_base(path: str | Path) -> Path:
     """Where a base is on this machine: a hub id is fetched, a path stays as it is. Raises CheckpointError, DiskFull and
     MissingExtra.
     """
+    model, adapter = split_adapter(path)
+    if model is not None:
+        raise CheckpointMismatch(
+            f"{path}: a model with an adapter, and the base must be one model. Make it first: prefmerge merge {model} "
+            f"{adapter} --method last -o base"
+        )
     on_hub = hub_id(path)
     return Path(path) if on_hub is None else fetch(on_hub, companions_among)
 

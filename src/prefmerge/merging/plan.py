@@ -237,10 +237,12 @@ def _refuse_repeats(recipe: Recipe, opened: Sequence[Checkpoint]) -> None:
     for i, (path, checkpoint) in enumerate(zip(given, opened, strict=True)):
         role = f"task {i}" if i else "the base"
         place, key = split_key(checkpoint.path or "")
-        places: list[Hashable] = [(os.path.realpath(place), key)]
+        over = checkpoint.over if isinstance(checkpoint, AdapterVector) else None
+        what = (key, None if over is None else os.path.realpath(over))
+        places: list[Hashable] = [(os.path.realpath(place), *what)]
         with contextlib.suppress(OSError):  # it may be gone since it was opened
             status = os.stat(place)
-            places.append((status.st_dev, status.st_ino, key))  # of a hard link too
+            places.append((status.st_dev, status.st_ino, *what))  # of a hard link too
         for place in places:
             if place in seen:
                 raise CheckpointMismatch(
@@ -298,7 +300,7 @@ def _refuse_quantised(recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoi
 
 
 def _refuse_foreign_vectors(base: Checkpoint, tasks: Sequence[Checkpoint], names: Sequence[str]) -> None:
-    vectors = [(task, name) for task, name in zip(tasks, names, strict=True) if _of_a_base(task)]
+    vectors = [(task, name) for task, name in zip(tasks, names, strict=True) if names_its_base(task)]
     if not vectors:
         return
     given = content_fingerprint(base)
@@ -312,7 +314,7 @@ def _refuse_foreign_vectors(base: Checkpoint, tasks: Sequence[Checkpoint], names
             )
 
 
-def _of_a_base(task: Checkpoint) -> bool:
+def names_its_base(task: Checkpoint) -> bool:
     """Whether it is a task vector that names its base; an adapter was matched with it when it was opened."""
     return is_task_vector(task) and not isinstance(task, AdapterVector)
 

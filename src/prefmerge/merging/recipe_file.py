@@ -106,12 +106,17 @@ class _RecipeFile:
             self._of_a_model |= {one.keys[0]: one for one in METHODS[method].parameters}
         parameters = self._mapping(top["parameters"], "parameters", levels["parameters"]) if "parameters" in top else {}
         sliced = self._slice(top["slices"]) if "slices" in top else {}
+        of_slice: dict[str, Any] = {}
         if "parameters" in sliced:
-            parameters |= self._mapping(sliced["parameters"], "slices[0].parameters", levels["parameters"])
+            of_slice = self._mapping(sliced["parameters"], "slices[0].parameters", levels["parameters"])
         given = {
             one.name: one.mergekit_default for one in METHODS[method].parameters if one.mergekit_default is not None
         }
-        given |= self._at_the_top(top) | self._parameters(parameters, method)
+        given |= self._at_the_top(top)
+        for level in (parameters, of_slice):  # what a slice says goes before, and where it says nothing the others hold
+            for name, value in self._parameters(level, method).items():
+                given[name] = value.or_else(given[name]) if isinstance(value, ByLayer) and name in given else value
+        parameters |= of_slice
         self._listed = self._model_nodes(top, sliced)
         base, base_weight, entries = self._models(top, method, given.get(WEIGHTS.name))
         given |= self._alone
@@ -167,9 +172,7 @@ class _RecipeFile:
             elif known[key] is PREFERENCE:
                 given[PREFERENCE.name] = self._prefer(node)
             else:
-                one, value = known[key], self._setting(node, place, known[key])
-                fills = isinstance(value, ByLayer) and one.mergekit_default is not None
-                given[one.name] = value.or_else(one.mergekit_default) if fills else value
+                given[known[key].name] = self._setting(node, place, known[key])
         return given
 
     def _idle(self, node: Any, place: str, key: str) -> None:
@@ -281,11 +284,13 @@ class _RecipeFile:
         """The base's weight in a sum of models. `listed`: where it is among them. `weight`: the one given for all."""
         if not METHODS[method].honours(WEIGHTS):
             listed, weight = [TaskEntry() for _ in listed], None
+        if len(listed) == 1:
+            return listed[0].own.get(WEIGHTS.name, WEIGHTS.default if weight is None else weight)
         for value in [weight, *(row.own.get(WEIGHTS.name) for row in listed)]:
             if isinstance(value, ByLayer):
                 raise RecipeError(
                     f"recipe {self.path}: the base takes part in {method}, and its weight differs from layer to layer. "
-                    "Give the base one weight of its own, and the models theirs."
+                    "List the base among the models, once, with a weight of its own."
                 )
         if listed:
             common = WEIGHTS.default if weight is None else weight

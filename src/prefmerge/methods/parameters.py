@@ -310,6 +310,7 @@ BASE_WEIGHT = Parameter(  # of methods of whole models
     NUMBER,
     Fraction(0),  # the base is only where deltas start
     "the base's own weight among the models",
+    by_layer=True,
     flag=False,
     key="",  # a recipe file lists the base among the models
     group=Group.MODELS,

@@ -16,6 +16,7 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import final
 
@@ -58,14 +59,15 @@ class AdapterVector:
             if info.dtype.family == "float"
         }
         self.aliases: Mapping[str, str] = {name: of for name, of in base.aliases.items() if name in self.tensors}
-        called = in_names_of(adapter, list(base.tensors))
+        called = in_names_of(adapter, base.tensors)
         if model is not None:
             _require_alike(adapter, base, model)
         self._updates: dict[str, LowRank] = {}
         self._added: dict[str, tuple[str, float]] = {}
         self._whole: dict[str, str] = {}
         for module, update in adapter.updates.items():
-            self._updates[self._first(called[f"{module}.weight"])] = update
+            name = self._first(called[f"{module}.weight"])
+            self._updates[name] = replace(update, transposed=self._is_turned(module, update, name))
         for module, bias in adapter.biases.items():
             self._added[self._first(called[f"{module}.bias"])] = bias
         for own, stored in adapter.whole.items():
@@ -82,6 +84,19 @@ class AdapterVector:
                 )
         self._held: OrderedDict[str, tuple[np.ndarray, np.ndarray]] = OrderedDict()
         self._lock = threading.Lock()
+
+    def _is_turned(self, module: str, update: LowRank, name: str) -> bool:
+        """Whether a weight is stored turned round. PEFT's configuration has one word for all modules, that of the last
+        one; so of a square weight the base's others of that name decide, whose biases are as long as one axis.
+        """
+        if module in self.adapter.embeddings or not self.adapter.is_square(update):
+            return update.transposed
+        end = "." + ".".join(name.split(".")[-2:])
+        for other, info in self._base.tensors.items():
+            bias = self._base.tensors.get(other.removesuffix("weight") + "bias")
+            if other.endswith(end) and bias is not None and len(info.shape) == 2 and info.shape[0] != info.shape[1]:
+                return bias.shape == (info.shape[1],)
+        return update.transposed
 
     def _first(self, name: str) -> str:
         """The name under which the elements of a tensor are read: what shares them changes with it."""
@@ -166,7 +181,7 @@ class AdapterVector:
         """A fingerprint of what decides the vector beside the base: factors, scalings and the model, if there is
         one. The products themselves are not hashed: they are as large as the model.
         """
-        scalings = {module: update.scaling for module, update in sorted(self.adapter.updates.items())}
+        scalings = {name: [update.scaling, update.transposed] for name, update in sorted(self._updates.items())}
         parts = [content_fingerprint(one) for one in (self.adapter.stored, self._model) if one is not None]
         text = json.dumps(["prefmerge adapter 1", parts, scalings])
         return PREFIX + xxhash.xxh3_128_hexdigest(text.encode())
