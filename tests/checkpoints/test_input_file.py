@@ -59,7 +59,7 @@ def test_other_names_are_no_change(tmp_path: Path, act: str):
 
 def test_descriptors_are_few_and_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     gc.collect()
-    monkeypatch.setattr(input_file, "_most_open", lambda: 5)
+    monkeypatch.setattr(input_file, "most_open", lambda: 5)
     files: list[InputFile] = []
     for i in range(40):
         (tmp_path / f"{i}").write_bytes(bytes([i]) * 1000)

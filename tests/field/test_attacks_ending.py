@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from prefmerge.checkpoints import open_checkpoint
 from prefmerge.cli import progress
 from prefmerge.ground import atomic, locks
 from prefmerge.merging import api
@@ -216,12 +217,19 @@ def test_attack_m1_ascii_streams(tmp_path: Path, inputs: list[str]) -> None:
 # M1: too little memory, files that may not grow, few descriptors
 
 
-@pytest.mark.parametrize(("limit", "codes"), [("-v 400000", (0, 1)), ("-f 1", (0, 1)), ("-n 12", (0, 1))])
-def test_attack_m1_limits(tmp_path: Path, inputs: list[str], limit: str, codes: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("limit", ["-v 400000", "-f 1", "-n 12"])
+def test_attack_m1_limits(tmp_path: Path, inputs: list[str], limit: str) -> None:
     out = tmp_path / "out"
-    command = f"ulimit {limit}; exec {sys.executable} -m prefmerge merge {' '.join(inputs)} -o {out}"
-    done = subprocess.run(["sh", "-c", command], check=False, capture_output=True, text=True)
-    assert done.returncode in codes, (done.returncode, done.stderr)
+    command = [sys.executable, "-m", "prefmerge", "merge", *inputs, "-o", str(out)]
+    line = f"ulimit {limit}; exec {' '.join(command)}"
+    done = subprocess.run(["sh", "-c", line], check=False, capture_output=True, text=True)
+    if done.returncode == -signal.SIGABRT:  # LLVM, which compiles the kernels, ends a process that lacks memory
+        assert limit.startswith("-v")
+        assert "LLVM ERROR: out of memory" in done.stderr
+        subprocess.run(command, check=True, capture_output=True)  # and the next merge cleans up
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+        return
+    assert done.returncode in (0, 1), (done.returncode, done.stderr)
     assert "Traceback" not in done.stderr, done.stderr
     assert done.stderr.count("error: ") == done.returncode
     assert [path.name for path in tmp_path.iterdir()] == (["out"] if done.returncode == 0 else [])
@@ -246,24 +254,28 @@ def test_attack_s8_the_soft_limit_is_raised(monkeypatch: pytest.MonkeyPatch) -> 
 SHARDS = """
 import resource, sys
 from pathlib import Path
+import numpy as np
 from prefmerge.checkpoints.dtypes import by_name
 from prefmerge.checkpoints.protocol import TensorInfo
-from prefmerge.errors import OutputError
 from prefmerge.outputs.write import create_output
 resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
 infos = [TensorInfo(f"w{i}", by_name("float32"), (10,)) for i in range(100)]
-try:
-    create_output(Path(sys.argv[1]), infos, metadata={}, kind="folder", force=False, max_shard_bytes=40)
-except OutputError as error:
-    print(error)
+with create_output(
+    Path(sys.argv[1]), infos, metadata={}, kind="folder", force=False, max_shard_bytes=40
+) as output:
+    for info in infos:
+        output.write(info.name, 0, np.full(10, len(info.name), np.float32))
+        assert output.raw(info.name)[0] == len(info.name)
+    output.publish(b"{}")
 """
 
 
 def test_attack_s8_more_shards_to_write_than_descriptors(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", SHARDS, tmp_path / "out"], capture_output=True, text=True, check=False)
-    said = f"{tmp_path / 'out'}: cannot be written (Too many open files). Allow more with `ulimit -n`.\n"
-    assert (done.stdout, done.stderr) == (said, "")
-    assert list(tmp_path.iterdir()) == []
+    assert (done.stdout, done.stderr) == ("", "")
+    written = open_checkpoint(tmp_path / "out")
+    assert len(written.files) == len(written.tensors) == 100
+    assert [float(written.raw(f"w{i}")[0]) for i in (0, 50)] == [2.0, 3.0]
 
 
 # Full disks, which need the right to mount one

@@ -13,7 +13,7 @@ import pytest
 
 from prefmerge import Receipt, verify
 from prefmerge.checkpoints import content_fingerprint, open_checkpoint
-from prefmerge.outputs.write import find_receipt
+from prefmerge.outputs.receipts import find_receipt
 from tests.merging import racing
 
 ROUNDS = 4  # of each; what is decisive is forced in tests/outputs/test_two_writers.py

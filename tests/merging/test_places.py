@@ -18,7 +18,7 @@ from prefmerge.cli import app
 from prefmerge.errors import CheckpointNotFound
 from prefmerge.merging import places
 from prefmerge.merging.receipt import Receipt
-from prefmerge.outputs.write import find_receipt
+from prefmerge.outputs.receipts import find_receipt
 from tests.outputs.traces import traces
 
 CONFIG = {

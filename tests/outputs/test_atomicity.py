@@ -18,7 +18,8 @@ import pytest
 from prefmerge.checkpoints import content_fingerprint, open_checkpoint
 from prefmerge.errors import DiskFull, OutputError
 from prefmerge.ground import atomic, locks
-from prefmerge.outputs.write import OutputKind, find_receipt, receipt_beside
+from prefmerge.outputs.receipts import find_receipt, receipt_beside
+from prefmerge.outputs.write import OutputKind
 from tests.outputs import killed
 
 LINUX_OR_MAC = sys.platform in ("linux", "darwin")

@@ -20,7 +20,8 @@ import pytest
 from prefmerge.checkpoints import content_fingerprint, open_checkpoint
 from prefmerge.errors import OutputBusy, OutputExists
 from prefmerge.ground import atomic, disk, locks
-from prefmerge.outputs.write import Output, OutputKind, create_output, find_receipt
+from prefmerge.outputs.receipts import find_receipt
+from prefmerge.outputs.write import Output, OutputKind, create_output
 from tests.checkpoints.files import info_of
 from tests.outputs import killed
 

@@ -19,7 +19,8 @@ from prefmerge.checkpoints import content_fingerprint, from_state_dict, open_che
 from prefmerge.checkpoints.protocol import TensorInfo
 from prefmerge.errors import OutputError, OutputExists
 from prefmerge.ground import atomic, disk
-from prefmerge.outputs.write import OutputKind, create_output, find_receipt
+from prefmerge.outputs.receipts import find_receipt
+from prefmerge.outputs.write import OutputKind, create_output
 from tests.checkpoints.files import a_model, arrays_of, assert_same, info_of, save
 
 MODEL = a_model()

@@ -13,7 +13,8 @@ import pytest
 from prefmerge.checkpoints import open_checkpoint
 from prefmerge.errors import DiskFull, OutputError, OutputExists
 from prefmerge.ground import atomic
-from prefmerge.outputs.write import OutputKind, find_receipt
+from prefmerge.outputs.receipts import find_receipt
+from prefmerge.outputs.write import OutputKind
 from tests.checkpoints.files import save
 from tests.outputs.test_write import KINDS, MODEL, content_of, start
 

@@ -126,7 +126,7 @@ def look(path: str | Path, by: By = "layer") -> Ownership | Inventory:
     """
     from prefmerge.checkpoints import is_there, open_checkpoint
     from prefmerge.merging.receipt import Receipt
-    from prefmerge.outputs.write import find_receipt
+    from prefmerge.outputs.receipts import find_receipt
 
     path = Path(path)
     if not is_there(path):

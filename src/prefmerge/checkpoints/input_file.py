@@ -184,7 +184,7 @@ class InputFile:
         with _lock:
             self._fd = _descriptor(self.path)
             _opened[id(self)] = weakref.ref(self)
-            _make_room(_most_open())
+            _make_room(most_open())
 
     def _reopen(self) -> None:
         try:
@@ -239,7 +239,7 @@ def _descriptor(path: Path) -> int:
         return os.open(path, _READ)
 
 
-def _most_open() -> int:
+def most_open() -> int:
     """A quarter of what the process may open: the output, the libraries and the caller need some as well."""
     try:
         import resource

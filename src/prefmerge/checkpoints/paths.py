@@ -45,13 +45,11 @@ class HubId:
 
 
 def hub_id(path: str | Path) -> HubId | None:
-    """The id that `path` is: `org/name` or `org/name@revision`. None where a file or folder of that name is there, or
-    one called `org`, and where it is called as a file of weights is.
+    """The id that `path` is: `org/name` or `org/name@revision`. None where a file or folder of that name is there, and
+    where it is called as a file of weights is.
     """
     match = _HUB_ID.fullmatch(os.fspath(path))
     if match is None or match["name"].lower().endswith(_NO_HUB_ID) or os.path.lexists(path):
-        return None
-    if os.path.isdir(match["repository"].partition("/")[0]):  # a wrong name in a folder that is here
         return None
     return HubId(match["repository"], match["name"], match["revision"])
 

@@ -131,7 +131,7 @@ def matrix(report: MatrixReport) -> None:
 
 def merged(receipt: Receipt, recipe: Recipe, out: Path) -> None:
     """What a merge did, from its receipt."""
-    from prefmerge.outputs.write import find_receipt
+    from prefmerge.outputs.receipts import find_receipt
 
     console = screen.console()
     elements, gap = receipt.elements, receipt.totals.gap

@@ -52,7 +52,7 @@ class RecipeArguments(TypedDict, total=False):
     scope: Literal["tensor", "model"]
     passes: int
     weights: Sequence[Number | None] | None  # one for each task
-    base_weight: Number
+    base_weight: OverLayers
     density: Number | Sequence[Number | None] | None  # one for all tasks, or one for each
     gamma: Number | Sequence[Number | None]
     epsilon: Number | Sequence[Number | None]

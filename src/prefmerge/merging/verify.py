@@ -39,7 +39,7 @@ from prefmerge.merging.opening import open_task
 from prefmerge.merging.parameters import AS_TASK_VECTOR
 from prefmerge.merging.receipt import Receipt, ReceiptInput, ReceiptTensor, ReceiptTotals
 from prefmerge.methods.parameters import SCOPE
-from prefmerge.outputs.write import find_receipt
+from prefmerge.outputs.receipts import find_receipt
 from prefmerge.vectors.adapter import AdapterVector
 
 SHOWN = 5  # names listed in a message about many

@@ -32,16 +32,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from prefmerge.checkpoints.fingerprint import content_fingerprint
+from prefmerge.checkpoints.input_file import most_open
 from prefmerge.checkpoints.names import WEIGHTS_NAME, index_name, output_name, shard_names
 from prefmerge.checkpoints.paths import expanded
 from prefmerge.checkpoints.protocol import TensorInfo
-from prefmerge.checkpoints.safetensors_file import SafetensorsFile, encode_header
-from prefmerge.errors import CheckpointError, DiskFull, OutputBusy, OutputError, OutputExists, UsageError
+from prefmerge.checkpoints.safetensors_file import encode_header
+from prefmerge.errors import DiskFull, OutputBusy, OutputError, OutputExists, UsageError
 from prefmerge.ground import atomic, disk, jsons, locks
 from prefmerge.ground.refused import remedy
+from prefmerge.outputs.receipts import RECEIPT, find_receipt, receipt_beside, settle
 
-RECEIPT = "receipt.json"
+_SHARD_FLAGS = os.O_RDWR | os.O_CLOEXEC
 MAX_SHARD_BYTES = 5_000_000_000  # Hugging Face's limit for one file
 
 OutputKind = Literal["file", "folder"]
@@ -108,7 +109,7 @@ def create_output(
             raise
     try:
         with _reporting(target):
-            atomic.recover(target, lambda workspace: _settle(target, workspace))
+            atomic.recover(target, lambda workspace: settle(target, workspace))
             _check_target(target, kind, force, began)
         pairs = metadata() if callable(metadata) else metadata
         limit = max_shard_bytes if kind == "folder" else None
@@ -280,7 +281,7 @@ class Output:
         self._written = dict.fromkeys(self._infos, 0)  # elements
         self._count = threading.Lock()
         self._companions: set[str] = set()
-        self._fds: list[int] = []
+        self._fds: dict[int, int] = {}  # of the shards that stay open, the first of them
         self._mapped: dict[int, np.ndarray] = {}
         self._claim = claim
         self._began = began
@@ -288,12 +289,14 @@ class Output:
         self._workspace = atomic.make_work_folder(target)
         try:
             (self._workspace.path / self._module).mkdir(parents=True, exist_ok=True)
-            for shard in shards:
-                self._fds.append(
-                    os.open(self._workspace.path / shard.name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-                )
-                os.ftruncate(self._fds[-1], shard.size)
-                _write_all(self._fds[-1], shard.header, 0)
+            kept = most_open()
+            for i, shard in enumerate(shards):
+                fd = os.open(self._workspace.path / shard.name, _SHARD_FLAGS | os.O_CREAT | os.O_EXCL, 0o666)
+                self._fds[i] = fd
+                os.ftruncate(fd, shard.size)
+                _write_all(fd, shard.header, 0)
+                if i >= kept:
+                    os.close(self._fds.pop(i))
         except BaseException:
             self.discard()
             raise
@@ -302,6 +305,17 @@ class Output:
     def files(self) -> list[dict[str, Any]]:
         """[{"name", "bytes"}] of the weights files, as the receipt lists them."""
         return [{"name": shard.name, "bytes": shard.size} for shard in self._shards]
+
+    @contextlib.contextmanager
+    def _opened(self, shard: int) -> Iterator[int]:
+        """A shard's descriptor. Of more shards than may be open at once, the others are opened when they are used."""
+        kept = self._fds.get(shard)
+        fd = os.open(self._workspace.path / self._shards[shard].name, _SHARD_FLAGS) if kept is None else kept
+        try:
+            yield fd
+        finally:
+            if kept is None:
+                os.close(fd)
 
     def write(self, name: str, start: int, stored: np.ndarray) -> None:
         """Write the stored elements [start, start + len(stored)) of tensor `name`. Safe to call from any thread."""
@@ -313,8 +327,8 @@ class Output:
             )
         shard = self._home[name]
         block = np.ascontiguousarray(stored).reshape(-1).view(np.uint8)
-        with _reporting(self.target):
-            _write_all(self._fds[shard], block.data, self._shards[shard].offsets[name] + start * info.dtype.itemsize)
+        with _reporting(self.target), self._opened(shard) as fd:
+            _write_all(fd, block.data, self._shards[shard].offsets[name] + start * info.dtype.itemsize)
         with self._count:
             self._written[name] += stored.size
 
@@ -324,7 +338,10 @@ class Output:
         info, shard = self._infos[name], self._home[name]
         with self._count:
             if shard not in self._mapped:
-                mapped = mmap.mmap(self._fds[shard], self._shards[shard].size, access=mmap.ACCESS_READ)
+                while len(self._mapped) >= max(1, len(self._fds)):  # a map holds a descriptor too
+                    del self._mapped[next(iter(self._mapped))]
+                with self._opened(shard) as fd:
+                    mapped = mmap.mmap(fd, self._shards[shard].size, access=mmap.ACCESS_READ)
                 self._mapped[shard] = np.frombuffer(mapped, dtype=np.uint8)
         offset = self._shards[shard].offsets[name]
         return self._mapped[shard][offset : offset + info.nbytes].view(info.dtype.storage)
@@ -357,8 +374,9 @@ class Output:
                 raise ValueError(f"tensor {name!r}: {self._written[name]} of {info.size} elements were written")
         content = receipt if isinstance(receipt, bytes) else receipt(self.files)
         with _reporting(self.target):
-            for fd in self._fds:
-                disk.sync(fd)
+            for shard in range(len(self._shards)):
+                with self._opened(shard) as fd:
+                    disk.sync(fd)
             place = self._workspace.path / (RECEIPT if self.kind == "folder" else receipt_beside(self.target).name)
             _write_file(place, content, durable=True)
             _check_target(self.target, self.kind, self._force, self._began)
@@ -434,7 +452,7 @@ class Output:
     def _close(self) -> None:
         self._mapped.clear()
         while self._fds:
-            os.close(self._fds.pop())  # an interrupted call may come again
+            os.close(self._fds.popitem()[1])  # an interrupted call may come again
 
     def __enter__(self) -> Output:
         return self
@@ -461,51 +479,3 @@ def _write_file(path: Path, data: bytes, *, durable: bool = False) -> None:
             disk.sync(fd)
     finally:
         os.close(fd)
-
-
-def receipt_beside(target: Path) -> Path:
-    """Where the receipt of an output file is: OUT.receipt.json."""
-    return target.with_name(target.name + ".receipt.json")
-
-
-def _waiting(target: Path, workspace: Path) -> Path:
-    """Where the receipt of an output file waits until its weights are in place."""
-    return workspace / receipt_beside(target).name
-
-
-def find_receipt(out: str | Path) -> Path | None:
-    """The receipt of the output at `out`, None when it has none.
-
-    The receipt of a file may still wait in a temporary folder, because the merge was killed at the last moment. It
-    counts when it describes the weights that are there; this reads them once. Whether a receipt in its proper place
-    does is for `verify` to say.
-    """
-    out = Path(out)
-    if out.is_dir():
-        return out / RECEIPT if (out / RECEIPT).is_file() else None
-    if not out.is_file():
-        return None
-    for workspace in atomic.work_folders(out):
-        if _describes(_waiting(out, workspace), out):
-            return _waiting(out, workspace)
-    return receipt_beside(out) if receipt_beside(out).is_file() else None
-
-
-def _describes(receipt: Path, weights: Path) -> bool:
-    """Whether `receipt` is there, whole, and about exactly these weights."""
-    try:
-        output = jsons.read(receipt, nan=True)["output"]
-        if [entry["bytes"] for entry in output["files"]] != [weights.stat().st_size]:
-            return False
-        opened = SafetensorsFile.open(weights)
-        return content_fingerprint(opened) == output["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError, CheckpointError):
-        return False
-
-
-def _settle(target: Path, workspace: Path) -> None:
-    """Finish what a killed merge began: put its receipt in place if its weights are."""
-    waiting = _waiting(target, workspace)
-    if _describes(waiting, target):
-        os.replace(waiting, receipt_beside(target))
-        disk.sync_path(target.parent)

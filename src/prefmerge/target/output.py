@@ -21,7 +21,8 @@ from prefmerge.ground import jsons
 from prefmerge.merging.api import run
 from prefmerge.merging.places import without_places
 from prefmerge.merging.receipt import Receipt
-from prefmerge.outputs.write import find_receipt, kind_of
+from prefmerge.outputs.receipts import find_receipt
+from prefmerge.outputs.write import kind_of
 from prefmerge.target.card import about
 from prefmerge.target.files import HEAD, REPORT, RESULT
 from prefmerge.target.report import report

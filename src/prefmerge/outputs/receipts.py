@@ -1,0 +1,67 @@
+"""Where the receipt of an output is, also where a merge was killed between its two renames.
+
+    merged/receipt.json                    of a folder
+    merged.safetensors.receipt.json        of a file
+
+Cost: one reading of the weights where a killed merge left its receipt behind. Not here: what a receipt says.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from prefmerge.checkpoints import content_fingerprint
+from prefmerge.checkpoints.safetensors_file import SafetensorsFile
+from prefmerge.errors import CheckpointError
+from prefmerge.ground import atomic, disk, jsons
+
+RECEIPT = "receipt.json"
+
+
+def receipt_beside(target: Path) -> Path:
+    """Where the receipt of an output file is: OUT.receipt.json."""
+    return target.with_name(target.name + ".receipt.json")
+
+
+def _waiting(target: Path, workspace: Path) -> Path:
+    """Where the receipt of an output file waits until its weights are in place."""
+    return workspace / receipt_beside(target).name
+
+
+def find_receipt(out: str | Path) -> Path | None:
+    """The receipt of the output at `out`, None when it has none.
+
+    The receipt of a file may still wait in a temporary folder, because the merge was killed at the last moment. It
+    counts when it describes the weights that are there; this reads them once. Whether a receipt in its proper place
+    does is for `verify` to say.
+    """
+    out = Path(out)
+    if out.is_dir():
+        return out / RECEIPT if (out / RECEIPT).is_file() else None
+    if not out.is_file():
+        return None
+    for workspace in atomic.work_folders(out):
+        if _describes(_waiting(out, workspace), out):
+            return _waiting(out, workspace)
+    return receipt_beside(out) if receipt_beside(out).is_file() else None
+
+
+def _describes(receipt: Path, weights: Path) -> bool:
+    """Whether `receipt` is there, whole, and about exactly these weights."""
+    try:
+        output = jsons.read(receipt, nan=True)["output"]
+        if [entry["bytes"] for entry in output["files"]] != [weights.stat().st_size]:
+            return False
+        opened = SafetensorsFile.open(weights)
+        return content_fingerprint(opened) == output["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError, CheckpointError):
+        return False
+
+
+def settle(target: Path, workspace: Path) -> None:
+    """Finish what a killed merge began: put its receipt in place if its weights are."""
+    waiting = _waiting(target, workspace)
+    if _describes(waiting, target):
+        os.replace(waiting, receipt_beside(target))
+        disk.sync_path(target.parent)
