@@ -357,3 +357,11 @@ def test_a_base_with_an_adapter_is_to_be_made_first(made: Path, tmp_path: Path) 
 def test_an_adapter_is_called_after_its_folder(made: Path, tmp_path: Path) -> None:
     receipt = merge(made / "base", [made / "cars" / "adapter_model.safetensors"], tmp_path / "out")
     assert receipt.tasks == ("cars",)
+
+
+def test_an_adapter_beside_a_model_is_mentioned(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "cars-full", tmp_path / "both")
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(made / "birds" / name, tmp_path / "both")
+    receipt = merge(made / "base", [tmp_path / "both"], tmp_path / "out")
+    assert any("the LoRA adapter beside the model is not read" in note for note in receipt.notes)

@@ -190,7 +190,11 @@ def _open_folder(given: Path, name: str) -> Checkpoint:
 
 
 def _placed(opened: Folder, where: Meant) -> Folder:
-    return replace(opened, notes=(*where.notes, *opened.notes), module=where.module, others=where.others)
+    beside = any((where.folder / where.module / f"adapter_model.{kind}").is_file() for kind in ("safetensors", "bin"))
+    notes = (
+        ("the LoRA adapter beside the model is not read; for both give them apart, MODEL+ADAPTER",) if beside else ()
+    )
+    return replace(opened, notes=(*where.notes, *notes, *opened.notes), module=where.module, others=where.others)
 
 
 def _file_or_shards(file: Path) -> Path:
