@@ -103,3 +103,18 @@ def test_every_key_of_mergekit_that_is_read_is_in_the_table() -> None:
 def test_as_many_recipes_as_the_page_says() -> None:
     recipes = list((ROOT / "tests" / "golden").glob("*.yml"))
     assert f"The tests run {len(recipes)} of mergekit's recipes unchanged" in PAGE
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "tokenizer_source: base",
+        "tokenizer_source: base.safetensors",
+        "tokenizer: {source: base}",
+        "chat_template: auto",
+    ],
+)
+def test_what_the_output_takes_from_the_base_anyway(folder: Path, written: str) -> None:
+    (folder / "recipe.yaml").write_text(f"merge_method: ties\n{written}\n{MODELS}")
+    key = written.partition(":")[0]
+    assert f"{key} has no effect: the output keeps the base's." in read_recipe(folder / "recipe.yaml").notes

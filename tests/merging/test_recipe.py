@@ -487,17 +487,3 @@ def test_a_receipts_settings_make_the_same_recipe(
     again = Recipe.from_settings(told, base="base", tasks=["a", "b"], names=["a", "b"])
     assert again.settings() == told == first.settings()
     assert all(again.used(one) == first.used(one) for one in every().values() if one is not PREFERENCE)
-
-
-@pytest.mark.parametrize(
-    ("written", "key"),
-    [
-        ("tokenizer_source: base", "tokenizer_source"),
-        ("tokenizer_source: base.safetensors", "tokenizer_source"),
-        ("tokenizer: {source: base}", "tokenizer"),
-        ("chat_template: auto", "chat_template"),
-    ],
-)
-def test_what_the_output_takes_from_the_base_anyway(folder: Path, written: str, key: str) -> None:
-    recipe = read(folder, f"merge_method: ties\n{written}\n{MODELS}")
-    assert f"{key} has no effect: the output keeps the base's." in recipe.notes
