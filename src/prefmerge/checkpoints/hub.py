@@ -68,7 +68,7 @@ def fetch(what: HubId, beside: Beside | None = None) -> Path:
     with phase(f"fetching {what}: {listed(lacking, 2)}, {size / 1e9:.2f} GB") if lacking else contextlib.nullcontext():
         try:
             folder = _snapshot(what, allow_patterns=[glob.escape(name) for name in wanted])
-        except Exception as error:
+        except Exception as error:  # of the hub, the network or the disk, as above: `_refusal` says which
             raise _refusal(what, error) from error
     return _complete(what, folder, wanted, "the hub did not give them")
 
@@ -94,7 +94,7 @@ def _cached(what: HubId, beside: Beside | None, error: Exception) -> Path:
         raise _refusal(what, error) from error
     try:
         folder = _snapshot(what, local_files_only=True, allow_patterns=[])
-    except Exception:
+    except Exception:  # the cache has nothing of it: why the hub did not answer is the reason to give
         raise _refusal(what, error) from error
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     with contextlib.suppress(Exception):  # older versions keep no list of what the repository has

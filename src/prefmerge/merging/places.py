@@ -1,7 +1,7 @@
 """Where the inputs of a receipt are, in words that may be published.
 
-    receipt in /home/me/work/out, input /home/me/work/cars.safetensors    ../cars.safetensors
-    receipt in /home/me/work/out, input /mnt/big/cars.safetensors         cars.safetensors, which is elsewhere
+    receipt in work/out, input work/cars.safetensors    ../cars.safetensors
+    the same, input on another disk                     cars.safetensors, which is elsewhere
 
 A path is written relative to the receipt's folder, so it holds where the two are moved together. Where the way from one
 to the other leads through the root or the folder of all homes, or names the user, the last name alone is written. The
@@ -45,7 +45,7 @@ def told(path: str, folder: Path) -> str | None:
 
 
 def name_alone(path: str) -> str:
-    """What is told of a path that is elsewhere."""
+    """The name that a receipt has of a path that is elsewhere."""
     model, own = split_adapter(path)
     if model is not None:
         return f"{name_alone(str(model))}+{name_alone(str(own))}"

@@ -10,7 +10,7 @@ from prefmerge.shown import marked
 from prefmerge.target.files import HEAD, REPORT
 from prefmerge.target.result import Adapted
 
-MOST_TASKS = 8  # shares that are told
+MOST_TASKS = 8  # whose shares are listed
 
 
 def about(made: Adapted) -> str:
