@@ -130,7 +130,7 @@ model-index: [{name: x}]
 
 def test_what_the_base_says_of_itself_is_kept(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(CARD)
-    (tmp_path / "config.json").write_text('{"model_type": "bert", "_name_or_path": "/home/me/base"}')
+    (tmp_path / "config.json").write_text('{"model_type": "bert", "_name_or_path": "/some/where/base"}')
     base = base_model(tmp_path, ["config.json"])
     kept = {"license": "apache-2.0", "language": ["en", "de"], "pipeline_tag": "feature-extraction"}
     assert base == BaseModel("org/grandparent", "sentence-transformers", kept)

@@ -1,7 +1,7 @@
 """The base's configuration files as a merged folder has them: with the right number format, and without paths.
 
     "dtype": "float32"                          "dtype": "bfloat16", where that was asked for
-    "_name_or_path": "/home/me/models/base"     "_name_or_path": "base"
+    "_name_or_path": "/some/where/models/base"   "_name_or_path": "base"
 
 A file in which nothing is to change is copied byte for byte. Cost: one small file each. Not here: which files there are
 (`companions`).
