@@ -2,7 +2,8 @@
 
 Run once, where mergekit 0.1.5 and torch 2.13.0 are installed (they are not needed by the tests):
 
-    python make_golden.py
+    python make_golden.py              all of them
+    python make_golden.py sce slerp    the outputs of these recipes
 
 Inputs: `base`, `cars`, `birds`, `digits`: a Llama of 3.6 k float32 parameters (one layer, width 16). The steps from
 the base are heavy-tailed; the first three elements of `model.norm.weight` hold what random numbers would not: deltas
@@ -110,7 +111,8 @@ def main() -> None:
     make_inputs(HERE)
     make_deep(HERE)
     (HERE / "outputs").mkdir(exist_ok=True)
-    for recipe in sorted(HERE.glob("*.yml")):
+    asked = [HERE / f"{name}.yml" for name in sys.argv[1:]]
+    for recipe in asked or sorted(HERE.glob("*.yml")):
         with tempfile.TemporaryDirectory() as scratch:
             program = shutil.which("mergekit-yaml") or str(Path(sys.executable).with_name("mergekit-yaml"))
             subprocess.run([program, recipe.name, scratch, "--no-copy-tokenizer"], cwd=HERE, check=True)

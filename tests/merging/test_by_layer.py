@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from prefmerge import merge, verify
 from prefmerge.errors import RecipeError
 from prefmerge.merging.api import run
-from prefmerge.merging.layers import counts, depths
+from prefmerge.merging.layers import depths, stacks
 from prefmerge.merging.recipe_file import read_recipe
 from prefmerge.merging.recipe_text import recipe_text
 from prefmerge.methods.by_layer import ByLayer
@@ -78,7 +78,7 @@ def test_where_no_rule_holds() -> None:
 def test_layers_of_the_layouts_that_people_merge(name: str, stack: str, layer: int) -> None:
     names = [name, f"{stack}.0.x.weight", f"{stack}.4.x.weight", "embed.weight", "h.weight", "layers.weight"]
     assert depths(names) == {name: Fraction(layer, 4), f"{stack}.0.x.weight": 0, f"{stack}.4.x.weight": 1}
-    assert counts(names) == {5}
+    assert stacks(names) == {stack: 5}
     assert depths(["layers.0.w"]) == {"layers.0.w": 1}  # as in mergekit
 
 
@@ -122,21 +122,23 @@ def test_python_takes_them_too(tmp_path: Path) -> None:
     assert first.fingerprint == second.fingerprint
 
 
-@pytest.mark.parametrize("given", ["[0, 2]", "[1, 3]", "[0, 40]"])
-def test_a_part_of_the_layers_is_refused(given: str, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"line 3: .*layer_range: .* is not all layers of the model, which has 3\."):
-        read(tmp_path, f"merge_method: task_arithmetic\n{SLICED.replace('RANGE', given)}")
+def test_a_range_behind_the_last_layer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        RecipeError, match=r"line 3: .*layer_range: \[0, 40\] ends behind .* it has 3, so \[0, 3\] is all"
+    ):
+        read(tmp_path, f"merge_method: task_arithmetic\n{SLICED.replace('RANGE', '[0, 40]')}")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (f"{LISTED}slices: []\n", "expected one, over all layers"),
+        (f"{LISTED}slices: []\n", "'models' and 'slices' both list the models"),
         (f"{LISTED}slices: [{{sources: [{{model: {CARS}}}]}}]\n", "'models' and 'slices' both list the models"),
         (f"base_model: {BASE}\nslices: [{{parameters: {{}}}}]\n", "'sources' is missing"),
         (SLICED.replace("RANGE", "[0]"), "expected two numbers, such as"),
         (SLICED.replace("RANGE", "3"), "expected two numbers, such as"),
         (SLICED.replace("RANGE", "[a, b]"), "expected two numbers, such as"),
+        (SLICED.replace("RANGE", "[2, 1]"), r"\[2, 1\] has no layer"),
     ],
 )
 def test_slices_that_say_too_little(text: str, message: str, tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from prefmerge.errors import PreferenceError, RecipeError
+from prefmerge.errors import CheckpointNotFound, PreferenceError, RecipeError
+from prefmerge.merging.plan import make_plan
 from prefmerge.merging.recipe_file import read_recipe
 from tests.merging.test_recipe import MODELS, refusal
 
@@ -35,8 +36,7 @@ from tests.merging.test_recipe import MODELS, refusal
         (f"merge_method: magmx\n{MODELS}", "Did you mean 'magmax'?"),
         (
             "merge_method: ties\nslices: []\n",
-            "line 2: slices: expected one, over all layers of its models, found a list. prefmerge merges whole "
-            "models. List them under 'models'.",
+            "slices: expected a list of slices, each with 'sources'. Whole models can be listed under 'models'.",
         ),
         (
             f"merge_method: ties\ntokenizer_source: union\n{MODELS}",
@@ -162,6 +162,76 @@ from tests.merging.test_recipe import MODELS, refusal
 )
 def test_refusals(folder: Path, text: str, message: str) -> None:
     assert message in refusal(folder, text)
+
+
+FAULTS = """merge_metod: ties
+merge_method: ties
+base_model: base.safetensors
+models:
+  - model: cars.safetensors
+    parameters: {weigth: 1, density: 2}
+  - model: gone.safetensors
+  - name: birds
+parameters: {normalize: 3, seed: 1}
+dtype: int8
+tokenizer_source: union
+"""
+
+
+def test_everything_that_is_wrong_is_said_at_once_by_line(folder: Path) -> None:
+    message = refusal(folder, FAULTS)
+    first, *rows = message.splitlines()
+    assert first == "9 faults."
+    starts = [
+        "line 1: unknown key 'merge_metod'. Did you mean 'merge_method'? Known keys: ",
+        "line 6: unknown key 'weigth' in models[0].parameters. Did you mean 'weight'? ",
+        "line 6: models[0].parameters.density: expected a number above 0 and at most 1, found 2.",
+        "line 7: models[1].model: 'gone.safetensors' is neither in ",
+        "line 8: models[2]: 'model' is missing; ",
+        "line 9: unknown key 'seed' in parameters. It belongs in the top level.",
+        "line 9: parameters.normalize: expected true or false, found '3'.",
+        "line 10: dtype: expected one of ",
+        "line 11: tokenizer_source: ",
+    ]
+    assert [row.strip()[: len(start)] for row, start in zip(rows, starts, strict=True)] == starts
+
+
+def test_the_rest_is_read_where_the_method_is_not_known(folder: Path) -> None:
+    message = refusal(folder, f"merge_method: tise\n{MODELS}parameters: {{weight: .nan}}\n")
+    assert message.startswith("2 faults.\n  line 1: method 'tise' is not known; ")
+    assert "\n  line 7: parameters.weight: expected a finite number" in message
+    assert "base_model" not in message
+
+
+def test_what_the_method_would_ignore_is_a_fault_among_others(folder: Path) -> None:
+    message = refusal(folder, f"merge_method: average\ndtype: int8\n{MODELS}parameters: {{strength: 0.5}}\n")
+    assert message.startswith("2 faults.\n  line 2: dtype: ")
+    assert "\n  line 8: 'strength' has no use with method average; " in message
+
+
+def test_many_faults_are_counted(folder: Path) -> None:
+    rows = "".join(f"- {{model: m{i}.safetensors}}\n" for i in range(40))
+    with pytest.raises(CheckpointNotFound) as caught:
+        read_recipe_of(folder, f"merge_method: ties\nbase_model: base.safetensors\nmodels:\n{rows}")
+    assert "40 faults." in str(caught.value)
+    assert str(caught.value).endswith("  and 28 more")
+
+
+def read_recipe_of(folder: Path, text: str) -> None:
+    (folder / "recipe.yaml").write_text(text)
+    read_recipe(folder / "recipe.yaml")
+
+
+def test_a_hub_id_that_cannot_be_had_says_where_it_is_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(what: object, beside: object = None) -> Path:
+        raise CheckpointNotFound(f"{what}: not on the hub.")
+
+    monkeypatch.setattr("prefmerge.merging.opening.fetch", refused)
+    models = "base_model: bsae/model\nmodels: [{model: cars.safetensors}]\n"
+    (folder / "recipe.yaml").write_text(f"merge_method: ties\n{models}")
+    recipe = read_recipe(folder / "recipe.yaml")
+    with pytest.raises(CheckpointNotFound, match=r"^recipe .*recipe\.yaml, line 2: base_model: .*bsae/model"):
+        make_plan(recipe)
 
 
 def test_a_preference_that_makes_no_sense_names_its_place(folder: Path) -> None:

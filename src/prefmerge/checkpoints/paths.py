@@ -3,6 +3,7 @@ that is called.
 
     split_key("x.pt#model.vit")                              x.pt, model.vit
     split_adapter("base+adapter")                            base, adapter
+    split_stack("cars[0:8]|birds[4:12]")                     layers 0 to 7 of cars, and on them 4 to 11 of birds
     hub_id("org/cars@v2")                                    org/cars, v2; None where a file or folder is called so
     name_of("cars/model.safetensors")                        cars
     names_of(["cars/checkpoint-500", "birds/checkpoint-500"])    cars, birds
@@ -14,8 +15,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prefmerge.checkpoints.names import TORCH_SUFFIXES
@@ -29,6 +30,7 @@ _ANONYMOUS = re.compile(
 # Endings in which a name goes on: best_model.pth.tar
 _ENDINGS = re.compile(r"\.(pth|pt|ckpt|bin)\.(tar|gz|zip)$", re.IGNORECASE)
 _HUB_ID = re.compile(r"(?P<repository>\w[\w.-]*/(?P<name>\w[\w.-]*))(@(?P<revision>\w[\w./-]*))?", re.ASCII)
+_OF_LAYERS = re.compile(r"(?P<path>.+)\[(?P<first>\d{1,6}):(?P<last>\d{1,6})\]", re.ASCII | re.DOTALL)
 _NO_HUB_ID = (".safetensors", ".json", ".yaml", ".yml", ".tar", *TORCH_SUFFIXES)  # endings of files
 
 
@@ -54,6 +56,40 @@ def hub_id(path: str | Path) -> HubId | None:
     return HubId(match["repository"], match["name"], match["revision"])
 
 
+@dataclass(frozen=True)
+class PathOfLayers:
+    """The layers `first` to `last` - 1 of the checkpoint at `path`."""
+
+    path: str
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        return f"{self.path}[{self.first}:{self.last}]"
+
+
+def split_stack(path: str | Path) -> list[PathOfLayers] | None:
+    """The slices that a stack of layers is made of; None where it is something else, or a file that is called so."""
+    text = os.fspath(path)
+    if not text.endswith("]") or os.path.lexists(text):
+        return None
+    parts = [_OF_LAYERS.fullmatch(part) for part in re.split(r"(?<=\])\|", text)]
+    several = [PathOfLayers(part["path"], int(part["first"]), int(part["last"])) for part in parts if part]
+    return several if len(several) == len(parts) else None
+
+
+def in_stack(path: str | Path, change: Callable[[str], str | None]) -> str | None:
+    """The path with `change` made to each checkpoint that it names, one or a stack of several. None where that gives
+    None for one of them.
+    """
+    parts = split_stack(path)
+    if parts is None:
+        return change(os.fspath(path))
+    changed = [change(part.path) for part in parts]
+    rows = zip(parts, changed, strict=True)
+    return None if None in changed else "|".join(str(replace(part, path=own)) for part, own in rows if own is not None)
+
+
 def split_key(path: str | Path) -> tuple[Path, str | None]:
     """`weights.pt#model.vit` as the file and the key in it; a file that is called so has no key."""
     text = os.fspath(path)
@@ -67,7 +103,7 @@ def split_key(path: str | Path) -> tuple[Path, str | None]:
 def split_adapter(path: str | Path) -> tuple[Path | None, Path]:
     """`model+adapter` as the two of them; None and the path where it is one thing, or a file that is called so."""
     text = os.fspath(path)
-    if not is_one(text):
+    if not is_one(text) and split_stack(text) is None:
         pairs = [(text[:i], text[i + 1 :]) for i, letter in enumerate(text) if letter == "+"]
         on_disk = next((pair for pair in pairs if all(map(is_one, pair))), None)
         either = (pair for pair in pairs if all(is_one(one) or hub_id(one) for one in pair))
@@ -88,6 +124,9 @@ def expanded(path: str | Path) -> Path:
 
 def is_there(path: str | Path) -> bool:
     """Whether the checkpoint that `path` names, with or without a key or an adapter, is there."""
+    parts = split_stack(path)
+    if parts is not None:
+        return all(is_there(part.path) for part in parts)
     model, path = split_adapter(path)
     return all(os.path.exists(split_key(expanded(one))[0]) for one in (model, path) if one is not None)
 
@@ -95,6 +134,9 @@ def is_there(path: str | Path) -> bool:
 def name_of(path: Path) -> str:
     """What a user would call the checkpoint at `path`: the file's stem, or its folder's name when the stem is `model`
     and the like."""
+    parts = split_stack(path)
+    if parts is not None:
+        return "-".join(dict.fromkeys(name_of(Path(part.path)) for part in parts))
     path = split_adapter(path)[1]
     if on_hub := hub_id(path):
         return on_hub.name

@@ -6,6 +6,7 @@ Cost: one small file. Not here: errors of its keys (`checked`); recipes of a mer
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -37,11 +38,27 @@ class NotYaml(ValueError):
 
 def composed(file: Path) -> tuple[Any, Any]:
     """A loader and the root node of the YAML in a file, None where there is nothing in it. Raises OSError, NotYaml."""
+    return _composed(file, lambda loader: loader.get_single_node())
+
+
+def documents(file: Path) -> tuple[Any, list[Any]]:
+    """A loader and the root nodes of the documents in a file, without empty ones. Raises OSError, NotYaml."""
+
+    def nodes(loader: Any) -> list[Any]:
+        several: list[Any] = []
+        while loader.check_node():
+            several.append(loader.get_node())
+        return [node for node in several if not (node.id == "scalar" and node.tag.endswith(":null"))]
+
+    return _composed(file, nodes)
+
+
+def _composed(file: Path, nodes: Callable[[Any], Any]) -> tuple[Any, Any]:
     import yaml
 
     try:
         loader = _loader()(read_text_file(file, MOST).decode("utf-8-sig"))
-        return loader, loader.get_single_node()
+        return loader, nodes(loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         problem = error.problem or error.context or "it cannot be parsed"

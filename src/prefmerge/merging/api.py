@@ -39,6 +39,7 @@ from prefmerge.merging.plan import Plan, make_plan, names_its_base, plan_over
 from prefmerge.merging.receipt import Receipt, ReceiptFile, ReceiptOutput, ReceiptRun
 from prefmerge.merging.recipe import Recipe, TaskEntry
 from prefmerge.merging.recording import inputs_of, record, versions
+from prefmerge.merging.stacks import Stack, home_of
 from prefmerge.outputs.companions import Companions, find_companions, placed_as, weights_name
 from prefmerge.outputs.tokenizer import with_tokenizer
 from prefmerge.outputs.write import Output, OutputKind, create_output, kind_of
@@ -231,7 +232,7 @@ def run(
             force=force,
             scratch_bytes=_scratch_bytes(planned, allowance),
             began=started.timestamp(),
-            weights_name=weights_name(planned.base.checkpoint),
+            weights_name=weights_name(home_of(planned.base.checkpoint)),
             beside_bytes=companions.size,
             **shards,
         )
@@ -261,7 +262,7 @@ def run(
             )
             if kind == "folder":
                 _add_companions(output, planned, companions, beside or {})
-                base = base_model(planned.base.checkpoint.path, companions.files)
+                base = base_model(home_of(planned.base.checkpoint).path, companions.files)
                 output.add_file(CARD, model_card(receipt, base, card).encode())
             return _published(output, receipt)
 
@@ -366,7 +367,7 @@ def _companions(planned: Plan, kind: OutputKind, tokenizer_from: str | None) -> 
                 "--tokenizer-from has no use for an output that is one file. Leave it out, or name a folder."
             )
         return Companions()
-    companions = find_companions(planned.base.checkpoint)
+    companions = find_companions(home_of(planned.base.checkpoint))
     if tokenizer_from is None:
         return companions
     if tokenizer_from not in planned.names:
@@ -376,7 +377,7 @@ def _companions(planned: Plan, kind: OutputKind, tokenizer_from: str | None) -> 
         )
     return with_tokenizer(
         companions,
-        planned.base.checkpoint,
+        home_of(planned.base.checkpoint),
         planned.tasks[planned.names.index(tokenizer_from)].checkpoint,
         tokenizer_from,
         planned.layout,
@@ -448,10 +449,12 @@ def _base_content(planned: Plan) -> str:
 
 
 def _add_companions(output: Output, planned: Plan, companions: Companions, beside: Mapping[str, bytes]) -> None:
-    module = base.module if isinstance(base := planned.base.checkpoint, Folder) else ""
+    base = planned.base.checkpoint
+    stack = base if isinstance(base, Stack) else None
+    module = home.module if isinstance(home := home_of(base), Folder) else ""
     config = f"{module}/config.json" if module else "config.json"
     for name, content in beside.items():
         output.add_file(name, content)
     for name, path in companions.files.items():
         if name not in beside:
-            output.add_file(name, as_published(name, path, planned.recipe, config))
+            output.add_file(name, as_published(name, path, planned.recipe, config, stack))

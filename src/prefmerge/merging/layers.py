@@ -12,25 +12,43 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from fractions import Fraction
+from typing import NamedTuple
 
 _LAYER = re.compile(r"(?P<stack>(?:.*?\.)?(?:layers?|h|blocks?|resblocks|stages))\.(?P<number>\d{1,6})\.")
 
 
+class Layer(NamedTuple):
+    """Where in a model a tensor lies: `stack`.`number`.`rest` is its name."""
+
+    stack: str
+    number: int
+    rest: str
+
+    def renumbered(self, number: int) -> str:
+        """The name that it has in another layer."""
+        return f"{self.stack}.{number}.{self.rest}"
+
+
+def layer_of(name: str) -> Layer | None:
+    """The layer of a tensor; None where it lies outside of all."""
+    match = _LAYER.match(name)
+    return Layer(match["stack"], int(match["number"]), name[match.end() :]) if match else None
+
+
 def depths(names: Iterable[str]) -> dict[str, Fraction]:
     """How deep in its stack each tensor lies, from 0 to 1; without those outside of all stacks."""
-    places = {name: (own["stack"], int(own["number"])) for name in names if (own := _LAYER.match(name))}
-    last: dict[str, int] = {}
-    for stack, number in places.values():
-        last[stack] = max(number, last.get(stack, 0))
+    layers = {name: layer for name in names if (layer := layer_of(name))}
+    last = {stack: count - 1 for stack, count in stacks(layers).items()}
     return {
-        name: Fraction(number, last[stack]) if last[stack] else Fraction(1) for name, (stack, number) in places.items()
+        name: Fraction(layer.number, last[layer.stack]) if last[layer.stack] else Fraction(1)
+        for name, layer in layers.items()
     }
 
 
-def counts(names: Iterable[str]) -> set[int]:
-    """How many layers the stacks have."""
-    last: dict[str, int] = {}
+def stacks(names: Iterable[str]) -> dict[str, int]:
+    """How many layers each stack has, by what its tensors' names begin with."""
+    counts: dict[str, int] = {}
     for name in names:
-        if place := _LAYER.match(name):
-            last[place["stack"]] = max(int(place["number"]), last.get(place["stack"], 0))
-    return {number + 1 for number in last.values()}
+        if layer := layer_of(name):
+            counts[layer.stack] = max(layer.number + 1, counts.get(layer.stack, 0))
+    return counts

@@ -4,6 +4,7 @@
     open_task("cars", base)                 a whole model, or a task vector
     open_task("cars-lora", base)            a LoRA adapter, as the task vector that it is over the base
     open_task("other+cars-lora", base)      the same over another model
+    open_base("cars[0:8]|birds[4:12]")      a stack of slices, as a model; as a task too
 
 Cost: headers, and the values of an adapter's small file for none. Not here: whether the inputs fit together (`plan`).
 """
@@ -16,8 +17,9 @@ from pathlib import Path
 from prefmerge.checkpoints import Checkpoint, open_checkpoint, split_adapter
 from prefmerge.checkpoints.adapter import find_adapter, open_adapter
 from prefmerge.checkpoints.hub import fetch
-from prefmerge.checkpoints.paths import expanded, hub_id
+from prefmerge.checkpoints.paths import expanded, hub_id, in_stack, name_of, split_stack
 from prefmerge.errors import CheckpointMismatch
+from prefmerge.merging.stacks import open_stack
 from prefmerge.outputs.companions import companions_among
 from prefmerge.vectors.adapter import AdapterVector
 
@@ -26,6 +28,8 @@ def local_base(path: str | Path) -> Path:
     """Where a base is on this machine: a hub id is fetched, a path stays as it is. Raises CheckpointError, DiskFull and
     MissingExtra.
     """
+    if split_stack(path) is not None:
+        return Path(in_stack(path, lambda one: str(local_base(one))) or path)
     model, adapter = split_adapter(path)
     if model is not None:
         raise CheckpointMismatch(
@@ -38,6 +42,8 @@ def local_base(path: str | Path) -> Path:
 
 def local_task(path: str | Path) -> Path:
     """Where a task is on this machine, or a model and its adapter. Raises what `local_base` raises."""
+    if split_stack(path) is not None:
+        return local_base(path)
     parts = [part for part in split_adapter(path) if part is not None]
     on_hub = [hub_id(part) for part in parts]
     if not any(on_hub):
@@ -47,7 +53,17 @@ def local_task(path: str | Path) -> Path:
 
 def open_base(path: str | Path) -> Checkpoint:
     """The checkpoint of a base. Raises what `local_base` and `open_checkpoint` raise."""
-    return open_checkpoint(local_base(path))
+    return open_model(local_base(path))
+
+
+def open_model(path: Path, *, name: str | None = None) -> Checkpoint:
+    """The checkpoint of a whole model, or of a stack of slices, that is on this machine. Raises what `open_checkpoint`
+    raises, and CheckpointMismatch.
+    """
+    parts = split_stack(path)
+    if parts is None:
+        return open_checkpoint(path, name=name)
+    return open_stack(path, parts, name or name_of(path), open_checkpoint)
 
 
 def open_task(path: str | Path, base: Checkpoint, *, name: str | None = None) -> Checkpoint:
@@ -61,7 +77,7 @@ def open_task(path: str | Path, base: Checkpoint, *, name: str | None = None) ->
             f"{path}: {own} is no LoRA adapter, so it cannot be added to {model}. Give each as a task of its own."
         )
     if find_adapter(own) is None:
-        return open_checkpoint(path, name=name)
+        return open_model(path, name=name)
     adapter = open_adapter(own, name=name)
     over: Checkpoint | None = None
     try:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import xxhash
 
-from prefmerge.checkpoints.paths import is_there, split_adapter, split_key
+from prefmerge.checkpoints.paths import in_stack, is_one, is_there, split_adapter, split_key, split_stack
 from prefmerge.ground import jsons
 from prefmerge.ground.caches import cache_folder
 from prefmerge.ground.store import Store, digest_of_file
@@ -32,6 +32,8 @@ _ROOTED = re.compile(r"(?<![\w:/.~-])(?:~\w*|\.{1,2})?(?:/[^/\s'\",:;()\[\]<>]+)
 
 def told(path: str, folder: Path) -> str | None:
     """The path as a receipt in `folder` may say it; None where it is elsewhere, and the receipt has its name alone."""
+    if split_stack(path) is not None:
+        return in_stack(path, lambda one: told(one, folder))
     model, own = split_adapter(path)
     if model is not None:
         parts = [told(str(one), folder) for one in (model, own)]
@@ -46,6 +48,8 @@ def told(path: str, folder: Path) -> str | None:
 
 def name_alone(path: str) -> str:
     """The name that a receipt has of a path that is elsewhere."""
+    if split_stack(path) is not None:
+        return in_stack(path, name_alone) or path
     model, own = split_adapter(path)
     if model is not None:
         return f"{name_alone(str(model))}+{name_alone(str(own))}"
@@ -55,13 +59,18 @@ def name_alone(path: str) -> str:
 
 def absolute(text: str, folder: Path) -> str:
     """Where a path that a receipt in `folder` says leads to."""
+    if split_stack(text) is not None:
+        return in_stack(text, lambda one: absolute(one, folder)) or text
     if os.path.isabs(text):
         return text
     folders = [os.path.abspath(folder), os.path.realpath(folder)]  # one of them, if a link leads to the output
     ways = [_joined(one, text) for one in folders]
-    for at in (i for i, letter in enumerate(text) if letter == "+"):
-        ways += [f"{_joined(one, text[:at])}+{_joined(one, text[at + 1 :])}" for one in folders]
-    return next((way for way in ways if is_there(way)), ways[0])
+    whole = next(filter(is_one, ways), None)
+    if whole is not None:
+        return whole
+    cuts = [i for i, letter in enumerate(text) if letter == "+"]
+    pairs = [f"{_joined(one, text[:at])}+{_joined(one, text[at + 1 :])}" for at in cuts for one in folders]
+    return next((way for way in (*pairs, *ways) if is_there(way)), ways[0])
 
 
 def remember(receipt: bytes, paths: Sequence[str | None]) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -32,10 +32,10 @@ from prefmerge.checkpoints import (
 from prefmerge.checkpoints.dtypes import DTYPES, Dtype, by_name, require_mergeable, rounds
 from prefmerge.checkpoints.hub import origin
 from prefmerge.checkpoints.quantised import signs_of_quantisation
-from prefmerge.errors import CheckpointMismatch, RecipeError, UnsupportedDtype
+from prefmerge.errors import CheckpointMismatch, CheckpointNotFound, RecipeError, UnsupportedDtype
 from prefmerge.ground.brief import brief
 from prefmerge.ground.words import listed, nearest, quoted
-from prefmerge.merging.layers import depths
+from prefmerge.merging.layers import depths, layer_of
 from prefmerge.merging.matching import Names, excluder, match, told
 from prefmerge.merging.mismatch import explained
 from prefmerge.merging.modules import changed_modules
@@ -44,6 +44,7 @@ from prefmerge.merging.order import in_order
 from prefmerge.merging.recipe import Recipe
 from prefmerge.merging.sameness import Sameness, equal_everywhere, equal_tasks, equal_to_the_base
 from prefmerge.merging.settings import settings_of
+from prefmerge.merging.stacks import Stack
 from prefmerge.merging.unmergeable import is_same_everywhere, note_of, unmergeable
 from prefmerge.methods import METHODS, Method, Settings
 from prefmerge.methods.parameters import PREFERENCE, SCOPE, STRENGTH
@@ -85,11 +86,11 @@ class Plan:
     names: tuple[str, ...]
     entries: tuple[PlannedTensor, ...]
     notes: tuple[str, ...] = field(default=())
-    depths: Mapping[str, Fraction] = field(default_factory=dict)  # of what is merged, in its stack of layers
+    layers: Mapping[str, tuple[Fraction, int]] = field(default_factory=dict)  # of what is merged: depth, slice
 
     def settings_of(self, tensor: str) -> Settings:
         """The settings for one tensor."""
-        return self.settings.at(tensor, self.depths.get(tensor, Fraction(0)))
+        return self.settings.at(tensor, *self.layers.get(tensor, (Fraction(0), 0)))
 
     @property
     def checkpoints(self) -> list[Checkpoint]:
@@ -184,16 +185,30 @@ def make_plan(recipe: Recipe) -> Plan:
         )
     opened: list[Checkpoint] = []
     try:
-        opened.append(open_base(recipe.base))
+        with _as_written(recipe, recipe.base):
+            opened.append(open_base(recipe.base))
         called = names_of([task.path for task in recipe.tasks], [task.name for task in recipe.tasks])
         for task, name in zip(recipe.tasks, called, strict=True):
-            opened.append(open_task(task.path, opened[0], name=name))
+            with _as_written(recipe, task.path):
+                opened.append(open_task(task.path, opened[0], name=name))
         _refuse_repeats(recipe, opened)
         return plan_over(recipe, opened[0], opened[1:])
     except BaseException:
         for checkpoint in opened:
             checkpoint.close()
         raise
+
+
+@contextlib.contextmanager
+def _as_written(recipe: Recipe, path: str) -> Iterator[None]:
+    """What cannot be fetched may be a mistyped path, so the error says where it is written."""
+    try:
+        yield
+    except CheckpointNotFound as error:
+        where = next((where for on_hub, where in recipe.written.items() if on_hub in path), None)
+        if where is None:
+            raise
+        raise CheckpointNotFound(f"{where}: {error}") from error
 
 
 def plan_over(recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint], sameness: Sameness | None = None) -> Plan:
@@ -224,8 +239,8 @@ def plan_over(recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint], sam
     entries = _entries(recipe, base, tasks, names, notes, sameness)
     notes += _notes_of_rounding(base, tasks, names, entries)
     idle = _idle(base, tasks, names, entries, notes, sameness)
-    layers = depths(base.tensors)
-    merged = {entry.name: layers.get(entry.name, Fraction(0)) for entry in entries if entry.role == "merge"}
+    layers = base.layers if isinstance(base, Stack) else {name: (at, 0) for name, at in depths(base.tensors).items()}
+    merged = {entry.name: layers.get(entry.name, (Fraction(0), 0)) for entry in entries if entry.role == "merge"}
     settings = settings_of(recipe, method, tasks, names, idle, notes, merged)
     inputs = tuple(Input.of(task, f"task {name!r}") for task, name in zip(tasks, names, strict=True))
     return Plan(recipe, method, settings, Input.of(base, "base"), inputs, names, tuple(entries), tuple(notes), merged)
@@ -399,6 +414,8 @@ def _tied(
     """The tensors to merge once for another's sake: equal to it in the base and in every task, whether they share their
     elements or were stored twice. The first in order of name keys the random choices, as for shared elements.
     """
+    if isinstance(base, Stack):  # a layer that is in it twice is two layers, each with values of its own
+        stored = {name: own for name, own in stored.items() if layer_of(name) is None}
     tied: dict[str, str] = {}
     copies: list[str] = []  # those that no file declares
     for first, *others in equal_everywhere(base, tasks, stored, sameness):

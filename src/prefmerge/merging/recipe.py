@@ -79,6 +79,7 @@ class Recipe(BaseModel):
     method: str = DEFAULT.name
     given: dict[str, Any] = Field(default_factory=dict)  # by name; without those that say no more than the default
     notes: tuple[str, ...] = ()  # what reading the file decided; for the receipt
+    written: dict[str, str] = Field(default_factory=dict)  # hub id -> where in which file it is written; for errors
 
     if TYPE_CHECKING:
 

@@ -2,68 +2,36 @@
 
 With mergekit's keys come mergekit's defaults (ties: density 1; the base listed among the models skipped, or, for
 methods of whole models, one of them), so its recipes run unchanged. Every refusal names file, line and key, and says
-what to write instead.
-Cost: one small file; no checkpoint is opened, only looked for, unless it says how many layers a model has. Not here:
-stacks of slices, tokenizers.
+what to write instead; where several things are wrong, one error lists them all.
+Cost: one small file; no checkpoint is opened, only looked for, unless a range of its layers is given. Not here: files
+of several documents (`recipe_documents`), tokenizers.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from prefmerge.checkpoints import is_there, split_adapter
-from prefmerge.checkpoints.paths import expanded, hub_id
-from prefmerge.errors import CheckpointNotFound, MethodError, PreferenceError, RecipeError
-from prefmerge.ground.words import did_you_mean
-from prefmerge.ground.yaml_file import NotYaml, composed, merged_keys
-from prefmerge.merging.layers import counts
-from prefmerge.merging.opening import open_base
-from prefmerge.merging.parameters import METHOD, every, per_task, read
+from prefmerge.checkpoints.paths import split_stack
+from prefmerge.errors import RecipeError
+from prefmerge.ground.words import counted
+from prefmerge.ground.yaml_file import NotYaml
+from prefmerge.ground.yaml_file import documents as composed
+from prefmerge.merging.parameters import METHOD, every, per_task
 from prefmerge.merging.recipe import Recipe, TaskEntry
+from prefmerge.merging.recipe_keys import FROM_BASE, IDLE, OTHER_METHODS, SLICE, by_key, levels
+from prefmerge.merging.recipe_models import ListedModel, Models
+from prefmerge.merging.recipe_nodes import Nodes, Refused, kind
+from prefmerge.merging.recipe_slices import Slice, is_whole, stacked
+from prefmerge.merging.recipe_values import at_the_top, in_parameters, over
 from prefmerge.methods import METHODS
 from prefmerge.methods.by_layer import ByLayer
-from prefmerge.methods.parameters import AS_PUBLISHED, BASE_WEIGHT, PREFERENCE, RESCALE, WEIGHTS, YES_OR_NO, Parameter
-from prefmerge.preference import Preference, as_text
-
-_TOP = ("merge_method", "base_model", "models", "slices", "parameters")  # with _WORDS and the parameters of this level
-_MODEL = ("model", "name", "parameters")
-_SLICE = ("sources", "parameters")
-_SOURCE = ("model", "name", "layer_range", "parameters")
-# mergekit's keys that may be there and say nothing here
-_IDLE = {key: Parameter(key, YES_OR_NO, False) for key in ("int8_mask", RESCALE.name)}
-
-
-def _by_key(top: bool) -> dict[str, Parameter[Any]]:
-    """Key -> the parameter that it sets. Keys that mean what they mean in mergekit have its names."""
-    return {key: one for one in every().values() if one.top == top for key in one.keys}
-
-
-def _levels() -> dict[str, tuple[str, ...]]:
-    """Where a recipe file has keys, and which."""
-    return {
-        "the top level": (*_TOP, *_WORDS, *_by_key(top=True)),
-        "models[]": _MODEL,
-        "parameters": (*_by_key(top=False), *_IDLE),
-        "models[].parameters": tuple(one.keys[0] for one in per_task()),
-    }
-
-
-_OTHER_METHODS = ("multislerp", "nearswap", "ram", "ramplus_tl", "core_space")
-_WHOLE_MODELS = "prefmerge merges whole models. List them under 'models'."
-_WORDS = ("tokenizer_source", "tokenizer", "chat_template")  # mergekit's keys of what the output takes from the base
-_UNSUPPORTED = {  # mergekit's keys that prefmerge does not have -> what to do
-    "modules": _WHOLE_MODELS,
-    "filter": "A parameter holds for every tensor. To leave tensors out of the merge, use 'exclude'.",
-    **dict.fromkeys(
-        ("adaptive_mass", "embed_slerp"),
-        "It belongs to a method that prefmerge does not have. Remove the key.",
-    ),
-}
+from prefmerge.methods.parameters import AS_PUBLISHED, BASE_WEIGHT, WEIGHTS
+from prefmerge.methods.protocol import Method
+from prefmerge.preference import as_text
 
 
 def read_recipe(path: str | Path) -> Recipe:
@@ -72,264 +40,217 @@ def read_recipe(path: str | Path) -> Recipe:
         recipe = prefmerge.read_recipe("recipe.yaml")
         recipe.method, recipe.scale
 
-    Raises RecipeError, PreferenceError, CheckpointNotFound naming file, line and key.
+    Raises RecipeError, PreferenceError, CheckpointNotFound naming file, line and key; RecipeError where several things
+    are wrong, and for a file of several documents.
     """
-    return _RecipeFile(Path(path)).read()
+    path = Path(path)
+    loader, roots = documents(path)
+    if len(roots) > 1:
+        raise RecipeError(
+            f"recipe {path} has {counted(len(roots), 'document')}, and this reads one. Make them all with "
+            f"prefmerge.merge_recipes({str(path)!r}, OUT), or prefmerge merge {path} -o OUT."
+        )
+    return RecipeDocument(Nodes(path, loader), roots[0]).read()
 
 
-class _RecipeFile:
-    """One reading of one file. Walks YAML nodes, not loaded values: they know their line and a number's text."""
+def documents(path: Path) -> tuple[Any, list[Any]]:
+    """What composed a file of recipes, and the root node of each that is in it. Raises RecipeError."""
+    try:
+        loader, roots = composed(path)
+    except FileNotFoundError as error:
+        raise RecipeError(f"recipe {path} does not exist.") from error
+    except NotYaml as error:
+        line = f", line {error.line}" if error.line else ""
+        raise RecipeError(f"recipe {path}{line}: this is not YAML: {error.problem}.") from error
+    except OSError as error:
+        raise RecipeError(f"recipe {path} cannot be read: {error.strerror or error}.") from error
+    if not roots:
+        raise RecipeError(f"recipe {path} is empty. Give at least merge_method, base_model and models.")
+    return loader, roots
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+
+class RecipeDocument:
+    """One reading of one document. `outputs`: where the models will be that other documents make, by their names."""
+
+    def __init__(self, nodes: Nodes, root: Any, outputs: Mapping[str, str] | None = None) -> None:
+        self.nodes = nodes
         self.notes: list[str] = []
-        self._listed: dict[str, Any] = {}  # place -> node of each model
-        self._alone: dict[str, Any] = {}  # what the one model of a method that takes no other says for all
-        self._of_a_model = {one.keys[0]: one for one in per_task()}  # key -> what a model may have of its own
-        try:
-            self._loader, self._root = composed(path)
-        except FileNotFoundError as error:
-            raise RecipeError(f"recipe {path} does not exist.") from error
-        except NotYaml as error:
-            line = f", line {error.line}" if error.line else ""
-            raise RecipeError(f"recipe {path}{line}: this is not YAML: {error.problem}.") from error
-        except OSError as error:
-            raise RecipeError(f"recipe {path} cannot be read: {error.strerror or error}.") from error
-        if self._root is None:
-            raise RecipeError(f"recipe {path} is empty. Give at least merge_method, base_model and models.")
+        self._levels = levels()
+        self._parameters: dict[str, Any] = {}  # key -> node of what is said for all
+        self._sliced = False  # whether they stand under `slices`
+        self._models = Models(nodes, outputs or {})
+        self._top: dict[str, Any] = {}
+        with nodes.collected():
+            self._top = nodes.mapping(root, "", self._levels["the top level"])
+
+    @property
+    def name(self) -> str | None:
+        """What the document is called."""
+        node = self._top.get("name")
+        return None if node is None or kind(node) != "scalar" else str(node.value)
+
+    @property
+    def uses(self) -> list[str]:
+        """The documents whose models it takes; known when it has been read."""
+        return self._models.used
 
     def read(self) -> Recipe:
-        levels = _levels()
-        top = self._mapping(self._root, "", levels["the top level"])
-        method = self._method(top.get(METHOD.keys[0]))
-        if METHODS[method].most == 0:  # of one model alone, which may have what holds for all
-            self._of_a_model |= {one.keys[0]: one for one in METHODS[method].parameters}
-        parameters = self._mapping(top["parameters"], "parameters", levels["parameters"]) if "parameters" in top else {}
-        sliced = self._slice(top["slices"]) if "slices" in top else {}
-        of_slice: dict[str, Any] = {}
-        if "parameters" in sliced:
-            of_slice = self._mapping(sliced["parameters"], "slices[0].parameters", levels["parameters"])
-        given = {
-            one.name: one.mergekit_default for one in METHODS[method].parameters if one.mergekit_default is not None
+        """The recipe. Raises what `read_recipe` raises."""
+        nodes, top, name = self.nodes, self._top, None
+        if not top:
+            nodes.finish()
+        with nodes.collected():
+            name = self._method(top.get(METHOD.keys[0]))
+        method = METHODS["ties" if name is None else name]  # without one, the rest is read for its own faults
+        self._models.own |= {
+            one.keys[0]: one for one in (*per_task(), *(method.parameters if method.most == 0 else ()))
         }
-        given |= self._at_the_top(top)
-        for level in (parameters, of_slice):  # what a slice says goes before, and where it says nothing the others hold
-            for name, value in self._parameters(level, method).items():
-                given[name] = value.or_else(given[name]) if isinstance(value, ByLayer) and name in given else value
-        parameters |= of_slice
-        self._listed = self._model_nodes(top, sliced)
-        base, base_weight, entries = self._models(top, method, given.get(WEIGHTS.name))
-        given |= self._alone
-        for key in _WORDS:
+        with nodes.collected():
+            self._parameters = self._mapping(top, "parameters", "parameters", "parameters")
+        given = {one.name: one.mergekit_default for one in method.parameters if one.mergekit_default is not None}
+        given |= at_the_top(nodes, top)
+        given = over(given, in_parameters(nodes, self._parameters, method, self.notes))
+        base, rows = self._base(top, name), list[ListedModel]()
+        with nodes.collected():
+            rows, of_slices = self._rows(top, method, base)
+            given = over(given, of_slices)
+        for key in FROM_BASE:
             if key in top:
-                self._of_the_base(top[key], key, top.get("base_model"))
-        if METHODS[method].honours(BASE_WEIGHT):
-            given[BASE_WEIGHT.name] = base_weight
-        recipe = Recipe(base=base, tasks=tuple(entries), method=method, given=given)
-        self._check_used(recipe, top, parameters)
-        return recipe.model_copy(update={"notes": tuple(self.notes)})
+                with nodes.collected():
+                    self._of_the_base(top[key], key, top.get("base_model"))
+        if name is None:
+            nodes.finish()
+        recipe = Recipe(base=base or "", method=method.name, given=given)
+        if not nodes.refused:
+            with nodes.collected():
+                recipe = self._recipe(method, base, rows, given)
+        self._check_used(recipe, top)
+        nodes.finish()
+        return recipe.model_copy(update={"notes": tuple(self.notes), "written": self._models.written})
 
-    def _at_the_top(self, top: Mapping[str, Any]) -> dict[str, Any]:
+    def _mapping(self, above: Mapping[str, Any], key: str, place: str, level: str) -> dict[str, Any]:
+        """What stands under a key, where it is there."""
+        return self.nodes.mapping(above[key], place, self._levels[level]) if key in above else {}
+
+    def _base(self, top: Mapping[str, Any], method: str | None) -> str | None:
+        """The base, where it is said."""
+        if "base_model" in top and kind(top["base_model"]) != "nothing":
+            with self.nodes.collected():
+                return self._models.locate(top["base_model"], "base_model")
+        elif method is not None and not METHODS[method].of_models:
+            said = f"'base_model' is missing, and {method} needs it: task vectors are differences from it."
+            self.nodes.add(Refused(None, said))
+        return None
+
+    def _rows(
+        self, top: Mapping[str, Any], method: Method, base: str | None
+    ) -> tuple[list[ListedModel], dict[str, Any]]:
+        """The models as they are listed, or the stacks that slices are, and what the slices say for all."""
+        nodes = self.nodes
+        if "models" in top and "slices" in top:
+            raise nodes.error(top["slices"], "'models' and 'slices' both list the models; give one of them.")
+        if "slices" not in top:
+            return self._listed_rows(top.get("models"), "models"), {}
+        self._sliced = True
+        if kind(top["slices"]) != "list" or not top["slices"].value:
+            raise nodes.error(
+                top["slices"],
+                "slices: expected a list of slices, each with 'sources'. Whole models can be listed under 'models'.",
+            )
+        slices: list[Slice] = []
+        for i, node in enumerate(top["slices"].value):
+            with nodes.collected():
+                slices.append(self._slice(node, f"slices[{i}]", method))
+        if nodes.refused:  # what is stacked must be right
+            return [], {}
+        if is_whole(slices):
+            return list(slices[0].rows), dict(slices[0].given)
+        return stacked(nodes, method, slices, base)
+
+    def _slice(self, node: Any, place: str, method: Method) -> Slice:
+        slice = self.nodes.mapping(node, place, SLICE)
         given: dict[str, Any] = {}
-        for key, one in _by_key(top=True).items():
-            if key not in top:
-                continue
-            node = top[key]
-            if one.several and _kind(node) == "list":
-                value: Any = [self._text(item, key) for item in node.value]
-            else:
-                value = self._scalar(node, key)
-            if value is not None or one.default is not None:  # nothing is what the default says too
-                given[one.name] = self._value(node, key, one, value)
-        return given
-
-    def _method(self, node: Any) -> str:
-        if node is None:
-            raise RecipeError(f"recipe {self.path}: 'merge_method' is missing. Methods: {', '.join(METHODS)}.")
-        name = self._text(node, "merge_method")
-        if name.replace("-", "_") in _OTHER_METHODS and name.replace("-", "_") not in METHODS:
-            raise self._error(
-                node, f"{name!r} is a method of mergekit that prefmerge does not have. Methods: {', '.join(METHODS)}."
-            )
-        return self._value(node, METHOD.keys[0], METHOD, name)
-
-    def _parameters(self, parameters: Mapping[str, Any], method: str) -> dict[str, Any]:
-        given: dict[str, Any] = {}
-        known, ignores = _by_key(top=False), METHODS[method].ignores
-        for one in known.values():
-            twice = [key for key in one.keys if key in parameters]
-            if len(twice) > 1:
-                raise self._error(
-                    parameters[twice[1]],
-                    f"{twice[0]!r} and {twice[1]!r} are two names of one parameter; give one of them.",
-                )
-        for key, node in parameters.items():
-            place = f"parameters.{key}"
-            if key in _IDLE and not (key in known and METHODS[method].honours(known[key])):
-                self._idle(node, place, key)
-            elif key in ignores:
-                self.notes.append(f"{key} has no effect on {method}, {ignores[key]}.")
-            elif known[key] is PREFERENCE:
-                given[PREFERENCE.name] = self._prefer(node)
-            else:
-                given[known[key].name] = self._setting(node, place, known[key])
-        return given
-
-    def _idle(self, node: Any, place: str, key: str) -> None:
-        value = self._value(node, place, _IDLE[key], self._scalar(node, place))
-        if key == "int8_mask":
-            self.notes.append("int8_mask has no effect: signs are elected in float64 whatever it says.")
-        elif value:
-            raise self._error(
-                node,
-                f"{key}: true belongs to methods that drop elements at random. Remove the key, or use dare_linear or "
-                "dare_ties.",
-            )
-
-    def _prefer(self, node: Any) -> Preference:
-        place = "parameters.prefer"
-        try:
-            if _kind(node) == "list":
-                return Preference.explicit([self._text(item, place) for item in node.value])
-            if _kind(node) == "mapping":
-                return Preference.named(
-                    {key: self._text(value, place) for key, value in self._mapping(node, place, None).items()}
-                )
-            spec = self._text(node, place)
-            if spec.startswith("@"):
-                beside = self.path.parent / spec[1:]
-                spec = f"@{beside}" if beside.exists() else spec
-            return Preference.parse(spec)
-        except PreferenceError as error:
-            raise PreferenceError(f"recipe {self.path}, line {_line(node)}: {place}: {error}") from error
-
-    def _model_nodes(self, top: Mapping[str, Any], sliced: Mapping[str, Any]) -> dict[str, Any]:
-        """Place -> node of every model that is listed, under `models` or as the sources of the one slice."""
-        if "models" in top and sliced:
-            raise self._error(top["slices"], "'models' and 'slices' both list the models; give one of them.")
-        key, node = ("slices[0].sources", sliced["sources"]) if sliced else ("models", top.get("models"))
-        if node is None:
-            raise RecipeError(
-                f"recipe {self.path}: 'models' is missing. List the task checkpoints under it, in the order in "
-                f"which they were trained."
-            )
-        if _kind(node) != "list":
-            raise self._error(node, f"{key}: expected a list with one '- model: PATH' per task.")
-        return {f"{key}[{i}]": row for i, row in enumerate(node.value)}
-
-    def _slice(self, node: Any) -> dict[str, Any]:
-        """The one slice of a recipe, which must be all layers of its models. A stack of slices is another model."""
-        rows = node.value if _kind(node) == "list" else []
-        if len(rows) != 1:
-            what = f"slices: expected one, over all layers of its models, found {len(rows) or _found(node)}"
-            raise self._error(node, f"{what}. {_WHOLE_MODELS}")
-        slice = self._mapping(rows[0], "slices[0]", _SLICE)
+        with self.nodes.collected():
+            parameters = self._mapping(slice, "parameters", f"{place}.parameters", "parameters")
+            given = in_parameters(self.nodes, parameters, method, self.notes)
+            self._parameters = {**self._parameters, **parameters}
+        base = self._models.locate(slice["base_model"], f"{place}.base_model") if "base_model" in slice else None
         if "sources" not in slice:
-            raise self._error(rows[0], "slices[0]: 'sources' is missing; it lists the models.")
-        return slice
+            raise self.nodes.error(node, f"{place}: 'sources' is missing; it lists the models.")
+        return Slice(node, place, tuple(self._listed_rows(slice["sources"], f"{place}.sources")), base, given)
 
-    def _of_the_base(self, node: Any, key: str, base: Any) -> None:
-        """A note where a tokenizer or a template is to be the base's, which the output has anyway."""
-        if key == "tokenizer":
-            parts = self._mapping(node, key, ("source", "tokens", "pad_to_multiple_of"))
-            node = parts["source"] if list(parts) == ["source"] else node
-        text = self._text(node, key) if _kind(node) in ("scalar", "nothing") else None
-        own = "auto" if key == "chat_template" else "base"
-        if text != own and not (key != "chat_template" and base is not None and text == self._text(base, "base_model")):
-            what = "chat template" if key == "chat_template" else "tokenizer"
-            raise self._error(
-                node, f"{key}: the output keeps the base's {what}, and no other can be asked for. Remove the key."
+    def _listed_rows(self, node: Any, key: str) -> list[ListedModel]:
+        """The models in a list. Empty where one of them is wrong, which is kept."""
+        if node is None:
+            raise Refused(
+                None,
+                "'models' is missing. List the task checkpoints under it, in the order in which they were trained.",
             )
-        self.notes.append(f"{key} has no effect: the output keeps the base's.")
+        if kind(node) != "list":
+            raise self.nodes.error(node, f"{key}: expected a list with one '- model: PATH' per task.")
+        if self._sliced and not node.value:
+            raise self.nodes.error(node, f"{key}: expected a list with one '- model: PATH' per source, found none.")
+        rows: list[ListedModel] = []
+        for i, one in enumerate(node.value):
+            with self.nodes.collected():
+                row = self._models.row(one, f"{key}[{i}]")
+                rows += [row] if row is not None else []
+        return rows if len(rows) == len(node.value) else []
 
-    def _check_layers(self, node: Any, place: str, path: str) -> None:
-        """Refuse a range that is not all layers of the model."""
-        numbers = [self._text(item, place) for item in node.value] if _kind(node) == "list" else []
-        if len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
-            raise self._error(node, f"{place}: expected two numbers, such as [0, 32].")
-        first, last = map(int, numbers)
-        with closing(open_base(split_adapter(path)[0] or path)) as model:
-            there = counts(model.tensors)
-        if first != 0 or last not in there:
-            known = f", which has {' and '.join(map(str, sorted(there)))}" if there else ""
-            what = f"{place}: [{first}, {last}] is not all layers of the model{known}"
-            raise self._error(node, f"{what}. {_WHOLE_MODELS}")
-
-    def _models(
-        self, top: Mapping[str, Any], method: str, weight: Fraction | None
-    ) -> tuple[str, Fraction, list[TaskEntry]]:
-        """The base, its own weight (for methods of whole models) and the tasks, in the file's order. `weight`: the one
-        given for all.
-        """
-        of_models, weighed = METHODS[method].of_models, METHODS[method].honours(BASE_WEIGHT)
-        rows = [self._model(node, place) for place, node in self._listed.items()]
-        stated = None
-        if "base_model" in top and self._scalar(top["base_model"], "base_model") is not None:
-            stated = self._locate(top["base_model"], "base_model")
-        if stated is None and not of_models:
-            raise RecipeError(
-                f"recipe {self.path}: 'base_model' is missing, and {method} needs it: task vectors are "
-                f"differences from it."
-            )
-        base = stated or (rows[0].path if rows else "")
-        listed = [row for row in rows if os.path.realpath(row.path) == os.path.realpath(base)]
-        base_weight = self._base_weight(method, listed, weight) if weighed else Fraction(0)
-        if listed and not of_models:
+    def _recipe(self, method: Method, base: str | None, rows: Sequence[ListedModel], given: dict[str, Any]) -> Recipe:
+        """The recipe of models that are listed, the base (where it is not said, the first) among them or not."""
+        first = base or (rows[0].path if rows else "")
+        if self._sliced and rows and split_stack(rows[0].path) is not None:
+            first = rows[0].path
+        listed = [row for row in rows if os.path.realpath(row.path) == os.path.realpath(first)]
+        alone = {name: value for row in rows for name, value in row.own.items() if not every()[name].per_task}
+        given = over(given, alone)
+        if method.honours(BASE_WEIGHT):
+            given[BASE_WEIGHT.name] = self._base_weight(method, listed, given.get(WEIGHTS.name))
+        elif listed and not method.of_models:
             self.notes.append(
-                f"the base is also listed under models; {method} skips it there, since its task vector is zero."
+                f"the base is also listed under models; {method.name} skips it there, since its task vector is zero."
             )
-        return base, base_weight, [row for row in rows if row not in listed]
+        tasks = [
+            TaskEntry(path=row.path, name=row.name, own={k: v for k, v in row.own.items() if k not in alone})
+            for row in rows
+            if row not in listed
+        ]
+        return Recipe(base=first, tasks=tuple(tasks), method=method.name, given=given)
 
-    def _base_weight(self, method: str, listed: list[TaskEntry], weight: Fraction | None) -> Fraction:
+    def _base_weight(self, method: Method, listed: Sequence[ListedModel], weight: Any) -> Any:
         """The base's weight in a sum of models. `listed`: where it is among them. `weight`: the one given for all."""
-        if not METHODS[method].honours(WEIGHTS):
-            listed, weight = [TaskEntry() for _ in listed], None
-        if len(listed) == 1:
-            return listed[0].own.get(WEIGHTS.name, WEIGHTS.default if weight is None else weight)
-        for value in [weight, *(row.own.get(WEIGHTS.name) for row in listed)]:
-            if isinstance(value, ByLayer):
-                raise RecipeError(
-                    f"recipe {self.path}: the base takes part in {method}, and its weight differs from layer to layer. "
-                    "List the base among the models, once, with a weight of its own."
-                )
-        if listed:
-            common = WEIGHTS.default if weight is None else weight
-            return sum((row.own.get(WEIGHTS.name, common) for row in listed), Fraction(0))
-        added = METHODS[method].unlisted(weight)  # mergekit adds the base to the models
+        own = [row.own.get(WEIGHTS.name) for row in listed]
+        if not method.honours(WEIGHTS):
+            own, weight = [None for _ in listed], None
+        common = WEIGHTS.default if weight is None else weight
+        if len(own) == 1:
+            (value,) = own
+            return common if value is None else value.or_else(common) if isinstance(value, ByLayer) else value
+        if not own and self._sliced:
+            return Fraction(0)  # as in mergekit: what a slice does not list takes no part in it
+        if any(isinstance(value, ByLayer) for value in [weight, *own]):
+            raise Refused(
+                None,
+                f"the base takes part in {method.name}, and its weight differs from layer to layer. "
+                "List the base among the models, once, with a weight of its own.",
+            )
+        if own:
+            return sum((common if value is None else value for value in own), Fraction(0))
+        added = method.unlisted(weight)  # mergekit adds the base to the models
         if added:
             all_alike = f"with weight {as_text(added)}, the one given for all models"
             how = "as one of the models" if weight is None else all_alike
             self.notes.append(f"the base takes part {how}, as in mergekit.")
         return added
 
-    def _model(self, node: Any, place: str) -> TaskEntry:
-        row = self._mapping(node, place, _SOURCE if place.startswith("slices") else _MODEL)
-        if "model" not in row:
-            raise self._error(node, f"{place}: 'model' is missing; it holds the path of a checkpoint.")
-        place_of_own, own = f"{place}.parameters", {}
-        for one, value in self._own(row, place_of_own).items():
-            place_of_one = f"{place_of_own}.{one.keys[0]}"
-            own[one.name] = self._setting(value, place_of_one, one)
-            if not one.per_task:
-                self._alone[one.name] = own.pop(one.name)
-        name = self._text(row["name"], f"{place}.name") if "name" in row else None
-        path = self._locate(row["model"], f"{place}.model")
-        if "layer_range" in row:
-            self._check_layers(row["layer_range"], f"{place}.layer_range", path)
-        return TaskEntry(path=path, name=name, own=own)
-
-    def _own(self, row: Mapping[str, Any], place: str) -> dict[Parameter[Any], Any]:
-        """What a model says of its own: parameter -> node."""
-        known = self._of_a_model
-        nodes = self._mapping(row["parameters"], place, tuple(known)) if "parameters" in row else {}
-        return {known[key]: node for key, node in nodes.items()}
-
-    def _check_used(self, recipe: Recipe, top: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
-        """What the method would ignore: an error, but a note where mergekit ignores it too."""
-        stated = {key: one for key, one in _by_key(top=False).items() if key in parameters and key not in _IDLE}
-        stated |= {key: one for key, one in _by_key(top=True).items() if key in top}
-        rows = [self._mapping(node, "", None) for node in self._listed.values()]
-        stated |= {one.keys[0]: one for row in rows for one in self._own(row, "")}
+    def _check_used(self, recipe: Recipe, top: Mapping[str, Any]) -> None:
+        """What the method would ignore: wrong, but a note where mergekit ignores it too."""
+        nodes, parameters = self.nodes, self._parameters
+        stated = {key: one for key, one in by_key(top=False).items() if key in parameters and key not in IDLE}
+        stated |= {key: one for key, one in by_key(top=True).items() if key in top}
+        stated |= {key: self._models.own[key] for key in self._models.stated}
+        where = {**self._models.stated, **top, **parameters}
         ignored = set(recipe.ignored(one.name for one in stated.values()))
         for key, one in stated.items():
             if one.name not in ignored:
@@ -337,140 +258,34 @@ class _RecipeFile:
             if METHODS[recipe.method].mergekit and key in one.mergekit:
                 self.notes.append(f"{key} has no effect on {recipe.method}.")
             else:
-                node = parameters.get(key) or top.get(key) or next(iter(self._listed.values()), self._root)
-                raise self._error(node, recipe.why_ignored(one.name, repr(key)))
+                nodes.add(nodes.error(where[key], recipe.why_ignored(one.name, repr(key))))
         for name in recipe.given_twice():
             key = next(key for key, one in stated.items() if one.name == name)
             said = recipe.why_twice(name, repr(AS_PUBLISHED.name), repr(key))
-            raise self._error(parameters[key], said)
+            nodes.add(nodes.error(where[key], said))
 
-    def _locate(self, node: Any, place: str) -> str:
-        """The path from here: relative to the recipe's folder or else, as in mergekit, to the working directory."""
-        text = self._reference(node, place)
-        if not text:
-            raise self._error(node, f"{place}: expected the path of a checkpoint, found an empty text.")
-        there = self._place(text)
-        for at in (i for i, letter in enumerate(text) if letter == "+" and there is None):
-            model, adapter = self._place(text[:at]), self._place(text[at + 1 :])
-            if model is not None and adapter is not None:
-                return f"{model}+{adapter}"
-        if there is not None:
-            return there
-        raise CheckpointNotFound(
-            f"recipe {self.path}, line {_line(node)}: {place}: {text!r} is neither in the recipe's folder nor "
-            f"in the working directory. "
-            "Correct the path; what is on the Hugging Face hub is called org/name or org/name@revision."
-        )
-
-    def _reference(self, node: Any, place: str) -> str:
-        """A checkpoint as it is written: PATH, PATH+ADAPTER, {path: PATH} or {model: .., lora: ADAPTER}."""
-        if _kind(node) == "mapping":
-            parts = self._mapping(node, place, ("model", "path", "lora"))
-            key = "path" if "path" in parts else "model"
-            if key not in parts:
-                raise self._error(node, f"{place}: 'path' is missing; it holds the path of a checkpoint.")
-            model = self._reference(parts[key], f"{place}.{key}")
-            return f"{model}+{self._reference(parts['lora'], f'{place}.lora')}" if "lora" in parts else model
-        if _kind(node) != "scalar":
-            raise self._error(node, f"{place}: expected the path of a checkpoint, found {_found(node)}.")
-        return self._text(node, place)
-
-    def _place(self, text: str) -> str | None:
-        """Where a checkpoint is, or its hub id; None where it is not there and no id."""
-        beside = self.path.parent / expanded(text)
-        return str(beside) if text and is_there(beside) else text if text and (is_there(text) or hub_id(text)) else None
-
-    def _setting(self, node: Any, place: str, one: Parameter[Any]) -> Any:
-        """The value of a parameter, or what it is by layer."""
-        if not one.by_layer or _kind(node) not in ("list", "mapping"):
-            return self._value(node, place, one, self._scalar(node, place))
-        return self._value(node, place, one, self._plain(node, place))
-
-    def _plain(self, node: Any, place: str) -> Any:
-        """Lists and rules of scalars as Python has them."""
-        if _kind(node) == "list":
-            return [self._plain(item, place) for item in node.value]
-        if _kind(node) == "mapping":
-            rows = self._mapping(node, place, None).items()
-            return {key: self._plain(value, f"{place}.{key}") for key, value in rows}
-        return self._scalar(node, place)
-
-    # YAML nodes
-
-    def _error(self, node: Any, message: str) -> RecipeError:
-        return RecipeError(f"recipe {self.path}, line {_line(node)}: {message}")
-
-    def _mapping(self, node: Any, place: str, known: tuple[str, ...] | None) -> dict[str, Any]:
-        """Key -> value node. `known` None allows any key."""
-        if _kind(node) == "nothing":
-            return {}
-        if _kind(node) != "mapping":
-            raise self._error(node, f"{place or 'the recipe'}: expected 'key: value' lines, found {_found(node)}.")
-        try:
-            merged_keys(self._loader, node)
-        except NotYaml as error:
-            raise self._error(node, f"{place or 'the recipe'}: {error}.") from error
-        nodes: dict[str, Any] = {}
-        for key_node, value in node.value:
-            key = key_node.value if _kind(key_node) == "scalar" else _kind(key_node)
-            where = f" in {place}" if place else ""
-            if known is not None and key not in known:
-                raise self._error(key_node, self._unknown(key, where, known))
-            if key in nodes:
-                raise self._error(key_node, f"{key!r} appears twice{where}.")
-            nodes[key] = value
-        return nodes
-
-    def _unknown(self, key: str, where: str, known: tuple[str, ...]) -> str:
-        if key in _UNSUPPORTED:
-            return f"{key!r}{where} is a key of mergekit that prefmerge does not support. {_UNSUPPORTED[key]}"
-        level = next((level for level, keys in _levels().items() if key in keys), None)
-        if level is not None:
-            return f"unknown key {key!r}{where}. It belongs in {level}."
-        return f"unknown key {key!r}{where}.{did_you_mean(key, known)} Known keys: {', '.join(known)}."
-
-    def _scalar(self, node: Any, place: str) -> Any:
-        """A bool or None as such, everything else as its text."""
-        kind = _kind(node)
-        if kind == "list":
-            raise self._error(
-                node,
-                f"{place} is a list (a gradient over layers in mergekit); it has one value for all layers. Give one.",
+    def _method(self, node: Any) -> str:
+        if node is None:
+            raise Refused(None, f"'merge_method' is missing. Methods: {', '.join(METHODS)}.")
+        name = self.nodes.text(node, "merge_method")
+        if name.replace("-", "_") in OTHER_METHODS and name.replace("-", "_") not in METHODS:
+            raise self.nodes.error(
+                node, f"{name!r} is a method of mergekit that prefmerge does not have. Methods: {', '.join(METHODS)}."
             )
-        if kind == "mapping":
-            raise self._error(
-                node,
-                f"{place} has conditions (filter and value in mergekit); it has one value for all tensors. Give one.",
+        return self.nodes.value(node, METHOD.keys[0], METHOD, name)
+
+    def _of_the_base(self, node: Any, key: str, base: Any) -> None:
+        """A note where a tokenizer or a template is to be the base's, which the output has anyway."""
+        if key == "tokenizer":
+            parts = self.nodes.mapping(node, key, ("source", "tokens", "pad_to_multiple_of"))
+            node = parts["source"] if list(parts) == ["source"] else node
+        text = self.nodes.text(node, key) if kind(node) in ("scalar", "nothing") else None
+        own = "auto" if key == "chat_template" else "base"
+        if text != own and not (
+            key != "chat_template" and base is not None and text == self.nodes.text(base, "base_model")
+        ):
+            what = "chat template" if key == "chat_template" else "tokenizer"
+            raise self.nodes.error(
+                node, f"{key}: the output keeps the base's {what}, and no other can be asked for. Remove the key."
             )
-        if kind == "nothing":
-            return None
-        try:
-            return self._loader.construct_object(node) if node.tag.endswith((":bool", ":int")) else node.value
-        except (ValueError, KeyError):  # what a tag calls a number and is none
-            return node.value
-
-    def _text(self, node: Any, place: str) -> str:
-        if _kind(node) not in ("scalar", "nothing"):
-            raise self._error(node, f"{place}: expected one value, found {_found(node)}.")
-        return str(node.value)
-
-    def _value(self, node: Any, place: str, parameter: Parameter[Any], value: Any) -> Any:
-        try:
-            return read(parameter, value, place)
-        except MethodError as error:
-            raise self._error(node, str(error)) from error
-
-
-def _line(node: Any) -> int:
-    return node.start_mark.line + 1
-
-
-def _kind(node: Any) -> str:
-    """mapping, list, nothing (an empty value) or scalar."""
-    if node.id == "scalar":
-        return "nothing" if node.tag.endswith(":null") else "scalar"
-    return "mapping" if node.id == "mapping" else "list"
-
-
-def _found(node: Any) -> str:
-    return {"scalar": "one value", "nothing": "nothing"}.get(_kind(node), f"a {_kind(node)}")
+        self.notes.append(f"{key} has no effect: the output keeps the base's.")

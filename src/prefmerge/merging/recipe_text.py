@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from prefmerge.checkpoints.paths import in_stack
 from prefmerge.merging.configs import hub_id
 from prefmerge.merging.parameters import METHOD, every
 from prefmerge.merging.places import name_alone
@@ -66,9 +67,13 @@ def checkpoints(receipt: Receipt) -> list[str]:
     """What the base and the tasks are called where others are to find them."""
     entries = (receipt.inputs.base, *receipt.inputs.tasks)
     names = (receipt.inputs.base.name, *receipt.tasks)
-    known = [None if entry.path is None else hub_id(entry.path) or name_alone(entry.path) for entry in entries]
+    known = [None if entry.path is None else in_stack(entry.path, _called) for entry in entries]
     alike = Counter(known)
     return [name if called is None or alike[called] > 1 else called for called, name in zip(known, names, strict=True)]
+
+
+def _called(path: str) -> str:
+    return hub_id(path) or name_alone(path)
 
 
 def yaml_text(value: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from prefmerge.checkpoints import Checkpoint, file_entries, header_fingerprint, sha256_files
+from prefmerge.checkpoints.paths import in_stack
 from prefmerge.merging.added import Added, entries
 from prefmerge.merging.engine import Outcome
 from prefmerge.merging.plan import Plan
@@ -32,6 +33,7 @@ from prefmerge.merging.receipt import (
     ReceiptTensor,
     ReceiptTotals,
 )
+from prefmerge.merging.stacks import Stack
 from prefmerge.preference import Preference, as_text
 from prefmerge.vectors.adapter import AdapterVector
 from prefmerge.vectors.reading import Reading, ReadInput
@@ -129,6 +131,8 @@ def _input(source: ReadInput, sha256: bool) -> ReceiptInput:
 
 def _path(checkpoint: Checkpoint) -> str | None:
     """Where it is, in a form that opens it again: `model+adapter` for two."""
+    if isinstance(checkpoint, Stack):
+        return in_stack(checkpoint.path, os.path.abspath)
     over = checkpoint.over if isinstance(checkpoint, AdapterVector) else None
     return "+".join(os.path.abspath(path) for path in (over, checkpoint.path) if path is not None) or None
 

@@ -24,9 +24,11 @@ def settings_of(
     names: Sequence[str],
     idle: Sequence[str],
     notes: list[str],
-    layers: Mapping[str, Fraction],
+    layers: Mapping[str, tuple[Fraction, int]],
 ) -> Settings:
-    """`idle`: the tasks that are the base itself. `layers`: the tensors that are merged, and how deep each lies."""
+    """`idle`: the tasks that are the base itself. `layers`: the tensors that are merged, how deep each lies and in
+    which slice.
+    """
     shares = counts = None
     if method.honours(PREFERENCE):
         preference = recipe[PREFERENCE] or Preference.uniform()
@@ -71,11 +73,11 @@ def settings_of(
     return settings
 
 
-def _checked(method: Method, settings: Settings, layers: Mapping[str, Fraction]) -> Sequence[NeedsOrder]:
+def _checked(method: Method, settings: Settings, layers: Mapping[str, tuple[Fraction, int]]) -> Sequence[NeedsOrder]:
     """What a method needs. Raises MethodError for what it cannot merge, in any layer."""
     each = {"": settings}
     if settings.varies and layers:
-        each = {repr(one): one for one in (settings.at(name, depth) for name, depth in layers.items())}
+        each = {repr(one): one for one in (settings.at(name, *where) for name, where in layers.items())}
     return [method.check(one) for one in each.values()][-1]
 
 

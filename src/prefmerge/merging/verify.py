@@ -35,7 +35,7 @@ from prefmerge.errors import CheckpointNotFound, PrefmergeError, VerificationFai
 from prefmerge.ground import atomic
 from prefmerge.ground.progress import Progress
 from prefmerge.ground.words import quoted
-from prefmerge.merging.opening import open_task
+from prefmerge.merging.opening import open_model, open_task
 from prefmerge.merging.parameters import AS_TASK_VECTOR
 from prefmerge.merging.receipt import Receipt, ReceiptInput, ReceiptTensor, ReceiptTotals
 from prefmerge.methods.parameters import SCOPE
@@ -198,9 +198,9 @@ def _fingerprint(entry: ReceiptInput, path: str, receipt: Receipt) -> str:
     with ExitStack() as stack:
         base = receipt.inputs.base.place
         if find_adapter(split_adapter(path)[1]) is None:
-            checkpoint = stack.enter_context(closing(open_checkpoint(path)))
+            checkpoint = stack.enter_context(closing(open_model(Path(path))))
         elif base is not None and is_there(base):
-            opened = stack.enter_context(closing(open_checkpoint(base)))
+            opened = stack.enter_context(closing(open_model(Path(base))))
             checkpoint = stack.enter_context(closing(open_task(path, opened)))
         else:
             raise VerificationFailed(f"{path} is an adapter, and its base is no longer there. Bring it back.")

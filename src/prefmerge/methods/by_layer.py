@@ -4,8 +4,9 @@
                                                           a half in all other tensors
 
 The first rule whose text is a part of the tensor's name holds (None: of every name). Several numbers are spread evenly
-from the first layer to the last, straight lines between; of words and yes or no the one before holds. Cost: none. Not
-here: which tensor belongs to which layer (`merging.layers`).
+from the first layer to the last, straight lines between; of words and yes or no the one before holds. In a model that
+is stacked of slices, a rule may hold for one slice alone, and its numbers are spread over the layers of that slice.
+Cost: none. Not here: which tensor belongs to which layer (`merging.layers`).
 """
 
 from __future__ import annotations
@@ -15,16 +16,17 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-KEYS = {"filter", "value"}
+KEYS = {"filter", "value", "slice"}
 EVERY = "*"  # as a filter: every tensor
 SHAPE = "expected a value, a list of values over the layers, or a list of {filter, value}"
 
 
 @dataclass(frozen=True)
 class ByLayer:
-    """Rules, tried in order: (part of a name, values)."""
+    """Rules, tried in order: (part of a name, values), and the slice of each where they are for one slice alone."""
 
     rules: tuple[tuple[str | None, tuple[Any, ...]], ...]
+    slices: tuple[int | None, ...] = ()  # one for each rule, or none at all
 
     @classmethod
     def read(cls, read: Callable[[Any], Any], written: Any) -> ByLayer:
@@ -35,28 +37,52 @@ class ByLayer:
             return written
         rows = written if _of_rules(written) else [written if isinstance(written, Mapping) else {"value": written}]
         rules: list[tuple[str | None, tuple[Any, ...]]] = []
+        slices: list[int | None] = []
         for row in rows:
             if not isinstance(row, Mapping) or not {"value"} <= row.keys() <= KEYS:
                 raise ValueError(f"{SHAPE}, found {str(row)[:200]!r}")
-            part, values = row.get("filter"), row["value"]
+            part, values, slice = row.get("filter"), row["value"], row.get("slice")
+            if slice is not None and type(slice) is not int:
+                raise ValueError(f"expected the number of a slice, found {str(slice)[:200]!r}")
             if part is not None and (not isinstance(part, str) or not part):
                 raise ValueError(f"expected a part of tensor names as the filter, found {str(part)[:200]!r}")
             values = list(values) if isinstance(values, Sequence) and not isinstance(values, str) else [values]
             if not values:
                 raise ValueError(f"{SHAPE}, found an empty list")
             rules.append((None if part == EVERY else part, tuple(read(value) for value in values)))
-        return cls(tuple(rules))
+            slices.append(slice)
+        return cls._of(rules, slices)
+
+    @classmethod
+    def of_slices(cls, values: Sequence[Any]) -> ByLayer:
+        """One value for each slice, or by its layers; None where a slice says nothing."""
+        several = [(slice, value) for slice, value in enumerate(values) if value is not None]
+        rows = [(rule, slice) for slice, value in several for rule in _rules(value)]
+        return cls._of([rule for rule, _ in rows], [slice for _, slice in rows])
+
+    @classmethod
+    def _of(cls, rules: Sequence[tuple[str | None, tuple[Any, ...]]], slices: Sequence[int | None]) -> ByLayer:
+        return cls(tuple(rules), () if all(slice is None for slice in slices) else tuple(slices))
+
+    def _rows(self) -> list[tuple[str | None, tuple[Any, ...], int | None]]:
+        slices = self.slices or (None,) * len(self.rules)
+        return [(*rule, slice) for rule, slice in zip(self.rules, slices, strict=True)]
 
     def or_else(self, value: Any) -> ByLayer:
         """The same, and `value` (one for all, or by layer) where no rule holds."""
-        if any(part is None for part, _ in self.rules):
+        rows = self._rows()
+        if any(part is None and slice is None for part, _, slice in rows):
             return self
-        return ByLayer((*self.rules, *(value.rules if isinstance(value, ByLayer) else ((None, (value,)),))))
+        others = value._rows() if isinstance(value, ByLayer) else [(None, (value,), None)]
+        both = [*rows, *others]
+        return ByLayer._of([(part, values) for part, values, _ in both], [slice for _, _, slice in both])
 
-    def at(self, name: str, depth: Fraction) -> Any:
-        """The value for a tensor: `depth` is 0 in the first layer and 1 in the last. Raises KeyError without a rule."""
-        for part, values in self.rules:
-            if part is None or part in name:
+    def at(self, name: str, depth: Fraction, slice: int = 0) -> Any:
+        """The value for a tensor: `depth` is 0 in the first layer (of its slice) and 1 in the last. Raises KeyError
+        without a rule.
+        """
+        for part, values, only in self._rows():
+            if only in (None, slice) and (part is None or part in name):
                 return _between(values, depth)
         raise KeyError(name)
 
@@ -67,14 +93,22 @@ class ByLayer:
     def to_json(self, one: Callable[[Any], Any]) -> list[dict[str, Any]]:
         """A list of rules; `one` writes a value."""
         return [
-            {**({} if part is None else {"filter": part}), "value": [one(value) for value in values]}
-            for part, values in self.rules
+            {
+                **({} if slice is None else {"slice": slice}),
+                **({} if part is None else {"filter": part}),
+                "value": [one(value) for value in values],
+            }
+            for part, values, slice in self._rows()
         ]
 
 
 def is_by_layer(written: Any) -> bool:
     """Whether what is written for a parameter is more than one value."""
     return isinstance(written, (ByLayer, list, tuple, Mapping))
+
+
+def _rules(value: Any) -> tuple[tuple[str | None, tuple[Any, ...]], ...]:
+    return value.rules if isinstance(value, ByLayer) else ((None, (value,)),)
 
 
 def _of_rules(written: Any) -> bool:

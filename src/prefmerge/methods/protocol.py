@@ -102,15 +102,15 @@ class Settings:
         """Whether any tensor has settings of its own."""
         return any(map(_varies, (self.scale, *self.values.values())))
 
-    def at(self, tensor: str, depth: Fraction) -> Settings:
-        """These settings for one tensor, which lies so deep in its stack of layers."""
+    def at(self, tensor: str, depth: Fraction, slice: int = 0) -> Settings:
+        """These settings for one tensor, which lies so deep in its stack of layers, or in a slice of a stack."""
         if not self.varies:
             return self
 
         def own(value: Any) -> Any:
             if isinstance(value, tuple):
                 return tuple(own(one) for one in value)
-            return value.at(tensor, depth) if isinstance(value, ByLayer) else value
+            return value.at(tensor, depth, slice) if isinstance(value, ByLayer) else value
 
         return replace(self, scale=own(self.scale), values={name: own(value) for name, value in self.values.items()})
 

@@ -1,0 +1,57 @@
+"""The keys of a recipe file: where each belongs, and what to say of those that are not known.
+
+Ours are declared with the parameters; the others are mergekit's. Cost: none. Not here: what they say (`recipe_file`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefmerge.ground.words import did_you_mean
+from prefmerge.merging.parameters import every, per_task
+from prefmerge.methods.parameters import RESCALE, YES_OR_NO, Parameter
+
+MODEL = ("model", "name", "parameters")
+SLICE = ("sources", "base_model", "parameters")
+SOURCE = ("model", "name", "layer_range", "parameters")
+FROM_BASE = ("tokenizer_source", "tokenizer", "chat_template")  # mergekit's keys of what the output takes from the base
+# mergekit's keys that may be there and say nothing here
+IDLE = {key: Parameter(key, YES_OR_NO, False) for key in ("int8_mask", RESCALE.name)}
+OTHER_METHODS = ("multislerp", "nearswap", "ram", "ramplus_tl", "core_space")
+_TOP = ("name", "merge_method", "base_model", "models", "slices", "parameters")  # and the parameters of this level
+_UNSUPPORTED = {  # mergekit's keys that prefmerge does not have -> what to do
+    "modules": "List whole models under 'models', or layers of them under 'slices'.",
+    "residual_weight": "Remove the key.",
+    "filter": "A parameter holds for every tensor. To leave tensors out of the merge, use 'exclude'.",
+    **dict.fromkeys(
+        ("adaptive_mass", "embed_slerp"),
+        "It belongs to a method that prefmerge does not have. Remove the key.",
+    ),
+}
+
+
+def by_key(top: bool) -> dict[str, Parameter[Any]]:
+    """Key -> the parameter that it sets. Keys that mean what they mean in mergekit have its names."""
+    return {key: one for one in every().values() if one.top == top for key in one.keys}
+
+
+def levels() -> dict[str, tuple[str, ...]]:
+    """Where a recipe file has keys, and which."""
+    return {
+        "the top level": (*_TOP, *FROM_BASE, *by_key(top=True)),
+        "models[]": MODEL,
+        "parameters": (*by_key(top=False), *IDLE),
+        "models[].parameters": tuple(one.keys[0] for one in per_task()),
+        "slices[]": SLICE,
+        "slices[].sources[]": SOURCE,
+    }
+
+
+def unknown(key: str, where: str, known: tuple[str, ...]) -> str:
+    """What to say of a key that is not `known` there."""
+    if key in _UNSUPPORTED:
+        return f"{key!r}{where} is a key of mergekit that prefmerge does not support. {_UNSUPPORTED[key]}"
+    level = next((level for level, keys in levels().items() if key in keys), None)
+    if level is not None:
+        return f"unknown key {key!r}{where}. It belongs in {level}."
+    return f"unknown key {key!r}{where}.{did_you_mean(key, known)} Known keys: {', '.join(known)}."
