@@ -4,6 +4,7 @@
     receipt = merge("base", ["cars", "birds"], "out", preference="cars=0.8,birds=0.2")
 
 merge, merge_state_dicts, plan, verify    from checkpoints to a model with a receipt
+merge_recipes                             the same from a file of recipes
 adapt, check, prefer, search              from what is known of the target to a model or a preference for it
 finetune, evaluate                        the checkpoints, and how good a model is
 inspect                                   who owns what, and what is in the task vectors
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from prefmerge.merging.plan import Plan
     from prefmerge.merging.receipt import Receipt
     from prefmerge.merging.recipe import Recipe
+    from prefmerge.merging.recipe_documents import merge_recipes
     from prefmerge.merging.recipe_file import read_recipe
     from prefmerge.merging.verify import verify
     from prefmerge.preference import Preference
@@ -47,6 +49,7 @@ _HOMES = {
     "finetune": "prefmerge.training.finetuning",
     "inspect": "prefmerge.analysis.inspecting",
     "merge": "prefmerge.merging.api",
+    "merge_recipes": "prefmerge.merging.recipe_documents",
     "merge_state_dicts": "prefmerge.merging.api",
     "open_checkpoint": "prefmerge.checkpoints",
     "plan": "prefmerge.merging.api",
@@ -72,6 +75,7 @@ __all__ = [
     "finetune",
     "inspect",
     "merge",
+    "merge_recipes",
     "merge_state_dicts",
     "open_checkpoint",
     "plan",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prefmerge.cli import options as o
+from prefmerge.cli import recipes
 from prefmerge.cli.app import command
 from prefmerge.cli.derived import given_flags, of_a_merge
 from prefmerge.cli.screen import say
@@ -70,7 +72,14 @@ def merge(
 
     if out is not None:
         kind_of(out)
-    recipe = _recipe(inputs or [], run, given_flags(given))
+    how: dict[str, Any] = {"threads": threads, "max_memory": max_memory, "force": force, "sha256": sha256}
+    how |= {"max_shard_size": max_shard_size, "tokenizer_from": tokenizer_from}
+    flags = given_flags(given)
+    if run is None and recipes.holds_several(inputs or []):
+        several = recipes.Several((inputs or [])[0], out, partial(_with_flags, flags=flags), json=json)
+        several.plan() if dry_run else several.merge(how)
+        return
+    recipe = _recipe(inputs or [], run, flags)
     from prefmerge.cli import progress, show
 
     if dry_run or out is None:
@@ -80,17 +89,7 @@ def merge(
 
     show.say_compiling()
     with progress.merging() as report:
-        receipt = api.run(
-            recipe,
-            out,
-            threads=threads,
-            max_memory=max_memory,
-            force=force,
-            sha256=sha256,
-            max_shard_size=max_shard_size,
-            tokenizer_from=tokenizer_from,
-            progress=report,
-        )
+        receipt = api.run(recipe, out, progress=report, **how)
     if json:
         folder = out if receipt.output.kind == "folder" else out.absolute().parent
         show.as_json(receipt.published(folder).to_json())
@@ -110,7 +109,11 @@ def plan(
 ) -> None:
     """Say what merge would do. Reads headers only, so budgets are upper bounds until unchanged tensors are known."""
     _something(inputs, run)
-    _plan(_recipe(inputs or [], run, given_flags(given)), json)
+    flags = given_flags(given)
+    if run is None and recipes.holds_several(inputs or []):
+        recipes.Several((inputs or [])[0], None, partial(_with_flags, flags=flags), json=json).plan()
+    else:
+        _plan(_recipe(inputs or [], run, flags), json)
 
 
 @command
@@ -156,6 +159,11 @@ def _recipe(inputs: list[Path], run: Path | None, flags: dict[str, Any]) -> Reci
         recipe = read_recipe(inputs[0])
     else:
         recipe = Recipe(base=str(inputs[0]), tasks=tuple(TaskEntry(path=str(path)) for path in inputs[1:]))
+    return _with_flags(recipe, flags)
+
+
+def _with_flags(recipe: Recipe, flags: dict[str, Any]) -> Recipe:
+    """The recipe with the flags that were given."""
     _note_what_belongs_to_it(flags)
     try:
         return recipe.with_overrides(strict=True, **flags)

@@ -24,7 +24,7 @@ from prefmerge.merging.parameters import METHOD, every, per_task
 from prefmerge.merging.recipe import Recipe, TaskEntry
 from prefmerge.merging.recipe_keys import FROM_BASE, IDLE, OTHER_METHODS, SLICE, by_key, levels
 from prefmerge.merging.recipe_models import ListedModel, Models
-from prefmerge.merging.recipe_nodes import Nodes, Refused, kind
+from prefmerge.merging.recipe_nodes import Nodes, Refused, kind, line
 from prefmerge.merging.recipe_slices import Slice, is_whole, stacked
 from prefmerge.merging.recipe_values import at_the_top, in_parameters, over
 from prefmerge.methods import METHODS
@@ -60,8 +60,8 @@ def documents(path: Path) -> tuple[Any, list[Any]]:
     except FileNotFoundError as error:
         raise RecipeError(f"recipe {path} does not exist.") from error
     except NotYaml as error:
-        line = f", line {error.line}" if error.line else ""
-        raise RecipeError(f"recipe {path}{line}: this is not YAML: {error.problem}.") from error
+        where = f", line {error.line}" if error.line else ""
+        raise RecipeError(f"recipe {path}{where}: this is not YAML: {error.problem}.") from error
     except OSError as error:
         raise RecipeError(f"recipe {path} cannot be read: {error.strerror or error}.") from error
     if not roots:
@@ -79,6 +79,7 @@ class RecipeDocument:
         self._parameters: dict[str, Any] = {}  # key -> node of what is said for all
         self._sliced = False  # whether they stand under `slices`
         self._models = Models(nodes, outputs or {})
+        self.line = line(root)
         self._top: dict[str, Any] = {}
         with nodes.collected():
             self._top = nodes.mapping(root, "", self._levels["the top level"])

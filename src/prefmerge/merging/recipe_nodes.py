@@ -50,6 +50,11 @@ class Nodes:
             self._refused.append(refused)
 
     @property
+    def kept(self) -> list[Refused]:
+        """What was kept as wrong."""
+        return list(self._refused)
+
+    @property
     def refused(self) -> bool:
         """Whether anything was kept as wrong."""
         return bool(self._refused)

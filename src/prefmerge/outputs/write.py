@@ -144,6 +144,11 @@ def _reporting(target: Path) -> Iterator[None]:
         raise OutputError(f"{target}: cannot be written ({error.strerror or error}).{way}") from error
 
 
+def require_free(target: Path, kind: OutputKind, *, force: bool) -> None:
+    """Raise OutputExists unless an output of this kind may be written at `target`, as it is now."""
+    _check_target(Path(os.path.abspath(expanded(target))), kind, force, time.time())
+
+
 def _check_target(target: Path, kind: OutputKind, force: bool, began: float) -> None:
     """Raise OutputExists unless `target` is free, or may be replaced by an output of this kind."""
     receipt = receipt_beside(target)
