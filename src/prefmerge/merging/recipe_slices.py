@@ -21,6 +21,7 @@ from typing import Any
 from prefmerge.checkpoints import split_adapter
 from prefmerge.checkpoints.adapter import find_adapter
 from prefmerge.checkpoints.paths import PathOfLayers, name_of
+from prefmerge.ground.words import joined
 from prefmerge.merging.parameters import every
 from prefmerge.merging.recipe_models import ListedModel
 from prefmerge.merging.recipe_nodes import Nodes
@@ -56,10 +57,16 @@ def is_whole(slices: Sequence[Slice]) -> bool:
 def stacked(
     nodes: Nodes, method: Method, slices: Sequence[Slice], base: str | None
 ) -> tuple[list[ListedModel], dict[str, Any]]:
-    """The base and the tasks as stacks, and what the slices say for all. Raises Refused."""
-    columns = [_in_order(nodes, method, slice, base) for slice in slices]
+    """The base and the tasks as stacks, and what the slices say for all; nothing where a slice is wrong, which is kept.
+    Raises Refused.
+    """
+    columns: list[list[ListedModel]] = []
     for slice in slices:
-        _check(nodes, slice)
+        with nodes.collected():
+            _check(nodes, slice)
+            columns.append(_in_order(nodes, method, slice, base))
+    if nodes.refused:
+        return [], {}
     wide = max(map(len, columns))
     for slice, column in zip(slices, columns, strict=True):
         if len(column) < wide and not (method.honours(WEIGHTS) or method.most == 1):
@@ -89,7 +96,7 @@ def _check(nodes: Nodes, slice: Slice) -> None:
     if len(counts) > 1:
         raise nodes.error(
             slice.node,
-            f"{slice.place}: its sources have {sorted(counts)} layers; each must have as many as the others.",
+            f"{slice.place}: its sources are of {joined(map(str, sorted(counts)))} layers; each must be of as many.",
         )
     for row in slice.rows:
         if split_adapter(row.path)[0] is not None or find_adapter(row.path) is not None:
