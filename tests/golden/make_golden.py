@@ -7,15 +7,17 @@ Run once, where mergekit 0.1.5 and torch 2.13.0 are installed (they are not need
 
 Inputs: `base`, `cars`, `birds`, `digits`: a Llama of 3.6 k float32 parameters (one layer, width 16). The steps from
 the base are heavy-tailed; the first three elements of `model.norm.weight` hold what random numbers would not: deltas
-that cancel to exactly zero, and deltas that are zero. `deep_base`, `deep_cars`, `deep_birds`: narrower, with three
-layers, for what differs from layer to layer. Recipes: `*.yml`, each of which asks one thing and is given to mergekit as
-it stands, with this folder as the working directory. Outputs: `outputs/RECIPE.safetensors`. mergekit is run as a
-program; none of its code is used.
+that cancel to exactly zero, and deltas that are zero. `deep_base`, `deep_cars`, `deep_birds`, `deep_digits`: narrower,
+with three layers, for what differs from layer to layer. Recipes: `*.yml`, each of which asks one thing and is given to
+mergekit as it stands, with this folder as the working directory. Outputs: `outputs/RECIPE.safetensors`. `thirty`:
+recipes like those that people publish; those that draw nothing and that mergekit merges are given to it in float32.
+mergekit is run as a program; none of its code is used.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -86,7 +88,7 @@ def make_inputs(folder: Path, seed: int = 20) -> None:
 
 
 def make_deep(folder: Path, seed: int = 21) -> None:
-    """The three checkpoints with several layers."""
+    """The four checkpoints with several layers."""
     rng = np.random.default_rng(seed)
     width, wide, words = (DEEP[key] for key in ("hidden_size", "intermediate_size", "vocab_size"))
     sizes = {WIDTH: width, FEED_FORWARD: wide}
@@ -98,7 +100,7 @@ def make_deep(folder: Path, seed: int = 21) -> None:
         else:
             shapes[name] = (words, *own[1:]) if len(own) == 2 else own
     model = {name: rng.normal(0, 0.2, shape).astype(np.float32) for name, shape in shapes.items()}
-    for name in ("deep_base", "deep_cars", "deep_birds"):
+    for name in ("deep_base", "deep_cars", "deep_birds", "deep_digits"):
         (folder / name).mkdir(exist_ok=True)
         save(model, folder / name / "model.safetensors")
         (folder / name / "config.json").write_text(json.dumps(CONFIG | DEEP, indent=2) + "\n")
@@ -107,16 +109,36 @@ def make_deep(folder: Path, seed: int = 21) -> None:
         }
 
 
+def merge(recipe: Path, folder: Path, out: Path) -> None:
+    """What mergekit makes of a recipe, with `folder` as the working directory."""
+    with tempfile.TemporaryDirectory() as scratch:
+        program = shutil.which("mergekit-yaml") or str(Path(sys.executable).with_name("mergekit-yaml"))
+        subprocess.run([program, str(recipe), scratch, "--no-copy-tokenizer"], cwd=folder, check=True)
+        out.parent.mkdir(exist_ok=True)
+        save(load_file(Path(scratch, "model.safetensors")), out)
+
+
+def in_float32(recipe: str) -> str:
+    """The recipe with an output in float32, and without tokenizers, which the models here have none of."""
+    recipe = re.sub(r"^tokenizer:\n(  .*\n)+", "", recipe, flags=re.MULTILINE)
+    return re.sub(r"^dtype: .*", "dtype: float32", recipe, flags=re.MULTILINE)
+
+
 def main() -> None:
     make_inputs(HERE)
     make_deep(HERE)
-    (HERE / "outputs").mkdir(exist_ok=True)
-    asked = [HERE / f"{name}.yml" for name in sys.argv[1:]]
-    for recipe in asked or sorted(HERE.glob("*.yml")):
-        with tempfile.TemporaryDirectory() as scratch:
-            program = shutil.which("mergekit-yaml") or str(Path(sys.executable).with_name("mergekit-yaml"))
-            subprocess.run([program, recipe.name, scratch, "--no-copy-tokenizer"], cwd=HERE, check=True)
-            save(load_file(Path(scratch, "model.safetensors")), HERE / "outputs" / f"{recipe.stem}.safetensors")
+    asked = sys.argv[1:]
+    for recipe in sorted(HERE.glob("*.yml")):
+        if not asked or recipe.stem in asked:
+            merge(recipe, HERE, HERE / "outputs" / f"{recipe.stem}.safetensors")
+    thirty = HERE / "thirty"
+    for number in (*range(1, 12), *range(20, 23), 28):
+        (recipe,) = thirty.glob(f"{number:02}_*.yml")
+        if not asked or recipe.stem in asked:
+            with tempfile.TemporaryDirectory() as scratch:
+                written = Path(scratch, recipe.name)
+                written.write_text(in_float32(recipe.read_text()))
+                merge(written, thirty, thirty / "outputs" / f"{recipe.stem}.safetensors")
     versions = {package: version(package) for package in ("mergekit", "torch", "transformers", "numpy", "safetensors")}
     (HERE / "versions.json").write_text(json.dumps(versions, indent=2) + "\n")
 

@@ -81,7 +81,7 @@ def test_every_method_that_both_have_is_in_the_table() -> None:
 @pytest.mark.parametrize(("key", "where", "here"), [row[:3] for row in rows("Keys")])
 def test_keys(folder: Path, key: str, where: str, here: str) -> None:
     if key in ("merge_method", "base_model", "models", "parameters", "slices"):
-        assert here == ("one" if key == "slices" else "same")
+        assert here == "same"
         return  # tests/methods/test_against_mergekit.py has them all
     one = declared().get("scale" if key == "lambda" else "weights" if key == "weight" else key)
     honours = [name for name, method in METHODS.items() if one is not None and method.mergekit and method.honours(one)]

@@ -100,11 +100,6 @@ class Models:
         if not text:
             raise self._nodes.error(node, f"{place}: expected the path of a checkpoint, found an empty text.")
         there = self._place(text)
-        for at in (i for i, letter in enumerate(text) if letter == "+" and there is None):
-            model, adapter = self._place(text[:at]), self._place(text[at + 1 :])
-            if model is not None and adapter is not None:
-                there = f"{model}+{adapter}"
-                break
         if there is not None:
             for one in split_adapter(there):
                 if one is not None and hub_id(one):
@@ -138,8 +133,14 @@ class Models:
         return in_stack(text, self._place_of_one)
 
     def _place_of_one(self, text: str) -> str | None:
-        beside = self._nodes.path.parent / expanded(text)
-        return str(beside) if text and is_there(beside) else text if text and (is_there(text) or hub_id(text)) else None
+        for one in (str(self._nodes.path.parent / expanded(text)), text):
+            if text and split_adapter(one)[0] is None and is_there(one):
+                return one
+        for at in (i for i, letter in enumerate(text) if letter == "+"):
+            model, adapter = self._place(text[:at]), self._place(text[at + 1 :])
+            if model is not None and adapter is not None:
+                return f"{model}+{adapter}"
+        return text if hub_id(text) else None
 
     def _range(self, node: Any, place: str) -> tuple[int, int]:
         """The layers that a source is of: the first, and the one behind the last."""
