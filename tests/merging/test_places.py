@@ -207,3 +207,13 @@ def test_keys_and_adapters_are_told_with_their_files(home: Path) -> None:
     assert places.told(f"{home}/full+{home}/lora", home / "out") == "../full+../lora"
     assert places.absolute("../full+../lora", home / "out") == f"{home}/full+{home}/lora"
     assert places.name_alone(f"{home}/x.pt#ema.model") == "x.pt#ema.model"
+
+
+def test_a_stack_of_slices_is_told_by_its_models(home: Path) -> None:
+    for name in ("cars", "birds"):
+        (home / name).mkdir()
+    stack = f"{home}/cars[0:2]|{home}/birds[1:3]"
+    assert places.told(stack, home / "out") == "../cars[0:2]|../birds[1:3]"
+    assert places.absolute("../cars[0:2]|../birds[1:3]", home / "out") == stack
+    assert places.name_alone(stack) == "cars[0:2]|birds[1:3]"
+    assert places.told(f"{home}/cars[0:2]|/elsewhere/birds[1:3]", home / "out") is None

@@ -50,6 +50,18 @@ def weights(folder: Path) -> dict[str, np.ndarray]:
     return load_file(folder / "model.safetensors")
 
 
+def test_a_receipt_names_the_files_of_all_models(tmp_path: Path) -> None:
+    receipt = merge(f"{CARS}[0:2]|{BIRDS}[1:3]", [], tmp_path / "out", method="passthrough", sha256=True)
+    names = ["deep_cars/model.safetensors", "deep_birds/model.safetensors"]
+    assert [file.name for file in receipt.inputs.base.files] == names == list(receipt.inputs.base.sha256 or ())
+    path = json.loads((tmp_path / "out" / "receipt.json").read_text())["inputs"]["base"]["path"]
+    assert str(GOLDEN) not in path
+    assert [(Path(part.path).name, part.first, part.last) for part in split_stack(path) or ()] == [
+        ("deep_cars", 0, 2),
+        ("deep_birds", 1, 3),
+    ]
+
+
 def test_how_a_stack_is_written(tmp_path: Path) -> None:
     assert split_stack("a[0:8]|org/b@v2[4:12]") == [PathOfLayers("a", 0, 8), PathOfLayers("org/b@v2", 4, 12)]
     assert split_stack("a[0:8]|b") is split_stack("a[x:8]") is split_stack("a") is None

@@ -138,11 +138,14 @@ def header_fingerprint(checkpoint: Checkpoint) -> str:
 
 def _file_names(checkpoint: Checkpoint) -> list[str]:
     """Each weights file as its checkpoint names it: relative to the folder, so that shards in sub-folders keep
-    names of their own."""
+    names of their own; with their folders where those of several models would be called alike."""
     if checkpoint.path is None:
         return []
     home = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
-    return [path.relative_to(home).as_posix() if path.is_relative_to(home) else path.name for path in checkpoint.files]
+    files = checkpoint.files
+    names = [path.relative_to(home).as_posix() if path.is_relative_to(home) else path.name for path in files]
+    alike = len(set(names)) < len(names)
+    return [f"{path.parent.name}/{path.name}" for path in files] if alike else names
 
 
 def file_entries(checkpoint: Checkpoint) -> list[dict[str, Any]]:
