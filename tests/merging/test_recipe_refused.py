@@ -231,7 +231,7 @@ def test_a_hub_id_that_cannot_be_had_says_where_it_is_written(folder: Path, monk
     (folder / "recipe.yaml").write_text(f"merge_method: ties\n{models}")
     recipe = read_recipe(folder / "recipe.yaml")
     with pytest.raises(CheckpointNotFound, match=r"^recipe .*recipe\.yaml, line 2: base_model: .*bsae/model"):
-        make_plan(recipe)
+        make_plan(recipe.with_overrides(dtype="float32"))
 
 
 def test_a_preference_that_makes_no_sense_names_its_place(folder: Path) -> None:

@@ -122,6 +122,16 @@ def test_slices_of_one_model_over_one_another(tmp_path: Path) -> None:
     np.testing.assert_array_equal(stack["lm_head.weight"], base["lm_head.weight"])
 
 
+def test_a_slice_with_the_base_alone_is_the_base(tmp_path: Path) -> None:
+    for method in ("slerp", "nuslerp", "task_arithmetic", "linear"):
+        text = f"merge_method: {method}\nbase_model: {BASE}\n{slices('base [0, 2]', 'base [1, 3]; cars [1, 3]')}"
+        run(read(tmp_path, text + "parameters: {weight: 0.5}\n" * (method != "slerp")), tmp_path / method)
+        stack, base = weights(tmp_path / method), weights(BASE)
+        for name in (UP.format(0), UP.format(1), "model.embed_tokens.weight"):
+            np.testing.assert_allclose(stack[name], base[name], rtol=0, atol=1e-7, err_msg=f"{method}: {name}")
+        assert np.abs(stack[UP.format(3)] - base[UP.format(2)]).max() > 0.01
+
+
 def test_files_are_those_of_the_base_that_is_named(tmp_path: Path) -> None:
     for name in ("cars", "birds"):
         (tmp_path / name).mkdir()

@@ -226,7 +226,8 @@ class Recipe(BaseModel):
             kept = {name: value for name, value in kept.items() if name not in dropped}
             if dropped:
                 notes = (*notes, f"{method} has no use for the recipe's {', '.join(dropped)}.")
-        merged = Recipe(base=self.base, tasks=tasks, method=method, given={**kept, **given}, notes=notes)
+        both = {**kept, **given}
+        merged = Recipe(base=self.base, tasks=tasks, method=method, given=both, notes=notes, written=self.written)
         ignored = merged.ignored(stated)
         if ignored:
             raise UsageError(merged.why_ignored(ignored[0], known[ignored[0]].spelled))
