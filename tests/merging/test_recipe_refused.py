@@ -183,8 +183,8 @@ def test_everything_that_is_wrong_is_said_at_once_by_line(folder: Path) -> None:
     first, *rows = message.splitlines()
     assert first == "9 faults."
     starts = [
-        "line 1: unknown key 'merge_metod'. Did you mean 'merge_method'? Known keys: ",
-        "line 6: unknown key 'weigth' in models[0].parameters. Did you mean 'weight'? ",
+        "line 1: unknown key 'merge_metod'. Did you mean 'merge_method'?",
+        "line 6: unknown key 'weigth' in models[0].parameters. Did you mean 'weight'?",
         "line 6: models[0].parameters.density: expected a number above 0 and at most 1, found 2.",
         "line 7: models[1].model: 'gone.safetensors' is neither in ",
         "line 8: models[2]: 'model' is missing; ",
@@ -196,11 +196,24 @@ def test_everything_that_is_wrong_is_said_at_once_by_line(folder: Path) -> None:
     assert [row.strip()[: len(start)] for row, start in zip(rows, starts, strict=True)] == starts
 
 
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [("merge_method", "merge_metod"), ("base_model", "base_modle"), ("models", "modles"), ("- model", "- modle")],
+)
+def test_a_mistyped_key_is_one_fault(folder: Path, right: str, wrong: str) -> None:
+    message = refusal(folder, f"merge_method: ties\n{MODELS.lstrip()}".replace(right, wrong, 1))
+    assert message.startswith("line ")
+    assert f"unknown key {wrong.removeprefix('- ')!r}" in message
+    assert f"Did you mean {right.removeprefix('- ')!r}? Known keys: " in message
+
+
 def test_the_rest_is_read_where_the_method_is_not_known(folder: Path) -> None:
     message = refusal(folder, f"merge_method: tise\n{MODELS}parameters: {{weight: .nan}}\n")
     assert message.startswith("2 faults.\n  line 1: method 'tise' is not known; ")
     assert "\n  line 7: parameters.weight: expected a finite number" in message
     assert "base_model" not in message
+    alone = "models: [{model: cars.safetensors, parameters: {scale: 2}}]\n"
+    assert refusal(folder, f"merge_method: passthrugh\n{alone}").startswith("line 1: method 'passthrugh' is not known")
 
 
 def test_what_the_method_would_ignore_is_a_fault_among_others(folder: Path) -> None:

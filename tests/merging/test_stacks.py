@@ -122,6 +122,15 @@ def test_slices_of_one_model_over_one_another(tmp_path: Path) -> None:
     np.testing.assert_array_equal(stack["lm_head.weight"], base["lm_head.weight"])
 
 
+@pytest.mark.parametrize("name", ["stack_passthrough", "stack_slerp", "stack_linear", "stack_ties", "stack_part"])
+def test_the_recipe_on_the_card_makes_it_again(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(GOLDEN)
+    receipt = run(read_recipe(f"{name}.yml"), tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    (tmp_path / "recipe.yaml").write_text(card.partition("```yaml\n")[2].partition("```")[0])
+    assert run(read_recipe(tmp_path / "recipe.yaml"), tmp_path / "again").fingerprint == receipt.fingerprint
+
+
 def test_a_slice_with_the_base_alone_is_the_base(tmp_path: Path) -> None:
     for method in ("slerp", "nuslerp", "task_arithmetic", "linear"):
         text = f"merge_method: {method}\nbase_model: {BASE}\n{slices('base [0, 2]', 'base [1, 3]; cars [1, 3]')}"

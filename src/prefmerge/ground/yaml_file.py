@@ -41,7 +41,7 @@ def composed(file: Path) -> tuple[Any, Any]:
     return _composed(file, lambda loader: loader.get_single_node())
 
 
-def documents(file: Path) -> tuple[Any, list[Any]]:
+def composed_documents(file: Path) -> tuple[Any, list[Any]]:
     """A loader and the root nodes of the documents in a file, without empty ones. Raises OSError, NotYaml."""
 
     def nodes(loader: Any) -> list[Any]:

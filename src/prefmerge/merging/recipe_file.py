@@ -18,8 +18,7 @@ from typing import Any
 from prefmerge.checkpoints.paths import split_stack
 from prefmerge.errors import RecipeError
 from prefmerge.ground.words import counted
-from prefmerge.ground.yaml_file import NotYaml
-from prefmerge.ground.yaml_file import documents as composed
+from prefmerge.ground.yaml_file import NotYaml, composed_documents
 from prefmerge.merging.parameters import METHOD, every, per_task
 from prefmerge.merging.recipe import Recipe, TaskEntry
 from prefmerge.merging.recipe_keys import FROM_BASE, IDLE, OTHER_METHODS, SLICE, by_key, levels
@@ -56,7 +55,7 @@ def read_recipe(path: str | Path) -> Recipe:
 def documents(path: Path) -> tuple[Any, list[Any]]:
     """What composed a file of recipes, and the root node of each that is in it. Raises RecipeError."""
     try:
-        loader, roots = composed(path)
+        loader, roots = composed_documents(path)
     except FileNotFoundError as error:
         raise RecipeError(f"recipe {path} does not exist.") from error
     except NotYaml as error:
@@ -79,7 +78,7 @@ class RecipeDocument:
         self._parameters: dict[str, Any] = {}  # key -> node of what is said for all
         self._sliced = False  # whether they stand under `slices`
         self._models = Models(nodes, outputs or {})
-        self.line = line(root)
+        self._root, self.line = root, line(root)
         self._top: dict[str, Any] = {}
         with nodes.collected():
             self._top = nodes.mapping(root, "", self._levels["the top level"])
@@ -103,9 +102,11 @@ class RecipeDocument:
         with nodes.collected():
             name = self._method(top.get(METHOD.keys[0]))
         method = METHODS["ties" if name is None else name]  # without one, the rest is read for its own faults
-        self._models.own |= {
-            one.keys[0]: one for one in (*per_task(), *(method.parameters if method.most == 0 else ()))
-        }
+        self._models.own |= {one.keys[0]: one for one in per_task()}
+        if name is None:
+            self._models.own |= by_key(top=False)
+        elif method.most == 0:  # of one model alone, which may have what holds for all
+            self._models.own |= {one.keys[0]: one for one in method.parameters}
         with nodes.collected():
             self._parameters = self._mapping(top, "parameters", "parameters", "parameters")
         given = {one.name: one.mergekit_default for one in method.parameters if one.mergekit_default is not None}
@@ -140,7 +141,7 @@ class RecipeDocument:
                 return self._models.locate(top["base_model"], "base_model")
         elif method is not None and not METHODS[method].of_models:
             said = f"'base_model' is missing, and {method} needs it: task vectors are differences from it."
-            self.nodes.add(Refused(None, said))
+            self.nodes.lacking(self._root, "base_model", Refused(None, said))
         return None
 
     def _rows(
@@ -150,8 +151,12 @@ class RecipeDocument:
         nodes = self.nodes
         if "models" in top and "slices" in top:
             raise nodes.error(top["slices"], "'models' and 'slices' both list the models; give one of them.")
+        if "models" in top:
+            return self._listed_rows(top["models"], "models"), {}
         if "slices" not in top:
-            return self._listed_rows(top.get("models"), "models"), {}
+            said = "'models' is missing. List the task checkpoints under it, in the order in which they were trained."
+            nodes.lacking(self._root, "models", Refused(None, said))
+            return [], {}
         self._sliced = True
         if kind(top["slices"]) != "list" or not top["slices"].value:
             raise nodes.error(
@@ -177,16 +182,13 @@ class RecipeDocument:
             self._parameters = {**self._parameters, **parameters}
         base = self._models.locate(slice["base_model"], f"{place}.base_model") if "base_model" in slice else None
         if "sources" not in slice:
-            raise self.nodes.error(node, f"{place}: 'sources' is missing; it lists the models.")
-        return Slice(node, place, tuple(self._listed_rows(slice["sources"], f"{place}.sources")), base, given)
+            said = f"{place}: 'sources' is missing; it lists the models."
+            self.nodes.lacking(node, "sources", self.nodes.error(node, said))
+        rows = self._listed_rows(slice["sources"], f"{place}.sources") if "sources" in slice else []
+        return Slice(node, place, tuple(rows), base, given)
 
     def _listed_rows(self, node: Any, key: str) -> list[ListedModel]:
         """The models in a list. Empty where one of them is wrong, which is kept."""
-        if node is None:
-            raise Refused(
-                None,
-                "'models' is missing. List the task checkpoints under it, in the order in which they were trained.",
-            )
         if kind(node) != "list":
             raise self.nodes.error(node, f"{key}: expected a list with one '- model: PATH' per task.")
         if self._sliced and not node.value:
@@ -265,9 +267,11 @@ class RecipeDocument:
             said = recipe.why_twice(name, repr(AS_PUBLISHED.name), repr(key))
             nodes.add(nodes.error(where[key], said))
 
-    def _method(self, node: Any) -> str:
+    def _method(self, node: Any) -> str | None:
         if node is None:
-            raise Refused(None, f"'merge_method' is missing. Methods: {', '.join(METHODS)}.")
+            said = f"'merge_method' is missing. Methods: {', '.join(METHODS)}."
+            self.nodes.lacking(self._root, "merge_method", Refused(None, said))
+            return None
         name = self.nodes.text(node, "merge_method")
         if name.replace("-", "_") in OTHER_METHODS and name.replace("-", "_") not in METHODS:
             raise self.nodes.error(

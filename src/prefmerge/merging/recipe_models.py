@@ -62,7 +62,8 @@ class Models:
         nodes = self._nodes
         row = nodes.mapping(node, place, SOURCE if place.startswith("slices") else MODEL)
         if "model" not in row:
-            raise nodes.error(node, f"{place}: 'model' is missing; it holds the path of a checkpoint.")
+            said = f"{place}: 'model' is missing; it holds the path of a checkpoint."
+            nodes.lacking(node, "model", nodes.error(node, said))
         own: dict[str, Any] = {}
         with nodes.collected():
             own = self._own(row, f"{place}.parameters")
@@ -71,7 +72,7 @@ class Models:
             name = nodes.text(row["name"], f"{place}.name") if "name" in row else None
         path, layers, counts = None, None, frozenset[int]()
         with nodes.collected():
-            path = self.locate(row["model"], f"{place}.model")
+            path = self.locate(row["model"], f"{place}.model") if "model" in row else None
         with nodes.collected():
             layers = self._range(row["layer_range"], f"{place}.layer_range") if "layer_range" in row else None
             if path is not None and layers is not None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from prefmerge.errors import CheckpointNotFound, MethodError, PrefmergeError, RecipeError
-from prefmerge.ground.words import counted
+from prefmerge.ground.words import counted, nearest
 from prefmerge.ground.yaml_file import NotYaml, merged_keys
 from prefmerge.merging.parameters import read
 from prefmerge.merging.recipe_keys import unknown
@@ -40,6 +40,7 @@ class Nodes:
         self.path = path
         self._loader = loader
         self._refused: list[Refused] = []
+        self._meant: set[tuple[int, str | None]] = set()  # mapping, and the key that a wrong one of it is like
 
     @contextmanager
     def collected(self) -> Iterator[None]:
@@ -91,11 +92,17 @@ class Nodes:
             key = key_node.value if kind(key_node) == "scalar" else kind(key_node)
             if known is not None and key not in known:
                 self.add(self.error(key_node, unknown(key, where, known)))
+                self._meant.add((id(node), nearest(key, known)))
             elif key in nodes:
                 self.add(self.error(key_node, f"{key!r} appears twice{where}."))
             else:
                 nodes[key] = value
         return nodes
+
+    def lacking(self, node: Any, key: str, refused: Refused) -> None:
+        """Keep that a mapping lacks a key, unless it has the key mistyped, which was kept."""
+        if (id(node), key) not in self._meant:
+            self.add(refused)
 
     def scalar(self, node: Any, place: str) -> Any:
         """A bool or None as such, everything else as its text."""
@@ -151,10 +158,15 @@ def as_error(path: Path, refused: list[Refused]) -> PrefmergeError:
         (one,) = several.values()
         return one.kind(f"recipe {path}{_at(one)}: {one.message}")
     kinds = {one.kind for one in several.values()}
-    rows = [f"  {_at(one).removeprefix(', ') or 'the file'}: {one.message}" for one in several.values()]
+    rows = [f"  {_at(one).removeprefix(', ') or 'the file'}: {_shortly(one.message)}" for one in several.values()]
     rows[MOST:] = [f"  and {len(rows) - MOST} more"] if len(rows) > MOST else []
     error = CheckpointNotFound if kinds == {CheckpointNotFound} else RecipeError
     return error("\n".join([f"recipe {path}: {counted(len(several), 'fault')}.", *rows]))
+
+
+def _shortly(message: str) -> str:
+    """What is said of one fault among several: without all known keys where one of them is likely meant."""
+    return message.partition(" Known keys: ")[0] if "Did you mean" in message else message
 
 
 def _at(refused: Refused) -> str:
