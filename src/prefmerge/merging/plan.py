@@ -32,6 +32,7 @@ from prefmerge.checkpoints import (
 from prefmerge.checkpoints.dtypes import DTYPES, Dtype, by_name, require_mergeable, rounds
 from prefmerge.checkpoints.hub import origin
 from prefmerge.checkpoints.quantised import signs_of_quantisation
+from prefmerge.checkpoints.rearranged import original
 from prefmerge.errors import CheckpointMismatch, RecipeError, UnsupportedDtype
 from prefmerge.ground.brief import brief
 from prefmerge.ground.words import listed, nearest, quoted
@@ -42,6 +43,7 @@ from prefmerge.merging.modules import changed_modules
 from prefmerge.merging.opening import open_base, open_task
 from prefmerge.merging.order import in_order
 from prefmerge.merging.recipe import Recipe
+from prefmerge.merging.rows import OutputVocabulary, arranged, key_of
 from prefmerge.merging.sameness import Sameness, equal_everywhere, equal_tasks, equal_to_the_base
 from prefmerge.merging.settings import settings_of
 from prefmerge.merging.unmergeable import is_same_everywhere, note_of, unmergeable
@@ -86,10 +88,16 @@ class Plan:
     entries: tuple[PlannedTensor, ...]
     notes: tuple[str, ...] = field(default=())
     depths: Mapping[str, Fraction] = field(default_factory=dict)  # of what is merged, in its stack of layers
+    vocabulary: OutputVocabulary | None = None  # where it is not the base's
 
     def settings_of(self, tensor: str) -> Settings:
         """The settings for one tensor."""
         return self.settings.at(tensor, self.depths.get(tensor, Fraction(0)))
+
+    @property
+    def given_base(self) -> Checkpoint:
+        """The base as the user gave it, with the rows of its own vocabulary."""
+        return original(self.base.checkpoint)
 
     @property
     def checkpoints(self) -> list[Checkpoint]:
@@ -221,6 +229,9 @@ def plan_over(recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint], sam
     recipe = in_order(recipe, tasks, names)
     notes = [*recipe.notes, *_notes_of_opening(base, tasks, names)]
     notes += changed_modules(base, tasks, names)
+    rows = sameness.once("rows", (base, *tasks), key_of(recipe), lambda: arranged(recipe, base, tasks, names))
+    base, tasks = rows.base, rows.tasks
+    notes += rows.notes
     entries = _entries(recipe, base, tasks, names, notes, sameness)
     notes += _notes_of_rounding(base, tasks, names, entries)
     idle = _idle(base, tasks, names, entries, notes, sameness)
@@ -228,7 +239,8 @@ def plan_over(recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint], sam
     merged = {entry.name: layers.get(entry.name, Fraction(0)) for entry in entries if entry.role == "merge"}
     settings = settings_of(recipe, method, tasks, names, idle, notes, merged)
     inputs = tuple(Input.of(task, f"task {name!r}") for task, name in zip(tasks, names, strict=True))
-    return Plan(recipe, method, settings, Input.of(base, "base"), inputs, names, tuple(entries), tuple(notes), merged)
+    base_input = Input.of(base, "base")
+    return Plan(recipe, method, settings, base_input, inputs, names, tuple(entries), tuple(notes), merged, rows.output)
 
 
 def _refuse_repeats(recipe: Recipe, opened: Sequence[Checkpoint]) -> None:
@@ -316,7 +328,7 @@ def _refuse_foreign_vectors(base: Checkpoint, tasks: Sequence[Checkpoint], names
 
 def names_its_base(task: Checkpoint) -> bool:
     """Whether it is a task vector that names its base; an adapter was matched with it when it was opened."""
-    return is_task_vector(task) and not isinstance(task, AdapterVector)
+    return is_task_vector(task) and not isinstance(original(task), AdapterVector)
 
 
 def _entries(

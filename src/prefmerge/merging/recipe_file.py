@@ -4,7 +4,7 @@ With mergekit's keys come mergekit's defaults (ties: density 1; the base listed 
 methods of whole models, one of them), so its recipes run unchanged. Every refusal names file, line and key, and says
 what to write instead.
 Cost: one small file; no checkpoint is opened, only looked for, unless it says how many layers a model has. Not here:
-stacks of slices, tokenizers.
+stacks of slices, what a key says of tokenizers (`vocabularies`).
 """
 
 from __future__ import annotations
@@ -17,20 +17,22 @@ from pathlib import Path
 from typing import Any
 
 from prefmerge.checkpoints import is_there, split_adapter
-from prefmerge.checkpoints.paths import expanded, hub_id
+from prefmerge.checkpoints.paths import expanded, hub_id, names_of
 from prefmerge.errors import CheckpointNotFound, MethodError, PreferenceError, RecipeError
-from prefmerge.ground.words import did_you_mean
+from prefmerge.ground.words import did_you_mean, quoted
 from prefmerge.ground.yaml_file import NotYaml, composed, merged_keys
 from prefmerge.merging.layers import counts
 from prefmerge.merging.opening import open_base
 from prefmerge.merging.parameters import METHOD, every, per_task, read
 from prefmerge.merging.recipe import Recipe, TaskEntry
+from prefmerge.merging.vocabularies import BASE, TOKENIZER, of_recipe_file
+from prefmerge.merging.vocabularies import KEYS as OF_VOCABULARIES
 from prefmerge.methods import METHODS
 from prefmerge.methods.by_layer import ByLayer
 from prefmerge.methods.parameters import AS_PUBLISHED, BASE_WEIGHT, PREFERENCE, RESCALE, WEIGHTS, YES_OR_NO, Parameter
 from prefmerge.preference import Preference, as_text
 
-_TOP = ("merge_method", "base_model", "models", "slices", "parameters")  # with _WORDS and the parameters of this level
+_TOP = ("merge_method", "base_model", "models", "slices", "parameters")  # with the parameters of this level
 _MODEL = ("model", "name", "parameters")
 _SLICE = ("sources", "parameters")
 _SOURCE = ("model", "name", "layer_range", "parameters")
@@ -46,7 +48,7 @@ def _by_key(top: bool) -> dict[str, Parameter[Any]]:
 def _levels() -> dict[str, tuple[str, ...]]:
     """Where a recipe file has keys, and which."""
     return {
-        "the top level": (*_TOP, *_WORDS, *_by_key(top=True)),
+        "the top level": (*_TOP, *_by_key(top=True)),
         "models[]": _MODEL,
         "parameters": (*_by_key(top=False), *_IDLE),
         "models[].parameters": tuple(one.keys[0] for one in per_task()),
@@ -55,7 +57,6 @@ def _levels() -> dict[str, tuple[str, ...]]:
 
 _OTHER_METHODS = ("multislerp", "nearswap", "ram", "ramplus_tl", "core_space")
 _WHOLE_MODELS = "prefmerge merges whole models. List them under 'models'."
-_WORDS = ("tokenizer_source", "tokenizer", "chat_template")  # mergekit's keys of what the output takes from the base
 _UNSUPPORTED = {  # mergekit's keys that prefmerge does not have -> what to do
     "modules": _WHOLE_MODELS,
     "filter": "A parameter holds for every tensor. To leave tensors out of the merge, use 'exclude'.",
@@ -120,9 +121,9 @@ class _RecipeFile:
         self._listed = self._model_nodes(top, sliced)
         base, base_weight, entries = self._models(top, method, given.get(WEIGHTS.name))
         given |= self._alone
-        for key in _WORDS:
+        for key in OF_VOCABULARIES:
             if key in top:
-                self._of_the_base(top[key], key, top.get("base_model"))
+                given |= self._of_vocabularies(top, key, base, entries)
         if METHODS[method].honours(BASE_WEIGHT):
             given[BASE_WEIGHT.name] = base_weight
         recipe = Recipe(base=base, tasks=tuple(entries), method=method, given=given)
@@ -132,7 +133,7 @@ class _RecipeFile:
     def _at_the_top(self, top: Mapping[str, Any]) -> dict[str, Any]:
         given: dict[str, Any] = {}
         for key, one in _by_key(top=True).items():
-            if key not in top:
+            if key not in top or key in OF_VOCABULARIES:
                 continue
             node = top[key]
             if one.several and _kind(node) == "list":
@@ -228,19 +229,24 @@ class _RecipeFile:
             raise self._error(rows[0], "slices[0]: 'sources' is missing; it lists the models.")
         return slice
 
-    def _of_the_base(self, node: Any, key: str, base: Any) -> None:
-        """A note where a tokenizer or a template is to be the base's, which the output has anyway."""
-        if key == "tokenizer":
-            parts = self._mapping(node, key, ("source", "tokens", "pad_to_multiple_of"))
-            node = parts["source"] if list(parts) == ["source"] else node
-        text = self._text(node, key) if _kind(node) in ("scalar", "nothing") else None
-        own = "auto" if key == "chat_template" else "base"
-        if text != own and not (key != "chat_template" and base is not None and text == self._text(base, "base_model")):
-            what = "chat template" if key == "chat_template" else "tokenizer"
-            raise self._error(
-                node, f"{key}: the output keeps the base's {what}, and no other can be asked for. Remove the key."
-            )
-        self.notes.append(f"{key} has no effect: the output keeps the base's.")
+    def _of_vocabularies(self, top: Mapping[str, Any], key: str, base: str, tasks: list[TaskEntry]) -> dict[str, Any]:
+        """What a key says of tokenizers, with the models by their names."""
+        called = names_of([task.path for task in tasks], [task.name for task in tasks])
+        known = {os.path.realpath(task.path): name for task, name in zip(tasks, called, strict=True)}
+        known[os.path.realpath(base)] = BASE
+
+        def named(text: str) -> str | None:
+            if text in known.values():
+                return text
+            return known.get(os.path.realpath(self._place(text) or text))
+
+        if key in TOKENIZER.keys and all(one in top for one in TOKENIZER.keys):
+            raise self._error(top[key], f"{quoted(TOKENIZER.keys, 2)} say the same; give one of them.")
+        try:
+            written = self._plain(top[key], key)
+            return of_recipe_file(key, written, named, based="base_model" in top)
+        except ValueError as error:
+            raise self._error(top[key], f"{key}: {error}.") from error
 
     def _check_layers(self, node: Any, place: str, path: str) -> None:
         """Refuse a range that is not all layers of the model."""
