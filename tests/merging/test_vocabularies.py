@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 import prefmerge
 from prefmerge.errors import CheckpointMismatch, MethodError, RecipeError, UsageError, VerificationFailed
 from prefmerge.merging.api import recipe_of, run
+from prefmerge.merging.candidates import Candidates
 from prefmerge.merging.recipe_file import read_recipe
 from tests.golden.make_vocabularies import (
     CHATML,
@@ -329,6 +330,90 @@ def test_tied_heads_stay_tied(models: Path) -> None:
     assert HEAD not in weights(out)
     assert weights(out)[EMBEDDINGS].shape == (39, 8)
     np.testing.assert_array_equal(rows(out)[IM_END], rows(models / "cars")[IM_END])
+
+
+def test_an_adapter_has_the_vocabulary_of_its_base(models: Path) -> None:
+    """Its change belongs to the base's rows; of tokens that the base lacks it changes nothing."""
+    rng = np.random.default_rng(8)
+    folder = models / "lora"
+    folder.mkdir()
+    a, b = (rng.normal(0, 0.3, shape).astype(np.float32) for shape in ((2, 48), (8, 2)))
+    config = {"peft_type": "LORA", "lora_alpha": 2, "r": 2, "target_modules": ["embed_tokens"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    name = "base_model.model.model.embed_tokens.lora_embedding"
+    save_file({f"{name}_A": a, f"{name}_B": b}, folder / "adapter_model.safetensors")
+    out = merged(models, "out", ["lora", "cars"], tokenizer="cars", **LINEAR)
+    base, cars, made = rows(models / "base"), rows(models / "cars"), rows(out)
+    change = {token: (b @ a).T[at] for token, at in ids(models / "base").items()}
+    for token in base:
+        expected = base[token] + 0.6 * change[token] + 0.7 * (cars[token] - base[token])
+        np.testing.assert_allclose(made[token], expected, atol=1e-6)
+    np.testing.assert_array_equal(made[IM_END], cars[IM_END])
+    assert prefmerge.verify(out, inputs=True, rerun=True)
+    tokens = {IM_END: {"source": {"kind": "model_token", "model": "lora", "token": "car"}}}
+    with pytest.raises(CheckpointMismatch, match=r"rows of lora are needed .*, and it is an adapter or a task vector"):
+        merged(models, "no", ["lora", "cars"], tokenizer={"source": "cars", "tokens": tokens})
+
+
+def test_biases_and_wordpiece_too(models: Path) -> None:
+    """A BERT: a head tied to the embeddings, with biases of its own; and a bias of one row, as BART's."""
+    rng = np.random.default_rng(9)
+    pieces = ["[UNK]", "[PAD]", "car", "##s", "bird", "dog"]
+    of = {"base": pieces, "cars": [*pieces[::-1], "##y", "cat"]}
+    for name, words in of.items():
+        shutil.rmtree(models / name)
+        (models / name).mkdir()
+        model = {
+            "type": "WordPiece",
+            "unk_token": "[UNK]",
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100,
+            "vocab": {word: at for at, word in enumerate(words)},
+        }
+        whole = {
+            "version": "1.0",
+            "added_tokens": [],
+            "pre_tokenizer": {"type": "BertPreTokenizer"},
+            "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+            "model": model,
+        }
+        (models / name / "tokenizer.json").write_text(json.dumps(whole))
+        (models / name / "vocab.txt").write_text("\n".join(words) + "\n")
+        (models / name / "config.json").write_text(json.dumps({"text_config": {"vocab_size": len(words)}}))
+        n = len(words)
+        shapes = {
+            "bert.embeddings.word_embeddings.weight": (n, 4),
+            "bert.embeddings.token_type_embeddings.weight": (2, 4),
+            "cls.predictions.bias": (n,),
+            "cls.predictions.decoder.weight": (n, 4),
+            "final_logits_bias": (1, n),
+            "output.dense.weight": (n, 4),  # of a layer, which happens to be as large
+        }
+        state = {key: rng.normal(size=shape).astype(np.float32) for key, shape in shapes.items()}
+        state["output.dense.weight"] = rng.normal(size=(6, 4)).astype(np.float32)
+        save_file(state, models / name / "model.safetensors")
+    out = merged(models, "out", ["cars"], method="last", tokenizer="union")
+    at, made, cars = ids(out), weights(out), weights(models / "cars")
+    assert list(at) == [*pieces, "##y", "cat"]
+    order = [ids(models / "cars")[token] for token in at]
+    for name in ("bert.embeddings.word_embeddings.weight", "cls.predictions.bias", "cls.predictions.decoder.weight"):
+        np.testing.assert_allclose(made[name], cars[name][order], atol=1e-6)  # the base and back: one rounding
+    np.testing.assert_allclose(made["final_logits_bias"], cars["final_logits_bias"][:, order], atol=1e-6)
+    np.testing.assert_allclose(made["output.dense.weight"], cars["output.dense.weight"], atol=1e-6)
+    assert json.loads((out / "config.json").read_text()) == {"text_config": {"vocab_size": 8}}
+    tokenizers = pytest.importorskip("tokenizers")
+    coded = tokenizers.Tokenizer.from_file(str(out / "tokenizer.json")).encode("carsy cat")
+    assert coded.tokens == ["car", "##s", "##y", "cat"]
+    assert coded.ids == [at[token] for token in coded.tokens]
+
+
+def test_several_candidates_from_one_reading(models: Path) -> None:
+    scales = [{"method": "task_arithmetic", "scale": scale, "tokenizer": "union"} for scale in (0.5, 1)]
+    with Candidates(models / "base", [models / task for task in TASKS]) as candidates:
+        several = candidates.models(scales)
+    for given, made in zip(scales, several, strict=True):
+        out = merged(models, f"at {given['scale']}", **given)
+        np.testing.assert_array_equal(made[EMBEDDINGS], weights(out)[EMBEDDINGS])
 
 
 # Rows of models without tokenizers

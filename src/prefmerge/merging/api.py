@@ -219,7 +219,7 @@ def run(
     shards = _sharding(max_shard_size, out, kind)
     allowance = _allowance(parse_bytes(max_memory), threads, block)
     with phase("comparing the checkpoints"):
-        planned = make_plan(recipe)
+        planned = make_plan(recipe, tokenizers=tokenizer_from is not None)
     with planned:
         _refuse_inputs(planned, out)
         files = _files(planned, kind, tokenizer_from)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from prefmerge.checkpoints import Checkpoint, open_checkpoint, split_adapter
 from prefmerge.checkpoints.adapter import find_adapter, open_adapter
-from prefmerge.checkpoints.hub import fetch
+from prefmerge.checkpoints.hub import Beside, fetch
 from prefmerge.checkpoints.paths import expanded, hub_id
 from prefmerge.errors import CheckpointMismatch
 from prefmerge.outputs.companions import companions_among
@@ -36,13 +36,16 @@ def local_base(path: str | Path) -> Path:
     return Path(path) if on_hub is None else fetch(on_hub, companions_among)
 
 
-def local_task(path: str | Path) -> Path:
-    """Where a task is on this machine, or a model and its adapter. Raises what `local_base` raises."""
+def local_task(path: str | Path, beside: Beside | None = None) -> Path:
+    """Where a task is on this machine, or a model and its adapter. `beside`: what else is fetched of it. Raises what
+    `local_base` raises.
+    """
     parts = [part for part in split_adapter(path) if part is not None]
     on_hub = [hub_id(part) for part in parts]
     if not any(on_hub):
         return Path(path)
-    return Path("+".join(str(part if one is None else fetch(one)) for part, one in zip(parts, on_hub, strict=True)))
+    places = [part if one is None else fetch(one, beside) for part, one in zip(parts, on_hub, strict=True)]
+    return Path("+".join(map(str, places)))
 
 
 def open_base(path: str | Path) -> Checkpoint:
@@ -50,11 +53,13 @@ def open_base(path: str | Path) -> Checkpoint:
     return open_checkpoint(local_base(path))
 
 
-def open_task(path: str | Path, base: Checkpoint, *, name: str | None = None) -> Checkpoint:
-    """The checkpoint of a task. Raises what `local_task` and `open_checkpoint` raise, and CheckpointMismatch for an
-    adapter that does not belong to the base.
+def open_task(
+    path: str | Path, base: Checkpoint, *, name: str | None = None, beside: Beside | None = None
+) -> Checkpoint:
+    """The checkpoint of a task. `beside`: what else is fetched of what is on the hub. Raises what `local_task` and
+    `open_checkpoint` raise, and CheckpointMismatch for an adapter that does not belong to the base.
     """
-    path = local_task(path)
+    path = local_task(path, beside)
     model, own = split_adapter(path)
     if model is not None and find_adapter(own) is None:
         raise CheckpointMismatch(

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from prefmerge.errors import MethodError, UnsupportedDtype
-from prefmerge.merging.vocabularies import CHAT_TEMPLATE, ROWS_FROM, TOKENIZER
+from prefmerge.merging.vocabularies import OF_VOCABULARIES
 from prefmerge.methods import DEFAULT, METHODS, declared, method_named
 from prefmerge.methods.parameters import (
     AS_PUBLISHED,
@@ -112,9 +112,8 @@ AS_TASK_VECTOR = Parameter(
     top=True,
     group=Group.OUTPUT,
 )
-_OF_VOCABULARIES = (TOKENIZER, ROWS_FROM, CHAT_TEMPLATE)
 OF_EVERY_MERGE = {
-    one.name: one for one in (SEQUENTIAL, AS_PUBLISHED, DTYPE, EXCLUDE, RENAME, AS_TASK_VECTOR, *_OF_VOCABULARIES)
+    one.name: one for one in (SEQUENTIAL, AS_PUBLISHED, DTYPE, EXCLUDE, RENAME, AS_TASK_VECTOR, *OF_VOCABULARIES)
 }
 
 

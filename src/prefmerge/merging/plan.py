@@ -47,8 +47,10 @@ from prefmerge.merging.rows import OutputVocabulary, arranged, key_of
 from prefmerge.merging.sameness import Sameness, equal_everywhere, equal_tasks, equal_to_the_base
 from prefmerge.merging.settings import settings_of
 from prefmerge.merging.unmergeable import is_same_everywhere, note_of, unmergeable
+from prefmerge.merging.vocabularies import OF_VOCABULARIES
 from prefmerge.methods import METHODS, Method, Settings
 from prefmerge.methods.parameters import PREFERENCE, SCOPE, STRENGTH
+from prefmerge.outputs.tokenizer import tokenizer_among
 from prefmerge.preference import as_text
 from prefmerge.vectors.adapter import AdapterVector
 from prefmerge.vectors.reading import Input
@@ -180,9 +182,9 @@ def _shown(checkpoint: Checkpoint) -> str | None:
     return None if checkpoint.path is None else str(checkpoint.path)
 
 
-def make_plan(recipe: Recipe) -> Plan:
-    """Open the recipe's checkpoints and plan their merge. Raises CheckpointError, CheckpointMismatch, PreferenceError,
-    MethodError or RecipeError.
+def make_plan(recipe: Recipe, *, tokenizers: bool = False) -> Plan:
+    """Open the recipe's checkpoints and plan their merge. `tokenizers`: those of the tasks are wanted. Raises
+    CheckpointError, CheckpointMismatch, PreferenceError, MethodError or RecipeError.
     """
     if recipe.base is None:
         raise RecipeError("no base model given. Name the model that the tasks were fine-tuned from.")
@@ -191,11 +193,13 @@ def make_plan(recipe: Recipe) -> Plan:
             "no task given: there is nothing to merge into the base. Name at least one fine-tuned checkpoint after it."
         )
     opened: list[Checkpoint] = []
+    tokenizers = tokenizers or any(recipe[one] is not None for one in OF_VOCABULARIES)
     try:
         opened.append(open_base(recipe.base))
         called = names_of([task.path for task in recipe.tasks], [task.name for task in recipe.tasks])
         for task, name in zip(recipe.tasks, called, strict=True):
-            opened.append(open_task(task.path, opened[0], name=name))
+            beside = tokenizer_among if tokenizers else None
+            opened.append(open_task(task.path, opened[0], name=name, beside=beside))
         _refuse_repeats(recipe, opened)
         return plan_over(recipe, opened[0], opened[1:])
     except BaseException:

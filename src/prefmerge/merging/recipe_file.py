@@ -25,8 +25,7 @@ from prefmerge.merging.layers import counts
 from prefmerge.merging.opening import open_base
 from prefmerge.merging.parameters import METHOD, every, per_task, read
 from prefmerge.merging.recipe import Recipe, TaskEntry
-from prefmerge.merging.vocabularies import BASE, TOKENIZER, of_recipe_file
-from prefmerge.merging.vocabularies import KEYS as OF_VOCABULARIES
+from prefmerge.merging.vocabularies import BASE, KEYS, TOKENIZER, of_recipe_file
 from prefmerge.methods import METHODS
 from prefmerge.methods.by_layer import ByLayer
 from prefmerge.methods.parameters import AS_PUBLISHED, BASE_WEIGHT, PREFERENCE, RESCALE, WEIGHTS, YES_OR_NO, Parameter
@@ -121,7 +120,7 @@ class _RecipeFile:
         self._listed = self._model_nodes(top, sliced)
         base, base_weight, entries = self._models(top, method, given.get(WEIGHTS.name))
         given |= self._alone
-        for key in OF_VOCABULARIES:
+        for key in KEYS:
             if key in top:
                 given |= self._of_vocabularies(top, key, base, entries)
         if METHODS[method].honours(BASE_WEIGHT):
@@ -133,7 +132,7 @@ class _RecipeFile:
     def _at_the_top(self, top: Mapping[str, Any]) -> dict[str, Any]:
         given: dict[str, Any] = {}
         for key, one in _by_key(top=True).items():
-            if key not in top or key in OF_VOCABULARIES:
+            if key not in top or key in KEYS:
                 continue
             node = top[key]
             if one.several and _kind(node) == "list":

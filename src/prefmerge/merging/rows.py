@@ -100,6 +100,9 @@ class _Models:
         self.vectors = [is_task_vector(one) for one in self.all]
         known = [of_vocabulary(one.tensors) for one in self.all]
         self.tensors, self.rows = [tensors for tensors, _ in known], [rows for _, rows in known]
+
+    def require_rows(self) -> None:
+        """Raise CheckpointMismatch where a model has no tensor that is known to have a row for each token."""
         for who, tensors, one in zip(self.names, self.tensors, self.all, strict=True):
             if not tensors:
                 raise CheckpointMismatch(
@@ -165,11 +168,11 @@ class _Models:
                 f"rows of {self.names[giver]} are needed for tokens that other models lack, and it is an adapter or a "
                 "task vector, which has no rows of its own. Give the whole model, or say in 'tokens' whose to take."
             )
-        one, width = self.all[giver], self.all[model].tensors[name].shape[1:]
+        one, width = self.all[giver], self.all[model].tensors[name].size // self.rows[model]
         end = name.rpartition(".")[0].rpartition(".")[2] + "." + name.rpartition(".")[2]
         alike = [other for other in self.tensors[giver] if other == name]
         alike = alike or [other for other in self.tensors[giver] if other.endswith(end)] or self.tensors[giver]
-        fitting = [other for other in alike if one.tensors[other].shape[1:] == width]
+        fitting = [other for other in alike if one.tensors[other].size == width * self.rows[giver]]
         if not fitting:
             raise CheckpointMismatch(
                 f"{self.names[giver]} ({one.path or one.name}) has no rows like those of {name!r} of "
@@ -185,6 +188,7 @@ def _same_added(one: Vocabulary, other: Vocabulary) -> bool:
 def _by_rows(name: str, models: _Models) -> Arranged:
     """Rows that every model has are its own; the others are those of one model."""
     giver = models.index(name, ROWS_FROM.spelled)
+    models.require_rows()
     if models.vectors[giver]:
         giver = 0  # what belongs to the base has its rows
     rows, common = models.rows[giver], min(models.rows)
@@ -197,11 +201,7 @@ def _by_rows(name: str, models: _Models) -> Arranged:
     maps = _maps(own, others, at, np.zeros(rows, bool), models.vectors)
     base, tasks = models.arranged(maps)
     note = f"embeddings have {rows:,} rows: the first {common:,} are merged"
-    note += (
-        f", the others are those of {name}."
-        if rows > common
-        else "; those beyond that no other model has are left out."
-    )
+    note += f", the others are those of {name}." if rows > common else "; what others have beyond them is left out."
     output = OutputVocabulary(rows, models.rows[0], giver - 1 if giver else None)
     return Arranged(base, tasks, output, (note,))
 
@@ -222,7 +222,10 @@ def _by_tokens(asked: Mapping[str, Any], models: _Models) -> Arranged:
         )
     vocabularies = [one or first for one in several]
     wanted = with_tokens(_wanted(vocabularies, chosen, models.rows), list(tokens))
-    kept = all(one is first for one in vocabularies) and wanted is first and len(set(models.rows)) == 1 and pad == 1
+    alike = all(one is first for one in (*vocabularies, wanted)) and len(set(models.rows)) == 1
+    kept = alike and pad == 1 and (not tokens or wanted.rows <= models.rows[0])
+    if not kept or tokens:
+        models.require_rows()
     rows = models.rows[0] if kept else -(-wanted.rows // pad) * pad
     own, used = _own_rows(wanted, vocabularies, models.rows, rows)
     others, row, forced = _others(own, asked, wanted, models, vocabularies)

@@ -144,6 +144,9 @@ CHAT_TEMPLATE: Parameter[str | None] = Parameter(
 )
 
 
+OF_VOCABULARIES: tuple[Parameter[Any], ...] = (TOKENIZER, ROWS_FROM, CHAT_TEMPLATE)
+
+
 def of_recipe_file(key: str, written: Any, named: Callable[[str], str | None], *, based: bool) -> dict[str, Any]:
     """The value of one of `KEYS`, by the parameter's name, from what a recipe file has. `named`: what a recipe calls
     the model that is written so, None where it is none of its models. `based`: the file names a base model. Raises

@@ -15,11 +15,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from prefmerge.checkpoints.hub_files import RepositoryFiles
 from prefmerge.checkpoints.protocol import Checkpoint, TensorInfo
 from prefmerge.errors import CheckpointMismatch
 from prefmerge.ground import jsons
 from prefmerge.ground.words import listed
-from prefmerge.outputs.companions import SHOWN, Companions, find_companions
+from prefmerge.outputs.companions import SHOWN, Companions, companions_among, find_companions
 
 _FILES = (
     *("tokenizer*", "vocab*", "merges*", "special_tokens*", "added_tokens*", "chat_template*"),
@@ -64,6 +65,12 @@ def with_tokenizer(
 def tokenizer_files(checkpoint: Checkpoint) -> dict[str, Path]:
     """The files of the tokenizer beside a checkpoint that is a folder."""
     return {file: path for file, path in find_companions(checkpoint).files.items() if is_of_tokenizer(file)}
+
+
+def tokenizer_among(names: Sequence[str], of: RepositoryFiles) -> list[str]:
+    """Of the files of a repository those that say what tokens a model has: what is to be fetched with it."""
+    files = companions_among(names, of)
+    return [name for name in files if is_of_tokenizer(name.removeprefix(of.root)) or name.endswith("config.json")]
 
 
 def with_files(companions: Companions, own: Mapping[str, Path]) -> Companions:
