@@ -162,10 +162,14 @@ class Rearranged:
         if len(wanted) and bool((np.diff(wanted) == 1).all()):
             apart[:] = False  # they follow one another: one reading, as long as the block is
         stored = np.empty((len(rows), width), dtype.storage)
+        places, numbers = order.tolist(), wanted.tolist()
         for low, high in pairwise([0, *(np.flatnonzero(apart) + 1).tolist(), len(wanted)]):
-            begin, end = int(wanted[low]), int(wanted[high - 1]) + 1
-            stretch = checkpoint.read(name, begin * width, end * width).reshape(-1, width)
-            stored[order[low:high]] = stretch[wanted[low:high] - begin]
+            begin, end = numbers[low] * width, (numbers[high - 1] + 1) * width
+            if high - low == 1:
+                stored[places[low]] = checkpoint.read(name, begin, end)
+            else:
+                stretch = checkpoint.read(name, begin, end).reshape(-1, width)
+                stored[order[low:high]] = stretch[wanted[low:high] - numbers[low]]
         return stored, dtype
 
     def _means(self, tensor: str, at: np.ndarray, width: int) -> np.ndarray:
