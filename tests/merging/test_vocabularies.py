@@ -300,6 +300,15 @@ def test_the_config_has_the_ids_of_the_tokenizer(models: Path) -> None:
     assert (config["vocab_size"], config["eos_token_id"]) == (40, [37, 38])
     assert json.loads((out / "generation_config.json").read_text()) == {"eos_token_id": [37, 38], "top_k": 5}
     assert ids(out) == ids(models / "cars")
+    notes = json.loads((out / "receipt.json").read_text())["notes"]
+    assert "the tokenizer is that of task 'cars'." in notes
+    edit(models / "base" / "config.json", lambda config: {**config, "pad_token_id": 3, "bad_token_id": [4, None]})
+    edit(models / "cars" / "config.json", lambda config: {**config, "eos_token_id": None})
+    config = json.loads((merged(models, "again", tokenizer="cars") / "config.json").read_text())
+    at = ids(models / "cars")  # what cars does not say is that of the same token of the base
+    assert config["pad_token_id"] == at[WORDS[3]]
+    assert config["bad_token_id"] == [at[WORDS[4]], None]
+    assert config["eos_token_id"] == at["</s>"]
 
 
 def test_older_files_of_a_tokenizer_that_was_extended_are_left_out(models: Path) -> None:
@@ -461,6 +470,9 @@ def test_chat_templates(models: Path) -> None:
     def of(name: str, template: str) -> str | None:
         out = merged(models, name, chat_template=template, rows_from="base")
         config = json.loads((out / "tokenizer_config.json").read_text())
+        notes = json.loads((out / "receipt.json").read_text())["notes"]
+        told = {"auto": "that of most models", "name": "that of cars", "text": "the one that was given"}
+        assert f"the chat template is {told.get(name, template)}." in notes or name == "file"
         assert (out / "chat_template.jinja").read_text() == config["chat_template"]
         return config["chat_template"]
 

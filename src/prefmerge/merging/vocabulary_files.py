@@ -19,10 +19,11 @@ from prefmerge.errors import CheckpointMismatch, RecipeError
 from prefmerge.ground import jsons
 from prefmerge.ground.words import did_you_mean
 from prefmerge.merging.plan import Plan
+from prefmerge.merging.rows import OutputVocabulary
 from prefmerge.merging.vocabularies import AUTO, BASE, CHAT_TEMPLATE, is_template
 from prefmerge.outputs.chat_template import CHATML, CONFIG, FILE, KEY, most_frequent, template_in
 from prefmerge.outputs.companions import Companions
-from prefmerge.outputs.tokenizer import tokenizer_files, with_files
+from prefmerge.outputs.tokenizer import ids_in, tokenizer_files, with_files
 from prefmerge.outputs.vocabulary import Vocabulary
 
 _TEMPLATES = {"chatml": CHATML}
@@ -38,6 +39,7 @@ class VocabularyFiles:
     written: Mapping[str, bytes] = field(default_factory=dict)
     rows: tuple[int, int] | None = None  # the base's, the output's
     special: Mapping[str, Any] = field(default_factory=dict)  # ids of special tokens, by their keys in a config
+    moved: Mapping[int, int] = field(default_factory=dict)  # the base's ids -> the output's, of those that it has
     template: str | None = None
     added: tuple[Mapping[str, Any], ...] = ()
 
@@ -52,10 +54,20 @@ class VocabularyFiles:
         if file == CONFIG:
             changed = self._tokenizer_config(value)
         else:
-            changed = {key: self.special.get(key, own) for key, own in value.items()}
+            changed = {key: self._special(key, own) for key, own in value.items()}
             if file == "config.json" and self.rows is not None:
                 changed = _with_rows(changed, *self.rows)
         return content if changed == value else jsons.encoded(changed, indent=2, ascii=False, nan=True)
+
+    def _special(self, key: str, value: Any) -> Any:
+        """What a config says, with the ids of special tokens that the output's tokenizer has."""
+        if not key.endswith("_token_id"):
+            return value
+        if isinstance(value, list):
+            moved: Any = [self.moved.get(one, one) if type(one) is int else one for one in value]
+        else:
+            moved = self.moved.get(value, value) if type(value) is int else value
+        return self.special.get(key, moved)
 
     def _tokenizer_config(self, config: dict[str, Any]) -> dict[str, Any]:
         changed = dict(config)
@@ -70,27 +82,49 @@ class VocabularyFiles:
 
 def vocabulary_files(planned: Plan, companions: Companions, *, keep_tokenizer: bool = False) -> VocabularyFiles:
     """What goes beside the weights of a plan. `keep_tokenizer`: the companions have the one that the user wants."""
-    output, written, special = planned.vocabulary, {}, {}
-    added: tuple[Mapping[str, Any], ...] = ()
-    if output is not None and output.task is not None and not keep_tokenizer:
+    output, notes = planned.vocabulary, list(companions.more)
+    files = VocabularyFiles(companions)
+    if output is not None:
+        rows = None if output.rows == output.before else (output.before, output.rows)
+        files = replace(files, rows=rows)
+        if not keep_tokenizer:
+            files = _with_tokenizer(files, planned, output, notes)
+    template, whose = _template(planned)
+    if whose:
+        notes.append(f"the chat template is {whose}.")
+    if template is not None:
+        written = {**files.written, FILE: template.encode()}
+        if CONFIG not in files.companions.files:
+            written[CONFIG] = jsons.encoded({KEY: template}, indent=2, ascii=False)
+        files = replace(files, written=written, template=template)
+    return replace(files, companions=replace(files.companions, more=tuple(notes)))
+
+
+def _with_tokenizer(
+    files: VocabularyFiles, planned: Plan, output: OutputVocabulary, notes: list[str]
+) -> VocabularyFiles:
+    """With the tokenizer that the output's rows belong to."""
+    companions, vocabulary = files.companions, output.vocabulary
+    if output.task is not None:
         task = planned.tasks[output.task].checkpoint
         own = tokenizer_files(task)
         if own:
+            notes.append(f"the tokenizer is that of task {planned.names[output.task]!r}.")
+            files = replace(files, special=_special_ids(task.path), moved=_moved(planned, vocabulary))
             companions = with_files(companions, own)
-            special = _special_ids(task.path)
-    vocabulary = None if output is None else output.vocabulary
-    if vocabulary is not None and vocabulary.extended and not keep_tokenizer:
-        written["tokenizer.json"] = _encoded(vocabulary)
-        added = tuple(vocabulary.added)
+    if vocabulary is not None and vocabulary.extended:
         kept = {name: path for name, path in companions.files.items() if name not in (*_OLDER, "tokenizer.json")}
         companions = replace(companions, files=kept)
-    template = _template(planned)
-    if template is not None:
-        written[FILE] = template.encode()
-        if CONFIG not in companions.files:
-            written[CONFIG] = jsons.encoded({KEY: template}, indent=2, ascii=False)
-    rows = None if output is None or output.rows == output.before else (output.before, output.rows)
-    return VocabularyFiles(companions, written, rows, special, template, added)
+        files = replace(files, written={"tokenizer.json": _encoded(vocabulary)}, added=tuple(vocabulary.added))
+    return replace(files, companions=companions)
+
+
+def _moved(planned: Plan, vocabulary: Vocabulary | None) -> dict[int, int]:
+    """The ids that the base's tokens have in the output."""
+    if vocabulary is None:
+        return {}
+    before = ids_in(tokenizer_files(planned.given_base))
+    return {at: vocabulary.ids[token] for token, at in before.items() if token in vocabulary.ids}
 
 
 def _encoded(vocabulary: Vocabulary) -> bytes:
@@ -122,22 +156,25 @@ def _states(config: Mapping[str, Any], rows: int) -> bool:
     return config.get("vocab_size") == rows or any(_states(p, rows) for p in config.values() if isinstance(p, dict))
 
 
-def _template(planned: Plan) -> str | None:
-    """The chat template that is asked for; None where that is what the output has anyway."""
+def _template(planned: Plan) -> tuple[str | None, str]:
+    """The chat template that is asked for, and whose it is; None where none is asked for, or no model has one."""
     asked = planned.recipe[CHAT_TEMPLATE]
-    if asked is None or is_template(asked):
-        return asked
+    if asked is None:
+        return None, ""
+    if is_template(asked):
+        return asked, "the one that was given"
     models = {BASE: planned.given_base}
     models |= {name: own.checkpoint for name, own in zip(planned.names, planned.tasks, strict=True)}
     if asked == AUTO:
-        return most_frequent([template_in(tokenizer_files(one)) for one in models.values()])
+        template = most_frequent([template_in(tokenizer_files(one)) for one in models.values()])
+        return template, "that of most models" if template else "none: no model has one"
     if asked in models:
         template = template_in(tokenizer_files(models[asked]))
         if template is None:
             raise CheckpointMismatch(f"{CHAT_TEMPLATE.spelled}: {asked} has no chat template. Name another model.")
-        return template
+        return template, f"that of {asked}"
     if asked in _TEMPLATES:
-        return _TEMPLATES[asked]
+        return _TEMPLATES[asked], asked
     known = [AUTO, *_TEMPLATES, *models]
     raise RecipeError(
         f"{CHAT_TEMPLATE.spelled}: {asked!r} is no chat template that prefmerge has, and none of the models."
