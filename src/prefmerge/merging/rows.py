@@ -36,7 +36,7 @@ from prefmerge.vectors.adapter import AdapterVector
 SHOWN = 5
 _HEADS = re.compile(
     r"(.*\.)?(lm_head|lm_head\.decoder|embed_out|output|head|predictions|predictions\.decoder|vocab_projector"
-    r"|generator_lm_head)\.(weight|bias)|(.*\.)?final_logits_bias"
+    r"|generator_lm_head|lm_loss|proj_out)\.(weight|bias)|(.*\.)?final_logits_bias"
 )
 
 

@@ -27,7 +27,7 @@ _FILES = (
     *("*.model", "*.spm", "additional_chat_templates/*"),
 )
 EMBEDDINGS = re.compile(
-    r"(.*\.)?(embed_tokens|word_embeddings|wte|shared|token_embedding|tok_embeddings|embed_in)\.weight"
+    r"(.*\.)?(embed_tokens|word_embeddings?|wte|shared|token_embedding|tok_embeddings|embed_in|embeddings)\.weight"
 )
 
 
