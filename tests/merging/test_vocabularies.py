@@ -531,9 +531,8 @@ def test_a_union_that_cannot_be_written(models: Path) -> None:
     with pytest.raises(CheckpointMismatch, match="spell words in different ways"):
         merged(models, tokenizer="union")
     merged(models, tokenizer="base")
-    for name in ("base", "birds"):
-        (models / name / "tokenizer.json").unlink()
-        (models / name / "tokenizer.model").write_bytes(b"\n\x0e")
+    (models / "base" / "tokenizer.json").unlink()
+    (models / "base" / "tokenizer.model").write_bytes(b"\n\x0e")
     with pytest.raises(CheckpointMismatch, match=r"base: .* no tokenizer.json that says which tokens it has"):
         merged(models, "no", tokenizer="base")
 
@@ -542,8 +541,23 @@ def test_without_tokenizers_nothing_says_which_row_is_which(models: Path) -> Non
     for name in ("base", *TASKS):
         for file in ("tokenizer.json", "tokenizer_config.json"):
             (models / name / file).unlink()
-    with pytest.raises(CheckpointMismatch, match=r"has no tokenizer, such as tokenizer.json, .*use --rows-from"):
+    with pytest.raises(CheckpointMismatch, match=r"base .* has no tokenizer.json, so .*use --rows-from"):
         merged(models, tokenizer="base")
+
+
+def test_a_tokenizer_that_only_sentencepiece_reads(models: Path) -> None:
+    """What all models share may stay unread; else nobody knows which row is which."""
+    rng = np.random.default_rng(10)
+    for name in ("base", *TASKS):
+        save_model(models / name, rng, tokenizer_json(WORDS, MERGES, []), 38)
+        (models / name / "tokenizer.json").unlink()
+        if name != "birds":
+            (models / name / "tokenizer.model").write_bytes(b"\n\x0e")
+    plain, again = merged(models, "plain"), merged(models, "again", tokenizer="base")
+    assert (plain / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
+    (models / "cars" / "tokenizer.model").write_bytes(b"\n\x0f")
+    with pytest.raises(CheckpointMismatch, match=r"base: .* no tokenizer.json that says which tokens it has"):
+        merged(models, "no", tokenizer="base")
 
 
 def test_a_token_needs_a_source(models: Path) -> None:

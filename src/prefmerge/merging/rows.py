@@ -29,11 +29,12 @@ from prefmerge.ground.words import counted, did_you_mean, listed
 from prefmerge.merging.parameters import AS_TASK_VECTOR
 from prefmerge.merging.recipe import Recipe
 from prefmerge.merging.vocabularies import BASE, ROWS_FROM, TOKENIZER, UNION
-from prefmerge.outputs.tokenizer import EMBEDDINGS, tokenizer_files
+from prefmerge.outputs.tokenizer import EMBEDDINGS, ids_in, tokenizer_files
 from prefmerge.outputs.vocabulary import Vocabulary, read_vocabulary, union, with_tokens
 from prefmerge.vectors.adapter import AdapterVector
 
 SHOWN = 5
+BINARY = (".model", ".spm")  # of files of tokenizers that are no text
 _HEADS = re.compile(
     r"(.*\.)?(lm_head|lm_head\.decoder|embed_out|output|head|predictions|predictions\.decoder|vocab_projector"
     r"|generator_lm_head|lm_loss|proj_out)\.(weight|bias)|(.*\.)?final_logits_bias"
@@ -122,6 +123,8 @@ class _Models:
         """Each model's, and notes. An adapter has that of the model that it was trained over; who has no tokenizer has
         the base's.
         """
+        if self._share_a_file():
+            return [None for _ in self.all], []
         first = read_vocabulary(BASE, tokenizer_files(self.base))
         several, without = [first], []
         for who, one in zip(self.names[1:], self.tasks, strict=True):
@@ -136,6 +139,14 @@ class _Models:
             )
         note = f"no tokenizer beside {listed(without, SHOWN)}: taken for the base's."
         return several, [note] if without and first else []
+
+    def _share_a_file(self) -> bool:
+        """Whether the base has a tokenizer that only SentencePiece reads, and each task has the same or none."""
+        files = [tokenizer_files(one) for one in self.all]
+        if ids_in(files[0]) or not any(name.endswith(BINARY) for name in files[0]):
+            return False
+        own = [{name: path.read_bytes() for name, path in one.items() if name.endswith(BINARY)} for one in files]
+        return all(one in ({}, own[0]) and not ids_in(of) for one, of in zip(own, files, strict=True))
 
     def arranged(self, maps: Sequence[RowMap]) -> tuple[Checkpoint, tuple[Checkpoint, ...]]:
         """The models with their rows moved, as far as any moves."""
@@ -214,11 +225,11 @@ def _by_tokens(asked: Mapping[str, Any], models: _Models) -> Arranged:
     chosen = None if source == UNION else models.index(source, TOKENIZER.spelled)
     if first is None:
         if len(set(models.rows)) == 1 and not tokens and pad == 1 and not any(several):
-            note = f"{TOKENIZER.spelled} has no effect: there is no tokenizer, and all models have as many rows."
+            note = f"{TOKENIZER.spelled} has no effect: nobody says which tokens there are, and all have as many rows."
             return Arranged(models.base, models.tasks, notes=(note,))
         raise CheckpointMismatch(
-            f"base ({models.base.path or models.base.name}) has no tokenizer, such as tokenizer.json, so which token "
-            f"each row belongs to is not known. Put it there, or use {ROWS_FROM.spelled}."
+            f"base ({models.base.path or models.base.name}) has no tokenizer.json, so which token each row belongs to "
+            f"is not known. Put it there, or use {ROWS_FROM.spelled}."
         )
     vocabularies = [one or first for one in several]
     wanted = with_tokens(_wanted(vocabularies, chosen, models.rows), list(tokens))
