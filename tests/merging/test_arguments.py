@@ -13,6 +13,7 @@ import prefmerge
 from prefmerge.errors import UsageError
 from prefmerge.merging.arguments import OverLayers, RecipeArguments
 from prefmerge.merging.parameters import METHOD, every
+from prefmerge.merging.vocabularies import TOKENIZER
 from prefmerge.methods.parameters import PREFERENCE, YES_OR_NO, Parameter
 from prefmerge.preference import Number, Preference
 
@@ -41,6 +42,8 @@ def expected(one: Parameter[Any]) -> Any:
     """The type that Python callers may give, from what the command line and recipes may write."""
     if one is PREFERENCE:
         return Preference | str | Sequence[Number] | Mapping[str, Number] | None
+    if one is TOKENIZER:
+        return str | Mapping[str, Any] | None
     if one.several:
         return str | Sequence[str]
     if one.kind is YES_OR_NO:
@@ -50,7 +53,7 @@ def expected(one: Parameter[Any]) -> Any:
     elif type(one.default) is int:
         return int
     else:
-        single = str if one.kind.metavar in ("METHOD", "DTYPE") else Number
+        single = str if one.kind.metavar in ("METHOD", "DTYPE", "NAME", "TEMPLATE") else Number
     if one.by_layer and not one.per_task:
         single = OverLayers
     if one.per_task:

@@ -35,6 +35,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
 ]
 NOT_FETCHED = ("optimizer.pt", "model.onnx", "model.gguf", "tf_model.h5", "x.msgpack", "README.md", ".gitattributes")
+VOCABULARIES = Path(__file__).parents[1] / "golden" / "vocabularies"
 BESIDE = ("tokenizer.json", "generation_config.json", "chat_template.jinja")
 
 
@@ -119,6 +120,24 @@ def test_the_output_is_that_of_the_local_folders(hub: Hub, tmp_path: Path) -> No
     for name in files - {"receipt.json", "README.md"}:
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "from-local" / name).read_bytes(), name
     transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+
+
+@pytest.mark.parametrize("given", [{"tokenizer": "union"}, {"tokenizer_from": "cars-v"}, {"chat_template": "cars-v"}])
+def test_tokenizers_of_tasks_are_fetched_where_they_are_needed(given: dict[str, Any], hub: Hub, tmp_path: Path) -> None:
+    there = [hub.folder / "org" / name / "main" for name in ("base-v", "cars-v")]
+    of = ["base", "cars" if "tokenizer" in given else "base"]
+    for path, name in zip(there, of, strict=True):
+        shutil.copytree(VOCABULARIES / name, path)
+    shutil.copy(VOCABULARIES / "cars" / "tokenizer_config.json", there[1])
+    try:
+        merge("org/base-v", ["org/cars-v"], "out", **given)
+        assert hub.fetched.count("tokenizer.json") == 2
+        merge(there[0], [there[1]], "local", names=["cars-v"], **given)
+    finally:
+        for path in there:
+            shutil.rmtree(path.parent)
+    for name in ("model.safetensors", "tokenizer.json", "tokenizer_config.json", "config.json"):
+        assert Path("out", name).read_bytes() == Path("local", name).read_bytes()
 
 
 def test_the_receipt_names_repository_and_commit(hub: Hub) -> None:

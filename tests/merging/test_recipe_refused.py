@@ -39,18 +39,30 @@ from tests.merging.test_recipe import MODELS, refusal
             "slices: expected a list of slices, each with 'sources'. Whole models can be listed under 'models'.",
         ),
         (
-            f"merge_method: ties\ntokenizer_source: union\n{MODELS}",
-            "line 2: tokenizer_source: the output keeps the base's tokenizer, and no other can be asked for. Remove "
-            "the key.",
+            f"merge_method: ties\ntokenizer_source: dogs\n{MODELS}",
+            "line 2: tokenizer_source: 'dogs' is none of the recipe's models; expected base or one of them.",
         ),
         (
-            f"merge_method: ties\ntokenizer: {{source: base, tokens: {{a: {{source: base}}}}}}\n{MODELS}",
-            "line 2: tokenizer: the output keeps the base's tokenizer, and no other can be asked for. ",
+            f"merge_method: ties\ntokenizer: {{source: base, tokens: {{a: {{source: dogs}}}}}}\n{MODELS}",
+            "line 2: tokenizer: 'dogs' is none of the recipe's models; expected base or one of them.",
         ),
         (
-            f"merge_method: ties\nchat_template: chatml\n{MODELS}",
-            "line 2: chat_template: the output keeps the base's chat template, and no other can be asked for. ",
+            f"merge_method: ties\ntokenizer: {{source: base, tokens: {{a: {{force: true}}}}}}\n{MODELS}",
+            "line 2: tokenizer: token 'a': 'source' is missing: a model, or kind: zero.",
         ),
+        (
+            f"merge_method: ties\ntokenizer: {{sorce: base}}\n{MODELS}",
+            "line 2: tokenizer: unknown key 'sorce' in tokenizer. Did you mean 'source'? Keys: source, tokens, ",
+        ),
+        (
+            f"merge_method: ties\ntokenizer: {{pad_to_multiple_of: 1.5}}\n{MODELS}",
+            "line 2: tokenizer: expected a whole number, found '1.5'.",
+        ),
+        (
+            f"merge_method: ties\ntokenizer: {{source: base}}\ntokenizer_source: base\n{MODELS}",
+            "line 3: 'tokenizer', 'tokenizer_source' say the same; give one of them.",
+        ),
+        (f"merge_method: ties\nchat_template: [a]\n{MODELS}", "line 2: chat_template: expected a text, found "),
         (
             f"merge_method: ties\nparameters: {{adaptive_mass: 1}}\n{MODELS}",
             "line 2: 'adaptive_mass' in parameters is a key of mergekit that prefmerge does not support. It "

@@ -8,6 +8,7 @@ torch_file.py        .pt, .bin, .pth, .ckpt
 harmless.py          what may lie in them beside tensors
 state_dicts.py       which dict in them is meant
 adapter.py           LoRA adapters
+rearranged.py        embeddings with the rows of another vocabulary
 folder.py            folders of weights, indexes, and `open_checkpoint`
 hub.py               hub ids: what is fetched, and what to say where it cannot be had
 hub_files.py         which files of a repository are a checkpoint

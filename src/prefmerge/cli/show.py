@@ -16,10 +16,11 @@ from rich import box
 from rich.table import Table
 
 from prefmerge.cli import screen
-from prefmerge.ground.words import listed
+from prefmerge.ground.words import counted, listed
 from prefmerge.methods import declared
 from prefmerge.methods.parameters import PREFERENCE, SEQUENTIAL
 from prefmerge.preference import Preference
+from prefmerge.shown import line as in_one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 MOST_TASKS = 8  # columns; beyond that a layer shows its largest owners
 LARGEST = 4
+SETTING = 60  # characters of a value
 MOST_PASSES = 3  # columns; a merge with more passes shows the last ones summed
 
 
@@ -315,8 +317,14 @@ def _setting(value: Any) -> str:
     if isinstance(value, list):
         rules = any(isinstance(one, dict) for one in value)
         return ("; " if rules else ",").join(map(_setting, value))
+    if isinstance(value, dict) and "source" in value:  # a tokenizer
+        more = [f"{counted(len(value['tokens']), 'token')} of its own"] if "tokens" in value else []
+        more += [f"padded to a multiple of {value['pad_to_multiple_of']}"] if "pad_to_multiple_of" in value else []
+        return value["source"] + (f" ({', '.join(more)})" if more else "")
     if isinstance(value, dict):  # a rule for a part of the layers
         return " to ".join(map(_setting, value["value"])) + (f" in {value['filter']}" if "filter" in value else "")
+    if isinstance(value, str) and len(value) > SETTING:  # the text of a chat template
+        return in_one_line(f"{value[:SETTING]}...")
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

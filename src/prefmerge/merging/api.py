@@ -40,6 +40,8 @@ from prefmerge.merging.receipt import Receipt, ReceiptFile, ReceiptOutput, Recei
 from prefmerge.merging.recipe import Recipe, TaskEntry
 from prefmerge.merging.recording import inputs_of, record, versions
 from prefmerge.merging.stacks import Stack, home_of
+from prefmerge.merging.vocabularies import TOKENIZER
+from prefmerge.merging.vocabulary_files import VocabularyFiles, vocabulary_files
 from prefmerge.outputs.companions import Companions, find_companions, placed_as, weights_name
 from prefmerge.outputs.tokenizer import with_tokenizer
 from prefmerge.outputs.write import Output, OutputKind, create_output, kind_of
@@ -218,12 +220,13 @@ def run(
     shards = _sharding(max_shard_size, out, kind)
     allowance = _allowance(parse_bytes(max_memory), threads, block)
     with phase("comparing the checkpoints"):
-        planned = make_plan(recipe)
+        planned = make_plan(recipe, tokenizers=tokenizer_from is not None)
     with planned:
         _refuse_inputs(planned, out)
-        companions = _companions(planned, kind, tokenizer_from)
+        files = _files(planned, kind, tokenizer_from)
+        companions = files.companions
         if kind == "folder" and not shards:
-            shards["placed"] = placed_as(planned.base.checkpoint, planned.layout)
+            shards["placed"] = placed_as(planned.given_base, planned.layout)
         output = create_output(
             out,
             planned.layout,
@@ -232,7 +235,7 @@ def run(
             force=force,
             scratch_bytes=_scratch_bytes(planned, allowance),
             began=started.timestamp(),
-            weights_name=weights_name(home_of(planned.base.checkpoint)),
+            weights_name=weights_name(home_of(planned.given_base)),
             beside_bytes=companions.size,
             **shards,
         )
@@ -261,8 +264,8 @@ def run(
                 added=added,
             )
             if kind == "folder":
-                _add_companions(output, planned, companions, beside or {})
-                base = base_model(home_of(planned.base.checkpoint).path, companions.files)
+                _add_companions(output, planned, files, beside or {})
+                base = base_model(home_of(planned.given_base).path, companions.files)
                 output.add_file(CARD, model_card(receipt, base, card).encode())
             return _published(output, receipt)
 
@@ -359,6 +362,14 @@ def _allowance(limit: int, threads: int, block: int) -> int:
     return max(0, limit - held - threads * BLOCKS_PER_THREAD * block * 4)
 
 
+def _files(planned: Plan, kind: OutputKind, tokenizer_from: str | None) -> VocabularyFiles:
+    """What goes beside the weights, with the vocabulary and the chat template of the recipe."""
+    companions = _companions(planned, kind, tokenizer_from)
+    if kind == "file":
+        return VocabularyFiles(companions)
+    return vocabulary_files(planned, companions, keep_tokenizer=tokenizer_from is not None)
+
+
 def _companions(planned: Plan, kind: OutputKind, tokenizer_from: str | None) -> Companions:
     """What goes beside the weights. Raises UsageError, CheckpointMismatch for a tokenizer that cannot be had."""
     if kind == "file":
@@ -367,9 +378,13 @@ def _companions(planned: Plan, kind: OutputKind, tokenizer_from: str | None) -> 
                 "--tokenizer-from has no use for an output that is one file. Leave it out, or name a folder."
             )
         return Companions()
-    companions = find_companions(home_of(planned.base.checkpoint))
+    companions = find_companions(home_of(planned.given_base))
     if tokenizer_from is None:
         return companions
+    if planned.recipe[TOKENIZER] is not None:
+        raise UsageError(
+            f"--tokenizer-from and {TOKENIZER.spelled} both say which tokenizer the output has. Leave one of them out."
+        )
     if tokenizer_from not in planned.names:
         raise UsageError(
             f"--tokenizer-from {tokenizer_from!r} is no task; the tasks are {', '.join(planned.names)}."
@@ -377,7 +392,7 @@ def _companions(planned: Plan, kind: OutputKind, tokenizer_from: str | None) -> 
         )
     return with_tokenizer(
         companions,
-        home_of(planned.base.checkpoint),
+        home_of(planned.given_base),
         planned.tasks[planned.names.index(tokenizer_from)].checkpoint,
         tokenizer_from,
         planned.layout,
@@ -445,16 +460,17 @@ def _base_content(planned: Plan) -> str:
     for source in planned.tasks:
         if names_its_base(source.checkpoint):
             return base_fingerprint(source.checkpoint)  # the plan has compared it with the base given
-    return content_fingerprint(planned.base.checkpoint)
+    return content_fingerprint(planned.given_base)
 
 
-def _add_companions(output: Output, planned: Plan, companions: Companions, beside: Mapping[str, bytes]) -> None:
-    base = planned.base.checkpoint
+def _add_companions(output: Output, planned: Plan, files: VocabularyFiles, beside: Mapping[str, bytes]) -> None:
+    base = planned.given_base
     stack = base if isinstance(base, Stack) else None
     module = home.module if isinstance(home := home_of(base), Folder) else ""
     config = f"{module}/config.json" if module else "config.json"
-    for name, content in beside.items():
+    for name, content in {**files.written, **beside}.items():
         output.add_file(name, content)
-    for name, path in companions.files.items():
-        if name not in beside:
-            output.add_file(name, as_published(name, path, planned.recipe, config, stack))
+    for name, path in files.companions.files.items():
+        if name not in beside and name not in files.written:
+            content = as_published(name, path, planned.recipe, config, stack)
+            output.add_file(name, files.adapted(name, content))

@@ -64,6 +64,9 @@ class RecipeArguments(TypedDict, total=False):
     exclude: str | Sequence[str]
     rename: str | Sequence[str]
     as_task_vector: bool
+    tokenizer: str | Mapping[str, Any] | None
+    rows_from: str | None
+    chat_template: str | None
 
 
 def with_declared(function: F) -> F:

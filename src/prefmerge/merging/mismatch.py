@@ -19,6 +19,8 @@ from prefmerge.merging.known_names import branches
 from prefmerge.merging.matching import Names, excluder
 from prefmerge.merging.parameters import EXCLUDE, RENAME, rename_rule
 from prefmerge.merging.recipe import Recipe
+from prefmerge.merging.rows import of_vocabulary
+from prefmerge.merging.vocabularies import ROWS_FROM, TOKENIZER
 
 MOST = 1500  # characters of a message
 SHOWN = 5  # names listed in it
@@ -43,7 +45,7 @@ def explained(
         facts = [fact for task, names in wrong[:2] for fact in _facts(base, task, names, renames[names.who], shown)]
         if len(wrong) > 2:
             facts.append(f"It is alike in {quoted((_short(names.who) for _, names in wrong[2:]), 2)}.")
-        message = " ".join([*facts, remedy]).replace("\n ", "\n").replace("\t", "  ")
+        message = " ".join([*facts, *_vocabularies(base, wrong), remedy]).replace("\n ", "\n").replace("\t", "  ")
         if len(message) <= MOST:
             break
     return _cut(message, MOST)
@@ -68,6 +70,19 @@ def _facts(base: Checkpoint, task: Checkpoint, names: Names, renames: Sequence[s
         kinds = [_unlike(base, task, name, names.own[name]) for name in names.unlike]
         facts.append(f"{where}: {several}{listed(kinds, shown, separator='; ')}.")
     return facts
+
+
+def _vocabularies(base: Checkpoint, wrong: Sequence[tuple[Checkpoint, Names]]) -> list[str]:
+    """What to do where models have other numbers of tokens, a sentence."""
+    of_tokens = set(of_vocabulary(base.tensors)[0])
+    pairs = [(name, task.tensors[own.own[name]].shape) for task, own in wrong for name in own.unlike]
+    sizes = [name for name, shape in pairs if name in of_tokens and shape[1:] == base.tensors[name].shape[1:]]
+    if not sizes:
+        return []
+    return [
+        f"Their vocabularies differ: give {TOKENIZER.spelled} union (or base, or the name of a task) to merge the rows "
+        f"of one token with one another, or {ROWS_FROM.spelled} base (or a task) to merge the rows that all have."
+    ]
 
 
 def _unlike(base: Checkpoint, task: Checkpoint, name: str, own: str) -> str:

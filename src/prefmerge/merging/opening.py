@@ -16,7 +16,7 @@ from pathlib import Path
 
 from prefmerge.checkpoints import Checkpoint, open_checkpoint, split_adapter
 from prefmerge.checkpoints.adapter import find_adapter, open_adapter
-from prefmerge.checkpoints.hub import fetch
+from prefmerge.checkpoints.hub import Beside, fetch
 from prefmerge.checkpoints.paths import expanded, hub_id, in_stack, name_of, split_stack
 from prefmerge.errors import CheckpointMismatch
 from prefmerge.merging.stacks import open_stack
@@ -40,15 +40,18 @@ def local_base(path: str | Path) -> Path:
     return Path(path) if on_hub is None else fetch(on_hub, companions_among)
 
 
-def local_task(path: str | Path) -> Path:
-    """Where a task is on this machine, or a model and its adapter. Raises what `local_base` raises."""
+def local_task(path: str | Path, beside: Beside | None = None) -> Path:
+    """Where a task is on this machine, or a model and its adapter. `beside`: what else is fetched of it. Raises what
+    `local_base` raises.
+    """
     if split_stack(path) is not None:
         return local_base(path)
     parts = [part for part in split_adapter(path) if part is not None]
     on_hub = [hub_id(part) for part in parts]
     if not any(on_hub):
         return Path(path)
-    return Path("+".join(str(part if one is None else fetch(one)) for part, one in zip(parts, on_hub, strict=True)))
+    places = [part if one is None else fetch(one, beside) for part, one in zip(parts, on_hub, strict=True)]
+    return Path("+".join(map(str, places)))
 
 
 def open_base(path: str | Path) -> Checkpoint:
@@ -66,11 +69,13 @@ def open_model(path: Path, *, name: str | None = None) -> Checkpoint:
     return open_stack(path, parts, name or name_of(path), open_checkpoint)
 
 
-def open_task(path: str | Path, base: Checkpoint, *, name: str | None = None) -> Checkpoint:
-    """The checkpoint of a task. Raises what `local_task` and `open_checkpoint` raise, and CheckpointMismatch for an
-    adapter that does not belong to the base.
+def open_task(
+    path: str | Path, base: Checkpoint, *, name: str | None = None, beside: Beside | None = None
+) -> Checkpoint:
+    """The checkpoint of a task. `beside`: what else is fetched of what is on the hub. Raises what `local_task` and
+    `open_checkpoint` raise, and CheckpointMismatch for an adapter that does not belong to the base.
     """
-    path = local_task(path)
+    path = local_task(path, beside)
     model, own = split_adapter(path)
     if model is not None and find_adapter(own) is None:
         raise CheckpointMismatch(

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from prefmerge.errors import MethodError, UnsupportedDtype
+from prefmerge.merging.vocabularies import OF_VOCABULARIES
 from prefmerge.methods import DEFAULT, METHODS, declared, method_named
 from prefmerge.methods.parameters import (
     AS_PUBLISHED,
@@ -111,7 +112,9 @@ AS_TASK_VECTOR = Parameter(
     top=True,
     group=Group.OUTPUT,
 )
-OF_EVERY_MERGE = {one.name: one for one in (SEQUENTIAL, AS_PUBLISHED, DTYPE, EXCLUDE, RENAME, AS_TASK_VECTOR)}
+OF_EVERY_MERGE = {
+    one.name: one for one in (SEQUENTIAL, AS_PUBLISHED, DTYPE, EXCLUDE, RENAME, AS_TASK_VECTOR, *OF_VOCABULARIES)
+}
 
 
 def every() -> dict[str, Parameter[Any]]:

@@ -32,6 +32,7 @@ from prefmerge.checkpoints import (
 from prefmerge.checkpoints.dtypes import DTYPES, Dtype, by_name, require_mergeable, rounds
 from prefmerge.checkpoints.hub import origin
 from prefmerge.checkpoints.quantised import signs_of_quantisation
+from prefmerge.checkpoints.rearranged import original
 from prefmerge.errors import CheckpointMismatch, CheckpointNotFound, RecipeError, UnsupportedDtype
 from prefmerge.ground.brief import brief
 from prefmerge.ground.words import listed, nearest, quoted
@@ -42,12 +43,15 @@ from prefmerge.merging.modules import changed_modules
 from prefmerge.merging.opening import open_base, open_task
 from prefmerge.merging.order import in_order
 from prefmerge.merging.recipe import Recipe
+from prefmerge.merging.rows import OutputVocabulary, arranged, key_of
 from prefmerge.merging.sameness import Sameness, equal_everywhere, equal_tasks, equal_to_the_base
 from prefmerge.merging.settings import settings_of
 from prefmerge.merging.stacks import Stack
 from prefmerge.merging.unmergeable import is_same_everywhere, note_of, unmergeable
+from prefmerge.merging.vocabularies import OF_VOCABULARIES
 from prefmerge.methods import METHODS, Method, Settings
 from prefmerge.methods.parameters import PREFERENCE, SCOPE, STRENGTH
+from prefmerge.outputs.tokenizer import tokenizer_among
 from prefmerge.preference import as_text
 from prefmerge.vectors.adapter import AdapterVector
 from prefmerge.vectors.reading import Input
@@ -87,10 +91,16 @@ class Plan:
     entries: tuple[PlannedTensor, ...]
     notes: tuple[str, ...] = field(default=())
     layers: Mapping[str, tuple[Fraction, int]] = field(default_factory=dict)  # of what is merged: depth, slice
+    vocabulary: OutputVocabulary | None = None  # where it is not the base's
 
     def settings_of(self, tensor: str) -> Settings:
         """The settings for one tensor."""
         return self.settings.at(tensor, *self.layers.get(tensor, (Fraction(0), 0)))
+
+    @property
+    def given_base(self) -> Checkpoint:
+        """The base as the user gave it, with the rows of its own vocabulary."""
+        return original(self.base.checkpoint)
 
     @property
     def checkpoints(self) -> list[Checkpoint]:
@@ -173,9 +183,9 @@ def _shown(checkpoint: Checkpoint) -> str | None:
     return None if checkpoint.path is None else str(checkpoint.path)
 
 
-def make_plan(recipe: Recipe) -> Plan:
-    """Open the recipe's checkpoints and plan their merge. Raises CheckpointError, CheckpointMismatch, PreferenceError,
-    MethodError or RecipeError.
+def make_plan(recipe: Recipe, *, tokenizers: bool = False) -> Plan:
+    """Open the recipe's checkpoints and plan their merge. `tokenizers`: those of the tasks are wanted. Raises
+    CheckpointError, CheckpointMismatch, PreferenceError, MethodError or RecipeError.
     """
     if recipe.base is None:
         raise RecipeError("no base model given. Name the model that the tasks were fine-tuned from.")
@@ -184,13 +194,15 @@ def make_plan(recipe: Recipe) -> Plan:
             "no task given: there is nothing to merge into the base. Name at least one fine-tuned checkpoint after it."
         )
     opened: list[Checkpoint] = []
+    tokenizers = tokenizers or any(recipe[one] is not None for one in OF_VOCABULARIES)
     try:
         with _as_written(recipe, recipe.base):
             opened.append(open_base(recipe.base))
         called = names_of([task.path for task in recipe.tasks], [task.name for task in recipe.tasks])
         for task, name in zip(recipe.tasks, called, strict=True):
+            beside = tokenizer_among if tokenizers else None
             with _as_written(recipe, task.path):
-                opened.append(open_task(task.path, opened[0], name=name))
+                opened.append(open_task(task.path, opened[0], name=name, beside=beside))
         _refuse_repeats(recipe, opened)
         return plan_over(recipe, opened[0], opened[1:])
     except BaseException:
@@ -236,14 +248,19 @@ def plan_over(recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint], sam
     recipe = in_order(recipe, tasks, names)
     notes = [*recipe.notes, *_notes_of_opening(base, tasks, names)]
     notes += changed_modules(base, tasks, names)
+    rows = sameness.once("rows", (base, *tasks), key_of(recipe), lambda: arranged(recipe, base, tasks, names))
+    base, tasks = rows.base, rows.tasks
+    notes += rows.notes
     entries = _entries(recipe, base, tasks, names, notes, sameness)
     notes += _notes_of_rounding(base, tasks, names, entries)
     idle = _idle(base, tasks, names, entries, notes, sameness)
-    layers = base.layers if isinstance(base, Stack) else {name: (at, 0) for name, at in depths(base.tensors).items()}
+    given = original(base)
+    layers = given.layers if isinstance(given, Stack) else {name: (at, 0) for name, at in depths(base.tensors).items()}
     merged = {entry.name: layers.get(entry.name, (Fraction(0), 0)) for entry in entries if entry.role == "merge"}
     settings = settings_of(recipe, method, tasks, names, idle, notes, merged)
     inputs = tuple(Input.of(task, f"task {name!r}") for task, name in zip(tasks, names, strict=True))
-    return Plan(recipe, method, settings, Input.of(base, "base"), inputs, names, tuple(entries), tuple(notes), merged)
+    base_input = Input.of(base, "base")
+    return Plan(recipe, method, settings, base_input, inputs, names, tuple(entries), tuple(notes), merged, rows.output)
 
 
 def _refuse_repeats(recipe: Recipe, opened: Sequence[Checkpoint]) -> None:
@@ -331,7 +348,7 @@ def _refuse_foreign_vectors(base: Checkpoint, tasks: Sequence[Checkpoint], names
 
 def names_its_base(task: Checkpoint) -> bool:
     """Whether it is a task vector that names its base; an adapter was matched with it when it was opened."""
-    return is_task_vector(task) and not isinstance(task, AdapterVector)
+    return is_task_vector(task) and not isinstance(original(task), AdapterVector)
 
 
 def _entries(

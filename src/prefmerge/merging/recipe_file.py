@@ -4,7 +4,7 @@ With mergekit's keys come mergekit's defaults (ties: density 1; the base listed 
 methods of whole models, one of them), so its recipes run unchanged. Every refusal names file, line and key, and says
 what to write instead; where several things are wrong, one error lists them all.
 Cost: one small file; no checkpoint is opened, only looked for, unless a range of its layers is given. Not here: files
-of several documents (`recipe_documents`), tokenizers.
+of several documents (`recipe_documents`), what a key says of tokenizers (`vocabularies`).
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from prefmerge.checkpoints.paths import split_stack
+from prefmerge.checkpoints.paths import names_of, split_stack
 from prefmerge.errors import RecipeError
-from prefmerge.ground.words import counted
+from prefmerge.ground.words import counted, quoted
 from prefmerge.ground.yaml_file import NotYaml, composed_documents
 from prefmerge.merging.parameters import METHOD, every, per_task
 from prefmerge.merging.recipe import Recipe, TaskEntry
-from prefmerge.merging.recipe_keys import FROM_BASE, IDLE, OTHER_METHODS, SLICE, by_key, levels
+from prefmerge.merging.recipe_keys import IDLE, OTHER_METHODS, SLICE, by_key, levels
 from prefmerge.merging.recipe_models import ListedModel, Models
 from prefmerge.merging.recipe_nodes import Nodes, Refused, kind, line
 from prefmerge.merging.recipe_slices import Slice, is_whole, stacked
 from prefmerge.merging.recipe_values import at_the_top, in_parameters, over
+from prefmerge.merging.vocabularies import BASE, KEYS, TOKENIZER, of_recipe_file
 from prefmerge.methods import METHODS
 from prefmerge.methods.by_layer import ByLayer
 from prefmerge.methods.parameters import AS_PUBLISHED, BASE_WEIGHT, WEIGHTS
@@ -116,16 +117,20 @@ class RecipeDocument:
         with nodes.collected():
             rows, of_slices = self._rows(top, method, base)
             given = over(given, of_slices)
-        for key in FROM_BASE:
-            if key in top:
-                with nodes.collected():
-                    self._of_the_base(top[key], key, top.get("base_model"))
         if name is None:
             nodes.finish()
         recipe = Recipe(base=base or "", method=method.name, given=given)
         if not nodes.refused:
             with nodes.collected():
                 recipe = self._recipe(method, base, rows, given)
+        of_vocabularies: dict[str, Any] = {}
+        for key in KEYS:
+            if key in top:
+                with nodes.collected():
+                    of_vocabularies |= self._of_vocabularies(recipe, top, key)
+        if of_vocabularies:
+            both = {**recipe.given, **of_vocabularies}
+            recipe = Recipe(base=recipe.base, tasks=recipe.tasks, method=recipe.method, given=both)
         self._check_used(recipe, top)
         nodes.finish()
         return recipe.model_copy(update={"notes": tuple(self.notes), "written": self._models.written})
@@ -279,18 +284,20 @@ class RecipeDocument:
             )
         return self.nodes.value(node, METHOD.keys[0], METHOD, name)
 
-    def _of_the_base(self, node: Any, key: str, base: Any) -> None:
-        """A note where a tokenizer or a template is to be the base's, which the output has anyway."""
-        if key == "tokenizer":
-            parts = self.nodes.mapping(node, key, ("source", "tokens", "pad_to_multiple_of"))
-            node = parts["source"] if list(parts) == ["source"] else node
-        text = self.nodes.text(node, key) if kind(node) in ("scalar", "nothing") else None
-        own = "auto" if key == "chat_template" else "base"
-        if text != own and not (
-            key != "chat_template" and base is not None and text == self.nodes.text(base, "base_model")
-        ):
-            what = "chat template" if key == "chat_template" else "tokenizer"
-            raise self.nodes.error(
-                node, f"{key}: the output keeps the base's {what}, and no other can be asked for. Remove the key."
-            )
-        self.notes.append(f"{key} has no effect: the output keeps the base's.")
+    def _of_vocabularies(self, recipe: Recipe, top: Mapping[str, Any], key: str) -> dict[str, Any]:
+        """What a key says of tokenizers, with the models by their names."""
+        called = names_of([task.path for task in recipe.tasks], [task.name for task in recipe.tasks])
+        known = {os.path.realpath(task.path): name for task, name in zip(recipe.tasks, called, strict=True)}
+        known[os.path.realpath(recipe.base or "")] = BASE
+
+        def named(text: str) -> str | None:
+            if text in known.values() or self.nodes.refused:  # which models there are is then not known
+                return text
+            return known.get(os.path.realpath(self._models.place(text) or text))
+
+        if key in TOKENIZER.keys and all(one in top for one in TOKENIZER.keys):
+            raise self.nodes.error(top[key], f"{quoted(TOKENIZER.keys, 2)} say the same; give one of them.")
+        try:
+            return of_recipe_file(key, self.nodes.plain(top[key], key), named, based="base_model" in top)
+        except ValueError as error:
+            raise self.nodes.error(top[key], f"{key}: {error}.") from error

@@ -14,7 +14,6 @@ from prefmerge.methods.parameters import RESCALE, YES_OR_NO, Parameter
 MODEL = ("model", "name", "parameters")
 SLICE = ("sources", "base_model", "parameters")
 SOURCE = ("model", "name", "layer_range", "parameters")
-FROM_BASE = ("tokenizer_source", "tokenizer", "chat_template")  # mergekit's keys of what the output takes from the base
 # mergekit's keys that may be there and say nothing here
 IDLE = {key: Parameter(key, YES_OR_NO, False) for key in ("int8_mask", RESCALE.name)}
 OTHER_METHODS = ("multislerp", "nearswap", "ram", "ramplus_tl", "core_space")
@@ -38,7 +37,7 @@ def by_key(top: bool) -> dict[str, Parameter[Any]]:
 def levels() -> dict[str, tuple[str, ...]]:
     """Where a recipe file has keys, and which."""
     return {
-        "the top level": (*_TOP, *FROM_BASE, *by_key(top=True)),
+        "the top level": (*_TOP, *by_key(top=True)),
         "models[]": MODEL,
         "parameters": (*by_key(top=False), *IDLE),
         "models[].parameters": tuple(one.keys[0] for one in per_task()),

@@ -100,7 +100,7 @@ class Models:
         text = self._reference(node, place)
         if not text:
             raise self._nodes.error(node, f"{place}: expected the path of a checkpoint, found an empty text.")
-        there = self._place(text)
+        there = self.place(text)
         if there is not None:
             for one in split_adapter(there):
                 if one is not None and hub_id(one):
@@ -126,7 +126,7 @@ class Models:
             raise self._nodes.error(node, f"{place}: expected the path of a checkpoint, found {what(node)}.")
         return self._nodes.text(node, place)
 
-    def _place(self, text: str) -> str | None:
+    def place(self, text: str) -> str | None:
         """Where a checkpoint is, or its hub id; None where it is not there and no id."""
         if text in self._outputs:
             self.used.append(text)
@@ -138,7 +138,7 @@ class Models:
             if text and split_adapter(one)[0] is None and is_there(one):
                 return one
         for at in (i for i, letter in enumerate(text) if letter == "+"):
-            model, adapter = self._place(text[:at]), self._place(text[at + 1 :])
+            model, adapter = self.place(text[:at]), self.place(text[at + 1 :])
             if model is not None and adapter is not None:
                 return f"{model}+{adapter}"
         return text if hub_id(text) else None

@@ -139,15 +139,15 @@ class Nodes:
         """The value of a parameter, or what it is by layer."""
         if not parameter.by_layer or kind(node) not in ("list", "mapping"):
             return self.value(node, place, parameter, self.scalar(node, place))
-        return self.value(node, place, parameter, self._plain(node, place))
+        return self.value(node, place, parameter, self.plain(node, place))
 
-    def _plain(self, node: Any, place: str) -> Any:
+    def plain(self, node: Any, place: str) -> Any:
         """Lists and rules of scalars as Python has them."""
         if kind(node) == "list":
-            return [self._plain(item, place) for item in node.value]
+            return [self.plain(item, place) for item in node.value]
         if kind(node) == "mapping":
             rows = self.mapping(node, place, None).items()
-            return {key: self._plain(value, f"{place}.{key}") for key, value in rows}
+            return {key: self.plain(value, f"{place}.{key}") for key, value in rows}
         return self.scalar(node, place)
 
 

@@ -102,8 +102,8 @@ def _plain(value: Any) -> Any:
     """An exact number as YAML writes numbers, where that loses nothing."""
     if isinstance(value, list):
         return [_plain(one) for one in value]
-    if isinstance(value, dict):  # a rule for a part of the layers; its filter is a text
-        return {**value, "value": _plain(value["value"])}
+    if isinstance(value, dict):  # a rule for a part of the layers, whose filter is a text, or a tokenizer
+        return {**value, "value": _plain(value["value"])} if "value" in value else value
     for kind in (int, float):
         try:
             if isinstance(value, str) and str(kind(value)) == value:

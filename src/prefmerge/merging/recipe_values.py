@@ -1,7 +1,7 @@
 """What a recipe file says of parameters: key -> value, as the methods take it.
 
 Every key is read for itself, so that all that is wrong is known at once. Cost: none. Not here: which keys may stand
-where (`recipe_keys`), and what the method has no use for (`recipe_file`).
+where (`recipe_keys`), what is said of tokenizers (`vocabularies`), what the method has no use for (`recipe_file`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 from prefmerge.errors import PreferenceError
 from prefmerge.merging.recipe_keys import IDLE, by_key
 from prefmerge.merging.recipe_nodes import Nodes, kind
+from prefmerge.merging.vocabularies import KEYS
 from prefmerge.methods.by_layer import ByLayer
 from prefmerge.methods.parameters import PREFERENCE
 from prefmerge.methods.protocol import Method
@@ -22,7 +23,7 @@ def at_the_top(nodes: Nodes, top: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters that stand at the top level, by name."""
     given: dict[str, Any] = {}
     for key, one in by_key(top=True).items():
-        if key not in top:
+        if key not in top or key in KEYS:
             continue
         with nodes.collected():
             node = top[key]

@@ -18,6 +18,7 @@ import numpy as np
 
 from prefmerge.checkpoints import Checkpoint, file_entries, header_fingerprint, sha256_files
 from prefmerge.checkpoints.paths import in_stack
+from prefmerge.checkpoints.rearranged import original
 from prefmerge.merging.added import Added, entries
 from prefmerge.merging.engine import Outcome
 from prefmerge.merging.plan import Plan
@@ -117,7 +118,7 @@ def inputs_of(reading: Reading, *, sha256: bool = False) -> ReceiptInputs:
 
 
 def _input(source: ReadInput, sha256: bool) -> ReceiptInput:
-    checkpoint, content = source.checkpoint, source.content()
+    checkpoint, content = original(source.checkpoint), source.content()
     return ReceiptInput(
         name=checkpoint.name,
         path=_path(checkpoint),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import xxhash
@@ -21,6 +21,7 @@ from prefmerge.checkpoints.dtypes import rounds
 SLICES, SLICE = 4, 32  # of a sample: so many, of so many elements each
 BLOCK = 1 << 20  # elements compared at a time
 _Member = TypeVar("_Member")
+T = TypeVar("T")
 
 
 class Sameness:
@@ -30,7 +31,15 @@ class Sameness:
         self._seen: dict[tuple[str, int, str], bytes] = {}
         self._unchanged: dict[tuple[int, str, int, str, bool], bool] = {}
         self._not_finite: dict[tuple[int, str], float | None] = {}
+        self._made: dict[Hashable, Any] = {}
         self._kept: dict[int, Checkpoint] = {}  # a freed checkpoint's id could come back as another's
+
+    def once(self, what: str, checkpoints: Sequence[Checkpoint], key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` gives; of an earlier call with the same checkpoints and key where there was one."""
+        whole = (what, *map(self._key, checkpoints), key)
+        if whole not in self._made:
+            self._made[whole] = make()
+        return self._made[whole]
 
     def sample(self, checkpoint: Checkpoint, tensor: str) -> Hashable:
         """Differs where a few slices do."""

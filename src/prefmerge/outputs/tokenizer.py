@@ -15,18 +15,19 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from prefmerge.checkpoints.hub_files import RepositoryFiles
 from prefmerge.checkpoints.protocol import Checkpoint, TensorInfo
 from prefmerge.errors import CheckpointMismatch
 from prefmerge.ground import jsons
 from prefmerge.ground.words import listed
-from prefmerge.outputs.companions import SHOWN, Companions, find_companions
+from prefmerge.outputs.companions import SHOWN, Companions, companions_among, find_companions
 
 _FILES = (
     *("tokenizer*", "vocab*", "merges*", "special_tokens*", "added_tokens*", "chat_template*"),
     *("*.model", "*.spm", "additional_chat_templates/*"),
 )
-_EMBEDDINGS = re.compile(
-    r"(.*\.)?(embed_tokens|word_embeddings|wte|shared|token_embedding|tok_embeddings|embed_in)\.weight"
+EMBEDDINGS = re.compile(
+    r"(.*\.)?(embed_tokens|word_embeddings?|wte|shared|token_embedding|tok_embeddings|embed_in|embeddings)\.weight"
 )
 
 
@@ -42,39 +43,51 @@ def with_tokenizer(
             f"--tokenizer-from {name}: the task is no folder, so it has no tokenizer. Give the folder that holds its "
             "weights and its tokenizer."
         )
-    own = {file: path for file, path in find_companions(task).files.items() if _is_of_tokenizer(file)}
+    own = tokenizer_files(task)
     if not own:
         raise CheckpointMismatch(
             f"--tokenizer-from {name}: {folder} holds no tokenizer, such as tokenizer.json or vocab.txt. Put it there, "
             f"or leave --tokenizer-from out."
         )
-    replaced = {file: path for file, path in companions.files.items() if _is_of_tokenizer(file)}
+    replaced = {file: path for file, path in companions.files.items() if is_of_tokenizer(file)}
     rows = _embedding_rows(tensors)
     if rows is not None:
         _require_fit(name, folder, own, _tokens(replaced), rows)
-    files = {**{file: path for file, path in companions.files.items() if file not in replaced}, **own}
     told = f"the tokenizer is that of task {name!r}: {listed(sorted(own), SHOWN)}"
     told += (
         "."
         if rows is not None
         else "; no tensor is called as embeddings of tokens are, so whether it fits is not known."
     )
+    return replace(with_files(companions, own), more=(*companions.more, told))
+
+
+def tokenizer_files(checkpoint: Checkpoint) -> dict[str, Path]:
+    """The files of the tokenizer beside a checkpoint that is a folder."""
+    return {file: path for file, path in find_companions(checkpoint).files.items() if is_of_tokenizer(file)}
+
+
+def tokenizer_among(names: Sequence[str], of: RepositoryFiles) -> list[str]:
+    """Of the files of a repository those that say what tokens a model has: what is to be fetched with it."""
+    files = companions_among(names, of)
+    return [name for name in files if is_of_tokenizer(name.removeprefix(of.root)) or name.endswith("config.json")]
+
+
+def with_files(companions: Companions, own: Mapping[str, Path]) -> Companions:
+    """The companions with the files `own` in place of their tokenizer."""
+    replaced = {file: path for file, path in companions.files.items() if is_of_tokenizer(file)}
+    files = {**{file: path for file, path in companions.files.items() if file not in replaced}, **own}
     sizes = [sum(path.stat().st_size for path in some.values()) for some in (own, replaced)]
-    return replace(
-        companions,
-        files=dict(sorted(files.items())),
-        size=companions.size + sizes[0] - sizes[1],
-        more=(*companions.more, told),
-    )
+    return replace(companions, files=dict(sorted(files.items())), size=companions.size + sizes[0] - sizes[1])
 
 
-def _is_of_tokenizer(name: str) -> bool:
+def is_of_tokenizer(name: str) -> bool:
     return any(fnmatchcase(name.lower(), pattern) for pattern in _FILES)
 
 
 def _embedding_rows(tensors: Iterable[TensorInfo]) -> int | None:
     """How many tokens a model has an embedding for; None where no tensor is called as embeddings of tokens are."""
-    rows = [info.shape[0] for info in tensors if len(info.shape) == 2 and _EMBEDDINGS.fullmatch(info.name)]
+    rows = [info.shape[0] for info in tensors if len(info.shape) == 2 and EMBEDDINGS.fullmatch(info.name)]
     return max(rows, default=None)
 
 
@@ -96,25 +109,45 @@ def _require_fit(task: str, folder: Path, files: Mapping[str, Path], of_base: in
 
 def _tokens(files: Mapping[str, Path]) -> int | None:
     """One more than the largest id of a token; None where no file that can be read says it."""
-    ids: set[int] = set()
+    ids = ids_in(files)
+    return max(ids.values()) + 1 if ids else None
+
+
+def ids_in(files: Mapping[str, Path]) -> dict[str, int]:
+    """Token -> id; empty where no file that can be read says it. What tokenizer.json says goes before older files."""
     whole: Any = jsons.peek(files["tokenizer.json"]) if "tokenizer.json" in files else None
-    if isinstance(whole, dict):
-        model, added = whole.get("model"), whole.get("added_tokens")
-        vocabulary = model.get("vocab") if isinstance(model, dict) else None
-        ids |= _ids(vocabulary)
-        ids |= {one["id"] for one in added or () if isinstance(one, dict) and type(one.get("id")) is int}
-    for name in ("vocab.json", "added_tokens.json"):
-        ids |= _ids(jsons.peek(files[name])) if name in files else set()
+    ids = ids_of(whole) if isinstance(whole, dict) else {}
+    if not ids:
+        for name in ("vocab.json", "added_tokens.json"):
+            ids |= _ids(jsons.peek(files[name])) if name in files else {}
     if not ids and "vocab.txt" in files:
-        ids = {files["vocab.txt"].read_bytes().rstrip(b"\n").count(b"\n")}
-    return max(ids) + 1 if ids else None
+        lines = files["vocab.txt"].read_bytes().rstrip(b"\n").split(b"\n")
+        ids = {line.rstrip(b"\r").decode("utf-8", "replace"): i for i, line in enumerate(lines)}
+    return ids
 
 
-def _ids(vocabulary: Any) -> set[int]:
-    """Of token -> id, or (of a unigram model) a list of tokens."""
-    if isinstance(vocabulary, dict):
-        return {one for one in vocabulary.values() if type(one) is int}
-    return {len(vocabulary) - 1} if isinstance(vocabulary, list) and vocabulary else set()
+def ids_of(whole: Mapping[str, Any]) -> dict[str, int]:
+    """Token -> id of what a tokenizer.json holds."""
+    model = whole.get("model")
+    return _ids(model.get("vocab") if isinstance(model, dict) else None) | {
+        token["content"]: token["id"] for token in added_in(whole)
+    }
+
+
+def added_in(whole: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The added tokens of a tokenizer.json, in order of their ids."""
+    added = whole.get("added_tokens")
+    several = [one for one in added if isinstance(one, dict)] if isinstance(added, list) else []
+    known = [one for one in several if type(one.get("id")) is int and isinstance(one.get("content"), str)]
+    return sorted(known, key=lambda one: one["id"])
+
+
+def _ids(vocabulary: Any) -> dict[str, int]:
+    """Of token -> id, or (of a unigram model) a list of tokens and their scores."""
+    if isinstance(vocabulary, list):
+        return {str(one[0]): i for i, one in enumerate(vocabulary) if isinstance(one, list) and one}
+    pairs = vocabulary.items() if isinstance(vocabulary, dict) else ()
+    return {token: one for token, one in pairs if type(one) is int}
 
 
 def _stated(folder: Path) -> int | None:

@@ -15,6 +15,7 @@ from itertools import pairwise
 import numpy as np
 
 from prefmerge.checkpoints import CHUNK, Checkpoint, Fingerprint, is_task_vector
+from prefmerge.checkpoints.rearranged import Rearranged, original
 from prefmerge.vectors.adapter import AdapterVector
 
 FAR = 4096  # elements between two that are gathered, beyond which each is read for itself
@@ -60,8 +61,10 @@ class ReadInput:
         self.given, self.checkpoint, self.vector = given, given.checkpoint, given.vector
         self.hashed = hashed
         self.fingerprint = None
-        if hashed and not isinstance(self.checkpoint, AdapterVector):  # what is computed is not hashed
-            self.fingerprint = Fingerprint(self.checkpoint.tensors.values(), aliases=self.checkpoint.aliases)
+        self._original = original(self.checkpoint)
+        self._moved = self.checkpoint.moved if isinstance(self.checkpoint, Rearranged) else frozenset()
+        if hashed and not isinstance(self._original, AdapterVector):  # what is computed is not hashed
+            self.fingerprint = Fingerprint(self._original.tensors.values(), aliases=self._original.aliases)
         self.touched = False
 
     def stored_name(self, tensor: str) -> str:
@@ -73,7 +76,7 @@ class ReadInput:
         (`touched`) their chunks are hashed then.
         """
         name = self.stored_name(tensor)
-        fingerprint = self.fingerprint if self.touched else None
+        fingerprint = self.fingerprint if self.touched and name not in self._moved else None
         reach = stop if fingerprint is None else fingerprint.reach(name, start, stop)
         into = space.buffer(buffer, (reach - start) * self.checkpoint.tensors[name].dtype.itemsize)
         stored = self.checkpoint.read(name, start, reach, into)
@@ -100,14 +103,14 @@ class ReadInput:
     def hash_rest(self) -> None:
         """Hash what was not read, so that the fingerprint covers the whole checkpoint."""
         if self.fingerprint is not None:
-            for name in self.checkpoint.tensors:
-                if name not in self.checkpoint.aliases:
-                    self.fingerprint.add_missing(name, self.checkpoint)
+            for name in self._original.tensors:
+                if name not in self._original.aliases:
+                    self.fingerprint.add_missing(name, self._original)
 
     def content(self) -> str | None:
         """The fingerprint of all its elements; None where not all were hashed."""
-        if isinstance(self.checkpoint, AdapterVector):
-            return self.checkpoint.content() if self.hashed and self.touched else None
+        if isinstance(self._original, AdapterVector):
+            return self._original.content() if self.hashed and self.touched else None
         return self.fingerprint.hexdigest() if self.fingerprint is not None and self.fingerprint.covered() else None
 
 
@@ -124,7 +127,10 @@ class Reading:
         return cls(ReadInput(base, hashed=hashed), [ReadInput(task, hashed=hashed) for task in tasks])
 
     def hash_rest(self) -> None:
-        """Hash what was not read of each input of which anything was used."""
+        """Hash what was not read of each input of which anything was used, be it a row that another lacks."""
+        used = [source.checkpoint for source in (self.base, *self.tasks) if source.touched]
+        givers = {id(giver) for one in used if isinstance(one, Rearranged) for giver in one.donors}
         for source in (self.base, *self.tasks):
+            source.touched |= id(original(source.checkpoint)) in givers
             if source.touched:
                 source.hash_rest()
