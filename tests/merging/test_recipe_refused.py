@@ -186,7 +186,7 @@ models:
   - name: birds
 parameters: {normalize: 3, seed: 1}
 dtype: int8
-tokenizer_source: union
+tokenizer: {source: union, token: {}}
 """
 
 
@@ -203,7 +203,7 @@ def test_everything_that_is_wrong_is_said_at_once_by_line(folder: Path) -> None:
         "line 9: unknown key 'seed' in parameters. It belongs in the top level.",
         "line 9: parameters.normalize: expected true or false, found '3'.",
         "line 10: dtype: expected one of ",
-        "line 11: tokenizer_source: ",
+        "line 11: tokenizer: unknown key 'token' in tokenizer. Did you mean 'tokens'?",
     ]
     assert [row.strip()[: len(start)] for row, start in zip(rows, starts, strict=True)] == starts
 

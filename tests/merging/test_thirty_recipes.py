@@ -10,7 +10,6 @@ gives. (DELLA and the documents: `tests/methods/test_thinned.py`, `test_recipe_d
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Mapping
 from itertools import product
@@ -25,21 +24,16 @@ from safetensors.numpy import load_file, save_file
 from prefmerge import merge_recipes, open_checkpoint, verify
 from prefmerge.checkpoints import from_float32, to_float32
 from prefmerge.checkpoints.dtypes import by_name
-from prefmerge.errors import PrefmergeError, RecipeError
 from prefmerge.merging.layers import depths
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"
 THIRTY = sorted(path.stem for path in (GOLDEN / "thirty").glob("*.yml"))
 MERGEKIT = {path.stem for path in (GOLDEN / "thirty" / "outputs").iterdir()}
-# Recipe -> what it is refused for, every reason with its line.
-REFUSED = {
-    "25_ties_union": ["line 10: tokenizer_source: the output keeps the base's tokenizer"],
-    "26_linear_tokenizer_of_a_model": ["line 7: tokenizer_source: the output keeps the base's tokenizer"],
-    "29_della_tokens": ["line 11: tokenizer: the output keeps the base's tokenizer"],
-    "30_several_documents": ["line 20: tokenizer: the output keeps the base's tokenizer"],
-}
-RUN = [name for name in THIRTY if name not in REFUSED]
+# Models with a tokenizer, of other sizes each; and models that have the same one.
+VOCABULARIES = ("25_ties_union", "26_linear_tokenizer_of_a_model", "29_della_tokens")
+SAME_VOCABULARY = ("30_several_documents",)
+RUN = [name for name in THIRTY if name not in (*VOCABULARIES, *SAME_VOCABULARY)]
 Tensors = dict[str, np.ndarray]
 
 
@@ -77,10 +71,9 @@ def in_float32(folder: Path) -> Tensors:
 
 
 def test_there_are_thirty_and_the_page_says_how_many_run() -> None:
-    assert len(THIRTY) == 30
+    assert len(THIRTY) == len({*RUN, *VOCABULARIES, *SAME_VOCABULARY}) == 30
     page = (ROOT / "docs" / "from-mergekit.md").read_text(encoding="utf-8")
-    assert f"Of thirty recipes like those that people publish, {len(RUN)} run" in page
-    assert len(RUN) >= 26
+    assert "Of thirty recipes like those that people publish, all run" in page
 
 
 @pytest.mark.parametrize("name", RUN)
@@ -211,26 +204,40 @@ BY_DEFINITION = {
 }
 
 
-# What does not run
+# With other vocabularies: that rows go where they belong is tested in `test_vocabularies.py`, by mergekit's own output
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_does_not_run_says_why(name: str, models: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError) as caught:
-        merge_recipes(models / "thirty" / f"{name}.yml", tmp_path / "out")
-    said = re.split(r"(?=line \d+: )", str(caught.value))[1:]
-    assert [row[: len(start)] for row, start in zip(said, REFUSED[name], strict=True)] == REFUSED[name]
-    assert list(tmp_path.iterdir()) == []
+@pytest.fixture(scope="module")
+def with_tokenizers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recipes beside models that have a tokenizer, each of another size."""
+    folder = tmp_path_factory.mktemp("with-tokenizers")
+    for name in ("base", "cars", "birds"):
+        shutil.copytree(GOLDEN / "vocabularies" / name, folder / f"deep_{name}")
+    shutil.copytree(GOLDEN / "thirty", folder / "thirty")
+    return folder
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_the_rest_of_it_runs(name: str, models: Path, tmp_path: Path) -> None:
-    """Without its tokenizer, so that nothing else is in the way."""
-    text = (models / "thirty" / f"{name}.yml").read_text()
-    text = re.sub(r"^(tokenizer_source: .*|tokenizer:\n(  .*\n)+)", "", text, flags=re.MULTILINE)
-    (models / "thirty" / f"{name}_without.yml").write_text(text)
-    try:
-        merge_recipes(models / "thirty" / f"{name}_without.yml", tmp_path / "out")
-    except PrefmergeError as error:
-        pytest.fail(str(error))
+@pytest.mark.parametrize(("name", "rows"), list(zip(VOCABULARIES, (42, 41, 39), strict=True)))
+def test_it_runs_over_several_vocabularies(name: str, rows: int, with_tokenizers: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    merge_recipes(with_tokenizers / "thirty" / f"{name}.yml", out)
+    assert verify(out, inputs=True, rerun=True).skipped == ()
+    assert in_float32(out)["model.embed_tokens.weight"].shape[0] == rows
+    assert json.loads((out / "config.json").read_text())["vocab_size"] == rows
+    loads(out)
+
+
+def test_it_runs_where_all_have_one_vocabulary(models: Path, tmp_path: Path) -> None:
+    (name,) = SAME_VOCABULARY
+    words = [f"w{i}" for i in range(15)]
+    vocabulary = {word: i for i, word in enumerate([*words, "<|im_start|>"])}
+    tokenizer = {"model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "w0"}, "added_tokens": []}
+    for model in ("deep_base", "deep_cars", "deep_birds"):
+        (models / model / "tokenizer.json").write_text(json.dumps(tokenizer))
+    merge_recipes(models / "thirty" / f"{name}.yml", tmp_path / "out")
+    half = load_file(tmp_path / "out-parts" / "half" / "model.safetensors")
+    base, cars, merged = (in_float32(one) for one in (models / "deep_base", models / "deep_cars", tmp_path / "out"))
+    for tensor, values in merged.items():
+        expected = base[tensor] + 0.8 * (half[tensor] - base[tensor]) + 0.1 * (cars[tensor] - base[tensor])
+        np.testing.assert_allclose(values, expected, rtol=0, atol=1e-6, err_msg=tensor)
     loads(tmp_path / "out")

@@ -118,19 +118,14 @@ class RecipeDocument:
             rows, of_slices = self._rows(top, method, base)
             given = over(given, of_slices)
         if name is None:
+            self._of_vocabularies(Recipe(), top)
             nodes.finish()
         recipe = Recipe(base=base or "", method=method.name, given=given)
         if not nodes.refused:
             with nodes.collected():
                 recipe = self._recipe(method, base, rows, given)
-        of_vocabularies: dict[str, Any] = {}
-        for key in KEYS:
-            if key in top:
-                with nodes.collected():
-                    of_vocabularies |= self._of_vocabularies(recipe, top, key)
-        if of_vocabularies:
-            both = {**recipe.given, **of_vocabularies}
-            recipe = Recipe(base=recipe.base, tasks=recipe.tasks, method=recipe.method, given=both)
+        more = self._of_vocabularies(recipe, top)
+        recipe = Recipe(base=recipe.base, tasks=recipe.tasks, method=recipe.method, given={**recipe.given, **more})
         self._check_used(recipe, top)
         nodes.finish()
         return recipe.model_copy(update={"notes": tuple(self.notes), "written": self._models.written})
@@ -284,8 +279,8 @@ class RecipeDocument:
             )
         return self.nodes.value(node, METHOD.keys[0], METHOD, name)
 
-    def _of_vocabularies(self, recipe: Recipe, top: Mapping[str, Any], key: str) -> dict[str, Any]:
-        """What a key says of tokenizers, with the models by their names."""
+    def _of_vocabularies(self, recipe: Recipe, top: Mapping[str, Any]) -> dict[str, Any]:
+        """What the keys say of tokenizers, with the models by their names."""
         called = names_of([task.path for task in recipe.tasks], [task.name for task in recipe.tasks])
         known = {os.path.realpath(task.path): name for task, name in zip(recipe.tasks, called, strict=True)}
         known[os.path.realpath(recipe.base or "")] = BASE
@@ -295,9 +290,14 @@ class RecipeDocument:
                 return text
             return known.get(os.path.realpath(self._models.place(text) or text))
 
-        if key in TOKENIZER.keys and all(one in top for one in TOKENIZER.keys):
-            raise self.nodes.error(top[key], f"{quoted(TOKENIZER.keys, 2)} say the same; give one of them.")
-        try:
-            return of_recipe_file(key, self.nodes.plain(top[key], key), named, based="base_model" in top)
-        except ValueError as error:
-            raise self.nodes.error(top[key], f"{key}: {error}.") from error
+        given: dict[str, Any] = {}
+        for key in (key for key in KEYS if key in top):
+            with self.nodes.collected():
+                try:
+                    given |= of_recipe_file(key, self.nodes.plain(top[key], key), named, based="base_model" in top)
+                except ValueError as error:
+                    raise self.nodes.error(top[key], f"{key}: {error}.") from error
+        if all(one in top for one in TOKENIZER.keys):
+            twice = f"{quoted(TOKENIZER.keys, 2)} say the same; give one of them."
+            self.nodes.add(self.nodes.error(top[TOKENIZER.keys[1]], twice))
+        return given
