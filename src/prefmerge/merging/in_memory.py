@@ -51,7 +51,7 @@ def task_of(given: InMemory, base: InMemory, opened: Checkpoint, name: str) -> C
     if not _has_adapters(given):
         return from_state_dict(_state(given, f"task {name!r}"), name=name)
     model: Any = given
-    active = model.active_adapters  # of PEFT a list or a text, of transformers a method
+    active: Any = model.active_adapters  # of PEFT a list or a text, of transformers a method
     active = [active] if isinstance(active, str) else list(active() if callable(active) else active)
     if len(active) != 1:
         raise UsageError(
