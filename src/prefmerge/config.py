@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, field_serializer, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_serializer, field_validator, model_validator
 
 from prefmerge.errors import ConfigError
 from prefmerge.ground.checked import checked
 from prefmerge.ground.yaml_file import Section
 from prefmerge.runs import Training
+
+ADAPTER_LEARNING_RATE = 2e-4  # of the LoRA paper's order, and PEFT's own examples'
 
 
 class ModelConfig(Section):
@@ -109,6 +111,21 @@ class EwcConfig(Section):
     fisher_samples: int | None = Field(default=None, gt=0)  # per task, drawn without replacement; None: all
 
 
+class AdapterConfig(Section):
+    """A LoRA adapter in place of all weights: W + alpha / rank * B A, and only A and B are trained."""
+
+    rank: int = Field(default=16, gt=0)
+    alpha: float | None = Field(default=None, gt=0, validate_default=True)  # None: twice the rank
+    dropout: float = Field(default=0.0, ge=0, lt=1)  # of what A takes
+    # Endings of the names of linear layers, as PEFT has them: [q_proj, v_proj]. None: all linear layers.
+    targets: tuple[str, ...] | None = Field(default=None, min_length=1)
+
+    @field_validator("alpha")
+    @classmethod
+    def _spelled_out(cls, value: float | None, info: ValidationInfo) -> float | None:
+        return 2.0 * info.data["rank"] if value is None and "rank" in info.data else value
+
+
 class TrainingConfig(Section):
     """How every task is fine-tuned."""
 
@@ -116,7 +133,8 @@ class TrainingConfig(Section):
     epochs: int | None = Field(default=None, gt=0)  # None: the papers' for a registered data set, else 10
     batch: int = Field(default=128, gt=0)  # samples of one step, over all processes
     micro_batch: int | None = Field(default=None, gt=0)  # samples in memory at once, per process; None: the whole batch
-    learning_rate: float = Field(default=1e-5, gt=0)
+    learning_rate: float = Field(default=1e-5, gt=0)  # of an adapter: 2e-4 where nothing is said
+    adapter: AdapterConfig | None = None  # None: all weights are trained, as in the papers
     weight_decay: float = Field(default=0.1, ge=0)
     # Of each task. None: 500 for the papers' data sets, as in both papers; a tenth of the task's steps for other data.
     warmup_steps: int | None = Field(default=None, ge=0)
@@ -142,8 +160,26 @@ class TrainingConfig(Section):
     def _no(cls, value: Any) -> Any:
         return "no" if value is False else value  # YAML reads a bare no as false
 
+    @field_validator("adapter", mode="before")
+    @classmethod
+    def _by_kind(cls, value: Any) -> Any:
+        return {} if value == "lora" or value is True else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_adapter(cls, value: Any) -> Any:
+        """Few parameters that start from nothing take larger steps."""
+        if isinstance(value, Mapping) and value.get("adapter") not in (None, False):
+            return {"learning_rate": ADAPTER_LEARNING_RATE, **value}
+        return value
+
     @model_validator(mode="after")
     def _checked(self) -> TrainingConfig:
+        if self.adapter is not None and self.method in ("lwf", "ewc"):
+            raise ValueError(
+                f"an adapter and {self.method} do not go together: {self.method} is of whole models. Take sequential, "
+                "or leave adapter out"
+            )
         if self.warmup_steps is not None and self.warmup_fraction is not None:
             raise ValueError("warmup_steps and warmup_fraction say the same thing twice; give one")
         if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:

@@ -25,7 +25,8 @@ import numpy as np
 from prefmerge.checkpoints.dtypes import require_mergeable, to_float32
 from prefmerge.checkpoints.folder import WELL_KNOWN, open_weights
 from prefmerge.checkpoints.layouts import meant
-from prefmerge.checkpoints.paths import expanded, name_of
+from prefmerge.checkpoints.memory import from_state_dict
+from prefmerge.checkpoints.paths import expanded, name_of, split_adapter
 from prefmerge.checkpoints.protocol import Checkpoint, TensorInfo
 from prefmerge.errors import CheckpointCorrupt, CheckpointMismatch, CheckpointNotFound
 from prefmerge.ground import jsons
@@ -77,7 +78,8 @@ class Adapter:
     __repr__ = brief
 
     name: str
-    path: Path
+    where: str  # for messages
+    path: Path | None  # None: it is in memory
     stored: Checkpoint
     base: str | None  # what the configuration calls the model that it was trained over
     updates: Mapping[str, LowRank]
@@ -100,7 +102,7 @@ class Adapter:
         if not self.fits(of, shape):
             product = self._product(of)
             raise CheckpointMismatch(
-                f"{self.path}: the factors of {of.b!r} make a weight of shape "
+                f"{self.where}: the factors of {of.b!r} make a weight of shape "
                 f"{product[::-1] if of.transposed else product}, and the base's has {shape}. Give the base that the "
                 f"adapter was trained over{self.trained_over}."
             )
@@ -125,6 +127,12 @@ class Adapter:
     def close(self) -> None:
         """Let go of the file."""
         self.stored.close()
+
+
+def is_adapter(path: str | Path) -> bool:
+    """Whether the path is that of an adapter, or `model+adapter`."""
+    model, own = split_adapter(path)
+    return model is not None or find_adapter(own) is not None
 
 
 def find_adapter(path: str | Path) -> Path | None:
@@ -153,13 +161,19 @@ def open_adapter(path: str | Path, *, name: str | None = None) -> Adapter:
     if folder is None or file is None:
         raise CheckpointNotFound(f"{path}: no LoRA adapter: it has no {CONFIG} beside adapter_model.safetensors.")
     config = _read_config(folder)
-    _refuse_other_kinds(folder, config)
+    _refuse_other_kinds(str(folder), config)
     stored = open_weights(file, name=name or name_of(folder))
     try:
         return _understood(name or name_of(folder), folder, stored, config)
     except BaseException:
         stored.close()
         raise
+
+
+def adapter_in_memory(tensors: Mapping[str, Any], config: Mapping[str, Any], name: str) -> Adapter:
+    """An adapter out of what its files would hold. Raises CheckpointCorrupt and CheckpointMismatch."""
+    _refuse_other_kinds(f"adapter {name!r}", config)
+    return _understood(name, None, from_state_dict(tensors, name=name), config)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -172,22 +186,23 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _refuse_other_kinds(folder: Path, config: Mapping[str, Any]) -> None:
+def _refuse_other_kinds(where: str, config: Mapping[str, Any]) -> None:
     merged = "Merge it into its base with PEFT (merge_and_unload), save that, and give the result as the task."
     kind = config.get("peft_type")
     if kind != "LORA":
-        raise CheckpointMismatch(f"{folder}: an adapter of type {value(kind)}; prefmerge reads LoRA only. {merged}")
+        raise CheckpointMismatch(f"{where}: an adapter of type {value(kind)}; prefmerge reads LoRA only. {merged}")
     for key, what in _NOT_FACTORS.items():
         if config.get(key):
-            raise CheckpointMismatch(f"{folder}: an adapter with {what}, which is more than factors. {merged}")
+            raise CheckpointMismatch(f"{where}: an adapter with {what}, which is more than factors. {merged}")
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE):
         raise CheckpointMismatch(
-            f"{folder}: an adapter that began as {start}, which changes the base's weights before training. {merged}"
+            f"{where}: an adapter that began as {start}, which changes the base's weights before training. {merged}"
         )
 
 
-def _understood(name: str, folder: Path, stored: Checkpoint, config: Mapping[str, Any]) -> Adapter:
+def _understood(name: str, folder: Path | None, stored: Checkpoint, config: Mapping[str, Any]) -> Adapter:
+    where = f"adapter {name!r}" if folder is None else str(folder)
     factors: dict[str, dict[str, str]] = {}
     embeddings: set[str] = set()
     biases: dict[str, str] = {}
@@ -196,7 +211,7 @@ def _understood(name: str, folder: Path, stored: Checkpoint, config: Mapping[str
         require_mergeable(info.dtype, file=stored.file_of(key), tensor=key)
         plain = key.removeprefix("base_model.").removeprefix("model.") if key.startswith("base_model.model.") else key
         if _MAGNITUDE.fullmatch(plain):
-            raise CheckpointMismatch(f"{folder}: an adapter with DoRA ({key!r}), which is more than factors.")
+            raise CheckpointMismatch(f"{where}: an adapter with DoRA ({key!r}), which is more than factors.")
         if bias := _BIAS.fullmatch(plain):
             biases[bias["module"]] = key
         elif factor := _FACTOR.fullmatch(plain):
@@ -209,18 +224,19 @@ def _understood(name: str, folder: Path, stored: Checkpoint, config: Mapping[str
     for module, sides in factors.items():
         if len(sides) < 2:
             raise CheckpointCorrupt(
-                f"{folder}: {module!r} has {next(iter(sides.values()))!r} and not its other factor. Save it again."
+                f"{where}: {module!r} has {next(iter(sides.values()))!r} and not its other factor. Save it again."
             )
         transposed = module in embeddings or config.get("fan_in_fan_out") is True
-        scaling = _scaling(folder, config, module, _rank(folder, stored, sides))
+        scaling = _scaling(where, config, module, _rank(where, stored, sides))
         updates[module] = LowRank(sides["A"], sides["B"], scaling, transposed)
     alone = [module for module in biases if module not in updates]
     if alone or not (updates or whole):
         what = f"biases of {quoted(alone, SHOWN)} without factors" if alone else "no factors"
-        raise CheckpointCorrupt(f"{folder}: an adapter with {what}. Save it again with save_pretrained.")
+        raise CheckpointCorrupt(f"{where}: an adapter with {what}. Save it again with save_pretrained.")
     base = config.get("base_model_name_or_path")
     return Adapter(
         name,
+        where,
         folder,
         stored,
         base if isinstance(base, str) and base else None,
@@ -231,18 +247,18 @@ def _understood(name: str, folder: Path, stored: Checkpoint, config: Mapping[str
     )
 
 
-def _rank(folder: Path, stored: Checkpoint, sides: Mapping[str, str]) -> int:
+def _rank(where: str, stored: Checkpoint, sides: Mapping[str, str]) -> int:
     """The rank of two factors. Raises CheckpointMismatch where they have none in common."""
     a, b = (stored.tensors[sides[side]].shape for side in "AB")
     if len(a) < 2 or len(b) < 2 or b[1] != a[0] or math.prod(b[2:]) != 1 or not a[0]:
         raise CheckpointMismatch(
-            f"{folder}: {sides['A']!r} of shape {a} and {sides['B']!r} of shape {b} make no product: a "
+            f"{where}: {sides['A']!r} of shape {a} and {sides['B']!r} of shape {b} make no product: a "
             "convolution with groups, or a damaged file. Merge it with PEFT, and give the result as the task."
         )
     return a[0]
 
 
-def _scaling(folder: Path, config: Mapping[str, Any], module: str, rank: int) -> float:
+def _scaling(where: str, config: Mapping[str, Any], module: str, rank: int) -> float:
     patterns = config.get("alpha_pattern") or {}
     alpha = config.get("lora_alpha", 8)
     try:
@@ -251,11 +267,9 @@ def _scaling(folder: Path, config: Mapping[str, Any], module: str, rank: int) ->
                 alpha = own
                 break
     except (re.error, AttributeError) as error:
-        raise CheckpointCorrupt(
-            f"{folder / CONFIG}: alpha_pattern {value(patterns)} is no pattern: {error}."
-        ) from error
+        raise CheckpointCorrupt(f"{where}: alpha_pattern {value(patterns)} is no pattern: {error}.") from error
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
-        raise CheckpointCorrupt(f"{folder / CONFIG}: alpha is {value(alpha)}, not a number.")
+        raise CheckpointCorrupt(f"{where}: alpha is {value(alpha)}, not a number.")
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
@@ -274,7 +288,7 @@ def in_names_of(adapter: Adapter, base: Mapping[str, TensorInfo]) -> dict[str, s
     if not options:
         missing = [name for name in ours if name not in base]
         raise CheckpointMismatch(
-            f"{adapter.path}: an adapter for {counted(len(missing), 'tensor')} that the base does not have: "
+            f"{adapter.where}: an adapter for {counted(len(missing), 'tensor')} that the base does not have: "
             f"{quoted(missing, SHOWN)}. Give the base that it was trained over{adapter.trained_over}. Where the base "
             "ties these to others and stores them once, merge the adapter with PEFT and give the result."
         )
@@ -283,7 +297,7 @@ def in_names_of(adapter: Adapter, base: Mapping[str, TensorInfo]) -> dict[str, s
         if len(options) > 1:
             found = quoted([named[ours[0]] for named in options], SHOWN)
             raise CheckpointMismatch(
-                f"{adapter.path}: {ours[0]!r} may be {found} of the base. Merge the adapter into the part that it was "
+                f"{adapter.where}: {ours[0]!r} may be {found} of the base. Merge the adapter into the part that it was "
                 "trained over with PEFT, and give the whole model as the task."
             )
     return options[0]

@@ -19,6 +19,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from prefmerge.checkpoints import (
+    Checkpoint,
     base_fingerprint,
     content_fingerprint,
     from_state_dict,
@@ -34,6 +35,7 @@ from prefmerge.merging.arguments import RecipeArguments, stated, with_declared
 from prefmerge.merging.card import CARD, base_model, model_card
 from prefmerge.merging.configs import as_published
 from prefmerge.merging.engine import HashedSink, MemorySink, merge_into
+from prefmerge.merging.in_memory import InMemory, base_state, name_of_task, task_of
 from prefmerge.merging.parameters import per_task
 from prefmerge.merging.plan import Plan, make_plan, names_its_base, plan_over
 from prefmerge.merging.receipt import Receipt, ReceiptFile, ReceiptOutput, ReceiptRun
@@ -272,8 +274,8 @@ def run(
 
 @with_declared
 def merge_state_dicts(
-    base: Mapping[str, Any],
-    tasks: Sequence[Mapping[str, Any]],
+    base: InMemory,
+    tasks: Sequence[InMemory],
     *,
     names: Sequence[str] | None = None,
     parameters: Mapping[str, object] | None = None,
@@ -281,21 +283,23 @@ def merge_state_dicts(
     block: int = BLOCK,
     **given: Unpack[RecipeArguments],
 ) -> tuple[dict[str, Any], Receipt]:
-    """Merge state dicts in memory: NumPy arrays or torch tensors. Returns a state dict of the base's kind, on the CPU,
-    and the receipt.
+    """Merge what is in memory: state dicts (of NumPy arrays or torch tensors), modules of torch, models of PEFT.
+    Returns a state dict of the base's kind, on the CPU, and the receipt.
 
-        merged, receipt = prefmerge.merge_state_dicts(base.state_dict(), [cars.state_dict(), birds.state_dict()])
+        merged, receipt = prefmerge.merge_state_dicts(base, [cars, birds], method="magmax")
+        base.load_state_dict(merged)
 
-    tasks: one state dict per task, in the order of training, called `names` (task-1, task-2 ... by default). The other
-    arguments are those of `merge`; `block` (elements read at a time) changes no value. Raises what `merge` raises.
+    tasks: one per task, in the order of training, called `names` (task-1, task-2 ... by default). A model with adapters
+    of PEFT is, as the base, the model without them, and as a task its active adapter; a text is the name of an adapter
+    that the base has. The other arguments are those of `merge`; `block` (elements read at a time) changes no value.
+    Raises what `merge` raises.
     """
-    called = list(names) if names is not None else [f"task-{i + 1}" for i in range(len(tasks))]
+    called = list(names) if names is not None else [name_of_task(task, i + 1) for i, task in enumerate(tasks)]
     recipe = recipe_of("base", called, names=called, **stated(merge_state_dicts, given, parameters))
     clock = time.perf_counter()
-    opened = [
-        from_state_dict(base, name="base"),
-        *(from_state_dict(task, name=name) for task, name in zip(tasks, called, strict=True)),
-    ]
+    state = base_state(base)
+    opened: list[Checkpoint] = [from_state_dict(state, name="base")]
+    opened += [task_of(task, base, opened[0], name) for task, name in zip(tasks, called, strict=True)]
     with (
         plan_over(recipe, opened[0], opened[1:]) as planned,
         Workspace(threads=checked_threads(threads), block=block) as work,
@@ -312,13 +316,13 @@ def merge_state_dicts(
             digests=sink.fingerprint.tensor_digests(),
             run=ReceiptRun(seconds=round(time.perf_counter() - clock, 3), threads=work.threads, versions=versions()),
         )
-        merged = {info.name: _as_kind_of(base[info.name], memory.raw(info.name), info) for info in planned.layout}
+        merged = {info.name: _as_kind_of(state[info.name], memory.raw(info.name), info) for info in planned.layout}
     aliases = opened[0].aliases
     for entry in planned.of_role("tied"):
         first = entry.tied_to
         if first in merged and aliases.get(entry.name, entry.name) == aliases.get(first, first):
             merged[entry.name] = merged[first]
-    return {name: merged[name] for name in base if name in merged}, receipt
+    return {name: merged[name] for name in state if name in merged}, receipt
 
 
 def _as_kind_of(like: Any, stored: np.ndarray, info: Any) -> Any:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from prefmerge.checkpoints import Checkpoint, open_checkpoint, split_adapter
+from prefmerge.checkpoints import Checkpoint, content_fingerprint, open_checkpoint, split_adapter
 from prefmerge.checkpoints.adapter import find_adapter, open_adapter
 from prefmerge.checkpoints.hub import Beside, fetch
 from prefmerge.checkpoints.paths import expanded, hub_id, in_stack, name_of, split_stack
@@ -94,6 +94,11 @@ def open_task(
         if over is not None:
             over.close()
         raise
+
+
+def content_of(opened: Checkpoint) -> str:
+    """A hash of all that an opened checkpoint holds: of an adapter its factors, not their products."""
+    return opened.content() if isinstance(opened, AdapterVector) else content_fingerprint(opened)
 
 
 def _is(path: Path, opened: Checkpoint) -> bool:

@@ -21,7 +21,6 @@ import numpy as np
 from prefmerge.checkpoints import (
     Checkpoint,
     by_name,
-    content_fingerprint,
     fingerprint_of,
     header_fingerprint,
     is_there,
@@ -35,12 +34,11 @@ from prefmerge.errors import CheckpointNotFound, PrefmergeError, VerificationFai
 from prefmerge.ground import atomic
 from prefmerge.ground.progress import Progress
 from prefmerge.ground.words import quoted
-from prefmerge.merging.opening import open_model, open_task
+from prefmerge.merging.opening import content_of, open_model, open_task
 from prefmerge.merging.parameters import AS_TASK_VECTOR
 from prefmerge.merging.receipt import Receipt, ReceiptInput, ReceiptTensor, ReceiptTotals
 from prefmerge.methods.parameters import SCOPE
 from prefmerge.outputs.receipts import find_receipt
-from prefmerge.vectors.adapter import AdapterVector
 
 SHOWN = 5  # names listed in a message about many
 
@@ -206,7 +204,7 @@ def _fingerprint(entry: ReceiptInput, path: str, receipt: Receipt) -> str:
             raise VerificationFailed(f"{path} is an adapter, and its base is no longer there. Bring it back.")
         if entry.covers == "header":
             return header_fingerprint(checkpoint)
-        return checkpoint.content() if isinstance(checkpoint, AdapterVector) else content_fingerprint(checkpoint)
+        return content_of(checkpoint)
 
 
 def _check_rerun(

@@ -7,16 +7,17 @@ with it. Not here: samples of the tasks (`source`, `embedded`), what the user ha
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import xxhash
 
-from prefmerge.checkpoints import content_fingerprint, open_checkpoint
+from prefmerge.checkpoints import content_fingerprint
 from prefmerge.checkpoints.paths import hub_id, is_there, names_of, split_adapter
 from prefmerge.errors import CheckpointNotFound, DataError, RunError, UsageError
-from prefmerge.merging.opening import local_base, local_task
+from prefmerge.merging.opening import content_of, local_base, local_task, open_base, open_task
 from prefmerge.runs import Run, read_run, require_finished
 from prefmerge.target.given import read_task_labels
 
@@ -91,7 +92,9 @@ class Checkpoints:
         if model is None and self.run is not None:
             config = run_config(self.run.folder)
             return open_encoder(self.run, config), best_device(config)
-        return load_encoder(ModelConfig(id=model or str(self.base), kind=kind)), None
+        encoder = load_encoder(ModelConfig(id=model or str(self.base), kind=kind))
+        encoder.base = self.base or encoder.base
+        return encoder, None
 
 
 def label_counts(
@@ -135,10 +138,11 @@ def file_entry(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}.") from error
 
 
-def content_of(path: Path) -> str:
-    """A hash of what a checkpoint holds. Raises CheckpointError."""
-    checkpoint = open_checkpoint(path)
-    try:
-        return content_fingerprint(checkpoint)
-    finally:
-        checkpoint.close()
+def contents_of(base: Path, tasks: Sequence[Path]) -> list[str]:
+    """A hash of what each checkpoint holds, the base's first. Raises CheckpointError."""
+    with closing(open_base(base)) as opened:
+        contents = [content_fingerprint(opened)]
+        for path in tasks:
+            with closing(open_task(path, opened)) as task:
+                contents.append(content_of(task))
+    return contents

@@ -1,6 +1,6 @@
 """A whole run: data -> tasks -> one checkpoint after another, in a folder that survives a kill at any moment.
 
-    sequential, lwf, ewc   theta_t starts from theta_{t-1}
+    sequential, lwf, ewc   theta_t starts from theta_{t-1} (training.adapter: its adapter does, over theta_0)
     independent            theta_t starts from theta_0
     joint                  one task with all classes
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -197,7 +197,8 @@ def _begin(job: Job, head: Head, about: Mapping[str, Any]) -> Run:
     out, config = job.out, job.config
     size = sum(tensor.numel() * tensor.element_size() for tensor in job.encoder.state().values())
     fisher = 2 if config.training.method == "ewc" else 0
-    needed, free = size * (len(job.tasks) + 4 + fisher), shutil.disk_usage(out).free
+    checkpoints = len(job.tasks) if config.training.adapter is None else 0  # adapters are small
+    needed, free = size * (checkpoints + 4 + fisher), shutil.disk_usage(out).free
     if needed > free:
         raise DiskFull(
             f"{out}: the run needs about {needed / 1e9:.1f} GB ({len(job.tasks)} tasks, the base, and the state of "
@@ -248,6 +249,23 @@ def _begin(job: Job, head: Head, about: Mapping[str, Any]) -> Run:
     return run
 
 
+@contextlib.contextmanager
+def _starting(job: Job, base: Path, previous: Path | None, index: int) -> Iterator[Callable[[Path], None]]:
+    """The encoder as task `index` starts from it; yields what writes its checkpoint into an empty folder."""
+    adapter = job.config.training.adapter
+    if adapter is None:
+        job.encoder.load(previous or base)
+        yield lambda folder: run_folder.save_checkpoint(job.encoder, folder)
+        return
+    from prefmerge.training.adapters import adapter_in
+
+    job.encoder.load(base)
+    with adapter_in(job.encoder, adapter, job.seed(index)) as trained:
+        if previous is not None:
+            trained.start_from(previous)
+        yield trained.save
+
+
 def _train(job: Job, run: Run) -> Run:
     from prefmerge.models.heads import Head
     from prefmerge.training.steps import fine_tune
@@ -263,8 +281,7 @@ def _train(job: Job, run: Run) -> Run:
         job.progress(TrainingProgress(index, task.name, len(tasks), resumed=resumed))
         job.log("task", task=task.name, index=index, samples=len(task.train), resumed=resumed)
         started = time.perf_counter()
-        previous = index - 1 if config.method in IN_SEQUENCE else -1
-        job.encoder.load(run.task_path(previous) if previous >= 0 else run.base_path)
+        previous = run.task_path(index - 1) if index and config.method in IN_SEQUENCE else None
 
         def on_step(step: StepReport, index: int = index, task: Task = task) -> None:
             job.progress(TrainingProgress(index, task.name, len(tasks), step))
@@ -279,24 +296,25 @@ def _train(job: Job, run: Run) -> Run:
                 learning_rate=step.learning_rate,
             )
 
-        fine_tune(
-            job.encoder,
-            head,
-            task.train,
-            task.classes,
-            config,
-            epochs=task.epochs or epochs_of(job.config),
-            seed=job.seed(index),
-            accelerator=accelerator,
-            regulariser=regulariser_of(job, index, head) if index else None,
-            state=state,
-            on_step=on_step,
-        )
-        if accelerator.is_main_process:
-            with run_folder.writing(out), atomic.whole_folder(run.task_path(index)) as folder:
-                run_folder.save_checkpoint(job.encoder, folder)
-            if config.method == "ewc" and index + 1 < len(tasks):
-                keep_fisher(job, index, head)
+        with _starting(job, run.base_path, previous, index) as save:
+            fine_tune(
+                job.encoder,
+                head,
+                task.train,
+                task.classes,
+                config,
+                epochs=task.epochs or epochs_of(job.config),
+                seed=job.seed(index),
+                accelerator=accelerator,
+                regulariser=regulariser_of(job, index, head) if index else None,
+                state=state,
+                on_step=on_step,
+            )
+            if accelerator.is_main_process:
+                with run_folder.writing(out), atomic.whole_folder(run.task_path(index)) as folder:
+                    save(folder)
+        if accelerator.is_main_process and config.method == "ewc" and index + 1 < len(tasks):
+            keep_fisher(job, index, head)
         run = replace(run, tasks=tuple(replace(t, done=t.done or i == index) for i, t in enumerate(run.tasks)))
         if accelerator.is_main_process:
             run_folder.write_manifest(run)

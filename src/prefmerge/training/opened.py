@@ -16,6 +16,7 @@ from prefmerge.data.examples import no_examples
 from prefmerge.data.scenarios import ClassInfo, Scenario, Task
 from prefmerge.errors import DataError, MissingExtra, RunError
 from prefmerge.ground.progress import Counted
+from prefmerge.merging.opening import local_task
 from prefmerge.models.encoders.weights import notes_of
 from prefmerge.models.evaluation import Evaluation, evaluate, other_classes
 from prefmerge.models.heads import Head, check_inputs
@@ -124,7 +125,9 @@ def open_encoder(run: Run, config: FinetuneConfig) -> Encoder:
     from prefmerge.models.head_file import read_head
 
     if config.model.kind == "open_clip" or not (run.base_path / "config.json").is_file():
-        return load_encoder(config.model)
+        encoder = load_encoder(config.model)
+        encoder.base = run.base_path
+        return encoder
     own: dict[str, Any] = {"id": str(run.base_path), "revision": None}
     if config.model.logit_scale is None and run.head_path is not None:
         own["logit_scale"] = read_head(run.head_path).scale
@@ -185,7 +188,7 @@ def evaluate_checkpoint(
     per_class: bool = False,
 ) -> Evaluation:
     """`evaluate` any checkpoint, merged ones too, on the test samples of a run, with its head. Where the data cannot be
-    read: on the samples that the run held out, which `about` then says.
+    read: on the samples that the run held out, which `about` then says. An adapter is added to the run's base.
 
         prefmerge.evaluate("merged", "my-run").accuracies()
 
@@ -195,7 +198,7 @@ def evaluate_checkpoint(
     """
     if head is not None and not Path(head).is_file():
         raise RunError(f"{head}: no such file. Give the head.safetensors that `prefmerge search` or `adapt` left.")
-    opened, checkpoint = open_run(run_folder), Path(checkpoint)
+    opened, checkpoint = open_run(run_folder), local_task(checkpoint)
     opened.encoder.load(checkpoint)
     notes = notes_of(checkpoint, opened.encoder.state())
     own = checkpoint / "head.safetensors"  # of `prefmerge adapt`: the model answers with this one

@@ -78,7 +78,7 @@ class AdapterVector:
             shape = adapter.stored.tensors[stored].shape
             if shape != self.tensors[name].shape:
                 raise CheckpointMismatch(
-                    f"{adapter.path}: {stored!r} has shape {shape}, and {name!r} of the base has "
+                    f"{adapter.where}: {stored!r} has shape {shape}, and {name!r} of the base has "
                     f"{self.tensors[name].shape}. Give the base that the adapter was trained over; if its "
                     "vocabulary was changed, the base's must be too."
                 )
@@ -101,7 +101,7 @@ class AdapterVector:
     def _first(self, name: str) -> str:
         """The name under which the elements of a tensor are read: what shares them changes with it."""
         if name not in self.tensors:
-            raise CheckpointMismatch(f"{self.path}: it changes {name!r}, which is not of floats in the base.")
+            raise CheckpointMismatch(f"{self.adapter.where}: it changes {name!r}, which is not of floats in the base.")
         return self.aliases.get(name, name)
 
     @property
@@ -128,7 +128,8 @@ class AdapterVector:
         return (*self.adapter.stored.inputs, *(self._model.inputs if self._model else ()))
 
     def file_of(self, tensor: str) -> str:
-        return self.adapter.stored.files[0].name
+        files = self.adapter.stored.files
+        return files[0].name if files else self.name
 
     def read(self, tensor: str, start: int, stop: int, buffer: np.ndarray | None = None) -> np.ndarray:
         from prefmerge.vectors import kernels
@@ -200,6 +201,6 @@ def _require_alike(adapter: Adapter, base: Checkpoint, model: Checkpoint) -> Non
             or model.tensors[name].dtype.family != "float"
         ):
             raise CheckpointMismatch(
-                f"{adapter.path}: the model that it goes with ({model.path}) has no tensor {name!r} like the base's. "
+                f"{adapter.where}: the model that it goes with ({model.path}) has no tensor {name!r} like the base's. "
                 "An adapter over another model needs one whose tensors have the base's names and shapes."
             )

@@ -48,6 +48,7 @@ class DigitsEncoder(Encoder):
         self.tower = tower.to_empty(device="cpu").eval()
         self.width = EMBED_WIDTH
         self.logit_scale = LOGIT_SCALE
+        self.base = checkpoint
         self.load(checkpoint)
 
     def prepare(
@@ -74,14 +75,14 @@ class DigitsEncoder(Encoder):
         return {name: tensor.detach() for name, tensor in self.tower.state_dict().items()}
 
     def load(self, checkpoint: Path) -> None:
-        put(checkpoint, self.state())
+        put(checkpoint, self.state(), self.base)
 
     def read(self, checkpoint: Path) -> dict[str, Tensor]:
         """A checkpoint's tensors, as `load` reads them; the tower stays as it is."""
         import torch
 
         state = {name: torch.empty_like(tensor) for name, tensor in self.state().items()}
-        put(checkpoint, state)
+        put(checkpoint, state, self.base)
         return state
 
     def save(self, folder: Path) -> None:

@@ -42,7 +42,7 @@ class HuggingFaceEncoder(Encoder):
     """An encoder whose tower holds one transformers model, `tower.model`."""
 
     def __init__(self, config: ModelConfig, folder: Path) -> None:
-        self.name = config.id
+        self.name, self.base = config.id, folder
         self._files = companions(folder)
         self._settings = config.model_dump(include={"kind", "pooling", "max_length"})
 
@@ -90,7 +90,7 @@ class HuggingFaceEncoder(Encoder):
         }
 
     def load(self, checkpoint: Path) -> None:
-        put(checkpoint, self.state())
+        put(checkpoint, self.state(), self.base)
 
     def save(self, folder: Path) -> None:
         with quiet():

@@ -112,7 +112,7 @@ class OpenClipEncoder(Encoder):
         return {name: tensor.detach() for name, tensor in self.tower.get_submodule("visual").state_dict().items()}
 
     def load(self, checkpoint: Path) -> None:
-        put(checkpoint, self.state())
+        put(checkpoint, self.state(), self.base)
 
     def save(self, folder: Path) -> None:
         from safetensors.torch import save_file

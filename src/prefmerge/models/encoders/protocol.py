@@ -60,6 +60,7 @@ class Encoder(abc.ABC):
     width: int  # E
     preprocessing: str = ""  # what decides embeddings beside inputs and weights: settings, files; "" if that is unknown
     logit_scale: float  # the factor on cosines that the model was trained with (CLIP: exp of its learned parameter)
+    base: Path | None = None  # the model that an adapter is over, when `load` is given one
 
     @abc.abstractmethod
     def prepare(
@@ -91,7 +92,7 @@ class Encoder(abc.ABC):
     @abc.abstractmethod
     def load(self, checkpoint: Path) -> None:
         """Put a checkpoint's weights into the tower: a folder or a file, with the names of `state` but for wrappers,
-        prefixes and heads.
+        prefixes and heads; or a LoRA adapter over `base`, or `model+adapter`.
 
         Raises CheckpointMismatch naming the first tensors that are missing, extra or of another shape, and the errors
         of `prefmerge.open_checkpoint` where it cannot be read; then the tower is as it was.

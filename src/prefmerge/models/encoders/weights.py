@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prefmerge.checkpoints import Checkpoint, from_state_dict, is_task_vector, open_checkpoint, reading
+from prefmerge.checkpoints.adapter import is_adapter
 from prefmerge.errors import CheckpointMismatch, EncoderError, MissingExtra
 from prefmerge.ground.words import counted, listed, quoted
 
@@ -121,8 +122,9 @@ def companions(folder: Path) -> dict[str, bytes]:
     }
 
 
-def put(checkpoint: Path, into: Mapping[str, Tensor]) -> None:
-    """Copy a checkpoint's tensors into those that they are, in place, converted to their dtype.
+def put(checkpoint: Path, into: Mapping[str, Tensor], base: Path | None = None) -> None:
+    """Copy a checkpoint's tensors into those that they are, in place, converted to their dtype. `base`: the model that
+    an adapter is over.
 
     Names are matched as for a merge: wrappers and prefixes may differ, heads that only the checkpoint has are left
     out, and buffers that it lacks stay. Nothing is written before all is known to fit. Raises CheckpointMismatch
@@ -130,7 +132,7 @@ def put(checkpoint: Path, into: Mapping[str, Tensor]) -> None:
     """
     import torch
 
-    source = open_checkpoint(checkpoint)
+    source = _opened(checkpoint, base)
     try:
         called = _matched(source, checkpoint, into)
         with reading(source), torch.no_grad():
@@ -141,9 +143,13 @@ def put(checkpoint: Path, into: Mapping[str, Tensor]) -> None:
 
 
 def notes_of(checkpoint: Path, into: Mapping[str, Tensor]) -> list[str]:
-    """What `put` does about names that differ, in the words of a merge; [] where the names are those of the model."""
+    """What `put` does about names that differ, in the words of a merge; [] where the names are those of the model, and
+    for an adapter.
+    """
     from prefmerge.merging.matching import told
 
+    if is_adapter(checkpoint):
+        return []
     source = open_checkpoint(checkpoint)
     try:
         names = _names(source, checkpoint, into)
@@ -178,6 +184,21 @@ def put_arrays(encoder: Encoder, weights: Mapping[str, np.ndarray], base: Path |
     with torch.no_grad():
         for name, values in weights.items():
             state[name].copy_(torch.from_numpy(np.ascontiguousarray(values)))
+
+
+def _opened(checkpoint: Path, base: Path | None) -> Checkpoint:
+    """The checkpoint; of an adapter the model that it makes of `base`. Raises CheckpointMismatch."""
+    if not is_adapter(checkpoint):
+        return open_checkpoint(checkpoint)
+    if base is None:
+        raise CheckpointMismatch(
+            f"{checkpoint}: a LoRA adapter, and the model that it is over is on no disk. Merge it into its base first: "
+            f"prefmerge merge BASE {checkpoint} --method last -o OUT"
+        )
+    from prefmerge.merging.candidates import Candidates
+
+    with Candidates(base, [checkpoint]) as over:
+        return from_state_dict(over.model(method="last"), name=checkpoint.name)
 
 
 def _matched(source: Checkpoint, path: Path, into: Mapping[str, Tensor]) -> dict[str, str]:

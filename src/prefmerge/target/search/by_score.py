@@ -26,7 +26,7 @@ from prefmerge.data.examples import no_examples
 from prefmerge.errors import RunError, require
 from prefmerge.ground.progress import Progress
 from prefmerge.target.adapt import adapted_head
-from prefmerge.target.checkpoints import content_of
+from prefmerge.target.checkpoints import contents_of
 from prefmerge.target.choice import Answers, choose
 from prefmerge.target.evidence import EmbedBase, Evidence, read_evidence
 from prefmerge.target.fit import one_thread
@@ -208,7 +208,7 @@ class _Job:
         return {
             "ranked by": "score",
             "tasks": list(source.tasks.names),
-            "checkpoints": [content_of(path) for path in (source.base, *source.checkpoints)],
+            "checkpoints": contents_of(source.base, source.checkpoints),
             "head": digest([head.rows.tolist(), head.scale]),
             "encoder": encoder.preprocessing,
             "samples": digest([list(examples.ids), examples.fingerprint(range(len(examples)))]),

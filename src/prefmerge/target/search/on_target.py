@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from prefmerge.checkpoints import fingerprint_of, from_state_dict
 from prefmerge.errors import DataError
 from prefmerge.target import similarity
-from prefmerge.target.checkpoints import Checkpoints, content_of
+from prefmerge.target.checkpoints import Checkpoints, contents_of
 from prefmerge.target.given import read_pairs
 from prefmerge.target.parameters import SearchParameters
 from prefmerge.target.search.folder import SearchFolder
@@ -53,7 +53,7 @@ def search_by_accuracy(asked: SearchParameters, progress: Tried | None = None) -
         names = checkpoints.names
         assert checkpoints.base is not None
         about = {
-            "checkpoints": [content_of(path) for path in (checkpoints.base, *checkpoints.paths)],
+            "checkpoints": contents_of(checkpoints.base, checkpoints.paths),
             "head": fingerprint_of(from_state_dict(_tensors(opened.head), name="head")).hexdigest(),
             "inputs": samples.fingerprint(range(len(samples))),
             "encoder": opened.encoder.preprocessing,
