@@ -83,6 +83,7 @@ EXAMPLES = {
         "prefmerge search --run my-run --labels seen.csv -o found",
         "prefmerge search --run my-run --pairs photos/ -o found-2 --space preference,scale,selection=optimal",
         "prefmerge search --run my-run --pairs photos/ -o found-3 --paper",
+        "prefmerge search base/ cars/ birds/ --score 'python score.py {model}' -o found-4 --space weights:4",
     ),
     "bench": ("prefmerge bench my-runs.yaml -o my-results",),
     "demo": ("prefmerge demo -o demo-out --seed 1",),
