@@ -220,6 +220,18 @@ def test_a_recipe_gives_the_checkpoints_and_what_holds(place: Path):
     assert "exclude:" in (place / "found" / "recipe.yaml").read_text()
 
 
+def test_the_tasks_of_a_run(place: Path):
+    tasks = [
+        {"name": name, "file": name, "done": True, "classes": [], "label_counts": {}} for name in ("cars", "birds")
+    ]
+    manifest = {"format": "prefmerge-run/1", "training": "sequential", "base": "base", "head": None, "tasks": tasks}
+    (place / "run.json").write_text(json.dumps(manifest))
+    outcome = search(checkpoints=None, run=".", trials=9)
+    assert [one.what for one in outcome.trials[:3]] == ["base", "task cars", "task birds"]
+    assert outcome.trials[5].settings == {"method": "tunable_magmax"}
+    assert all(row.measured is not None for row in outcome.rungs[0].rows)
+
+
 # What goes wrong
 
 
