@@ -69,7 +69,12 @@ def train(folder: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+    }
     config = LlamaConfig(vocab_size=len(LETTERS), max_position_embeddings=LENGTH, **sizes)
     base = LlamaForCausalLM(config)
     both = [sentences(language, 0, LENGTH * 100) for language in ("animals", "sums")]
