@@ -19,6 +19,7 @@ from prefmerge.vectors import process
 
 COMMANDS = {  # in the order of the help: the module that has the command, and what it does
     "merge": ("merging", "Merge a base and its tasks into one model with a receipt."),
+    "sweep": ("sweep", "Write many merges of the same checkpoints over one reading."),
     "plan": ("merging", "Say what merge would do."),
     "verify": ("merging", "Check a merged model against its receipt."),
     "adapt": ("adapt", "Make the best model for a target, and say how good it will be."),

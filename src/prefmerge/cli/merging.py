@@ -63,14 +63,14 @@ def merge(
     The receipt says how it was made and which task owns how much of it. An explicit flag wins over the recipe file. To
     have the model chosen by measurement for a target, see `prefmerge adapt`.
     """
-    _something(inputs, run)
+    require_something(inputs, run)
     if out is None and not dry_run:
         raise UsageError("-o OUT is missing: where should the merged model go?")
     from prefmerge.outputs.write import kind_of
 
     if out is not None:
         kind_of(out)
-    recipe = _recipe(inputs or [], run, given_flags(given))
+    recipe = recipe_given(inputs or [], run, given_flags(given))
     from prefmerge.cli import progress, show
 
     if dry_run or out is None:
@@ -109,8 +109,8 @@ def plan(
     **given: Any,
 ) -> None:
     """Say what merge would do. Reads headers only, so budgets are upper bounds until unchanged tensors are known."""
-    _something(inputs, run)
-    _plan(_recipe(inputs or [], run, given_flags(given)), json)
+    require_something(inputs, run)
+    _plan(recipe_given(inputs or [], run, given_flags(given)), json)
 
 
 @command
@@ -137,12 +137,12 @@ def verify(
         show.verified(result)
 
 
-def _something(inputs: list[Path] | None, run: Path | None) -> None:
+def require_something(inputs: list[Path] | None, run: Path | None) -> None:
     if not inputs and run is None:
         raise UsageError("nothing to merge: give a base and its tasks, a recipe, or --run RUN.")
 
 
-def _recipe(inputs: list[Path], run: Path | None, flags: dict[str, Any]) -> Recipe:
+def recipe_given(inputs: list[Path], run: Path | None, flags: dict[str, Any]) -> Recipe:
     """The recipe that the arguments and flags describe."""
     from prefmerge.merging.recipe import Recipe, TaskEntry
     from prefmerge.merging.recipe_file import read_recipe

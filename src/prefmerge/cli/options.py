@@ -47,6 +47,7 @@ EXAMPLES = {
         "prefmerge merge recipe.yaml -o from-recipe.safetensors --scale 1.0",
         "prefmerge merge --run my-run -o for-my-target/ --prefer alpha:2",
     ),
+    "sweep": ("prefmerge sweep base/ cars/ birds/ -o swept --vary 'prefer=uniform|alpha:2' --vary 'scale=0.5|1'",),
     "plan": (
         "prefmerge plan base.safetensors cars.safetensors birds.safetensors --prefer alpha:2",
         "prefmerge plan recipe.yaml --json",
