@@ -123,7 +123,7 @@ def test_a_preference_file_as_output(place: Path, call: Callable[[str], Result])
 
 
 def test_the_example_of_the_help_text_works(place: Path, call: Callable[[str], Result]) -> None:
-    first, second, third = EXAMPLES["search"]  # the first needs a run with held-out samples
+    first, second, third, _ = EXAMPLES["search"]  # the first needs a run with held-out samples
     for line in (first.replace("--labels", "--pairs"), second, third):
         done = call(f"{line.removeprefix('prefmerge ').replace('photos/', 'seen.csv')} --trials 5")
         assert (done.code, done.exception) == (0, None), done.stderr

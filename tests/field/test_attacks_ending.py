@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from prefmerge.checkpoints import open_checkpoint
 from prefmerge.cli import progress
 from prefmerge.ground import atomic, locks
-from prefmerge.merging import api
+from prefmerge.merging import many
 from tests.field.attacked import call, make, script
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -70,7 +70,7 @@ def sending(*numbers: signal.Signals) -> Callable[..., Any]:
 def test_attack_m3_a_signal_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, where: str
 ) -> None:
-    monkeypatch.setattr(api, where, sending(number))
+    monkeypatch.setattr(many, where, sending(number))
     with nothing_left(tmp_path) as paths:
         done = call("merge", *paths, "-o", tmp_path / "deep" / "out")
     how = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
@@ -81,7 +81,7 @@ def test_attack_m3_a_signal_leaves_nothing(
 def test_attack_m3_signals_that_follow_at_once_do_not_stop_the_cleaning_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "record", sending(signal.SIGTERM))
+    monkeypatch.setattr(many, "record", sending(signal.SIGTERM))
     remove = atomic.remove
     monkeypatch.setattr(atomic, "remove", lambda path: (sending(signal.SIGHUP, signal.SIGINT)(), remove(path)))
     with nothing_left(tmp_path) as paths:
@@ -118,8 +118,8 @@ def test_attack_m3_a_signal_that_the_parent_ignores_stays_ignored(
 ) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
     paths = make(tmp_path)
-    companions = api.find_companions
-    monkeypatch.setattr(api, "find_companions", lambda base: (sending(signal.SIGHUP)(), companions(base))[1])
+    companions = many.find_companions
+    monkeypatch.setattr(many, "find_companions", lambda base: (sending(signal.SIGHUP)(), companions(base))[1])
     assert call("merge", *paths, "-o", tmp_path / "out").code == 0
 
 
@@ -330,7 +330,7 @@ def test_attack_m3_a_signal_where_nothing_can_be_raised(tmp_path: Path, monkeypa
         time.sleep(1)
 
     paths = make(tmp_path)
-    monkeypatch.setattr(api, "find_companions", lose)
+    monkeypatch.setattr(many, "find_companions", lose)
     done = call("merge", *paths, "-o", tmp_path / "out")
     assert (done.code, done.stderr) == (143, "error: ended by SIGTERM; nothing is left half written.\n")
 
@@ -346,7 +346,7 @@ def test_attack_m3_what_fails_while_cleaning_up_is_not_the_message(
         finally:
             os.close(10**6)  # no such descriptor
 
-    monkeypatch.setattr(api, "record", interrupted)
+    monkeypatch.setattr(many, "record", interrupted)
     with nothing_left(tmp_path) as paths:
         assert call("merge", *paths, "-o", tmp_path / "out").code == 129
 

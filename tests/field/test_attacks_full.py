@@ -202,7 +202,7 @@ def test_attack_m7_advice_on_memory_names_what_the_command_has(tmp_path: Path, m
         raise MemoryError
 
     paths = make(tmp_path)
-    monkeypatch.setattr("prefmerge.merging.api.find_companions", refuse)
+    monkeypatch.setattr("prefmerge.merging.many.find_companions", refuse)
     said = call("merge", *paths, "-o", tmp_path / "out").stderr
     assert said == "error: there is not enough memory. Free some, or give a smaller --max-memory or --threads.\n"
 

@@ -149,7 +149,7 @@ def stops(*_: Any, **__: Any) -> None:
 @pytest.mark.parametrize(
     ("line", "job"),
     [
-        ("merge {0}/base.safetensors {0}/cars.safetensors -o {0}/out", "merging.api.make_plan"),
+        ("merge {0}/base.safetensors {0}/cars.safetensors -o {0}/out", "merging.many.make_plan"),
         ("inspect {0}/base.safetensors {0}/cars.safetensors", "analysis.measure"),
         ("finetune {0}/words.yaml -o {0}/run", "training.finetuning.finetune"),
         ("bench {0}/bench.yaml -o {0}/out", "lab.bench.run"),

@@ -44,6 +44,8 @@ def adapt(context: typer.Context, *, check: Check = None, json: o.Json = False, 
     with weights, head, receipt and report. Needs the extra `places`.
 
     With --check nothing is written: it says whether the target's mix has moved since. The exit code is 0 either way.
+
+    A model that prefmerge cannot run, such as a language model, needs a score of yours: `prefmerge search` takes one.
     """
     from prefmerge.cli import progress, show
     from prefmerge.target.adapt import adapt as work

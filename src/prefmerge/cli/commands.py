@@ -19,11 +19,12 @@ from prefmerge.vectors import process
 
 COMMANDS = {  # in the order of the help: the module that has the command, and what it does
     "merge": ("merging", "Merge a base and its tasks into one model with a receipt."),
+    "sweep": ("sweep", "Write many merges of the same checkpoints over one reading."),
     "plan": ("merging", "Say what merge would do."),
     "verify": ("merging", "Check a merged model against its receipt."),
     "adapt": ("adapt", "Make the best model for a target, and say how good it will be."),
     "prefer": ("prefer", "Find the preference for a target from what is known of it."),
-    "search": ("search", "Search for the preference and scale with the best accuracy."),
+    "search": ("search", "Search for the parameters of a merge that do best, by any score."),
     "inspect": ("inspect", "Show which task owns how much, per layer."),
     "finetune": ("training", "Fine-tune one checkpoint per task, one task after another."),
     "evaluate": ("training", "Measure the accuracy of a checkpoint on every task of a run."),

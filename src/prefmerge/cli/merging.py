@@ -65,7 +65,7 @@ def merge(
     The receipt says how it was made and which task owns how much of it. An explicit flag wins over the recipe file. To
     have the model chosen by measurement for a target, see `prefmerge adapt`.
     """
-    _something(inputs, run)
+    require_something(inputs, run)
     if out is None and not dry_run:
         raise UsageError("-o OUT is missing: where should the merged model go?")
     from prefmerge.outputs.write import kind_of
@@ -79,7 +79,7 @@ def merge(
         several = recipes.Several((inputs or [])[0], out, partial(_with_flags, flags=flags), json=json)
         several.plan() if dry_run else several.merge(how)
         return
-    recipe = _recipe(inputs or [], run, flags)
+    recipe = recipe_given(inputs or [], run, flags)
     from prefmerge.cli import progress, show
 
     if dry_run or out is None:
@@ -108,12 +108,12 @@ def plan(
     **given: Any,
 ) -> None:
     """Say what merge would do. Reads headers only, so budgets are upper bounds until unchanged tensors are known."""
-    _something(inputs, run)
+    require_something(inputs, run)
     flags = given_flags(given)
     if run is None and recipes.holds_several(inputs or []):
         recipes.Several((inputs or [])[0], None, partial(_with_flags, flags=flags), json=json).plan()
     else:
-        _plan(_recipe(inputs or [], run, flags), json)
+        _plan(recipe_given(inputs or [], run, flags), json)
 
 
 @command
@@ -140,12 +140,12 @@ def verify(
         show.verified(result)
 
 
-def _something(inputs: list[Path] | None, run: Path | None) -> None:
+def require_something(inputs: list[Path] | None, run: Path | None) -> None:
     if not inputs and run is None:
         raise UsageError("nothing to merge: give a base and its tasks, a recipe, or --run RUN.")
 
 
-def _recipe(inputs: list[Path], run: Path | None, flags: dict[str, Any]) -> Recipe:
+def recipe_given(inputs: list[Path], run: Path | None, flags: dict[str, Any]) -> Recipe:
     """The recipe that the arguments and flags describe."""
     from prefmerge.merging.recipe import Recipe, TaskEntry
     from prefmerge.merging.recipe_file import read_recipe

@@ -47,6 +47,7 @@ EXAMPLES = {
         "prefmerge merge recipe.yaml -o from-recipe.safetensors --scale 1.0",
         "prefmerge merge --run my-run -o for-my-target/ --prefer alpha:2",
     ),
+    "sweep": ("prefmerge sweep base/ cars/ birds/ -o swept --vary 'prefer=uniform|alpha:2' --vary 'scale=0.5|1'",),
     "plan": (
         "prefmerge plan base.safetensors cars.safetensors birds.safetensors --prefer alpha:2",
         "prefmerge plan recipe.yaml --json",
@@ -83,6 +84,7 @@ EXAMPLES = {
         "prefmerge search --run my-run --labels seen.csv -o found",
         "prefmerge search --run my-run --pairs photos/ -o found-2 --space preference,scale,selection=optimal",
         "prefmerge search --run my-run --pairs photos/ -o found-3 --paper",
+        "prefmerge search base/ cars/ birds/ --score 'python score.py {model}' -o found-4 --space weights:4",
     ),
     "bench": ("prefmerge bench my-runs.yaml -o my-results",),
     "demo": ("prefmerge demo -o demo-out --seed 1",),

@@ -1,4 +1,4 @@
-"""`prefmerge search`: settings tried one after another, and whether the best is better than what `adapt` chooses."""
+"""`prefmerge search`: parameters tried one after another, and whether the best is better than what there was."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ from prefmerge.methods.parameters import PREFERENCE
 from prefmerge.target.parameters import SearchParameters
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from prefmerge.target.by_command import CommandOutcome
     from prefmerge.target.search import SearchFolder, SearchOutcome, SearchResult
 
+MOST_ROWS = 8  # of candidates
+RECIPE = "recipe.yaml"  # in the folder of a search by a command
 MOST_TASKS = 8  # rows of shares; beyond that the largest
 
 
@@ -26,6 +31,9 @@ def search(*, json: o.Json = False, **given: Any) -> None:
     Most people want `prefmerge adapt`: it tries a dozen models, this command up to 50. It starts with the same models,
     ranks them the same way, and keeps its own result only where samples that ranked nothing show it to be better.
     Needs the extra `places`. The same command resumes a search that was interrupted.
+
+    It also searches for models that prefmerge cannot run, language models above all: a command of yours gets the folder
+    of a candidate, and prints a score.
     """
     asked = parameters(SearchParameters, given)
     if asked.out is None:
@@ -33,9 +41,16 @@ def search(*, json: o.Json = False, **given: Any) -> None:
     from prefmerge.cli import progress, show
     from prefmerge.target import api
     from prefmerge.target import search as work
+    from prefmerge.target.by_command import CommandOutcome
 
     with progress.searching() as report:
         result = api.searched(asked, report)
+    if isinstance(result, CommandOutcome):
+        if json:
+            show.as_json(result.to_json())
+        else:
+            by_command(result, asked.out, asked.model)
+        return
     folder, run = work.SearchFolder.of(asked.out), f"--run {quote(str(asked.run))}"
     if isinstance(result, work.SearchOutcome):
         if json:
@@ -84,6 +99,42 @@ def by_score(result: SearchOutcome, folder: SearchFolder) -> None:
     console.print("Next: make the model, and judge it with the head, without which it answers differently:")
     console.print(f"      {result.command()}", soft_wrap=True)
     console.print(f"      {result.use(folder.head)}", soft_wrap=True)
+
+
+def by_command(result: CommandOutcome, out: Path, model: Path | None) -> None:
+    """The models that were compared, what was chosen, and what to type next."""
+    from rich import box
+    from rich.table import Table
+
+    from prefmerge.cli import screen
+
+    console = screen.console()
+    for title, rows in (
+        (f"the best of {len(result.trials)} trials", result.rungs[-1].rows[:MOST_ROWS]),
+        ("by the confirming command" if result.confirmed else "beside the inputs", result.compared),
+    ):
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        table.add_column(title, overflow="fold")
+        table.add_column("score", justify="right", no_wrap=True)
+        for row in rows:
+            chosen = ", chosen" if row.trial.number == result.chosen.number else ""
+            table.add_row(f"{row.trial.what}{chosen}", row.text)
+        console.print(table)
+        console.print()
+    console.print(result.verdict, soft_wrap=True)
+    console.print(result.doubt, soft_wrap=True)
+    failed = sum(row.measured is None for row in result.rungs[0].rows)
+    without = f", {failed} without a score" if failed else ""
+    console.print(f"{len(result.trials)} trials{without}; ended by {result.stopped}.", soft_wrap=True)
+    for note in result.notes:
+        console.print(f"Note: {note}", soft_wrap=True)
+    cost = result.cost
+    console.print(f"{cost['commands']:.0f} commands, {cost['merges']:.0f} merges, {cost['seconds']:.0f} s.")
+    console.print(f"Output: {out}", soft_wrap=True)
+    if model is not None:
+        console.print(f"Model: {model}", soft_wrap=True)
+    elif result.recipe is not None:
+        console.print(f"Next: prefmerge merge {quote(str(out / RECIPE))} -o merged{result.ending}", soft_wrap=True)
 
 
 def by_accuracy(result: SearchResult, folder: SearchFolder, line: str) -> None:

@@ -69,7 +69,7 @@ def default_jobs() -> int:
     """One cell per accelerator, or one per core where there is none."""
     import torch
 
-    from prefmerge.merging.api import available_cores
+    from prefmerge.merging.limits import available_cores
 
     return len(gpus()) or (1 if torch.backends.mps.is_available() else available_cores())
 
@@ -77,7 +77,7 @@ def default_jobs() -> int:
 def do_cells(cells: Sequence[Cell[Any]], out: Path, *, jobs: int, progress: Progress | None = None) -> dict[str, str]:
     """Do the cells that are not done. Returns why those that failed did, by key."""
     from prefmerge.lab.work import RunWorker
-    from prefmerge.merging.api import available_cores
+    from prefmerge.merging.limits import available_cores
 
     todo = [cell for cell in cells if cell.load(out) is None]
     done = len(cells) - len(todo)

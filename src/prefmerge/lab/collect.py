@@ -173,7 +173,7 @@ def _about(ready: Ready) -> dict[str, Any]:
     import torch
     import transformers
 
-    from prefmerge.merging.api import available_cores
+    from prefmerge.merging.limits import available_cores
     from prefmerge.version import __version__
 
     d = sum(info.size for info in _base(ready).values())

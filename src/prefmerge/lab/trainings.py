@@ -96,7 +96,7 @@ def trained(recipe: Experiment, one: RunToTrain) -> bool:
 
 def _train_all(todo: list[RunToTrain], at_once: int, watch: Watch) -> None:
     """`at_once` at a time. Whatever is raised, no process outlives the call; one whose parent is killed ends too."""
-    from prefmerge.merging.api import available_cores
+    from prefmerge.merging.limits import available_cores
 
     threads = None if at_once == 1 else max(1, available_cores() // at_once)
     waiting, free, working = list(todo), list(range(at_once)), list[_Training]()

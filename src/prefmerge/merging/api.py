@@ -6,12 +6,9 @@ at all.
 
 from __future__ import annotations
 
-import datetime
 import os
-import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Unpack
@@ -20,67 +17,23 @@ import numpy as np
 
 from prefmerge.checkpoints import (
     Checkpoint,
-    base_fingerprint,
-    content_fingerprint,
     from_state_dict,
     is_torch_tensor,
-    task_vector_metadata,
 )
-from prefmerge.checkpoints.folder import Folder
-from prefmerge.errors import OutputIsInput, PreferenceError, UsageError
-from prefmerge.ground.progress import Progress, phase
-from prefmerge.ground.words import did_you_mean
-from prefmerge.merging.added import Added, Adding, note
+from prefmerge.errors import UsageError
+from prefmerge.ground.progress import Progress
+from prefmerge.merging.added import Added
 from prefmerge.merging.arguments import RecipeArguments, stated, with_declared
-from prefmerge.merging.card import CARD, base_model, model_card
-from prefmerge.merging.configs import as_published
 from prefmerge.merging.engine import HashedSink, MemorySink, merge_into
 from prefmerge.merging.in_memory import InMemory, base_state, name_of_task, task_of
+from prefmerge.merging.limits import checked_threads
+from prefmerge.merging.many import Order, write_all
 from prefmerge.merging.parameters import per_task
-from prefmerge.merging.plan import Plan, make_plan, names_its_base, plan_over
-from prefmerge.merging.receipt import Receipt, ReceiptFile, ReceiptOutput, ReceiptRun
+from prefmerge.merging.plan import Plan, make_plan, plan_over
+from prefmerge.merging.receipt import Receipt, ReceiptOutput, ReceiptRun
 from prefmerge.merging.recipe import Recipe, TaskEntry
 from prefmerge.merging.recording import inputs_of, record, versions
-from prefmerge.merging.stacks import Stack, home_of
-from prefmerge.merging.vocabularies import TOKENIZER
-from prefmerge.merging.vocabulary_files import VocabularyFiles, vocabulary_files
-from prefmerge.outputs.companions import Companions, find_companions, placed_as, weights_name
-from prefmerge.outputs.tokenizer import with_tokenizer
-from prefmerge.outputs.write import Output, OutputKind, create_output, kind_of
-from prefmerge.preference import exact
 from prefmerge.vectors.workspace import BLOCK, Workspace
-
-UNITS = {
-    "": 1,
-    "B": 1,
-    "K": 10**3,
-    "KB": 10**3,
-    "M": 10**6,
-    "MB": 10**6,
-    "G": 10**9,
-    "GB": 10**9,
-    "KIB": 2**10,
-    "MIB": 2**20,
-    "GIB": 2**30,
-}
-BLOCKS_PER_THREAD = 16  # buffers of one block that a thread holds at most, conversions included
-
-
-def parse_bytes(text: str | int, what: str = "memory") -> int:
-    """`256MiB`, `1.5 GB` or a number of bytes. Raises UsageError that says `what` is no size."""
-    if isinstance(text, bool) or not isinstance(text, str | int):
-        raise UsageError(f"{what} {text!r} is not a size; write for instance 256MiB or 2GB.")
-    text = str(text)
-    plain = text.strip().upper()
-    number = plain.rstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ ")
-    unit = plain[len(number) :].strip()
-    try:
-        value = int(exact(number) * UNITS[unit])
-    except (KeyError, PreferenceError) as error:
-        raise UsageError(f"{what} {text!r} is not a size; write for instance 256MiB or 2GB.") from error
-    if value <= 0:
-        raise UsageError(f"{what} {text!r} must be positive.")
-    return value
 
 
 @with_declared
@@ -216,60 +169,18 @@ def run(
     model is for, for its card. `added`: numbers, by tensor, to add to the merged ones. `block` (elements read at a
     time) is for tests: no value depends on it.
     """
-    started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
-    kind = kind_of(out)
-    threads = checked_threads(threads)
-    shards = _sharding(max_shard_size, out, kind)
-    allowance = _allowance(parse_bytes(max_memory), threads, block)
-    with phase("comparing the checkpoints"):
-        planned = make_plan(recipe, tokenizers=tokenizer_from is not None)
-    with planned:
-        _refuse_inputs(planned, out)
-        files = _files(planned, kind, tokenizer_from)
-        companions = files.companions
-        if kind == "folder" and not shards:
-            shards["placed"] = placed_as(planned.given_base, planned.layout)
-        output = create_output(
-            out,
-            planned.layout,
-            metadata=lambda: _metadata(planned),
-            kind=kind,
-            force=force,
-            scratch_bytes=_scratch_bytes(planned, allowance),
-            began=started.timestamp(),
-            weights_name=weights_name(home_of(planned.given_base)),
-            beside_bytes=companions.size,
-            **shards,
-        )
-        with output, Workspace(threads=threads, block=block, memory=allowance, scratch=output.target.parent) as work:
-            with planned.reading():
-                hashed = HashedSink(output, planned.layout)
-                sink = Adding(hashed, planned.layout, added) if added else hashed
-                outcome = merge_into(planned, sink, work, progress)
-                inputs = inputs_of(outcome.reading, sha256=sha256)
-            hashed.hash_rest(work)
-            receipt = record(
-                planned,
-                outcome,
-                inputs=inputs,
-                output=ReceiptOutput(path=str(out), kind=kind, files=(), fingerprint=hashed.fingerprint.hexdigest()),
-                digests=hashed.fingerprint.tensor_digests(),
-                run=ReceiptRun(
-                    started=started.isoformat(timespec="seconds"),
-                    seconds=round(time.perf_counter() - clock, 3),
-                    threads=threads,
-                    max_memory=str(max_memory),
-                    scratch_bytes=work.spilled,
-                    versions=versions(),
-                ),
-                notes=[*([note(added)] if added else []), *companions.notes()],
-                added=added,
-            )
-            if kind == "folder":
-                _add_companions(output, planned, files, beside or {})
-                base = base_model(home_of(planned.given_base).path, companions.files)
-                output.add_file(CARD, model_card(receipt, base, card).encode())
-            return _published(output, receipt)
+    (receipt,) = write_all(
+        [Order(recipe, out, beside or {}, card, added)],
+        threads=threads,
+        max_memory=max_memory,
+        force=force,
+        sha256=sha256,
+        max_shard_size=max_shard_size,
+        tokenizer_from=tokenizer_from,
+        progress=progress,
+        block=block,
+    )
+    return receipt
 
 
 @with_declared
@@ -337,144 +248,3 @@ def _as_kind_of(like: Any, stored: np.ndarray, info: Any) -> Any:
         else stored
     )
     return array.reshape(info.shape)
-
-
-def checked_threads(threads: int | None) -> int:
-    """As asked for, else one per core. Raises UsageError below 1."""
-    if threads is None:
-        return available_cores()
-    if threads < 1:
-        raise UsageError(f"threads is {threads}; expected at least 1.")
-    return threads
-
-
-def available_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _allowance(limit: int, threads: int, block: int) -> int:
-    """Bytes of large arrays that may be anonymous: the limit less what the interpreter and its compiled code hold now,
-    and less the threads' blocks.
-    """
-    held = 0
-    try:
-        with open("/proc/self/status", encoding="ascii") as status:
-            held = next(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon:"))
-    except (OSError, StopIteration, ValueError):
-        held = 128 * 2**20  # what they hold on Linux
-    return max(0, limit - held - threads * BLOCKS_PER_THREAD * block * 4)
-
-
-def _files(planned: Plan, kind: OutputKind, tokenizer_from: str | None) -> VocabularyFiles:
-    """What goes beside the weights, with the vocabulary and the chat template of the recipe."""
-    companions = _companions(planned, kind, tokenizer_from)
-    if kind == "file":
-        return VocabularyFiles(companions)
-    return vocabulary_files(planned, companions, keep_tokenizer=tokenizer_from is not None)
-
-
-def _companions(planned: Plan, kind: OutputKind, tokenizer_from: str | None) -> Companions:
-    """What goes beside the weights. Raises UsageError, CheckpointMismatch for a tokenizer that cannot be had."""
-    if kind == "file":
-        if tokenizer_from is not None:
-            raise UsageError(
-                "--tokenizer-from has no use for an output that is one file. Leave it out, or name a folder."
-            )
-        return Companions()
-    companions = find_companions(home_of(planned.given_base))
-    if tokenizer_from is None:
-        return companions
-    if planned.recipe[TOKENIZER] is not None:
-        raise UsageError(
-            f"--tokenizer-from and {TOKENIZER.spelled} both say which tokenizer the output has. Leave one of them out."
-        )
-    if tokenizer_from not in planned.names:
-        raise UsageError(
-            f"--tokenizer-from {tokenizer_from!r} is no task; the tasks are {', '.join(planned.names)}."
-            f"{did_you_mean(tokenizer_from, planned.names)}"
-        )
-    return with_tokenizer(
-        companions,
-        home_of(planned.given_base),
-        planned.tasks[planned.names.index(tokenizer_from)].checkpoint,
-        tokenizer_from,
-        planned.layout,
-    )
-
-
-def _published(output: Output, receipt: Receipt) -> Receipt:
-    """Publish the output. Returns its receipt, with the files in it."""
-    written = [receipt]
-
-    def content(files: list[dict[str, Any]]) -> bytes:
-        listed = tuple(ReceiptFile(**file) for file in files)
-        written.append(replace(receipt, output=replace(receipt.output, files=listed)))
-        return written[-1].written(output.target if output.kind == "folder" else output.target.parent)
-
-    with phase("waiting for the disk"):
-        output.publish(content)
-    return written[-1]
-
-
-def _sharding(size: str | int | None, out: Path, kind: OutputKind) -> dict[str, Any]:
-    """What `create_output` is to know of the size that was asked for. Raises UsageError."""
-    if size is None:
-        return {}
-    if kind == "file":
-        raise UsageError(
-            f"-o {out} is one file, and --max-shard-size cuts the weights of a folder. Leave it out, or name a folder."
-        )
-    return {"max_shard_bytes": parse_bytes(size, "--max-shard-size")}
-
-
-def _scratch_bytes(planned: Plan, allowance: int) -> int:
-    """The most that a method may keep on the disk."""
-    sizes = [entry.info.size for entry in planned.of_role("merge")]
-    most = max(sizes, default=0) if planned.method.by_tensor(planned.settings) else sum(sizes)
-    return max(0, most * planned.method.scratch(planned.settings) - allowance)
-
-
-def _refuse_inputs(planned: Plan, out: Path) -> None:
-    target = Path(os.path.realpath(out))
-    for source in (planned.base, *planned.tasks):
-        for path in (source.checkpoint.path, *source.checkpoint.files):
-            if path is None:
-                continue
-            real = Path(os.path.realpath(path))
-            if real == target or (target.is_dir() and target in real.parents):
-                raise OutputIsInput(
-                    f"output {out} would overwrite {source.role} ({path}), which is an input. Choose another output."
-                )
-
-
-# What a base's file says of its own values, which are not those of the output.
-_OF_ITS_VALUES = re.compile(r"hash|sha256|checksum|digest|^prefmerge\.", re.IGNORECASE)
-
-
-def _metadata(planned: Plan) -> dict[str, str]:
-    """The strings in the header of the output: the base's (licence, modelspec), and ours beside them."""
-    kept = {key: text for key, text in planned.base.checkpoint.metadata.items() if not _OF_ITS_VALUES.search(key)}
-    kept.pop("format", None)
-    ours = task_vector_metadata(_base_content(planned)) if planned.recipe.as_task_vector else {}
-    return {**kept, **ours}
-
-
-def _base_content(planned: Plan) -> str:
-    for source in planned.tasks:
-        if names_its_base(source.checkpoint):
-            return base_fingerprint(source.checkpoint)  # the plan has compared it with the base given
-    return content_fingerprint(planned.given_base)
-
-
-def _add_companions(output: Output, planned: Plan, files: VocabularyFiles, beside: Mapping[str, bytes]) -> None:
-    base = planned.given_base
-    stack = base if isinstance(base, Stack) else None
-    module = home.module if isinstance(home := home_of(base), Folder) else ""
-    config = f"{module}/config.json" if module else "config.json"
-    for name, content in {**files.written, **beside}.items():
-        output.add_file(name, content)
-    for name, path in files.companions.files.items():
-        if name not in beside and name not in files.written:
-            content = as_published(name, path, planned.recipe, config, stack)
-            output.add_file(name, files.adapted(name, content))

@@ -21,8 +21,9 @@ import numpy as np
 
 from prefmerge.checkpoints import Checkpoint, TensorInfo, names_of, reading, to_float32
 from prefmerge.errors import CheckpointMismatch, NonFiniteValue, UsageError
-from prefmerge.merging.api import checked_threads, recipe_of
+from prefmerge.merging.api import recipe_of
 from prefmerge.merging.engine import merge_all, rounded
+from prefmerge.merging.limits import checked_threads
 from prefmerge.merging.opening import open_base, open_task
 from prefmerge.merging.plan import Plan, plan_over
 from prefmerge.merging.recipe import Recipe

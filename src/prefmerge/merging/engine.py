@@ -8,8 +8,8 @@ method works on these before the next tensor is read; a plan whose budgets span 
 itself. What a method prepares is shared by the plans that would prepare the same. Whether the inputs are hashed, for
 receipts, is the caller's to say. Memory does not grow with the model or with T: a few blocks per thread, plus the
 owners and masks of the tensors in flight, which spill to disk beyond the limit; for N > 1, T + 1 times the largest
-tensor in float32. Large tensors are cut into blocks over all threads; small ones go to one thread each. Not here: where
-the blocks end up (the sink) and the receipt.
+tensor in float32, or as much of that as it may take. Large tensors are cut into blocks over all threads; small ones go
+to one thread each. Not here: where the blocks end up (the sink) and the receipt.
 """
 
 from __future__ import annotations
@@ -66,10 +66,16 @@ def merge_into(plan: Plan, sink: Sink, work: Workspace, progress: Progress | Non
 
 
 def merge_all(
-    jobs: Sequence[tuple[Plan, Sink]], work: Workspace, progress: Progress | None = None, *, hashed: bool
+    jobs: Sequence[tuple[Plan, Sink]],
+    work: Workspace,
+    progress: Progress | None = None,
+    *,
+    hashed: bool,
+    hold: int = 1 << 62,
 ) -> list[Outcome]:
     """Merge each plan into its sink, from one reading. The plans are over the same open checkpoints. `hashed`: receipts
-    will say what was read.
+    will say what was read. `hold`: bytes that decoded task vectors may take; a tensor of which they take more is
+    decoded again for each plan.
 
     Raises NonFiniteValue or DtypeOverflow naming the tensor.
     """
@@ -88,7 +94,7 @@ def merge_all(
     for merge in merges:
         if not merge.by_tensor:
             merge.all_at_once(prepared)
-    _tensor_by_tensor([merge for merge in merges if merge.by_tensor], reading, work)
+    _tensor_by_tensor([merge for merge in merges if merge.by_tensor], reading, work, hold)
     reading.hash_rest()
     return [merge.outcome for merge in merges]
 
@@ -97,7 +103,7 @@ Shared = tuple[TensorInfo, tuple[str, ...]]  # a tensor of the base, and what ea
 RulesOfScope = dict[Hashable, Rule]  # by what they were prepared from
 
 
-def _tensor_by_tensor(merges: Sequence[_Merge], reading: Reading, work: Workspace) -> None:
+def _tensor_by_tensor(merges: Sequence[_Merge], reading: Reading, work: Workspace, hold: int) -> None:
     """Every tensor once, the largest first, for all merges that want it."""
     wanted: dict[Shared, list[tuple[_Merge, PlannedTensor]]] = {}
     for merge in merges:
@@ -105,7 +111,9 @@ def _tensor_by_tensor(merges: Sequence[_Merge], reading: Reading, work: Workspac
             wanted.setdefault((entry.info, entry.stored_as), []).append((merge, entry))
 
     def whole(shared: Shared) -> None:
-        vectors = TaskVectors.of(reading, *shared, held=len(wanted[shared]) > 1)
+        # Small tensors go one to a thread, so each thread has its part.
+        fits = 4 * (1 + len(shared[1])) * shared[0].size <= hold // work.threads
+        vectors = TaskVectors.of(reading, *shared, held=fits and len(wanted[shared]) > 1)
         prepared: RulesOfScope | None = {} if len(wanted[shared]) > 1 else None
         for merge, entry in wanted[shared]:
             merge.tensor(entry, vectors.again(), prepared)

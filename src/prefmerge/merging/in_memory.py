@@ -51,14 +51,18 @@ def task_of(given: InMemory, base: InMemory, opened: Checkpoint, name: str) -> C
     if not _has_adapters(given):
         return from_state_dict(_state(given, f"task {name!r}"), name=name)
     model: Any = given
-    active: Any = model.active_adapters  # of PEFT a list or a text, of transformers a method
-    active = [active] if isinstance(active, str) else list(active() if callable(active) else active)
+    said: Any = model.active_adapters  # of PEFT a list or a text, of transformers a method
+    active = _as_list(said() if callable(said) else said)
     if len(active) != 1:
         raise UsageError(
             f"task {name!r} has {len(active)} active adapters ({joined(active)}). Choose one with set_adapter, or give "
             "the model as the base, and the adapters' names as the tasks."
         )
     return _adapter(given, active[0], opened, name)
+
+
+def _as_list(names: Any) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
 
 
 def name_of_task(given: InMemory, number: int) -> str:

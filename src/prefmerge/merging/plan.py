@@ -183,9 +183,9 @@ def _shown(checkpoint: Checkpoint) -> str | None:
     return None if checkpoint.path is None else str(checkpoint.path)
 
 
-def make_plan(recipe: Recipe, *, tokenizers: bool = False) -> Plan:
-    """Open the recipe's checkpoints and plan their merge. `tokenizers`: those of the tasks are wanted. Raises
-    CheckpointError, CheckpointMismatch, PreferenceError, MethodError or RecipeError.
+def make_plan(recipe: Recipe, sameness: Sameness | None = None, *, tokenizers: bool = False) -> Plan:
+    """Open the recipe's checkpoints and plan their merge. `sameness`: as for `plan_over`. `tokenizers`: those of the
+    tasks are wanted. Raises CheckpointError, CheckpointMismatch, PreferenceError, MethodError or RecipeError.
     """
     if recipe.base is None:
         raise RecipeError("no base model given. Name the model that the tasks were fine-tuned from.")
@@ -204,7 +204,7 @@ def make_plan(recipe: Recipe, *, tokenizers: bool = False) -> Plan:
             with _as_written(recipe, task.path):
                 opened.append(open_task(task.path, opened[0], name=name, beside=beside))
         _refuse_repeats(recipe, opened)
-        return plan_over(recipe, opened[0], opened[1:])
+        return plan_over(recipe, opened[0], opened[1:], sameness)
     except BaseException:
         for checkpoint in opened:
             checkpoint.close()

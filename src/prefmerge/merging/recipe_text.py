@@ -15,6 +15,7 @@ called by the last name of their path, or by their id on the hub. Cost: none. No
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -34,16 +35,19 @@ def recipe_text(receipt: Receipt) -> str | None:
     """The recipe file; None where no file can say it: with a method that is not registered here, or with one to which
     mergekit's recipes always give the base.
     """
-    if receipt.recipe[METHOD.name] not in METHODS:
-        return None
     base, *paths = checkpoints(receipt)
-    recipe = Recipe.from_settings(receipt.recipe, base=base, tasks=paths, names=receipt.tasks)
+    return recipe_file_text(receipt.recipe, base, paths, receipt.tasks)
+
+
+def recipe_file_text(settings: Mapping[str, Any], base: str, paths: Sequence[str], names: Sequence[str]) -> str | None:
+    """The same for what a receipt has as its recipe, over checkpoints that are called so."""
+    if settings[METHOD.name] not in METHODS:
+        return None
+    recipe = Recipe.from_settings(settings, base=base, tasks=paths, names=names)
     method = METHODS[recipe.method]
     stated = [one for one in every().values() if one is not PREFERENCE and _is_stated(recipe, one)]
     stated = [one for one in stated if one.name not in recipe.ignored([each.name for each in stated])]
-    models: list[dict[str, Any]] = [
-        {"model": path, "name": name} for path, name in zip(paths, receipt.tasks, strict=True)
-    ]
+    models: list[dict[str, Any]] = [{"model": path, "name": name} for path, name in zip(paths, names, strict=True)]
     own = [one for one in stated if one.per_task]
     for i, model in enumerate(models):
         if own:
@@ -57,7 +61,7 @@ def recipe_text(receipt: Receipt) -> str | None:
     common = {one: _plain(one.to_json(recipe.value(one))) for one in stated if not one.per_task}
     parameters = {one.keys[0]: value for one, value in common.items() if not one.top}
     if method.honours(PREFERENCE):
-        parameters[PREFERENCE.keys[0]] = _preference(recipe[PREFERENCE], receipt.tasks)
+        parameters[PREFERENCE.keys[0]] = _preference(recipe[PREFERENCE], names)
     file = {METHOD.keys[0]: recipe.method, "base_model": base, "models": models}
     file |= {"parameters": parameters} if parameters else {}
     return yaml_text({**file, **{one.keys[0]: value for one, value in common.items() if one.top}})
@@ -92,7 +96,7 @@ def _is_stated(recipe: Recipe, one: Parameter[Any]) -> bool:
     return one.recorded and bool(one.keys) and value not in (None, ()) and not (one.top and value is False)
 
 
-def _preference(preference: Preference | None, names: tuple[str, ...]) -> Any:
+def _preference(preference: Preference | None, names: Sequence[str]) -> Any:
     if preference is None or preference.kind in ("uniform", "geometric"):
         return (preference or Preference.uniform()).describe()
     return {name: _plain(as_text(share)) for name, share in zip(names, preference.values, strict=True)}

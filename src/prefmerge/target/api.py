@@ -23,6 +23,7 @@ from prefmerge.target import prefer as preferring
 from prefmerge.target.adapt import adapt as work
 from prefmerge.target.adapt import require_extras
 from prefmerge.target.arguments import AdaptArguments, CheckArguments, PreferArguments, SearchArguments, Where
+from prefmerge.target.by_command import CommandOutcome, search_by_command
 from prefmerge.target.checked import Checked
 from prefmerge.target.parameters import Parameters, PreferParameters, SearchParameters
 from prefmerge.target.parameters.declared import Declaring
@@ -120,15 +121,19 @@ def prefer(*, progress: Counted | None = None, **parameters: Unpack[PreferArgume
 
 
 @_with_declared(SearchParameters, SearchArguments)
-def search(*, progress: Progress | None = None, **parameters: Unpack[SearchArguments]) -> SearchOutcome | SearchResult:
+def search(
+    *, progress: Progress | None = None, **parameters: Unpack[SearchArguments]
+) -> SearchOutcome | SearchResult | CommandOutcome:
     """Search for the settings that do best at a target, and compare them with what `adapt` chooses.
 
         best = prefmerge.search(run="my-run", labels="seen.csv", out="found")
         best.settings, best.verdict
+        best = prefmerge.search(checkpoints=["base", "cars", "birds"], score="python score.py {model}", out="found")
 
     `parameters`: those of `prefmerge search`, with _ for -; paths as text or `Path`. Give `run`, and what you have of
     the target: `labels`, `inputs`, `pairs` or `prefer`. `out` is the folder of the trials, from which the same call
     resumes; without it nothing is written. `paper=True` ranks by accuracy on `pairs` alone, and gives a `SearchResult`.
+    With `score`, a shell command ranks models that prefmerge cannot run; it needs `out`, and gives a `CommandOutcome`.
     `progress` is called with how many trials are done, how many there are at most, and what is being done.
 
     Raises UsageError for parameters that make no sense together, DataError, RunError, OutputError, MissingExtra.
@@ -136,8 +141,12 @@ def search(*, progress: Progress | None = None, **parameters: Unpack[SearchArgum
     return searched(SearchParameters.of(**parameters), progress)
 
 
-def searched(asked: SearchParameters, progress: Progress | None = None) -> SearchOutcome | SearchResult:
+def searched(
+    asked: SearchParameters, progress: Progress | None = None
+) -> SearchOutcome | SearchResult | CommandOutcome:
     """`search` with parameters that are made."""
+    if asked.score is not None:
+        return search_by_command(asked, progress)
     if not asked.paper:
         return search_by_score(asked, progress)
 

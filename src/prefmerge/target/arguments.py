@@ -87,6 +87,7 @@ class PreferArguments(TypedDict, total=False):
 
 
 class SearchArguments(TypedDict, total=False):
+    checkpoints: Sequence[Where]
     run: Where | None
     labels: Where | None
     inputs: Where | None
@@ -102,3 +103,12 @@ class SearchArguments(TypedDict, total=False):
     seed: int
     threads: int | None
     force: bool
+    score: str | None
+    confirm: str | None
+    score_key: str | None
+    lower_is_better: bool
+    budgets: str | None
+    jobs: int
+    timeout: float | None
+    max_memory: str
+    model: Where | None

@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from prefmerge.errors import UsageError
+from prefmerge.errors import UsageError, require_one_source
 from prefmerge.ground.words import flag, joined
 from prefmerge.merging.parameters import searchable
 from prefmerge.target.parameters.adapt import Parameters
 from prefmerge.target.parameters.declared import (
+    CHECKPOINTS,
     FORCE,
     INPUTS,
     LABELS,
@@ -26,12 +27,28 @@ from prefmerge.target.parameters.declared import (
 _USUAL = [name for name, over in searchable().items() if over.usual]
 _OTHERS = [name for name, over in searchable().items() if not over.usual]
 _, _PREFER = declarations(Parameters)["prefer"]
+_OF_TARGET = ("labels", "inputs", "pairs", "prefer", "paper", "held_out")  # without a command
+_OF_SCORE = (
+    "checkpoints",
+    "confirm",
+    "score_key",
+    "lower_is_better",
+    "budgets",
+    "jobs",
+    "timeout",
+    "max_memory",
+    "model",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchParameters(Declaring):
     """Raises UsageError for what is missing, and for what makes no sense together."""
 
+    checkpoints: Annotated[
+        tuple[Path, ...],
+        replace(CHECKPOINTS, help="With --score: the base and the tasks, or one RECIPE.yaml that names them."),
+    ] = ()
     run: Annotated[Path | None, RUN] = None
     labels: Annotated[Path | None, LABELS] = None
     inputs: Annotated[Path | None, INPUTS] = None
@@ -55,7 +72,9 @@ class SearchParameters(Declaring):
     space: Annotated[
         str | None,
         Declared(
-            f"What to search: some of {', '.join(_USUAL)} (the default), {joined(_OTHERS)}; name=value fixes one.",
+            f"What to search: some of {', '.join(_USUAL)} (the default), {joined(_OTHERS)}; name=value fixes one. "
+            "With --score any parameter: weights (the default), weights:4 (over the layers), scale=0.2..2, "
+            "method=ties|linear.",
             metavar="NAMES",
         ),
     ] = None
@@ -74,11 +93,59 @@ class SearchParameters(Declaring):
     seed: Annotated[int, SEED] = 0
     threads: Annotated[int | None, THREADS] = None
     force: Annotated[bool, replace(FORCE, help="Start over where a search is kept already.")] = False
+    score: Annotated[
+        str | None,
+        Declared(
+            "For models that prefmerge cannot run: a shell command that prints the score of the model at {model}. It "
+            "may hold {budget}, {out} (a folder for its JSON) and {job} (0 to --jobs less 1) too.",
+            metavar="COMMAND",
+        ),
+    ] = None
+    confirm: Annotated[
+        str | None,
+        Declared(
+            "The same on held-out samples: it scores the best candidate and every input, and decides.",
+            metavar="COMMAND",
+        ),
+    ] = None
+    score_key: Annotated[
+        str | None,
+        Declared(
+            "Where the score is in the JSON that the command prints or leaves in {out}: names joined by /, such as "
+            "results/gsm8k/acc,none.",
+            metavar="KEY",
+        ),
+    ] = None
+    lower_is_better: Annotated[bool, Declared("The score is a loss or a perplexity.")] = False
+    budgets: Annotated[
+        str | None,
+        Declared(
+            "What {budget} is: the best third of the candidates goes on from each number to the next.",
+            metavar="N,N,...",
+        ),
+    ] = None
+    jobs: Annotated[int, Declared("Commands that run at once.", metavar="N", least=1, local=True)] = 1
+    timeout: Annotated[
+        float | None, Declared("Give up a candidate whose command takes longer.", metavar="SECONDS", least=0.001)
+    ] = None
+    max_memory: Annotated[
+        str, Declared("Bound on the working memory of a merge with --score.", metavar="SIZE", local=True)
+    ] = "2GiB"
+    model: Annotated[
+        Path | None, Declared("With --score: write the chosen model there.", metavar="OUT", local=True)
+    ] = None
 
     command: ClassVar[str] = "search"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.score is not None:
+            self._check_score()
+            return
+        idle = next((name for name in _OF_SCORE if getattr(self, name) != getattr(SearchParameters, name)), None)
+        if idle is not None:
+            word = "BASE TASK..." if idle == "checkpoints" else flag(idle)
+            raise UsageError(f"{word} has no use without --score COMMAND, which scores a model.")
         if self.run is None:
             raise UsageError("--run RUN is missing: the run whose tasks are to be merged.")
         if not self.paper:
@@ -94,6 +161,22 @@ class SearchParameters(Declaring):
         idle = next((name for name in ("labels", "inputs", "prefer") if getattr(self, name) is not None), None)
         if idle is not None:
             raise UsageError(f"{flag(idle)} has no use with --paper, which ranks by the pairs alone. Leave it out.")
+
+    def _check_score(self) -> None:
+        """Raise UsageError for what makes no sense with a command."""
+        idle = next((name for name in _OF_TARGET if getattr(self, name) != getattr(SearchParameters, name)), None)
+        if idle is not None:
+            raise UsageError(f"{flag(idle)} has no use with --score, whose command alone ranks. Leave it out.")
+        require_one_source(self.run, self.checkpoints)
+        if self.run is None and not self.checkpoints:
+            raise UsageError("nothing to merge: give BASE TASK..., a RECIPE.yaml, or --run RUN.")
+        recipe = self.checkpoints and self.checkpoints[0].suffix.lower() in (".yaml", ".yml")
+        if len(self.checkpoints) == 1 and not recipe:
+            raise UsageError(f"{self.checkpoints[0]} is the base, and no task follows it: give BASE TASK....")
+        if self.out is None:
+            raise UsageError("--out OUT is missing: where to keep the search.")
+        if self.out.suffix == ".json":
+            raise UsageError(f"--out {self.out}: with --score it is a folder.")
 
     @property
     def of_adapt(self) -> Parameters:

@@ -1,0 +1,98 @@
+"""The number in what a command printed, or in the JSON that it left.
+
+    printed("loss 3\nperplexity: 12.5\ndone")                12.5: the last line with a number must have one alone
+    printed("accuracy 0.61 +- 0.02")                         0.61, and its standard error 0.02
+    in_json('{"results": {"arc": {"acc": 0.4}}}', "results/arc/acc")     0.4
+
+Colours and what a carriage return wrote over are skipped. In JSON, lm-eval's `X_stderr,F` beside `X,F` is the standard
+error. Raises NoNumber, whose text says what was printed instead. Cost: none. Not here: which is better.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_NUMBER = re.compile(
+    r"(?<![\w.])[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|nan|inf|infinity)(?![\w.]*\w)", re.IGNORECASE
+)
+_WITH_ERROR = re.compile(rf"({_NUMBER.pattern})\s*(?:±|\+/?-)\s*({_NUMBER.pattern})", re.IGNORECASE)
+SHOWN = 200  # characters of a line in a message
+
+
+class NoNumber(Exception):
+    """There is no one number: why."""
+
+
+@dataclass(frozen=True)
+class MeasuredNumber:
+    """A finite number, and its standard error where one is known."""
+
+    value: float
+    error: float | None = None
+
+
+def printed(text: str) -> MeasuredNumber:
+    """The number of the last line that holds one."""
+    lines = [line.rpartition("\r")[2] for line in _COLOUR.sub("", text).replace("\r\n", "\n").splitlines()]
+    line = next((line for line in reversed(lines) if _NUMBER.search(line)), None)
+    if line is None:
+        raise NoNumber("it printed no number" if text.strip() else "it printed nothing")
+    pair = _WITH_ERROR.search(line)
+    rest = line if pair is None else line[: pair.start()] + line[pair.end() :]
+    others = _NUMBER.findall(rest)
+    if pair is not None and not others:
+        return _checked(float(pair[1]), float(pair[2]))
+    if pair is not None or len(others) > 1:
+        raise NoNumber(
+            f"the last line with a number has several: {line.strip()[:SHOWN]!r}. Print one, or one with its standard "
+            "error (0.61 +- 0.02)"
+        )
+    return _checked(float(others[0]))
+
+
+def in_json(text: str, key: str, files: Iterable[Path] = ()) -> MeasuredNumber:
+    """The number at `key`, names joined by /: in the newest of the files that has it, else in the last JSON object that
+    was printed.
+    """
+    for file in sorted(files, key=lambda one: one.stat().st_mtime_ns, reverse=True):
+        try:
+            value = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            continue
+        if (number := _at(value, key)) is not None:
+            return number
+    for start in reversed([match.start() for match in re.finditer(r"^\s*\{", text, re.MULTILINE)][-100:]):
+        try:
+            value, _ = json.JSONDecoder().raw_decode(text[start:].lstrip())
+        except (ValueError, RecursionError):
+            continue
+        if (number := _at(value, key)) is not None:
+            return number
+    raise NoNumber(f"no JSON that it printed, or left in {{out}}, has a number at {key!r}")
+
+
+def _at(value: Any, key: str) -> MeasuredNumber | None:
+    *way, last = key.split("/")
+    for name in way:
+        value = value.get(name) if isinstance(value, dict) else None
+    if not isinstance(value, dict) or (number := _number(value.get(last))) is None:
+        return None
+    metric, comma, rest = last.partition(",")
+    return _checked(number, _number(value.get(f"{metric}_stderr{comma}{rest}")))
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _checked(value: float, error: float | None = None) -> MeasuredNumber:
+    if not math.isfinite(value):
+        raise NoNumber(f"the number is {value:g}; expected a finite one")
+    return MeasuredNumber(value, error if error is not None and math.isfinite(error) else None)
