@@ -41,6 +41,7 @@ ATTEMPTS = 4
 WIDEN = 1.5  # how much wider than the sample's eighths the bounds are at first; threefold at each failure
 AIM = 5e-7  # relative gap; half of what is promised
 STRETCH = 512  # elements whose best tasks are found together
+ROUNDING = 2.0**-48  # of the numbers in a comparison: sixteen times what four roundings of them come to
 UNIT = 2.0**-53  # turns the upper 53 bits of a keyed number into a fraction
 BLOCK = 1 << 14  # elements whose importances for all tasks are held by one thread
 
@@ -63,6 +64,33 @@ def _add_noise(importance, keys, indices, noise, task, out):
 
 
 @kernel
+def _contested_winner(importance_P, best, price_P, bound_PP, tasks_P, key, index, noise, worth):
+    """The task that wins an element against every other by more than the bound, or -1. `best`: the one that wins
+    without noise. `worth` (P,) is overwritten.
+    """
+    P = importance_P.size
+    plain = True
+    for t in range(P):
+        margin = np.float64(abs(importance_P[best])) - np.float64(abs(importance_P[t]))
+        plain &= margin > bound_PP[best, t] + noise
+    if plain:
+        return best
+    # Only the close ones pay for their tie-breaking numbers.
+    h = keyed(key, index)
+    for t in range(P):
+        u = np.float64((h * (np.uint64(2 * tasks_P[t] + 1) * GOLDEN)) >> np.uint64(11)) * UNIT
+        worth[t] = np.float64(abs(importance_P[t])) + noise * u
+    winner = 0
+    for t in range(1, P):
+        if worth[t] - price_P[t] > worth[winner] - price_P[winner]:
+            winner = t
+    close = False
+    for t in range(P):
+        close |= not worth[winner] - worth[t] > bound_PP[winner, t]
+    return -1 if close else winner
+
+
+@kernel
 def _settle(importance_PB, price_P, bound_PP, tasks_P, key, start, noise, owner, settled_P):
     """Give each free element of a block to its best task if that wins against every other by more than the bound.
 
@@ -70,50 +98,64 @@ def _settle(importance_PB, price_P, bound_PP, tasks_P, key, start, noise, owner,
     """
     P = importance_PB.shape[0]
     value = np.empty(STRETCH)  # importance less price of the best task so far
-    top = np.empty(STRETCH)  # its importance
+    second = np.empty(STRETCH)  # that of the next best
+    top = np.empty(STRETCH)  # the best task's importance
     best = np.empty(STRETCH, np.int64)
     plain = np.empty(STRETCH, np.bool_)
-    worth = np.empty(P)
+    worth_P = np.empty(P)
+    # An element whose best task leads by more than this passes every comparison of importances in `_contested_winner`:
+    # its bounds are those of prices, shifted by their difference. What rounding may take from that is given away.
+    lead_P = np.empty(P)
+    scale = 0.0
+    for w in range(P):
+        lead_P[w] = -np.inf
+        for t in range(P):
+            lead_P[w] = max(lead_P[w], bound_PP[w, t] - (price_P[w] - price_P[t]))
+        scale = max(scale, abs(price_P[w]))
     total = 0.0
     for first in range(0, owner.size, STRETCH):
-        count = min(STRETCH, owner.size - first)
+        last = min(first + STRETCH, owner.size)
+        count = last - first
+        owners = owner[first:last]
         value[:count] = -np.inf
-        plain[:count] = True
+        second[:count] = -np.inf
         # Task by task over a short stretch: rows of a block lie far apart, and a walk across them misses the cache.
         for t in range(P):
-            price = price_P[t]
+            price, row = price_P[t], importance_PB[t, first:last]
             for i in range(count):
-                x = np.float64(abs(importance_PB[t, first + i]))
-                better = x - price > value[i]
-                value[i] = x - price if better else value[i]
-                top[i] = x if better else top[i]
-                best[i] = t if better else best[i]
-        for t in range(P):
-            for i in range(count):
-                margin = top[i] - np.float64(abs(importance_PB[t, first + i]))
-                plain[i] &= margin > bound_PP[best[i], t] + noise
+                x = np.float64(abs(row[i]))
+                leading, following, most, leader = value[i], second[i], top[i], best[i]
+                better = x - price > leading
+                beaten = leading if better else x - price
+                second[i] = beaten if beaten > following else following
+                value[i] = x - price if better else leading
+                top[i] = x if better else most
+                best[i] = t if better else leader
         for i in range(count):
-            if owner[first + i] != kernels.FREE:
-                continue
-            winner = best[i]
-            if not plain[i]:
-                # Only the close ones pay for their tie-breaking numbers.
-                h = keyed(key, start + first + i)
-                for t in range(P):
-                    u = np.float64((h * (np.uint64(2 * tasks_P[t] + 1) * GOLDEN)) >> np.uint64(11)) * UNIT
-                    worth[t] = np.float64(abs(importance_PB[t, first + i])) + noise * u
-                winner = 0
-                for t in range(1, P):
-                    if worth[t] - price_P[t] > worth[winner] - price_P[winner]:
-                        winner = t
-                close = False
-                for t in range(P):
-                    close |= not worth[winner] - worth[t] > bound_PP[winner, t]
-                if close:
-                    continue
-            owner[first + i] = tasks_P[winner]
-            settled_P[winner] += 1
-            total += np.float64(abs(importance_PB[winner, first + i]))
+            doubt = noise + ROUNDING * (top[i] + scale + abs(value[i]))
+            plain[i] = value[i] - second[i] > lead_P[best[i]] + doubt
+        for i in range(count):
+            is_free = owners[i] == kernels.FREE
+            given = is_free & plain[i]
+            owners[i] = tasks_P[best[i]] if given else owners[i]
+            settled_P[best[i]] += given
+            total += top[i] if given else 0.0
+            if is_free & (not plain[i]):
+                winner = _contested_winner(
+                    importance_PB[:, first + i],
+                    best[i],
+                    price_P,
+                    bound_PP,
+                    tasks_P,
+                    key,
+                    start + first + i,
+                    noise,
+                    worth_P,
+                )
+                if winner >= 0:
+                    owners[i] = tasks_P[winner]
+                    settled_P[winner] += 1
+                    total += np.float64(abs(importance_PB[winner, first + i]))
     return total
 
 
