@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from prefmerge.methods import kernels
-from prefmerge.methods.importance import Importance, MagnitudeImportance
+from prefmerge.methods.importance import Importance, MagnitudeImportance, gatherer, reader
 from prefmerge.methods.keyed import GOLDEN, key, keyed
 from prefmerge.methods.parameters import SEED, STRENGTH
 from prefmerge.methods.protocol import Deltas, Report, Settings
@@ -43,7 +43,8 @@ AIM = 5e-7  # relative gap; half of what is promised
 STRETCH = 512  # elements whose best tasks are found together
 ROUNDING = 2.0**-48  # of the numbers in a comparison: sixteen times what four roundings of them come to
 UNIT = 2.0**-53  # turns the upper 53 bits of a keyed number into a fraction
-BLOCK = 1 << 14  # elements whose importances for all tasks are held by one thread
+HELD = 1 << 19  # importances held by one thread
+LEAST_BLOCK = 1 << 12  # elements
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,9 @@ class _Problem:
         work: Workspace,
     ) -> None:
         self.tensors, self.importance, self.settings, self.work = tensors, importance, settings, work
-        self.tasks_P = np.array(competing, np.int64)
+        self.competing, self.tasks_P = list(competing), np.array(competing, np.int64)
+        # Elements whose importances for all tasks are held by one thread.
+        self.block = min(work.block, max(LEAST_BLOCK, HELD // max(1, len(competing))))
         self.budget_P = np.array([asked[t] for t in competing], np.int64)
         self.elements = int(self.budget_P.sum())
         self.owners = work.allocate(self.elements, np.uint8)
@@ -218,16 +221,9 @@ class _Problem:
     def read(self, part: _Part, low: int, high: int) -> np.ndarray:
         """Importances of one block of a part for every competing task, shape (P, high - low)."""
         importance_PB = self.work.buffer("optimal", (len(self.tasks_P), high - low))
-        for j, task in enumerate(self.tasks_P):
-            self.importance.read(
-                self.tensors[part.tensor],
-                part.tensor,
-                int(task),
-                part.start + low,
-                part.start + high,
-                importance_PB[j],
-                self.work,
-            )
+        stretch = reader(self.tensors[part.tensor], part.start + low, part.start + high)
+        for _ in self.importance.each(stretch, part.tensor, self.competing, list(importance_PB), self.work):
+            pass
         return importance_PB
 
     def sample(self, low: float, high: float, purpose: int) -> list[np.ndarray]:
@@ -255,22 +251,14 @@ class _Problem:
             if len(positions) == 0:
                 return
             deltas, block = self.tensors[part.tensor], W_RP[origins[i] : origins[i + 1]]
-            values = self.work.buffer("gathered", len(positions))
-            for j, task in enumerate(self.tasks_P):
-                if len(positions) == part.owner.size:
-                    for low, high in spans(len(positions), self.work.block):
-                        self.importance.read(
-                            deltas,
-                            part.tensor,
-                            int(task),
-                            part.start + low,
-                            part.start + high,
-                            values[low:high],
-                            self.work,
-                        )
-                else:
-                    self.importance.gather(deltas, part.tensor, int(task), part.start + positions, values)
-                block[:, j] = np.abs(values)
+            if len(positions) == part.owner.size:
+                for low, high in spans(len(positions), self.block):
+                    np.abs(self.read(part, low, high).T, out=block[low:high])
+                return
+            values, gathered = self.work.buffer("gathered", len(positions)), gatherer(deltas, part.start + positions)
+            rows = [values] * len(self.competing)
+            for j, row in enumerate(self.importance.each(gathered, part.tensor, self.competing, rows, self.work)):
+                block[:, j] = np.abs(row)
 
         self.work.map(fill, range(len(self.parts)))
         if noise is None:
@@ -476,7 +464,7 @@ def _range(
 def _settle_all(problem: _Problem, price_P: np.ndarray, bound_PP: np.ndarray, noise: float) -> tuple[np.ndarray, float]:
     def settle(part: _Part) -> tuple[np.ndarray, float]:
         settled_P, total = np.zeros(len(problem.tasks_P), np.int64), 0.0
-        for low, high in spans(part.owner.size, min(BLOCK, problem.work.block)):
+        for low, high in spans(part.owner.size, problem.block):
             owner = part.owner[low:high]
             if (owner == kernels.FREE).any():
                 importance_PB = problem.read(part, low, high)
@@ -508,7 +496,7 @@ def relative_gap(
     price_P = price_T[competing]
     dual, primal = float((problem.budget_P * price_P).sum()), 0.0
     for part in problem.parts:
-        for low, high in spans(part.owner.size, min(BLOCK, work.block)):
+        for low, high in spans(part.owner.size, problem.block):
             d, p = _dual_terms(problem.read(part, low, high), price_P, problem.tasks_P, part.owner[low:high])
             dual, primal = dual + d, primal + p
     return (dual - primal) / primal if primal > 0 else 0.0

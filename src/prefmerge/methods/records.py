@@ -23,7 +23,7 @@ import numpy as np
 
 from prefmerge.errors import MethodError
 from prefmerge.methods import kernels
-from prefmerge.methods.importance import Importance
+from prefmerge.methods.importance import Importance, reader
 from prefmerge.methods.keyed import key
 from prefmerge.methods.parameters import SEED
 from prefmerge.methods.protocol import Deltas, Report, Settings
@@ -160,8 +160,8 @@ def _mark(
             continue
         values, running = work.buffer("importance", high - low), work.buffer("running", high - low)
         running[:] = -1  # below every magnitude: the first task is always a record
-        for bit, task in enumerate(tasks):
-            importance.read(deltas, part.tensor, task, part.start + low, part.start + high, values, work)
+        read = reader(deltas, part.start + low, part.start + high)
+        for bit, _ in enumerate(importance.each(read, part.tensor, tasks, [values] * len(tasks), work)):
             if alone:
                 mask[np.abs(values) >= running] = 0
             kernels.mark_records(values, running, mask, dtype.type(1 << bit))
