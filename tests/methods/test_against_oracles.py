@@ -387,6 +387,10 @@ def test_no_strength_with_optimal_selection_is_magmax(problem: Problem, scope: s
 @thorough
 @given(problems(), st.sampled_from(["0", "0.5", "1", "2", "0.57"]), SCOPES)
 def test_geometric_shares_become_budgets(problem: Problem, alpha: str, scope: str) -> None:
+    deltas = [problem.deltas(name) for name in problem.base]
+    assume(
+        all(any(of[t].any() for of in deltas) for t in range(len(problem.tasks)))
+    )  # the share of a task that is the base goes to the others
     _, receipt = merge(problem, preference=Preference.geometric(alpha), selection="paper", scope=scope)
     wanted = shares.geometric(Fraction(alpha), len(problem.tasks))
     for tensors in in_competition(Problem(problem.base, problem.tasks, wanted), "paper").groups(scope):

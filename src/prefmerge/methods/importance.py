@@ -5,13 +5,14 @@
 
 rms_t is the root mean square of the step over the tensor, from float64 sums over fixed stretches of 65,536 elements, so
 no block size changes it; I_t is 0 where rms_t is 0. t-1 is the task before t in the full order, even one that the user
-asked nothing of. Cost: `step` reads two task vectors for one, and every competing task once more for its rms.
+asked nothing of. Cost: `step` also reads the task before each that competes, where that does not compete, and all once
+more for their rms.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -19,19 +20,19 @@ from prefmerge.methods import kernels
 from prefmerge.methods.protocol import Deltas
 from prefmerge.vectors.workspace import BLOCK, Workspace, spans
 
+Read = Callable[[int, np.ndarray], object]  # fills an array with a stretch of one task's vector
+
 
 class MagnitudeImportance:
-    """I_t = |tau_t|. `read` may leave the sign on: rankings take the magnitude themselves."""
+    """I_t = |tau_t|. The sign may be left on: rankings take the magnitude themselves."""
 
-    def read(
-        self, deltas: Deltas, tensor: int, task: int, start: int, stop: int, out: np.ndarray, work: Workspace
-    ) -> None:
-        """Fill `out`, shape (stop - start,), float32."""
-        deltas.read(task, start, stop, out)
-
-    def gather(self, deltas: Deltas, tensor: int, task: int, indices: np.ndarray, out: np.ndarray) -> None:
-        """Fill `out` for the elements at `indices`, ascending."""
-        deltas.gather(task, indices, out)
+    def each(
+        self, read: Read, tensor: int, tasks: Sequence[int], rows: Sequence[np.ndarray], work: Workspace
+    ) -> Iterator[np.ndarray]:
+        """One of `rows`, float32, for each of `tasks`, ascending, when it is filled. All may be the same memory."""
+        for task, out in zip(tasks, rows, strict=True):
+            read(task, out)
+            yield out
 
 
 class StepImportance:
@@ -43,54 +44,59 @@ class StepImportance:
     @classmethod
     def measured(cls, tensors: Sequence[Deltas], tasks: Sequence[int], count: int, work: Workspace) -> StepImportance:
         """Read the steps of `tasks` once for their root mean squares. `count`: T."""
-        stretches = [
-            (i, task, start, stop)
-            for i, deltas in enumerate(tensors)
-            for task in tasks
-            for start, stop in spans(deltas.size, BLOCK)
-        ]
+        stretches = [(i, start, stop) for i, deltas in enumerate(tensors) for start, stop in spans(deltas.size, BLOCK)]
 
-        def squares(stretch: tuple[int, int, int, int]) -> float:
-            i, task, start, stop = stretch
-            tau, before = _steps(tensors[i], task, start, stop, work)
-            return float(kernels.step_squares(tau, before))
+        def squares(stretch: tuple[int, int, int]) -> list[float]:
+            i, start, stop = stretch
+            steps = _steps(reader(tensors[i], start, stop), tasks, stop - start, work)
+            return [float(kernels.step_squares(tau, before)) for tau, before in steps]
 
         totals = np.zeros((len(tensors), count))
-        for (i, task, _, _), value in zip(stretches, work.map(squares, stretches), strict=True):
-            totals[i, task] += value
+        for (i, _, _), values in zip(stretches, work.map(squares, stretches), strict=True):
+            totals[i, list(tasks)] += values
         rms = np.zeros((len(tensors), count), np.float32)
         for i, deltas in enumerate(tensors):
             for task in tasks:
                 rms[i, task] = math.sqrt(totals[i, task] / deltas.size) if deltas.size else 0.0
         return cls(rms)
 
-    def read(
-        self, deltas: Deltas, tensor: int, task: int, start: int, stop: int, out: np.ndarray, work: Workspace
-    ) -> None:
-        """Fill `out`, shape (stop - start,), float32."""
-        tau, before = _steps(deltas, task, start, stop, work)
-        kernels.step_importance(tau, before, self.rms_ST[tensor, task], out)
-
-    def gather(self, deltas: Deltas, tensor: int, task: int, indices: np.ndarray, out: np.ndarray) -> None:
-        """Fill `out` for the elements at `indices`, ascending."""
-        tau, before = np.empty(len(indices), np.float32), np.zeros(len(indices), np.float32)
-        deltas.gather(task, indices, tau)
-        if task:
-            deltas.gather(task - 1, indices, before)
-        kernels.step_importance(tau, before, self.rms_ST[tensor, task], out)
+    def each(
+        self, read: Read, tensor: int, tasks: Sequence[int], rows: Sequence[np.ndarray], work: Workspace
+    ) -> Iterator[np.ndarray]:
+        """As `MagnitudeImportance.each`."""
+        steps = _steps(read, tasks, len(rows[0]) if rows else 0, work)
+        for task, (tau, before), out in zip(tasks, steps, rows, strict=True):
+            kernels.step_importance(tau, before, self.rms_ST[tensor, task], out)
+            yield out
 
 
 Importance = MagnitudeImportance | StepImportance
 
 
-def _steps(deltas: Deltas, task: int, start: int, stop: int, work: Workspace) -> tuple[np.ndarray, np.ndarray]:
-    tau, before = work.buffer("step", stop - start), work.buffer("step-before", stop - start)
-    deltas.read(task, start, stop, tau)
-    if task:
-        deltas.read(task - 1, start, stop, before)
-    else:
-        before[:] = 0
-    return tau, before
+def reader(deltas: Deltas, start: int, stop: int) -> Read:
+    """Reads [start, stop) of a task's vector."""
+    return lambda task, out: deltas.read(task, start, stop, out)
+
+
+def gatherer(deltas: Deltas, indices: np.ndarray) -> Read:
+    """Reads the elements at `indices`, ascending, of a task's vector."""
+    return lambda task, out: deltas.gather(task, indices, out)
+
+
+def _steps(read: Read, tasks: Sequence[int], length: int, work: Workspace) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """tau_t and tau_{t-1} for each of `tasks`, ascending. What one task was read for serves the next one."""
+    tau, before = work.buffer("step", length), work.buffer("step-before", length)
+    at = -1  # whose vector `tau` holds
+    for task in tasks:
+        if task and at == task - 1:
+            tau, before = before, tau
+        elif task:
+            read(task - 1, before)
+        else:
+            before[:] = 0
+        read(task, tau)
+        at = task
+        yield tau, before
 
 
 def importance_of(

@@ -1,8 +1,9 @@
 """The loops over elements, compiled: everything that touches a block of deltas and nothing that knows of files.
 
 Arrays are one block long unless said otherwise (P elements). Each kernel releases the interpreter lock, so blocks run
-side by side, and is cached on disk after its first compilation. Not here: float contraction (an element is `base +
-scale * tau`, each operation rounded to float32).
+side by side, and is cached on disk after its first compilation. Loops are written so that they become vector
+instructions: every value is loaded before any is stored, and what is stored does not depend on a branch. Not here:
+float contraction (an element is `base + scale * tau`, each operation rounded to float32).
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ from prefmerge.methods.keyed import keyed
 from prefmerge.vectors.kernel_cache import kernel
 
 FREE = np.uint8(255)  # the owner of an element that no task owns yet
-BUCKETS = 4096  # of the hash's top 12 bits: a counting array that stays in the first-level cache
-_TOP = np.uint64(52)  # 64 - 12
 STRETCH = (
     1024  # elements whose candidates are listed before they are looked at: the list stays in the first-level cache
 )
@@ -32,19 +31,20 @@ def add_scaled(values, factor, total):
 def fold_max(tau, best, owner, task):
     """best = tau and owner = task where |tau| >= |best|: MAGMAX (paper eq. 1), ties to the later task."""
     for i in range(tau.size):
-        if abs(tau[i]) >= abs(best[i]):
-            best[i] = tau[i]
-            owner[i] = task
+        new, old, other = tau[i], best[i], owner[i]
+        larger = abs(new) >= abs(old)
+        best[i] = new if larger else old
+        owner[i] = task if larger else other
 
 
 @kernel
 def mark_records(importance, running, mask, bit):
     """Set `bit` where |importance| >= the running maximum, and raise that maximum: the records of design section 4."""
     for i in range(importance.size):
-        x = abs(importance[i])
-        record = x >= running[i]
-        mask[i] |= bit if record else bit ^ bit
-        running[i] = x if record else running[i]
+        x, largest, bits = abs(importance[i]), running[i], mask[i]
+        record = x >= largest
+        mask[i] = bits | (bit if record else bit ^ bit)
+        running[i] = x if record else largest
 
 
 @kernel
@@ -65,66 +65,72 @@ def step_squares(tau, before):
 
 
 @kernel(inline="always")
-def _list_candidates(mask, bit, first, listed):
-    """Write the positions from `first` on that carry `bit` into `listed`, as far as it reaches. No branch depends on
-    the data. Returns how many.
+def _list_candidates(mask, owner, bit, flags, listed):
+    """Write the positions of a stretch that carry `bit` and are free into `listed`. No branch depends on the data.
+    Returns how many.
     """
+    for i in range(mask.size):
+        flags[i] = np.uint8((mask[i] & bit) != 0) & np.uint8(owner[i] == FREE)
     count = 0
-    for i in range(first, min(first + listed.size, mask.size)):
+    for i in range(mask.size):
         listed[count] = i
-        count += 1 if mask[i] & bit else 0
+        count += flags[i]
     return count
 
 
 @kernel
-def count_candidates(mask, bit, edges, keys, starts, histogram):
-    """Count the elements that carry `bit`, by the top bits of their keyed number. Segment s of the stretch is
-    [edges[s], edges[s + 1]): the elements of one tensor, with its key, from its index `starts[s]` on.
-    """
+def count_candidates(mask, bit, owner):
+    """How many free elements carry `bit`."""
     total = 0
-    listed = np.empty(STRETCH, np.int64)
-    for s in range(keys.size):
-        segment = mask[edges[s] : edges[s + 1]]
-        for first in range(0, segment.size, STRETCH):
-            count = _list_candidates(segment, bit, first, listed)
-            for j in range(count):
-                histogram[keyed(keys[s], starts[s] + listed[j]) >> _TOP] += 1
-            total += count
+    for i in range(mask.size):
+        total += np.int64((mask[i] & bit) != 0) & np.int64(owner[i] == FREE)
     return total
 
 
 @kernel
 def take_all(mask, bit, owner, task):
-    """Give every element that carries `bit` to `task`."""
+    """Give every free element that carries `bit` to `task`."""
     for i in range(mask.size):
-        if mask[i] & bit:
-            owner[i] = task
-            mask[i] = 0
+        bits, other = mask[i], owner[i]
+        owner[i] = task if (bits & bit) != 0 and other == FREE else other
 
 
 @kernel
-def take_below(mask, bit, edges, keys, starts, bucket, owner, task, edge_hash, edge_index):
-    """Give the candidates below `bucket` to `task`; list those inside it, whose order decides, by their place in the
-    stretch. Segments as in `count_candidates`. Returns how many it listed.
+def take_below(mask, bit, edges, keys, starts, low, last, owner, task, numbers, places):
+    """Give the candidates whose keyed number is below `low` to `task`; list those from `low` to `last`, whose order
+    decides, by number and place in the stretch. Segment s of the stretch is [edges[s], edges[s + 1]): the elements of
+    one tensor, with its key, from its index `starts[s]` on. Returns how many it gave and how many it would list, of
+    which `numbers` has as many as it can hold.
     """
+    taken = 0
     noted = 0
-    limit = np.uint64(bucket)
-    listed = np.empty(STRETCH, np.int64)
+    flags, listed = np.empty(STRETCH, np.uint8), np.empty(STRETCH, np.int64)
     for s in range(keys.size):
-        segment = mask[edges[s] : edges[s + 1]]
-        for first in range(0, segment.size, STRETCH):
-            for j in range(_list_candidates(segment, bit, first, listed)):
-                i = edges[s] + listed[j]
-                h = keyed(keys[s], starts[s] + listed[j])
+        for first in range(edges[s], edges[s + 1], STRETCH):
+            end = min(first + STRETCH, edges[s + 1])
+            owners = owner[first:end]
+            index = starts[s] + first - edges[s]
+            for j in range(_list_candidates(mask[first:end], owners, bit, flags, listed)):
+                i = listed[j]
+                h = keyed(keys[s], index + i)
                 # Written so that nothing jumps: which way it goes is a coin toss that no processor can predict.
-                taken = (h >> _TOP) < limit
-                owner[i] = task if taken else owner[i]
-                mask[i] = bit ^ bit if taken else mask[i]
-                if (h >> _TOP) == limit:
-                    edge_hash[noted] = h
-                    edge_index[noted] = i
+                below = h < low
+                owners[i] = task if below else FREE
+                taken += below
+                if h - low <= last - low:  # unsigned: what is below `low` is far above it
+                    if noted < numbers.size:
+                        numbers[noted] = h
+                        places[noted] = first + i
                     noted += 1
-    return noted
+    return taken, noted
+
+
+@kernel
+def give_back(mask, bit, owner, task):
+    """Free the elements that `take_below` gave to `task`: those of its own that carry `bit`."""
+    for i in range(mask.size):
+        bits, other = mask[i], owner[i]
+        owner[i] = FREE if (bits & bit) != 0 and other == task else other
 
 
 @kernel
@@ -132,32 +138,25 @@ def keep_free(mask, owner):
     """Clear the masks of owned elements. Returns how many are free."""
     free = 0
     for i in range(mask.size):
-        if owner[i] == FREE:
-            free += 1
-        else:
-            mask[i] = 0
+        bits, is_free = mask[i], owner[i] == FREE
+        mask[i] = bits if is_free else bits ^ bits
+        free += 1 if is_free else 0
     return free
 
 
 @kernel
 def open_free(mask, owner, bit):
     """Make every free element a candidate of `bit`, and no other."""
-    free = 0
     for i in range(mask.size):
-        if owner[i] == FREE:
-            mask[i] = bit
-            free += 1
-        else:
-            mask[i] = 0
-    return free
+        mask[i] = bit if owner[i] == FREE else bit ^ bit
 
 
 @kernel
 def take_owned(tau, owner, task, out):
     """out = tau where `task` owns the element (paper eq. 4)."""
     for i in range(tau.size):
-        if owner[i] == task:
-            out[i] = tau[i]
+        new, old = tau[i], out[i]
+        out[i] = new if owner[i] == task else old
 
 
 @kernel
@@ -301,8 +300,7 @@ def count_equal(tau, threshold):
     bits = tau.view(np.uint32)
     total = 0
     for i in range(bits.size):
-        if bits[i] & np.uint32(0x7FFFFFFF) == threshold:
-            total += 1
+        total += np.int64(bits[i] & np.uint32(0x7FFFFFFF) == threshold)
     return total
 
 
@@ -312,10 +310,13 @@ def trim(tau, threshold, ties):
     Returns the ties left.
     """
     bits = tau.view(np.uint32)
-    if ties >= bits.size:  # all equals stay: no order among them, so no branch
+    equals = count_equal(tau, threshold)
+    if ties >= equals or ties == 0:  # all equals stay or none does: no order among them, so no branch
+        least = threshold + np.uint32(0 if ties >= equals else 1)
         for i in range(bits.size):
-            bits[i] = bits[i] if bits[i] & np.uint32(0x7FFFFFFF) >= threshold else np.uint32(0)
-        return ties
+            b = bits[i]
+            bits[i] = b if b & np.uint32(0x7FFFFFFF) >= least else np.uint32(0)
+        return ties - min(ties, equals)
     for i in range(bits.size):
         b = bits[i] & np.uint32(0x7FFFFFFF)
         if b < threshold:
@@ -337,23 +338,25 @@ def disjoint_merge(tau_TP, votes_T, weights_T, normalize, out):
     total = np.empty(STRETCH)
     weight = np.empty(STRETCH)
     for first in range(0, out.size, STRETCH):
-        count = min(STRETCH, out.size - first)
+        last = min(first + STRETCH, out.size)
+        count = last - first
         mass[:count] = 0.0
         total[:count] = 0.0
         weight[:count] = 0.0
         # Task by task over a short stretch: rows of a block lie far apart, and a walk across them misses the cache.
         for t in range(tau_TP.shape[0]):
-            vote = votes_T[t]
+            vote, tau = votes_T[t], tau_TP[t, first:last]
             for i in range(count):
-                mass[i] += vote * tau_TP[t, first + i]
+                mass[i] += vote * tau[i]
         for t in range(tau_TP.shape[0]):
-            w = weights_T[t]
+            w, tau = weights_T[t], tau_TP[t, first:last]
             for i in range(count):
-                x = w * tau_TP[t, first + i]
+                x = w * tau[i]
                 # A mass of exactly zero elects plus, as the sign convention of the compared implementation does.
-                agrees = (x > 0.0) if mass[i] >= 0.0 else (x < 0.0)
+                agrees = ((mass[i] >= 0.0) & (x > 0.0)) | ((mass[i] < 0.0) & (x < 0.0))
                 total[i] += x if agrees else 0.0
                 weight[i] += w if agrees else 0.0
+        finished = out[first:last]
         for i in range(count):
-            mean = normalize and weight[i] != 0.0
-            out[first + i] = np.float32(total[i] / weight[i] if mean else total[i])
+            divisor = weight[i] if normalize and weight[i] != 0.0 else 1.0
+            finished[i] = np.float32(total[i] / divisor)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from prefmerge.methods import kernels
-from prefmerge.methods.importance import Importance, MagnitudeImportance
+from prefmerge.methods.importance import Importance, MagnitudeImportance, gatherer, reader
 from prefmerge.methods.keyed import GOLDEN, key, keyed
 from prefmerge.methods.parameters import SEED, STRENGTH
 from prefmerge.methods.protocol import Deltas, Report, Settings
@@ -41,8 +41,10 @@ ATTEMPTS = 4
 WIDEN = 1.5  # how much wider than the sample's eighths the bounds are at first; threefold at each failure
 AIM = 5e-7  # relative gap; half of what is promised
 STRETCH = 512  # elements whose best tasks are found together
+ROUNDING = 2.0**-48  # of the numbers in a comparison: sixteen times what four roundings of them come to
 UNIT = 2.0**-53  # turns the upper 53 bits of a keyed number into a fraction
-BLOCK = 1 << 14  # elements whose importances for all tasks are held by one thread
+HELD = 1 << 19  # importances held by one thread
+LEAST_BLOCK = 1 << 12  # elements
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,33 @@ def _add_noise(importance, keys, indices, noise, task, out):
 
 
 @kernel
+def _contested_winner(importance_P, best, price_P, bound_PP, tasks_P, key, index, noise, worth):
+    """The task that wins an element against every other by more than the bound, or -1. `best`: the one that wins
+    without noise. `worth` (P,) is overwritten.
+    """
+    P = importance_P.size
+    plain = True
+    for t in range(P):
+        margin = np.float64(abs(importance_P[best])) - np.float64(abs(importance_P[t]))
+        plain &= margin > bound_PP[best, t] + noise
+    if plain:
+        return best
+    # Only the close ones pay for their tie-breaking numbers.
+    h = keyed(key, index)
+    for t in range(P):
+        u = np.float64((h * (np.uint64(2 * tasks_P[t] + 1) * GOLDEN)) >> np.uint64(11)) * UNIT
+        worth[t] = np.float64(abs(importance_P[t])) + noise * u
+    winner = 0
+    for t in range(1, P):
+        if worth[t] - price_P[t] > worth[winner] - price_P[winner]:
+            winner = t
+    close = False
+    for t in range(P):
+        close |= not worth[winner] - worth[t] > bound_PP[winner, t]
+    return -1 if close else winner
+
+
+@kernel
 def _settle(importance_PB, price_P, bound_PP, tasks_P, key, start, noise, owner, settled_P):
     """Give each free element of a block to its best task if that wins against every other by more than the bound.
 
@@ -70,50 +99,64 @@ def _settle(importance_PB, price_P, bound_PP, tasks_P, key, start, noise, owner,
     """
     P = importance_PB.shape[0]
     value = np.empty(STRETCH)  # importance less price of the best task so far
-    top = np.empty(STRETCH)  # its importance
+    second = np.empty(STRETCH)  # that of the next best
+    top = np.empty(STRETCH)  # the best task's importance
     best = np.empty(STRETCH, np.int64)
     plain = np.empty(STRETCH, np.bool_)
-    worth = np.empty(P)
+    worth_P = np.empty(P)
+    # An element whose best task leads by more than this passes every comparison of importances in `_contested_winner`:
+    # its bounds are those of prices, shifted by their difference. What rounding may take from that is given away.
+    lead_P = np.empty(P)
+    scale = 0.0
+    for w in range(P):
+        lead_P[w] = -np.inf
+        for t in range(P):
+            lead_P[w] = max(lead_P[w], bound_PP[w, t] - (price_P[w] - price_P[t]))
+        scale = max(scale, abs(price_P[w]))
     total = 0.0
     for first in range(0, owner.size, STRETCH):
-        count = min(STRETCH, owner.size - first)
+        last = min(first + STRETCH, owner.size)
+        count = last - first
+        owners = owner[first:last]
         value[:count] = -np.inf
-        plain[:count] = True
+        second[:count] = -np.inf
         # Task by task over a short stretch: rows of a block lie far apart, and a walk across them misses the cache.
         for t in range(P):
-            price = price_P[t]
+            price, row = price_P[t], importance_PB[t, first:last]
             for i in range(count):
-                x = np.float64(abs(importance_PB[t, first + i]))
-                better = x - price > value[i]
-                value[i] = x - price if better else value[i]
-                top[i] = x if better else top[i]
-                best[i] = t if better else best[i]
-        for t in range(P):
-            for i in range(count):
-                margin = top[i] - np.float64(abs(importance_PB[t, first + i]))
-                plain[i] &= margin > bound_PP[best[i], t] + noise
+                x = np.float64(abs(row[i]))
+                leading, following, most, leader = value[i], second[i], top[i], best[i]
+                better = x - price > leading
+                beaten = leading if better else x - price
+                second[i] = beaten if beaten > following else following
+                value[i] = x - price if better else leading
+                top[i] = x if better else most
+                best[i] = t if better else leader
         for i in range(count):
-            if owner[first + i] != kernels.FREE:
-                continue
-            winner = best[i]
-            if not plain[i]:
-                # Only the close ones pay for their tie-breaking numbers.
-                h = keyed(key, start + first + i)
-                for t in range(P):
-                    u = np.float64((h * (np.uint64(2 * tasks_P[t] + 1) * GOLDEN)) >> np.uint64(11)) * UNIT
-                    worth[t] = np.float64(abs(importance_PB[t, first + i])) + noise * u
-                winner = 0
-                for t in range(1, P):
-                    if worth[t] - price_P[t] > worth[winner] - price_P[winner]:
-                        winner = t
-                close = False
-                for t in range(P):
-                    close |= not worth[winner] - worth[t] > bound_PP[winner, t]
-                if close:
-                    continue
-            owner[first + i] = tasks_P[winner]
-            settled_P[winner] += 1
-            total += np.float64(abs(importance_PB[winner, first + i]))
+            doubt = noise + ROUNDING * (top[i] + scale + abs(value[i]))
+            plain[i] = value[i] - second[i] > lead_P[best[i]] + doubt
+        for i in range(count):
+            is_free = owners[i] == kernels.FREE
+            given = is_free & plain[i]
+            owners[i] = tasks_P[best[i]] if given else owners[i]
+            settled_P[best[i]] += given
+            total += top[i] if given else 0.0
+            if is_free & (not plain[i]):
+                winner = _contested_winner(
+                    importance_PB[:, first + i],
+                    best[i],
+                    price_P,
+                    bound_PP,
+                    tasks_P,
+                    key,
+                    start + first + i,
+                    noise,
+                    worth_P,
+                )
+                if winner >= 0:
+                    owners[i] = tasks_P[winner]
+                    settled_P[winner] += 1
+                    total += np.float64(abs(importance_PB[winner, first + i]))
     return total
 
 
@@ -158,7 +201,9 @@ class _Problem:
         work: Workspace,
     ) -> None:
         self.tensors, self.importance, self.settings, self.work = tensors, importance, settings, work
-        self.tasks_P = np.array(competing, np.int64)
+        self.competing, self.tasks_P = list(competing), np.array(competing, np.int64)
+        # Elements whose importances for all tasks are held by one thread.
+        self.block = min(work.block, max(LEAST_BLOCK, HELD // max(1, len(competing))))
         self.budget_P = np.array([asked[t] for t in competing], np.int64)
         self.elements = int(self.budget_P.sum())
         self.owners = work.allocate(self.elements, np.uint8)
@@ -176,16 +221,9 @@ class _Problem:
     def read(self, part: _Part, low: int, high: int) -> np.ndarray:
         """Importances of one block of a part for every competing task, shape (P, high - low)."""
         importance_PB = self.work.buffer("optimal", (len(self.tasks_P), high - low))
-        for j, task in enumerate(self.tasks_P):
-            self.importance.read(
-                self.tensors[part.tensor],
-                part.tensor,
-                int(task),
-                part.start + low,
-                part.start + high,
-                importance_PB[j],
-                self.work,
-            )
+        stretch = reader(self.tensors[part.tensor], part.start + low, part.start + high)
+        for _ in self.importance.each(stretch, part.tensor, self.competing, list(importance_PB), self.work):
+            pass
         return importance_PB
 
     def sample(self, low: float, high: float, purpose: int) -> list[np.ndarray]:
@@ -213,22 +251,14 @@ class _Problem:
             if len(positions) == 0:
                 return
             deltas, block = self.tensors[part.tensor], W_RP[origins[i] : origins[i + 1]]
-            values = self.work.buffer("gathered", len(positions))
-            for j, task in enumerate(self.tasks_P):
-                if len(positions) == part.owner.size:
-                    for low, high in spans(len(positions), self.work.block):
-                        self.importance.read(
-                            deltas,
-                            part.tensor,
-                            int(task),
-                            part.start + low,
-                            part.start + high,
-                            values[low:high],
-                            self.work,
-                        )
-                else:
-                    self.importance.gather(deltas, part.tensor, int(task), part.start + positions, values)
-                block[:, j] = np.abs(values)
+            if len(positions) == part.owner.size:
+                for low, high in spans(len(positions), self.block):
+                    np.abs(self.read(part, low, high).T, out=block[low:high])
+                return
+            values, gathered = self.work.buffer("gathered", len(positions)), gatherer(deltas, part.start + positions)
+            rows = [values] * len(self.competing)
+            for j, row in enumerate(self.importance.each(gathered, part.tensor, self.competing, rows, self.work)):
+                block[:, j] = np.abs(row)
 
         self.work.map(fill, range(len(self.parts)))
         if noise is None:
@@ -434,7 +464,7 @@ def _range(
 def _settle_all(problem: _Problem, price_P: np.ndarray, bound_PP: np.ndarray, noise: float) -> tuple[np.ndarray, float]:
     def settle(part: _Part) -> tuple[np.ndarray, float]:
         settled_P, total = np.zeros(len(problem.tasks_P), np.int64), 0.0
-        for low, high in spans(part.owner.size, min(BLOCK, problem.work.block)):
+        for low, high in spans(part.owner.size, problem.block):
             owner = part.owner[low:high]
             if (owner == kernels.FREE).any():
                 importance_PB = problem.read(part, low, high)
@@ -466,7 +496,7 @@ def relative_gap(
     price_P = price_T[competing]
     dual, primal = float((problem.budget_P * price_P).sum()), 0.0
     for part in problem.parts:
-        for low, high in spans(part.owner.size, min(BLOCK, work.block)):
+        for low, high in spans(part.owner.size, problem.block):
             d, p = _dual_terms(problem.read(part, low, high), price_P, problem.tasks_P, part.owner[low:high])
             dual, primal = dual + d, primal + p
     return (dual - primal) / primal if primal > 0 else 0.0

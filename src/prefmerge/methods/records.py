@@ -15,15 +15,15 @@ competing tasks per pass; 1, 2, 4 or 8 bytes of mask and one of owner per elemen
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from threading import Lock
 
 import numpy as np
 
 from prefmerge.errors import MethodError
 from prefmerge.methods import kernels
-from prefmerge.methods.importance import Importance
+from prefmerge.methods.importance import Importance, reader
 from prefmerge.methods.keyed import key
 from prefmerge.methods.parameters import SEED
 from prefmerge.methods.protocol import Deltas, Report, Settings
@@ -31,6 +31,7 @@ from prefmerge.vectors.workspace import Workspace, spans
 
 MOST_COMPETING = 64  # bits of the widest mask
 REST = 0  # the "pass" of the random rest in the keys; passes count from 1
+WIDTH = 8.0  # standard deviations: beyond them once in 10^15 draws
 
 
 @dataclass(frozen=True)
@@ -159,8 +160,8 @@ def _mark(
             continue
         values, running = work.buffer("importance", high - low), work.buffer("running", high - low)
         running[:] = -1  # below every magnitude: the first task is always a record
-        for bit, task in enumerate(tasks):
-            importance.read(deltas, part.tensor, task, part.start + low, part.start + high, values, work)
+        read = reader(deltas, part.start + low, part.start + high)
+        for bit, _ in enumerate(importance.each(read, part.tensor, tasks, [values] * len(tasks), work)):
             if alone:
                 mask[np.abs(values) >= running] = 0
             kernels.mark_records(values, running, mask, dtype.type(1 << bit))
@@ -180,44 +181,69 @@ def _draw(
     """Give `task` its candidates (the elements that carry `bit`), or `wanted` of them at random if there are more.
     Returns how many it got.
     """
-    keys = np.array([key(settings[SEED], deltas.name, "draw", *stage) for deltas in tensors], np.uint64)
-    histogram, adding = np.zeros(kernels.BUCKETS, np.int64), Lock()
-
-    def count(run: _Run) -> int:
-        own = work.buffer("histogram", kernels.BUCKETS, np.int64)
-        own[:] = 0
-        total = kernels.count_candidates(run.mask, bit, run.edges, keys[run.tensors], run.starts, own)
-        with adding:
-            np.add(histogram, own, out=histogram)
-        return total
-
-    counts = work.map(count, runs)
+    counts = work.map(lambda run: int(kernels.count_candidates(run.mask, bit, run.owner)), runs)
     candidates = sum(counts)
     if candidates <= wanted:
         work.map(lambda run: kernels.take_all(run.mask, bit, run.owner, np.uint8(task)), runs)
         return candidates
-    below = np.cumsum(histogram)
-    bucket = int(np.searchsorted(below, wanted))
-    certain = int(below[bucket - 1]) if bucket else 0
-
-    def take(item: tuple[_Run, int]) -> tuple[np.ndarray, np.ndarray]:
-        run, most = item[0], min(item[1], int(histogram[bucket]))
-        hashes, places = work.buffer("hashes", most, np.uint64), work.buffer("places", most, np.int64)
-        noted = kernels.take_below(
-            run.mask, bit, run.edges, keys[run.tensors], run.starts, bucket, run.owner, np.uint8(task), hashes, places
-        )
-        return hashes[:noted].copy(), places[:noted].copy()
-
-    edge = work.map(take, list(zip(runs, counts, strict=True)))
-    hashes = np.concatenate([h for h, _ in edge])
-    places = np.concatenate([i for _, i in edge])
-    run_of = np.repeat(np.arange(len(edge)), [len(h) for h, _ in edge])
-    # A stable sort: equal numbers (one chance in 2^64) fall to the order of tensors and indices.
-    for i in np.argsort(hashes, kind="stable")[: wanted - certain].tolist():
-        run = runs[int(run_of[i])]
-        run.owner[places[i]] = task
-        run.mask[places[i]] = 0
+    keys = np.array([key(settings[SEED], deltas.name, "draw", *stage) for deltas in tensors], np.uint64)
+    width = WIDTH
+    while not _taken(runs, counts, keys, bit, task, wanted, width, work):
+        work.map(lambda run: kernels.give_back(run.mask, bit, run.owner, np.uint8(task)), runs)
+        width *= 4
     return wanted
+
+
+def _taken(
+    runs: Sequence[_Run],
+    counts: Sequence[int],
+    keys: np.ndarray,
+    bit: np.unsignedinteger,
+    task: int,
+    wanted: int,
+    width: float,
+    work: Workspace,
+) -> bool:
+    """Give `task` the `wanted` candidates with the smallest keyed numbers, which are uniform: so the largest of these
+    is known to `width` standard deviations before one is computed, and only the numbers near it are put in order. False
+    where it lies elsewhere; the owners are then to be taken back.
+    """
+    total = sum(counts)
+    part = wanted / total
+    near = (width * math.sqrt(total * part * (1 - part)) + width) / total
+    low, last = (min(max(int((part + side * near) * 2.0**64), 0), 2**64 - 1) for side in (-1, 1))
+    room = int(4 * near * total) + 64  # twice what is expected
+
+    def take(item: tuple[_Run, int]) -> tuple[int, int, np.ndarray, np.ndarray]:
+        run, most = item[0], min(item[1], room)
+        numbers, places = work.buffer("numbers", most, np.uint64), work.buffer("places", most, np.int64)
+        given, noted = kernels.take_below(
+            run.mask,
+            bit,
+            run.edges,
+            keys[run.tensors],
+            run.starts,
+            np.uint64(low),
+            np.uint64(last),
+            run.owner,
+            np.uint8(task),
+            numbers,
+            places,
+        )
+        return given, noted, numbers[:noted].copy(), places[:noted].copy()
+
+    near_it = work.map(take, list(zip(runs, counts, strict=True)))
+    lacking = wanted - sum(given for given, _, _, _ in near_it)
+    complete = all(noted == len(numbers) for _, noted, numbers, _ in near_it)
+    if not (complete and 0 <= lacking <= sum(noted for _, noted, _, _ in near_it)):
+        return False
+    numbers = np.concatenate([numbers for _, _, numbers, _ in near_it])
+    places = np.concatenate([places for _, _, _, places in near_it])
+    run_of = np.repeat(np.arange(len(near_it)), [noted for _, noted, _, _ in near_it])
+    # A stable sort: equal numbers (one chance in 2^64) fall to the order of tensors and indices.
+    for i in np.argsort(numbers, kind="stable")[:lacking].tolist():
+        runs[int(run_of[i])].owner[places[i]] = task
+    return True
 
 
 def _rest(
