@@ -84,6 +84,10 @@ EXAMPLES = {
         "prefmerge search --run my-run --pairs photos/ -o found-2 --space preference,scale,selection=optimal",
         "prefmerge search --run my-run --pairs photos/ -o found-3 --paper",
     ),
+    "studio": (
+        "prefmerge studio my-run -o my-models --no-browser",
+        "prefmerge studio recipe-of-my-run.yaml --port 8000",
+    ),
     "bench": ("prefmerge bench my-runs.yaml -o my-results",),
     "demo": ("prefmerge demo -o demo-out --seed 1",),
 }

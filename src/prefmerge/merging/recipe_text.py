@@ -36,13 +36,16 @@ def recipe_text(receipt: Receipt) -> str | None:
     if receipt.recipe[METHOD.name] not in METHODS:
         return None
     base, *paths = checkpoints(receipt)
-    recipe = Recipe.from_settings(receipt.recipe, base=base, tasks=paths, names=receipt.tasks)
+    return text_of(Recipe.from_settings(receipt.recipe, base=base, tasks=paths, names=receipt.tasks))
+
+
+def text_of(recipe: Recipe) -> str | None:
+    """The recipe file of a recipe with a name for every task; None where no file can say it."""
+    base, paths, names = recipe.base, [task.path for task in recipe.tasks], recipe.names
     method = METHODS[recipe.method]
     stated = [one for one in every().values() if one is not PREFERENCE and _is_stated(recipe, one)]
     stated = [one for one in stated if one.name not in recipe.ignored([each.name for each in stated])]
-    models: list[dict[str, Any]] = [
-        {"model": path, "name": name} for path, name in zip(paths, receipt.tasks, strict=True)
-    ]
+    models: list[dict[str, Any]] = [{"model": path, "name": name} for path, name in zip(paths, names, strict=True)]
     own = [one for one in stated if one.per_task]
     for i, model in enumerate(models):
         if own:
@@ -56,7 +59,7 @@ def recipe_text(receipt: Receipt) -> str | None:
     common = {one: _plain(one.to_json(recipe.value(one))) for one in stated if not one.per_task}
     parameters = {one.keys[0]: value for one, value in common.items() if not one.top}
     if method.honours(PREFERENCE):
-        parameters[PREFERENCE.keys[0]] = _preference(recipe[PREFERENCE], receipt.tasks)
+        parameters[PREFERENCE.keys[0]] = _preference(recipe[PREFERENCE], tuple(names))
     file = {METHOD.keys[0]: recipe.method, "base_model": base, "models": models}
     file |= {"parameters": parameters} if parameters else {}
     return yaml_text({**file, **{one.keys[0]: value for one, value in common.items() if one.top}})

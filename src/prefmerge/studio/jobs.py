@@ -1,0 +1,113 @@
+"""Work that takes a while, told line by line while it goes on.
+
+    {"progress": [done, all, "measuring"]}     any number of these
+    {"result": ...}                            or several, of work in steps
+    {"error": "...", "field": "scale"}         and it is over
+
+A job is an iterator of results; each step runs in the one thread that has the encoder, so jobs take turns. A newer job
+of the same page and kind ends the older one, and so does a page that is gone; at the next progress. Cost: a thread. Not
+here: what is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import traceback
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from prefmerge.errors import PrefmergeError
+from prefmerge.ground.progress import Progress, listening
+from prefmerge.studio.asked import Refused, refused
+
+Job = Callable[[Progress], Iterator[Any]]
+_OVER = object()
+
+
+class Cancelled(Exception):
+    """Nobody waits for this job any more."""
+
+
+class Jobs:
+    """The jobs of all pages of one studio."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, "studio")
+        self._latest: dict[tuple[str, str], threading.Event] = {}
+
+    def close(self) -> None:
+        """End what goes on, at its next progress."""
+        for ended in self._latest.values():
+            ended.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    async def lines(self, session: str, kind: str, job: Job, *, whole: bool = False) -> AsyncIterator[bytes]:
+        """What the job tells. `whole`: it is not ended half-way."""
+        ended = threading.Event()
+        if not whole:
+            self._latest.pop((session, kind), threading.Event()).set()
+            self._latest[session, kind] = ended
+        loop, told = asyncio.get_running_loop(), asyncio.Queue[dict[str, Any]]()
+
+        def progress(done: int, total: int, what: str) -> None:
+            if ended.is_set() and not whole:
+                raise Cancelled
+            loop.call_soon_threadsafe(told.put_nowait, {"progress": [done, total, what]})
+
+        steps = iter(job(progress))
+
+        def step() -> Any:
+            if ended.is_set() and not whole:
+                raise Cancelled
+            with listening(lambda what: progress(0, 0, what) if what else None):
+                return next(steps, _OVER)
+
+        try:
+            while True:
+                working = asyncio.ensure_future(loop.run_in_executor(self._pool, step))
+                working.add_done_callback(_looked_at)
+                async for line in _until(working, told):
+                    yield line
+                result = working.result()
+                if result is _OVER:
+                    return
+                yield _line({"result": result})
+        except Cancelled:
+            yield _line({"cancelled": True})
+        except Refused as error:
+            yield _line({"error": str(error), "field": error.field})
+        except PrefmergeError as error:
+            yield _line({"error": str(refused(error)), "field": ""})
+        except Exception:
+            traceback.print_exc()  # a bug of ours: the page is told that there is one, and the studio lives
+            yield _line({"error": "the studio failed; what it failed at stands where it was started.", "field": ""})
+        finally:
+            ended.set()
+            if self._latest.get((session, kind)) is ended:
+                del self._latest[session, kind]
+
+
+async def _until(working: asyncio.Future[Any], told: asyncio.Queue[dict[str, Any]]) -> AsyncIterator[bytes]:
+    """What is told until the step is done."""
+    while True:
+        waiting = asyncio.ensure_future(told.get())
+        await asyncio.wait((working, waiting), return_when=asyncio.FIRST_COMPLETED)
+        if waiting.done():
+            yield _line(waiting.result())
+        else:
+            waiting.cancel()
+        if working.done() and told.empty():
+            return
+
+
+def _looked_at(done: asyncio.Future[Any]) -> None:
+    """Where the page is gone, nobody asks what came of it."""
+    if not done.cancelled():
+        done.exception()
+
+
+def _line(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, allow_nan=False).encode() + b"\n"
