@@ -36,11 +36,12 @@ class Browser:
         self._write, self._read = to_it[1], from_it[0]
         line = [
             *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe"),
-            *("--no-first-run", "--disable-dev-shm-usage", "--hide-scrollbars", f"--user-data-dir={self._profile.name}"),
+            *("--no-first-run", "--disable-dev-shm-usage", "--hide-scrollbars"),
+            f"--user-data-dir={self._profile.name}",
             "about:blank",
         ]
         # The protocol is on descriptors 3 and 4, whatever they are here.
-        shell = f"exec 3<&{to_it[0]} 4>&{from_it[1]} \"$@\""
+        shell = f'exec 3<&{to_it[0]} 4>&{from_it[1]} "$@"'
         self._process = subprocess.Popen(
             ["bash", "-c", shell, "bash", *line],
             pass_fds=(to_it[0], from_it[1]),
@@ -117,8 +118,9 @@ class Browser:
     def click(self, selector: str) -> None:
         """The middle of an element, with the mouse."""
         x, y = self.run(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView({{block: 'center'}});"
-            " const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
+            " e.scrollIntoView({block: 'center'}); const r = e.getBoundingClientRect();"
+            " return [r.x + r.width / 2, r.y + r.height / 2]; })()"
         )
         for kind in ("mousePressed", "mouseReleased"):
             self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)

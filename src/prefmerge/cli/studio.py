@@ -24,9 +24,7 @@ def studio(
     ],
     out_dir: Annotated[
         Path,
-        typer.Option(
-            "--out-dir", "-o", metavar="DIR", help="Models are written into it, each as a folder."
-        ),
+        typer.Option("--out-dir", "-o", metavar="DIR", help="Models are written into it, each as a folder."),
     ] = Path("."),
     port: Annotated[
         int | None,
@@ -34,9 +32,7 @@ def studio(
     ] = None,
     host: Annotated[
         str,
-        typer.Option(
-            metavar="ADDRESS", help="Who can reach it. 127.0.0.1: this machine alone. Nothing is encrypted."
-        ),
+        typer.Option(metavar="ADDRESS", help="Who can reach it. 127.0.0.1: this machine alone. Nothing is encrypted."),
     ] = "127.0.0.1",
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
     threads: o.Threads = None,

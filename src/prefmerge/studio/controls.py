@@ -42,6 +42,7 @@ def _text(one: Parameter[Any], value: Any) -> str:
 
 def _control(one: Parameter[Any]) -> dict[str, Any]:
     control: dict[str, Any] = {"name": one.name, "help": f"{one.help[:1].upper()}{one.help[1:]}.", "kind": "text"}
+    control["usual"] = one.search is not None or not one.flag  # what is tried first; the rest is folded away
     if one.kind is YES_OR_NO:
         return {**control, "kind": "choice", "choices": ["true", "false"]}
     if "|" in one.kind.metavar:

@@ -94,6 +94,7 @@ function wrong(field, text) {
   place.hidden = false;
   place.setAttribute("role", "alert");
   const control = $(`control-${field}`) || $({ labels: "labels-text" }[field] || field || "none");
+  if (control?.closest("details")) control.closest("details").open = true;
   if (control && control.matches("input, select, textarea")) control.setAttribute("aria-invalid", "true");
 }
 
@@ -238,7 +239,10 @@ function showMethod() {
   $("summary").textContent = `${method.summary[0].toUpperCase()}${method.summary.slice(1)}.`;
   $("idle").hidden = method.dials;
   $("idle").textContent = `${method.name} has no use for a preference: here the dials only say what the target is made of.`;
-  $("parameters").replaceChildren(...method.parameters.map(parameter));
+  $("parameters").replaceChildren(...method.parameters.filter((one) => one.usual).map(parameter));
+  $("more").replaceChildren(...method.parameters.filter((one) => !one.usual).map(parameter));
+  $("more-part").hidden = !$("more").children.length;
+  if (method.parameters.some((one) => !one.usual && state.values[one.name])) $("more-part").open = true;
 }
 
 function parameter(one) {
@@ -352,6 +356,8 @@ function showBars() {
     ...about.tasks.map((task, t) => group(task.name, `${measured[t].n} samples`, (tasks) => ({ value: tasks[t].accuracy, low: tasks[t].low, high: tasks[t].high }))),
   );
   $("measured-how").hidden = false;
+  $("glance").hidden = false;
+  $("glance").textContent = `At the target: ${models.map((model) => `${model.name} ${share(weighed(model.tasks, mixes()).value)}`).join(" · ")}`;
 }
 
 function spoken() {
