@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-KEYS = {"ArrowRight": 39, "ArrowLeft": 37, "ArrowUp": 38, "ArrowDown": 40, "Enter": 13, "Tab": 9, "Home": 36, " ": 32}
+KEYS = {"Tab": 9, "Enter": 13, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowRight": 39}
 
 
 class Browser:
@@ -107,7 +107,7 @@ class Browser:
     def press(self, key: str, modifiers: int = 0) -> None:
         code = KEYS[key]
         how = {"key": key, "code": key, "windowsVirtualKeyCode": code, "modifiers": modifiers}
-        text = {"Enter": "\r", " ": " "}.get(key)
+        text = {"Enter": "\r"}.get(key)
         self._call("Input.dispatchKeyEvent", type="keyDown", **how, **({"text": text} if text else {}))
         self._call("Input.dispatchKeyEvent", type="keyUp", **how)
 

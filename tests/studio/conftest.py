@@ -34,7 +34,7 @@ class Client:
     headers: dict[str, str] = field(default_factory=dict)
 
     def ask(self, path: str, body: Any = None, method: str = "POST", **headers: str) -> tuple[int, Any]:
-        """(status, the JSON or the text of the answer). A body of bytes goes as it is."""
+        """(status, the JSON or the text of the answer). Bytes, and an iterator of them, go as they are."""
         status, text, _ = self.raw(path, body, method, **headers)
         try:
             return status, json.loads(text)
@@ -47,7 +47,7 @@ class Client:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         sent = {"X-Studio-Token": TOKEN, "X-Studio-Session": self.session, **self.headers}
         sent |= {name.replace("_", "-"): value for name, value in headers.items()}
-        content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        content = body if isinstance(body, bytes | Iterator) or body is None else json.dumps(body).encode()
         try:
             connection.request(method, path, content, {name: value for name, value in sent.items() if value})
             answer = connection.getresponse()

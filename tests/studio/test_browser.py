@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,6 +36,17 @@ def settle(browser: Browser) -> None:
     browser.wait(SETTLED, 120)
 
 
+def shown(browser: Browser) -> list[float]:
+    """The accuracies on each task that the page shows, as parts of 1."""
+    return [float(text.removesuffix(" %")) / 100 for text in browser.run(OURS)[2:]]
+
+
+def measured(client: Client, *dials: float) -> Any:
+    """What the server measures; the page rounds it."""
+    rows = client.job("/api/measure", client.dials(*dials))[0]["tasks"]
+    return pytest.approx([one["accuracy"] for one in rows], abs=0.00051)
+
+
 @pytest.fixture
 def page(of_run: Client) -> Iterator[Browser]:
     with Browser() as browser:
@@ -55,8 +67,7 @@ def test_from_a_dial_to_a_written_model(page: Browser, of_run: Client, tmp_path:
     assert page.run("document.getElementById('range-0').getAttribute('aria-valuetext')") == "98 %"
     settle(page)
     assert page.run(OURS) != bars
-    (measured,) = [one for one in of_run.job("/api/measure", of_run.dials(0.98, *[0.005] * 4)) if "tasks" in one]
-    assert page.run(OURS)[2:] == [f"{100 * one['accuracy']:.1f} %" for one in measured["tasks"]]
+    assert shown(page) == measured(of_run, 0.98, *[0.005] * 4)
 
     seen = tmp_path / "seen.csv"
     seen.write_text("label\n" + "0\n" * 12 + "8\n" * 4)
@@ -163,6 +174,12 @@ def test_what_is_wrong_is_said_beside_its_control(page: Browser):
     page.run("document.getElementById('name').focus()")
     page.type("../outside")
     page.press("Enter")
+    assert told("name") == "scale: expected a finite number, found 'much'."
+    page.run("document.getElementById('control-scale').select()")
+    page.type("1")
+    settle(page)
+    page.run("document.getElementById('name').focus()")
+    page.press("Enter")
     assert "is no plain name" in told("name")
     page.run(
         "(() => { const data = new DataTransfer(); data.items.add(new File([new Uint8Array(70 << 20)], 'huge.png'));"
@@ -217,8 +234,8 @@ def test_two_pages_do_not_mix(page: Browser, of_run: Client):
         assert page.run("document.getElementById('command').textContent") != other.run(
             "document.getElementById('command').textContent"
         )
-        own = of_run.job("/api/measure", of_run.dials(1, 0, 0, 0, 0))[0]
-        assert page.run(OURS)[2:] == [f"{100 * one['accuracy']:.1f} %" for one in own["tasks"]]
+        assert shown(page) == measured(of_run, 1, 0, 0, 0, 0)
+        assert shown(other) == measured(of_run, 0, 0, 0, 0, 1)
 
 
 @pytest.mark.parametrize(("width", "dark"), [(390, True), (390, False), (1280, True), (320, False)])

@@ -12,10 +12,11 @@ here: what is done.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -69,8 +70,9 @@ class Jobs:
             while True:
                 working = asyncio.ensure_future(loop.run_in_executor(self._pool, step))
                 working.add_done_callback(_looked_at)
-                async for line in _until(working, told):
-                    yield line
+                async with contextlib.aclosing(_until(working, told)) as lines:
+                    async for line in lines:
+                        yield line
                 result = working.result()
                 if result is _OVER:
                     return
@@ -90,15 +92,17 @@ class Jobs:
                 del self._latest[session, kind]
 
 
-async def _until(working: asyncio.Future[Any], told: asyncio.Queue[dict[str, Any]]) -> AsyncIterator[bytes]:
+async def _until(working: asyncio.Future[Any], told: asyncio.Queue[dict[str, Any]]) -> AsyncGenerator[bytes]:
     """What is told until the step is done."""
     while True:
         waiting = asyncio.ensure_future(told.get())
-        await asyncio.wait((working, waiting), return_when=asyncio.FIRST_COMPLETED)
-        if waiting.done():
+        try:
+            await asyncio.wait((working, waiting), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not waiting.done():
+                waiting.cancel()
+        if waiting.done() and not waiting.cancelled():
             yield _line(waiting.result())
-        else:
-            waiting.cancel()
         if working.done() and told.empty():
             return
 

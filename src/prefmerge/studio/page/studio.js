@@ -7,6 +7,7 @@ import { bars, colour, element, layer, scatter, share } from "/page/charts.js";
 const TOKEN = new URLSearchParams(location.search).get("token") || "";
 const SESSION = Array.from(crypto.getRandomValues(new Uint8Array(12)), (b) => b.toString(16).padStart(2, "0")).join("");
 const WAIT = 120; // ms without a change before the server is asked
+const FEW = 5; // parameters that are all shown; of more, those that one tries first
 const ALIVE = 4000; // ms between questions whether it is still there
 const $ = (id) => document.getElementById(id);
 
@@ -239,10 +240,11 @@ function showMethod() {
   $("summary").textContent = `${method.summary[0].toUpperCase()}${method.summary.slice(1)}.`;
   $("idle").hidden = method.dials;
   $("idle").textContent = `${method.name} has no use for a preference: here the dials only say what the target is made of.`;
-  $("parameters").replaceChildren(...method.parameters.filter((one) => one.usual).map(parameter));
-  $("more").replaceChildren(...method.parameters.filter((one) => !one.usual).map(parameter));
+  const first = (one) => one.usual || method.parameters.length <= FEW;
+  $("parameters").replaceChildren(...method.parameters.filter(first).map(parameter));
+  $("more").replaceChildren(...method.parameters.filter((one) => !first(one)).map(parameter));
   $("more-part").hidden = !$("more").children.length;
-  if (method.parameters.some((one) => !one.usual && state.values[one.name])) $("more-part").open = true;
+  if (method.parameters.some((one) => !first(one) && state.values[one.name])) $("more-part").open = true;
 }
 
 function parameter(one) {
@@ -520,7 +522,10 @@ async function write(event) {
       $("written").textContent = `Written: ${result.written}, with its receipt.`;
     });
     idle();
-  } catch (error) { failed(error, "name"); }
+  } catch (error) {
+    failed(error, "name");
+    if (error.field && error.field !== "name") wrong("name", error.message); // it stands at its control too, far up
+  }
   button.disabled = false;
 }
 
@@ -594,6 +599,7 @@ async function begin() {
   buildAxes();
   listen();
   showAll();
+  remember();
   if (!about.measurable) {
     explain(about.run ? "This run kept no held-out samples, so no accuracy is measured: it shows who owns what." : "A recipe has no samples, so no accuracy is measured: it shows who owns what.");
     $("layers-part").open = true;
