@@ -70,8 +70,9 @@ def test_what_the_method_would_ignore_is_refused_beside_its_control():
 
 def test_dials_and_values_are_the_recipe_exactly():
     recipe = recipe_of(START, read_asked(asked((0.57, "0.43", 0), strength="0.1"), NAMES))
-    assert recipe[PREFERENCE] is not None
-    assert [str(share) for share in recipe[PREFERENCE].shares(NAMES)] == ["57/100", "43/100", "0"]
+    preference = recipe[PREFERENCE]
+    assert preference is not None
+    assert [str(share) for share in preference.shares(NAMES)] == ["57/100", "43/100", "0"]
     assert used(recipe)["strength"] == "0.1"
     weighed = recipe_of(START, read_asked(asked(method="linear", weights="1, 0, 0.5", normalize="false"), NAMES))
     assert used(weighed)["weights"] == "1, 0, 0.5"

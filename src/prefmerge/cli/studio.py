@@ -34,10 +34,10 @@ def studio(
         str,
         typer.Option(metavar="ADDRESS", help="Who can reach it. 127.0.0.1: this machine alone. Nothing is encrypted."),
     ] = "127.0.0.1",
-    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the page in the browser.")] = False,
     threads: o.Threads = None,
 ) -> None:
-    """Show a page with a dial for each task, and write the model that you like.
+    """Turn a dial for each task on a page, and write the model that you like.
 
     Accuracies are measured at once on the samples that the run held out. A recipe has none: there it shows which task
     owns how much. The address has a token: who has the address can write models. Ctrl-C ends it. Needs the extra
@@ -56,7 +56,7 @@ def studio(
         token = guard.new_token()
         address = f"http://{_named(host)}:{listening.getsockname()[1]}/?token={token}"
         say(f"The studio is at {address}  Ctrl-C ends it.")
-        serve(opened, listening, token, host, address if browser else None)
+        serve(opened, listening, token, host, None if no_browser else address)
 
 
 def _listening(host: str, port: int | None) -> socket.socket:

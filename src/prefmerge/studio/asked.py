@@ -34,7 +34,7 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
-class Asked:
+class Wanted:
     """`values`: by name, read; one for each task is a tuple. Those that were left alone are not here."""
 
     dials: tuple[Fraction, ...]
@@ -58,7 +58,7 @@ def offered(method: str) -> list[Parameter[Any]]:
     return [one for one in METHODS[method].parameters if one is not PREFERENCE and (one.flag or one.keys)]
 
 
-def read_asked(body: Any, names: Sequence[str]) -> Asked:
+def read_asked(body: Any, names: Sequence[str]) -> Wanted:
     """Raises Refused."""
     if not isinstance(body, Mapping):
         raise Refused("expected a JSON object.", status=400)
@@ -67,7 +67,9 @@ def read_asked(body: Any, names: Sequence[str]) -> Asked:
         method.require(len(names))
     except MethodError as error:
         raise Refused(str(error), "method") from error
-    return Asked(read_dials(body.get("dials"), names), method.name, _values(body.get("values", {}), method.name, names))
+    return Wanted(
+        read_dials(body.get("dials"), names), method.name, _values(body.get("values", {}), method.name, names)
+    )
 
 
 def read_dials(values: Any, names: Sequence[str], field: str = "dial") -> tuple[Fraction, ...]:
@@ -127,7 +129,7 @@ def _value(one: Parameter[Any], text: str, names: Sequence[str]) -> Any:
     return read(one, text)
 
 
-def recipe_of(start: Recipe, asked: Asked) -> Recipe:
+def recipe_of(start: Recipe, asked: Wanted) -> Recipe:
     """The recipe that is asked for: that of the start, with what the page says in place of its own. Raises Refused."""
     of_all = {name: value for name, value in asked.values.items() if not isinstance(value, tuple)}
     own = {name: value for name, value in asked.values.items() if isinstance(value, tuple)}

@@ -13,7 +13,7 @@ from fractions import Fraction
 from prefmerge.methods import METHODS
 from prefmerge.methods.parameters import PREFERENCE, SCALE
 from prefmerge.preference import Preference, as_text
-from prefmerge.studio.asked import Asked
+from prefmerge.studio.asked import Wanted
 
 UNITS = 10_000  # a dial is a whole number of these parts
 SCALES = ("0.5", "0.75", "1", "1.25")
@@ -31,13 +31,15 @@ def in_units(shares: Sequence[Fraction | float]) -> list[int]:
     return whole
 
 
-def grid(asked: Asked, names: Sequence[str], scale: str) -> list[list[Asked]]:
+def grid(asked: Wanted, names: Sequence[str], scale: str) -> list[list[Wanted]]:
     """Groups of what is to be measured; those of one group differ in their scale. `scale`: the recipe's own."""
     without = {name: value for name, value in asked.values.items() if name != SCALE.name}
     honours = METHODS[asked.method].honours(PREFERENCE)
     scales = dict.fromkeys((scale, *SCALES, *(() if honours else MORE_SCALES)))
     dials = _preferences(asked.dials, names) if honours else [asked.dials]
-    return [[Asked(one, asked.method, {**without, SCALE.name: SCALE.read(value)}) for value in scales] for one in dials]
+    return [
+        [Wanted(one, asked.method, {**without, SCALE.name: SCALE.read(value)}) for value in scales] for one in dials
+    ]
 
 
 def _preferences(dials: tuple[Fraction, ...], names: Sequence[str]) -> list[tuple[Fraction, ...]]:
@@ -52,7 +54,7 @@ def _preferences(dials: tuple[Fraction, ...], names: Sequence[str]) -> list[tupl
     return list(dict.fromkeys(rounded))
 
 
-def point(asked: Asked) -> dict[str, object]:
+def point(asked: Wanted) -> dict[str, object]:
     """What the page needs to set its dials to a point."""
     return {
         "dials": in_units(asked.dials),

@@ -17,7 +17,7 @@ from prefmerge.errors import PrefmergeError
 from prefmerge.ground.progress import Progress
 from prefmerge.studio.asked import Refused, refused
 from prefmerge.studio.front import UNITS, in_units
-from prefmerge.studio.measured import Measured
+from prefmerge.studio.measured import Meter
 from prefmerge.studio.opened import Opened
 from prefmerge.target import given
 from prefmerge.target.evidence import weigh
@@ -47,7 +47,7 @@ def labels(opened: Opened, file: File) -> dict[str, Any]:
             raise _of_field(refused(error, folder), "labels") from error
 
 
-def inputs(measured: Measured, files: Sequence[File], progress: Progress) -> dict[str, Any]:
+def inputs(measured: Meter, files: Sequence[File], progress: Progress) -> dict[str, Any]:
     """The dials that inputs without labels set. Raises Refused."""
     source = _source(measured.opened, "inputs")
     if not files:

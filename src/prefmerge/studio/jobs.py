@@ -24,7 +24,7 @@ from prefmerge.errors import PrefmergeError
 from prefmerge.ground.progress import Progress, listening
 from prefmerge.studio.asked import Refused, refused
 
-Job = Callable[[Progress], Iterator[Any]]
+Steps = Callable[[Progress], Iterator[Any]]
 _OVER = object()
 
 
@@ -45,7 +45,7 @@ class Jobs:
             ended.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    async def lines(self, session: str, kind: str, job: Job, *, whole: bool = False) -> AsyncIterator[bytes]:
+    async def lines(self, session: str, kind: str, job: Steps, *, whole: bool = False) -> AsyncIterator[bytes]:
         """What the job tells. `whole`: it is not ended half-way."""
         ended = threading.Event()
         if not whole:

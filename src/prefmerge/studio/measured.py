@@ -26,7 +26,7 @@ from prefmerge.target.pool import Candidate, baselines
 SMALL = 16 << 20  # bytes of a model
 
 
-class Measured:
+class Meter:
     """Measures models of one run. Used from one thread: the encoder holds one model at a time."""
 
     def __init__(self, opened: Opened) -> None:

@@ -33,11 +33,11 @@ from prefmerge.merging.plan import make_plan
 from prefmerge.methods.parameters import PREFERENCE, SCALE
 from prefmerge.preference import Preference
 from prefmerge.studio import controls, front, given, written
-from prefmerge.studio.asked import Asked, Refused, read_asked, recipe_of, refused
+from prefmerge.studio.asked import Refused, Wanted, read_asked, recipe_of, refused
 from prefmerge.studio.guard import Guard
-from prefmerge.studio.jobs import Job, Jobs
+from prefmerge.studio.jobs import Jobs, Steps
 from prefmerge.studio.layers import Layers
-from prefmerge.studio.measured import Measured
+from prefmerge.studio.measured import Meter
 from prefmerge.studio.opened import Opened
 
 PAGE = Path(__file__).parent / "page"
@@ -57,7 +57,7 @@ class Studio:
 
     def __init__(self, opened: Opened) -> None:
         self.opened, self.jobs, self.layers = opened, Jobs(), Layers(opened.threads)
-        self.measured = Measured(opened) if opened.source is not None else None
+        self.measured = Meter(opened) if opened.source is not None else None
 
     def app(self, token: str, host: str) -> ASGIApp:
         """The application, guarded."""
@@ -203,15 +203,15 @@ class Studio:
 
         return self._told(request, "write", job, whole=True)
 
-    async def _asked(self, request: Request) -> Asked:
+    async def _asked(self, request: Request) -> Wanted:
         return read_asked(await _json(request), self.opened.names)
 
-    def _measurable(self) -> Measured:
+    def _measurable(self) -> Meter:
         if self.measured is None or not self.opened.measurable:
             raise Refused("there are no samples that training has not seen, so no accuracy can be measured.")
         return self.measured
 
-    def _told(self, request: Request, kind: str, job: Job, *, whole: bool = False) -> Response:
+    def _told(self, request: Request, kind: str, job: Steps, *, whole: bool = False) -> Response:
         session = request.headers.get("x-studio-session", "")
         if not _SESSION.fullmatch(session):
             raise Refused("the page has no session. Load it again.", status=400)

@@ -24,7 +24,7 @@ from prefmerge.merging.recipe import Recipe
 from prefmerge.merging.recipe_text import text_of
 from prefmerge.methods.parameters import PREFERENCE, YES_OR_NO
 from prefmerge.outputs.write import kind_of
-from prefmerge.studio.asked import Asked, Refused
+from prefmerge.studio.asked import Refused, Wanted
 from prefmerge.studio.opened import Opened
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}")
@@ -74,7 +74,7 @@ def write(opened: Opened, recipe: Recipe, out: Path, progress: Progress) -> Rece
         ) from error
 
 
-def by_hand(opened: Opened, asked: Asked, planned: Plan, out: Path) -> ByHand:
+def by_hand(opened: Opened, asked: Wanted, planned: Plan, out: Path) -> ByHand:
     """What makes the same bytes. Where a parameter has no flag, the command takes the recipe from a file."""
     settings = planned.recipe.settings(planned.names)
     base, paths = planned.recipe.base, [task.path for task in planned.recipe.tasks]
@@ -97,7 +97,7 @@ def by_hand(opened: Opened, asked: Asked, planned: Plan, out: Path) -> ByHand:
     return ByHand(shlex.join(words), text)
 
 
-def _typed(asked: Asked, names: tuple[str, ...]) -> str:
+def _typed(asked: Wanted, names: tuple[str, ...]) -> str:
     """The preference as one types it: by name, where the names allow it."""
     assert asked.preference is not None
     shares = asked.preference.describe().split(",")
