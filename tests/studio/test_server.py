@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
+import json
 import shlex
 import threading
 from dataclasses import replace
@@ -23,6 +25,7 @@ from prefmerge.errors import UsageError
 from prefmerge.studio import given
 from prefmerge.studio.guard import Guard
 from prefmerge.studio.opened import open_path
+from prefmerge.studio.serving import serving
 from tests.studio.conftest import NAMES, TOKEN, Client, files
 
 API = ("byhand", "measure", "layers", "front", "labels", "inputs", "write")
@@ -303,8 +306,6 @@ def test_two_pages_do_not_mix_and_a_newer_question_ends_the_older_one(of_run: Cl
 
     threads = [asking("older", first, first.dials(1, 0, 0, 0, 0))]
     threads.append(asking("other page", second, second.dials(0, 1, 0, 0, 0, method="magmax")))
-    while first.ask("/api/alive", method="GET")[0] != 200:
-        pass
     (alone,) = [one for one in of_run.job("/api/measure", of_run.dials(1, 0, 0, 0, 0)) if "tasks" in one]
     threads.append(asking("newer", first, first.dials(0, 0, 1, 0, 0, method="last")))
     for thread in threads:
@@ -316,6 +317,33 @@ def test_two_pages_do_not_mix_and_a_newer_question_ends_the_older_one(of_run: Cl
     assert told["other page"][-1]["done"] == told["other page"][-1]["total"]
     again = of_run.job("/api/measure", of_run.dials(1, 0, 0, 0, 0))[0]
     assert again == alone
+
+
+def test_a_studio_that_ends_leaves_nothing_half_written(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    began, ended = threading.Event(), threading.Event()
+
+    def endless(*given: Any) -> Any:
+        began.set()
+        try:
+            while True:
+                given[-1](1, 2, "merging")
+        finally:
+            ended.set()
+
+    monkeypatch.setattr("prefmerge.studio.written.api.run", lambda *_, progress, **__: endless(progress))
+    opened = open_path(recipe, tmp_path)
+    with serving(opened, TOKEN) as port:
+        client = Client(opened, port)
+        body = {**client.dials(), "name": "made"}
+        with contextlib.suppress(OSError):
+            connection = http.client.HTTPConnection("127.0.0.1", port)
+            headers = {"X-Studio-Token": TOKEN, "X-Studio-Session": client.session}
+            connection.request("POST", "/api/write", json.dumps(body), headers)
+            assert began.wait(30)
+            connection.close()  # the page is gone: the model is written all the same
+        assert not ended.wait(0.5)
+    assert ended.wait(30)
+    assert list(tmp_path.iterdir()) == []
 
 
 # Of a run

@@ -38,31 +38,33 @@ class Jobs:
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, "studio")
         self._latest: dict[tuple[str, str], threading.Event] = {}
+        self._closed = threading.Event()
 
     def close(self) -> None:
-        """End what goes on, at its next progress."""
-        for ended in self._latest.values():
-            ended.set()
+        """End what goes on, at its next progress; a model that is half written goes."""
+        self._closed.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     async def lines(self, session: str, kind: str, job: Steps, *, whole: bool = False) -> AsyncIterator[bytes]:
-        """What the job tells. `whole`: it is not ended half-way."""
+        """What the job tells. `whole`: neither a newer job nor a page that is gone ends it."""
         ended = threading.Event()
         if not whole:
             self._latest.pop((session, kind), threading.Event()).set()
             self._latest[session, kind] = ended
         loop, told = asyncio.get_running_loop(), asyncio.Queue[dict[str, Any]]()
 
-        def progress(done: int, total: int, what: str) -> None:
-            if ended.is_set() and not whole:
+        def go_on() -> None:
+            if self._closed.is_set() or (ended.is_set() and not whole):
                 raise Cancelled
+
+        def progress(done: int, total: int, what: str) -> None:
+            go_on()
             loop.call_soon_threadsafe(told.put_nowait, {"progress": [done, total, what]})
 
         steps = iter(job(progress))
 
         def step() -> Any:
-            if ended.is_set() and not whole:
-                raise Cancelled
+            go_on()
             with listening(lambda what: progress(0, 0, what) if what else None):
                 return next(steps, _OVER)
 

@@ -49,7 +49,7 @@ def checked_name(name: Any, out_dir: Path) -> Path:
     if not is_plain(name):
         raise Refused(
             f"{str(name)[:80]!r} is no plain name: write up to 80 letters, digits, dots, hyphens and underscores, and "
-            "do not begin with a dot or a hyphen. It becomes a folder where the studio was started.",
+            "do not begin with a dot or a hyphen.",
             "name",
         )
     out = out_dir / name
