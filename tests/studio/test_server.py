@@ -24,6 +24,7 @@ from prefmerge.cli import app
 from prefmerge.errors import UsageError
 from prefmerge.studio import given
 from prefmerge.studio.guard import Guard
+from prefmerge.studio.jobs import Cancelled
 from prefmerge.studio.opened import open_path
 from prefmerge.studio.serving import serving
 from tests.studio.conftest import NAMES, TOKEN, Client, files
@@ -321,12 +322,16 @@ def test_two_pages_do_not_mix_and_a_newer_question_ends_the_older_one(of_run: Cl
 
 def test_a_studio_that_ends_leaves_nothing_half_written(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     began, ended = threading.Event(), threading.Event()
+    raised: list[BaseException] = []
 
     def endless(*given: Any) -> Any:
         began.set()
         try:
             while True:
                 given[-1](1, 2, "merging")
+        except BaseException as error:
+            raised.append(error)
+            raise
         finally:
             ended.set()
 
@@ -343,6 +348,7 @@ def test_a_studio_that_ends_leaves_nothing_half_written(recipe: Path, tmp_path: 
             connection.close()  # the page is gone: the model is written all the same
         assert not ended.wait(0.5)
     assert ended.wait(30)
+    assert [type(error) for error in raised] == [Cancelled]
     assert list(tmp_path.iterdir()) == []
 
 
