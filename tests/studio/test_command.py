@@ -119,6 +119,18 @@ def test_an_absent_extra_is_named(recipe: Path, monkeypatch: pytest.MonkeyPatch,
     assert "studio needs an optional dependency. Install it with: pip install 'prefmerge[studio]'" in done.stderr
 
 
+def test_a_recipe_needs_no_extra_but_this_one():
+    code = f"""
+import sys
+for name in {("torch", "transformers", "sklearn", "scipy", "matplotlib", "httpx")!r}:
+    sys.modules[name] = None  # an import of it fails, as where it is not installed
+import prefmerge.studio.serving
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert done.stderr == ""
+
+
 def test_it_answers_until_it_is_interrupted(recipe: Path, tmp_path: Path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     line = [

@@ -239,7 +239,7 @@ function showMethod() {
   $("method").value = state.method;
   $("summary").textContent = `${method.summary[0].toUpperCase()}${method.summary.slice(1)}.`;
   $("idle").hidden = method.dials;
-  $("idle").textContent = `${method.name} has no use for a preference: here the dials only say what the target is made of.`;
+  $("idle").textContent = `${method.name} has no use for a preference: ${about.measurable ? "here the dials only say what the target is made of" : "with it the dials change nothing"}.`;
   const first = (one) => one.usual || method.parameters.length <= FEW;
   $("parameters").replaceChildren(...method.parameters.filter(first).map(parameter));
   $("more").replaceChildren(...method.parameters.filter((one) => !first(one)).map(parameter));
