@@ -149,6 +149,6 @@ def recipe_of(start: Recipe, asked: Wanted) -> Recipe:
 
 
 def refused(error: PrefmergeError, secret: str = "") -> Refused:
-    """What the page is told of an error of ours. `secret`: the folder whose name means nothing to the user."""
+    """An error of ours, as the page shows it. `secret`: the folder whose name means nothing to the user."""
     text = str(error)
     return Refused(text.replace(f"{secret}/", "").replace(secret, "the files") if secret else text)

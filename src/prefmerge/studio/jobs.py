@@ -1,4 +1,4 @@
-"""Work that takes a while, told line by line while it goes on.
+"""Work that takes a while, reported line by line.
 
     {"progress": [done, all, "measuring"]}     any number of these
     {"result": ...}                            or several, of work in steps
@@ -41,12 +41,12 @@ class Jobs:
         self._closed = threading.Event()
 
     def close(self) -> None:
-        """End what goes on, at its next progress; a model that is half written goes."""
+        """End all jobs, each at its next progress. A model that is half written is removed."""
         self._closed.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     async def lines(self, session: str, kind: str, job: Steps, *, whole: bool = False) -> AsyncIterator[bytes]:
-        """What the job tells. `whole`: neither a newer job nor a page that is gone ends it."""
+        """The lines of the job. `whole`: neither a newer job nor a page that is gone ends it."""
         ended = threading.Event()
         if not whole:
             self._latest.pop((session, kind), threading.Event()).set()
@@ -86,7 +86,7 @@ class Jobs:
         except PrefmergeError as error:
             yield _line({"error": str(refused(error)), "field": ""})
         except Exception:
-            traceback.print_exc()  # a bug of ours: the page is told that there is one, and the studio lives
+            traceback.print_exc()  # a bug of ours: the page shows that there is one, and the studio lives
             yield _line({"error": "the studio failed; what it failed at stands where it was started.", "field": ""})
         finally:
             ended.set()
@@ -95,7 +95,7 @@ class Jobs:
 
 
 async def _until(working: asyncio.Future[Any], told: asyncio.Queue[dict[str, Any]]) -> AsyncGenerator[bytes]:
-    """What is told until the step is done."""
+    """The lines until the step is done."""
     while True:
         waiting = asyncio.ensure_future(told.get())
         try:

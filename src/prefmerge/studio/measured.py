@@ -76,8 +76,8 @@ class Meter:
 
 @contextlib.contextmanager
 def _few_threads(base: Path) -> Iterator[None]:
-    """Inside, a small model uses one thread: where other work goes on, more of them wait for each other's cores, and
-    the demo's takes seconds in place of 0.3.
+    """Inside, a small model uses one thread: where the cores have other work, more threads wait for each other,
+    and the demo's takes seconds in place of 0.3.
     """
     import torch
 
