@@ -47,7 +47,6 @@ def test_the_commands_of_the_document_work(
 ):
     shutil.copytree(run, tmp_path / "demo-out")
     shutil.copytree(recipe.parent, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "my-models").mkdir()
     monkeypatch.chdir(tmp_path)
     lines = re.findall(r"^    (prefmerge studio .*)$", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
     assert len(lines) == 3
@@ -99,7 +98,8 @@ def test_a_port_that_is_taken(served: list[dict[str, Any]], recipe: Path):
     [
         (["absent"], "absent"),
         (["absent.yaml"], "does not exist"),
-        (["{recipe}", "-o", "absent"], "-o absent: no such folder"),
+        (["{recipe}", "-o", "absent/deeper"], "-o absent/deeper: No such file or directory"),
+        (["{recipe}", "-o", "{recipe}"], "File exists. Give the folder"),
         (["{recipe}", "--host", "256.1.1.1", "--port", "0"], "--host 256.1.1.1 --port 0: "),
         (["{recipe}", "--port", "70000"], "less than or equal to 65535"),
     ],

@@ -200,8 +200,8 @@ def test_a_recipe_says_what_it_cannot_do(of_recipe: Client):
 
 
 def test_what_can_not_be_opened_is_refused_at_the_start(recipe: Path, tmp_path: Path):
-    with pytest.raises(UsageError, match="no such folder"):
-        open_path(recipe, tmp_path / "absent")
+    with pytest.raises(UsageError, match="Give the folder"):
+        open_path(recipe, tmp_path / "absent" / "deeper")
     with pytest.raises(prefmerge.PrefmergeError):
         open_path(tmp_path, tmp_path)
     with pytest.raises(prefmerge.PrefmergeError):

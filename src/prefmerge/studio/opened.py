@@ -48,9 +48,19 @@ class Opened:
 
 
 def open_path(path: Path, out_dir: Path, threads: int | None = None) -> Opened:
-    """A run's folder, or a recipe's file. Raises RunError, RecipeError, UsageError."""
-    if not out_dir.is_dir():
-        raise UsageError(f"-o {out_dir}: no such folder. Give the folder that the models are to be written into.")
+    """A run's folder, or a recipe's file; `out_dir` is made where it is absent. Raises RunError, RecipeError,
+    UsageError.
+    """
+    opened = _opened(path, out_dir, threads)
+    try:
+        out_dir.mkdir(exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UsageError(f"-o {out_dir}: {reason}. Give the folder that the models are to be written into.") from error
+    return opened
+
+
+def _opened(path: Path, out_dir: Path, threads: int | None) -> Opened:
     if path.suffix.lower() in (".yaml", ".yml"):
         recipe = read_recipe(path)
         base = None if recipe.base is None else _absolute(recipe.base)
