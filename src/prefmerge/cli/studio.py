@@ -24,7 +24,7 @@ def studio(
     ],
     out_dir: Annotated[
         Path,
-        typer.Option("--out-dir", "-o", metavar="DIR", help="Models are written into it, each as a folder. Made if absent."),
+        typer.Option("--out-dir", "-o", metavar="DIR", help="Where models go, each as a folder. Made if absent."),
     ] = Path("."),
     port: Annotated[
         int | None,
