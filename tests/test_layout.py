@@ -37,6 +37,7 @@ LAYERS = [
     "training",
     "target",
     "lab",
+    "studio",
     "cli",
     "__main__",
 ]

@@ -25,6 +25,7 @@ COMMANDS = {  # in the order of the help: the module that has the command, and w
     "adapt": ("adapt", "Make the best model for a target, and say how good it will be."),
     "prefer": ("prefer", "Find the preference for a target from what is known of it."),
     "search": ("search", "Search for the parameters of a merge that do best, by any score."),
+    "studio": ("studio", "Turn a dial for each task on a page, and write the model."),
     "inspect": ("inspect", "Show which task owns how much, per layer."),
     "finetune": ("training", "Fine-tune one checkpoint per task, one task after another."),
     "evaluate": ("training", "Measure the accuracy of a checkpoint on every task of a run."),

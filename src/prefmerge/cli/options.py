@@ -86,6 +86,10 @@ EXAMPLES = {
         "prefmerge search --run my-run --pairs photos/ -o found-3 --paper",
         "prefmerge search base/ cars/ birds/ --score 'python score.py {model}' -o found-4 --space weights:4",
     ),
+    "studio": (
+        "prefmerge studio my-run -o my-models --no-browser",
+        "prefmerge studio recipe-of-my-run.yaml --port 8000",
+    ),
     "bench": ("prefmerge bench my-runs.yaml -o my-results",),
     "demo": ("prefmerge demo -o demo-out --seed 1",),
 }

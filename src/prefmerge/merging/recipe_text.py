@@ -43,7 +43,12 @@ def recipe_file_text(settings: Mapping[str, Any], base: str, paths: Sequence[str
     """The same for what a receipt has as its recipe, over checkpoints that are called so."""
     if settings[METHOD.name] not in METHODS:
         return None
-    recipe = Recipe.from_settings(settings, base=base, tasks=paths, names=names)
+    return text_of(Recipe.from_settings(settings, base=base, tasks=paths, names=names))
+
+
+def text_of(recipe: Recipe) -> str | None:
+    """The recipe file of a recipe with a name for every task; None where no file can say it."""
+    base, paths, names = recipe.base, [task.path for task in recipe.tasks], recipe.names
     method = METHODS[recipe.method]
     stated = [one for one in every().values() if one is not PREFERENCE and _is_stated(recipe, one)]
     stated = [one for one in stated if one.name not in recipe.ignored([each.name for each in stated])]
@@ -61,7 +66,7 @@ def recipe_file_text(settings: Mapping[str, Any], base: str, paths: Sequence[str
     common = {one: _plain(one.to_json(recipe.value(one))) for one in stated if not one.per_task}
     parameters = {one.keys[0]: value for one, value in common.items() if not one.top}
     if method.honours(PREFERENCE):
-        parameters[PREFERENCE.keys[0]] = _preference(recipe[PREFERENCE], names)
+        parameters[PREFERENCE.keys[0]] = _preference(recipe[PREFERENCE], tuple(names))
     file = {METHOD.keys[0]: recipe.method, "base_model": base, "models": models}
     file |= {"parameters": parameters} if parameters else {}
     return yaml_text({**file, **{one.keys[0]: value for one, value in common.items() if one.top}})
