@@ -70,7 +70,7 @@ def cuts(sizes: Sequence[int], read: Read, keeps: Sequence[int], work: Workspace
             kernels.magnitude_histogram(values(block), histogram)
         return histogram
 
-    high = np.sum(work.map(high_counts, groups), axis=0, initial=0)
+    high = _added(work.map(high_counts, groups), (HIGH,))
     located = [locate(high, keep) for keep in keeps]
     buckets = sorted({bucket for bucket, _ in located})
 
@@ -82,7 +82,7 @@ def cuts(sizes: Sequence[int], read: Read, keeps: Sequence[int], work: Workspace
                 kernels.magnitude_histogram_low(read_once, np.uint32(bucket), histogram)
         return histograms
 
-    lows = np.sum(work.map(low_counts, groups), axis=0, initial=0)
+    lows = _added(work.map(low_counts, groups), (len(buckets), LOW))
     result = []
     for keep, (bucket, above) in zip(keeps, located, strict=True):
         histogram = lows[buckets.index(bucket)]
@@ -97,6 +97,16 @@ def cuts(sizes: Sequence[int], read: Read, keeps: Sequence[int], work: Workspace
             before = {(i, start): count for (i, start, _), count in zip(blocks, earlier, strict=True)}
         result.append(Cut(threshold, ties, before))
     return result
+
+
+def _added(counts: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """The sum of counting arrays, in the first of them."""
+    if not counts:
+        return np.zeros(shape, np.int64)
+    total = counts[0]
+    for one in counts[1:]:
+        np.add(total, one, out=total)
+    return total
 
 
 def locate(histogram: np.ndarray, keep: int) -> tuple[int, int]:

@@ -43,8 +43,6 @@ AIM = 5e-7  # relative gap; half of what is promised
 STRETCH = 512  # elements whose best tasks are found together
 ROUNDING = 2.0**-48  # of the numbers in a comparison: sixteen times what four roundings of them come to
 UNIT = 2.0**-53  # turns the upper 53 bits of a keyed number into a fraction
-HELD = 1 << 19  # importances held by one thread
-LEAST_BLOCK = 1 << 12  # elements
 
 
 @dataclass(frozen=True)
@@ -202,8 +200,7 @@ class _Problem:
     ) -> None:
         self.tensors, self.importance, self.settings, self.work = tensors, importance, settings, work
         self.competing, self.tasks_P = list(competing), np.array(competing, np.int64)
-        # Elements whose importances for all tasks are held by one thread.
-        self.block = min(work.block, max(LEAST_BLOCK, HELD // max(1, len(competing))))
+        self.block = work.shared(len(competing))
         self.budget_P = np.array([asked[t] for t in competing], np.int64)
         self.elements = int(self.budget_P.sum())
         self.owners = work.allocate(self.elements, np.uint8)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from prefmerge.methods.largest import Cut, Read
     from prefmerge.vectors.workspace import Workspace
 
-MERGE_BLOCK = 1 << 14  # elements held for all T tasks at once
+SUMMED = 1 << 14  # elements whose squares are added up together
 
 SELECT_TOPK = Parameter(
     "select_topk",
@@ -51,7 +51,7 @@ class _SceRule(Rule):
         from prefmerge.vectors.workspace import spans
 
         votes = np.ones(self.settings.tasks)
-        for low, high in spans(stop - start, MERGE_BLOCK):
+        for low, high in spans(stop - start, work.shared(self.settings.tasks)):
             tau_TP = selected(self.tensors, tensor, start + low, start + high, self.cuts[tensor], self.settings, work)
             kernels.disjoint_merge(tau_TP, votes, self.weights[tensor], True, out[low:high])
 
@@ -78,7 +78,7 @@ def _variances(tensors: Sequence[Deltas], settings: Settings, work: Workspace) -
     from prefmerge.vectors.workspace import spans
 
     def read(tensor: int, start: int, stop: int, out: np.ndarray) -> None:
-        for low, high in spans(stop - start, MERGE_BLOCK):
+        for low, high in spans(stop - start, work.shared(settings.tasks)):
             tau_TP = work.buffer("variances", (settings.tasks, high - low))
             for task in range(settings.tasks):
                 tensors[tensor].read(task, start + low, start + high, tau_TP[task])
@@ -139,7 +139,7 @@ def _weights(
         tau_TP = selected(tensors, tensor, *span, cut, settings, work)
         return [kernels.squares(tau) for tau in tau_TP]
 
-    parts = work.map(squares, spans(tensors[tensor].size, MERGE_BLOCK))
+    parts = work.map(squares, spans(tensors[tensor].size, SUMMED))
     totals = np.array([sum(column) for column in zip(*parts, strict=True)] or [0.0] * settings.tasks)
     whole = sum(totals.tolist())
     return totals / whole if whole > 0 else np.full(settings.tasks, 1 / settings.tasks)

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from prefmerge.vectors.workspace import Workspace
 
-MERGE_BLOCK = 1 << 14  # elements held for all T tasks at once
-
 
 @dataclass
 class ThinnedSum(Rule):
@@ -44,7 +42,7 @@ class ThinnedSum(Rule):
         deltas, settings = self.tensors[tensor], self.settings
         weights = np.array([float(weight) for weight in settings.per_task(WEIGHTS)])
         factors = weights / weights.sum() if settings[NORMALIZE] and not self.elect else weights
-        for low, high in spans(stop - start, MERGE_BLOCK):
+        for low, high in spans(stop - start, work.shared(settings.tasks)):
             tau_TP = work.buffer("thinned", (settings.tasks, high - low))
             for task in range(settings.tasks):
                 deltas.read(task, start + low, start + high, tau_TP[task])

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from prefmerge.methods.largest import Cut
     from prefmerge.vectors.workspace import Workspace
 
-MERGE_BLOCK = 1 << 14  # elements held for all T tasks at once
-
 
 @dataclass
 class _TiesRule(Rule):
@@ -42,7 +40,7 @@ class _TiesRule(Rule):
         from prefmerge.vectors.workspace import spans
 
         weights = np.array([float(weight) for weight in self.settings.per_task(WEIGHTS)], np.float64)
-        for low, high in spans(stop - start, MERGE_BLOCK):
+        for low, high in spans(stop - start, work.shared(self.settings.tasks)):
             tau_TP = work.buffer("ties", (self.settings.tasks, high - low))
             for task, cut in enumerate(self.cuts):
                 self.tensors[tensor].read(task, start + low, start + high, tau_TP[task])

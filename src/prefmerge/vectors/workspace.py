@@ -30,6 +30,8 @@ Made = TypeVar("Made")
 BLOCK = 1 << 16  # elements; 256 KiB of float32, so a few of them stay in the second-level cache
 ZEROS = 1 << 20  # bytes written at a time where a file system cannot reserve space
 PARTS = 16  # blocks in one stretch of masks: fewer, longer kernel calls where only masks are walked
+SHARED = 1 << 19  # values of all tasks that a thread holds at once: 2 MiB of float32
+LEAST = 1 << 12  # elements
 LARGE = 1 << 20  # elements; below it one thread takes a tensor whole, whatever its share of the model
 
 HEAVY = 2  # problems solved in memory at a time, tens of MiB each: more threads must not mean more of them
@@ -108,6 +110,10 @@ class Workspace:
                     function(item)
             else:
                 self.map(function, group)
+
+    def shared(self, tasks: int) -> int:
+        """How many elements to read at a time where a thread holds the values of so many tasks at once."""
+        return min(self.block, max(LEAST, SHARED // max(1, tasks)))
 
     def buffer(self, name: str, shape: int | tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
         """A thread's own scratch array of that name, contents undefined; the same memory at the next call with this
