@@ -45,6 +45,7 @@ docs: .venv/ready
 	.venv/bin/python -m benchmarks.adapt_tables
 	.venv/bin/python -m benchmarks.defaults --render-only
 	.venv/bin/python -m benchmarks.targets --render-only --docs docs/targets.md
+	.venv/bin/python -m benchmarks.targets_tables
 	.venv/bin/python -m benchmarks.similarity_encoders --render-only --docs docs/similarities.md
 	.venv/bin/python -m prefmerge.cli.listing > docs/parameters.md
 
