@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             shutil.copytree(run or Path(folder, RUN), place / RUN)
             with contextlib.chdir(place):
                 document.write_text(written(document.read_text(encoding="utf-8"), printed), encoding="utf-8")
-        shutil.copyfile(place / RUN / "demo.png", PICTURE)
+        shutil.copyfile((run or Path(folder, RUN)) / "demo.png", PICTURE)
 
 
 if __name__ == "__main__":

@@ -34,10 +34,12 @@ def python_blocks(text: str) -> list[str]:
 
 
 def _blocks(text: str) -> Iterator[str]:
-    """Indented blocks, and fenced ones that name no language."""
-    yield from (code for language, code in FENCED.findall(text) if not language)
-    for indented in re.finditer(r"(?:^    .*\n)+", FENCED.sub("", text), re.MULTILINE):
-        yield re.sub(r"^    ", "", indented[0], flags=re.MULTILINE)
+    """Indented blocks, and fenced ones that name no language, in their order."""
+    for block in re.finditer(rf"{FENCED.pattern}|(?:^    [^\n]*\n)+", text, re.MULTILINE | re.DOTALL):
+        if block[2] is None:
+            yield re.sub(r"^    ", "", block[0], flags=re.MULTILINE)
+        elif not block[1]:
+            yield block[2]
 
 
 def unfenced_python(text: str) -> list[str]:
