@@ -66,12 +66,12 @@ def limits(measured: Sequence[Results]) -> str:
         "last checkpoint",
         "last checkpoint + prior",
         "last checkpoint, fitted bias",
-        "both without the prior: last checkpoint",
+        "weights alone: last checkpoint",
     ]
     return (
         f"{common.table(header, rows)}\n"
-        "Means over the targets with 95 % intervals, and at how many targets adapt was ahead / level / behind. The "
-        "last column is what choosing a merge brings by itself.\n"
+        "Means over the targets with 95 % intervals, and at how many targets adapt was ahead / level / behind. In "
+        "the last column no answers are adjusted on either side (`--no-prior`): that is what choosing a merge brings.\n"
     )
 
 
@@ -102,9 +102,9 @@ def _said(measured: Sequence[Results]) -> str:
     several = [" or ".join(map(str, sorted(each))) for each in (targets, shown, judged)]
     return (
         f"Means over {several[0]} targets for each, which mix two or three of the tasks; {several[1]} labels of a "
-        f"target are shown, {several[2]} other samples judge. *Ahead*: adapt minus the last checkpoint, with a 95 % "
-        "interval over the targets. *Last, fitted bias*: the last checkpoint with as much done to its answers as adapt "
-        "does, and no merge. "
+        f"target are shown, {several[2]} other samples judge. MAGMAX has the scale of its paper, {PAPERS}. *Fitted "
+        "bias*: the answers of the last checkpoint are adjusted as adapt does it, without a merge. *Ahead*: adapt "
+        "minus the last checkpoint, with a 95 % interval over the targets. "
         "[All of it](docs/targets.md)."
     )
 
