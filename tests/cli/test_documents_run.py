@@ -35,6 +35,8 @@ from typer.testing import CliRunner
 import prefmerge
 from prefmerge.cli import app
 from prefmerge.models.head_file import read_head
+from prefmerge.target.fit import one_thread
+from prefmerge.training.steps import torch_threads
 from tests.cli.test_adapt_command import write_words
 from tests.documents import commands, documents, python_blocks, unfenced_python
 from tests.models.tiny import tiny_bert, tiny_image_classifier, tiny_text_classifier
@@ -48,7 +50,7 @@ data: words.csv
 tasks: {{{", ".join(f"{name}: [{', '.join(classes)}]" for name, classes in TASKS.items())}}}
 training: {{method: sequential, epochs: 1, batch: 16, learning_rate: 0.003, warmup_steps: 1, threads: 1, device: cpu}}
 head: prototype
-held_out: 12
+held_out: 8
 seed: 1
 """
 
@@ -106,7 +108,7 @@ def at_desk(command: str) -> str:
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with everything that the documents name."""
     folder = tmp_path_factory.mktemp("desk")
-    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patched:
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patched, torch_threads(1), one_thread():
         patched.setenv("PREFMERGE_CACHE", str(folder / "cache"))
         tiny_bert(Path("tiny"))
         write_words(Path("words.csv"), dict.fromkeys(CLASSES, 24), 0)
