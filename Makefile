@@ -27,6 +27,7 @@ bench: .venv/ready
 	.venv/bin/python -m benchmarks.read_vectors
 	.venv/bin/python -m benchmarks.optimal_gap
 	.venv/bin/python -m benchmarks.training_speed
+	.venv/bin/python -m benchmarks.sessions
 
 # Days on two cores; what is finished is not done again. Needs Debian's wordnet-base, or WORDNET=folder of WordNet 3.
 bench-real: .venv/ready
@@ -45,6 +46,7 @@ docs: .venv/ready
 	.venv/bin/python -m benchmarks.adapt_tables
 	.venv/bin/python -m benchmarks.defaults --render-only
 	.venv/bin/python -m benchmarks.targets --render-only --docs docs/targets.md
+	.venv/bin/python -m benchmarks.targets_tables
 	.venv/bin/python -m benchmarks.similarity_encoders --render-only --docs docs/similarities.md
 	.venv/bin/python -m prefmerge.cli.listing > docs/parameters.md
 

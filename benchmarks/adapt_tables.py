@@ -1,6 +1,6 @@
-"""The tables of docs/adapt.md, out of results/adapt.json, adapt_17.json and adapt_digits.json.
+"""The tables of docs/adapt.md, and one of docs/limits.md, out of results/adapt.json, _17.json and _digits.json.
 
-    python -m benchmarks.adapt_tables     # writes them between the marks of the page
+    python -m benchmarks.adapt_tables     # writes them between the marks of the two pages
 
 Not here: what the numbers are means of (`benchmarks.adapt_summary`).
 """
@@ -15,7 +15,7 @@ from benchmarks import common
 from benchmarks.adapt import DRIFT, MANY, RATE
 from prefmerge.lab.at_target import STEPS
 
-PAGE = common.ROOT / "docs" / "adapt.md"
+PAGE, LIMITS = (common.ROOT / "docs" / name for name in ("adapt.md", "limits.md"))
 MARKS = ("<!-- made by benchmarks/adapt.py -->", "<!-- made by benchmarks/adapt_digits.py -->")
 NAMES = {
     "last": "last checkpoint, as it is",
@@ -144,6 +144,22 @@ def of_digits(data: Mapping[str, Any]) -> str:
     )
 
 
+def limits(data: Mapping[str, Any]) -> str:
+    """How the gain goes where the target is not the mix that was shown."""
+    wrong = data["summary"]["wrong"]
+    mixes = ("0.0", *map(str, DRIFT), "swapped")
+    names = ("last", "last + fitted bias", "adapt")
+    rows = [[WRONGS[mix], str(wrong[mix]["targets"]), *(f"{wrong[mix][name]:.1f}" for name in names)] for mix in mixes]
+    behind = [WRONGS[mix] for mix in mixes if wrong[mix]["adapt"] < wrong[mix]["last"]]
+    header = ["accuracy, %, where the target is", "targets", "last checkpoint", "last checkpoint, fitted bias", "adapt"]
+    return (
+        "Where the target is not what it showed. The more of it comes from elsewhere, the more of the gain is "
+        f"lost:\n\n{common.table(header, rows)}\n"
+        f"The last checkpoint, as it is, is better than adapt here: {'; '.join(behind) or 'nowhere'}. The text encoder "
+        "with 5 tasks.\n"
+    )
+
+
 def written(page: str) -> str:
     """A page with the tables of the results between its marks."""
     first, many, digits = (
@@ -160,8 +176,15 @@ def between_marks(page: str, mark: str, text: str) -> str:
     return f"{before}{mark}\n\n{text}\n{mark}{after}"
 
 
+def limits_written(page: str) -> str:
+    """docs/limits.md with its table of the results."""
+    data = json.loads((common.RESULTS / "adapt.json").read_text(encoding="utf-8"))
+    return between_marks(page, MARKS[0], limits(data))
+
+
 def main() -> None:
-    PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for file, write in ((PAGE, written), (LIMITS, limits_written)):
+        file.write_text(write(file.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ often as there are sets. Every rule is merged for every preference. Nothing is c
 all of them, over all classes that compete in their task: for a preference over all tasks, the accuracy of each task
 weighs what the preference gives it; a target (two or three tasks, 50 shown samples, 450 that judge) gives the shares
 that its shown labels have. One forward pass a model and sample. Writes `results/defaults.json`, and the tables of
-docs/algorithm.md and README.md from it (`--render-only`: nothing else). Resumable: what is judged is kept in `--work`.
+docs/algorithm.md and docs/limits.md from it (`--render-only`: nothing else). Resumable: what is judged is kept in
+`--work`.
 """
 
 from __future__ import annotations

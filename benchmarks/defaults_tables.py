@@ -1,4 +1,4 @@
-"""The tables of `benchmarks.defaults` in docs/algorithm.md and README.md, and in words where the default loses.
+"""The tables of `benchmarks.defaults` in docs/algorithm.md and docs/limits.md, and in words where the default loses.
 
 Every number comes from results/defaults.json. Not here: the measurement.
 """
@@ -15,10 +15,10 @@ from prefmerge.merging.recipe import Recipe
 from prefmerge.preference import as_text, exact
 
 MARK = "<!-- made by benchmarks/defaults.py -->"
-PAGE, README = common.ROOT / "docs" / "algorithm.md", common.ROOT / "README.md"
+PAGE, LIMITS = (common.ROOT / "docs" / name for name in ("algorithm.md", "limits.md"))
 TITLES = {"optimal": {"step": "optimal + step", "magnitude": "optimal by magnitude"}, "paper": {"magnitude": "paper"}}
 RIVALS = ("last checkpoint", "MAGMAX, scale 0.5")
-SHORT = ("average, scale 1.0",)  # beside the rivals in the README
+SHORT = ("average, scale 1.0",)  # beside the rivals in docs/limits.md
 Cells = dict[tuple[str, str], dict[str, float]]  # (set, preference) -> rule -> percent
 
 
@@ -98,7 +98,7 @@ def said(by: Cells) -> list[str]:
     return lines
 
 
-def readme(data: Mapping[str, Any]) -> str:
+def limits(data: Mapping[str, Any]) -> str:
     """The short table: the default for tasks in sequence beside what one would take otherwise."""
     by = cells(data)
     rules = (default_rule(True), *RIVALS, *SHORT)
@@ -111,7 +111,7 @@ def readme(data: Mapping[str, Any]) -> str:
     return (
         f"{common.table(['accuracy, %', *rules], rows)}\n"
         f"The default is better than {counts} of these {len(by)} rows. Where it loses, and to what: "
-        "[docs/algorithm.md](docs/algorithm.md#the-defaults).\n"
+        "[algorithm.md](algorithm.md#the-defaults).\n"
     )
 
 
@@ -119,7 +119,7 @@ def _mean(by: Cells, rule: str) -> float:
     return sum(column[rule] for column in by.values()) / len(by)
 
 
-def write(data: Mapping[str, Any], page: Path = PAGE, short: Path = README) -> None:
+def write(data: Mapping[str, Any], page: Path = PAGE, short: Path = LIMITS) -> None:
     """Put the tables between the marks of the two documents."""
-    for path, text in ((page, document(data)), (short, readme(data))):
+    for path, text in ((page, document(data)), (short, limits(data))):
         path.write_text(between_marks(path.read_text(encoding="utf-8"), MARK, text), encoding="utf-8")

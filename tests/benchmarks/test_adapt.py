@@ -83,6 +83,9 @@ def test_a_summary_is_what_the_rows_say(name: str):
 def test_the_page_says_what_was_measured():
     page = (common.ROOT / "docs" / "adapt.md").read_text()
     assert adapt_tables.written(page) == page
+    limits = adapt_tables.LIMITS.read_text()
+    assert adapt_tables.limits_written(limits) == limits
+    assert limits.count(adapt_tables.MARKS[0]) == 2
 
 
 def test_the_digits_table_is_what_the_rows_say():

@@ -129,21 +129,21 @@ def test_what_is_better_than_a_default_is_said(tmp_path: Path):
     assert ours not in second  # which needs the order
     _, first, _ = defaults_tables.said(defaults_tables.cells(result({"uniform": best})))
     assert "is the best rule in every column" in first
-    for name in ("page.md", "readme.md"):
+    for name in ("page.md", "limits.md"):
         (tmp_path / name).write_text(f"before\n{defaults_tables.MARK}\nold\n{defaults_tables.MARK}\nafter\n")
-    defaults_tables.write(data, tmp_path / "page.md", tmp_path / "readme.md")
-    page, readme = ((tmp_path / name).read_text() for name in ("page.md", "readme.md"))
-    assert "old" not in page + readme
+    defaults_tables.write(data, tmp_path / "page.md", tmp_path / "limits.md")
+    page, limits = ((tmp_path / name).read_text() for name in ("page.md", "limits.md"))
+    assert "old" not in page + limits
     assert "| paper, scale 1.0 | **55.0** |" in page
-    assert "| words, alpha 2 | 50.0 | 52.0 | 50.0 | 40.0 |" in readme
-    assert "| mean | 55.0 | 46.0 | 45.0 | 40.0 |" in readme
-    assert "better than last checkpoint in 1 and MAGMAX, scale 0.5 in 1 of these 2 rows" in readme
+    assert "| words, alpha 2 | 50.0 | 52.0 | 50.0 | 40.0 |" in limits
+    assert "| mean | 55.0 | 46.0 | 45.0 | 40.0 |" in limits
+    assert "better than last checkpoint in 1 and MAGMAX, scale 0.5 in 1 of these 2 rows" in limits
 
 
 def test_the_documents_say_what_was_measured():
-    pages = [path.read_text() for path in (defaults_tables.PAGE, defaults_tables.README)]
+    pages = [path.read_text() for path in (defaults_tables.PAGE, defaults_tables.LIMITS)]
     assert [page.count(defaults_tables.MARK) for page in pages] == [2, 2]
     if defaults.RESULT.exists():
         data = json.loads(defaults.RESULT.read_text())
-        for page, text in zip(pages, (defaults_tables.document(data), defaults_tables.readme(data)), strict=True):
+        for page, text in zip(pages, (defaults_tables.document(data), defaults_tables.limits(data)), strict=True):
             assert defaults_tables.between_marks(page, defaults_tables.MARK, text) == page

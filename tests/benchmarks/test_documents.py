@@ -1,9 +1,13 @@
-"""What documents name is there: links, files, modules, commands and their flags."""
+"""What documents name is there: links and their anchors, files, modules, commands and their flags.
+
+Not here: running the commands (tests/cli/test_documents_run.py).
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +16,46 @@ import typer.main
 
 from benchmarks import common
 from prefmerge.cli import app
+from tests.documents import commands, documents
 
-DOCUMENTS = [*(common.ROOT / name for name in ("README.md", "CONTRIBUTING.md")), *(common.ROOT / "docs").glob("*.md")]
-LINK = re.compile(r"\]\(([^)#\s]+)")
+LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)")
 FILE = re.compile(r"`((?:src|tests|benchmarks|examples|docs)/[\w./-]+\w)`")
 MODULE = re.compile(r"\bpython -m ([\w.]+)|`(prefmerge(?:\.[a-z_]+)+)")
-COMMAND = re.compile(r"^ {4,}prefmerge ([a-z]+)(.*)$", re.MULTILINE)
+COMMAND = re.compile(r"^ {4,}prefmerge ([a-z]+)(.*)$", re.MULTILINE)  # what a command printed names commands too
 REPLACED = "benchmarks/real_model.py"  # docs/targets.md says what was measured with it
 
-documents = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: file.name)
+every_document = pytest.mark.parametrize("document", documents(), ids=lambda file: file.name)
 
 
-@documents
+@every_document
 def test_links_and_files_are_there(document: Path):
     text = document.read_text()
-    links = [document.parent / one for one in LINK.findall(text) if not one.startswith("http")]
+    links = [document.parent / one for one, _ in LINK.findall(text) if one and not one.startswith("http")]
     files = [common.ROOT / one for one in FILE.findall(text) if "scratch" not in one and one != REPLACED]
     assert [str(one) for one in (*links, *files) if not one.exists()] == []
 
 
-@documents
+@every_document
+def test_anchors_are_there(document: Path):
+    for name, anchor in LINK.findall(document.read_text()):
+        if anchor and not name.startswith("http"):
+            page = document.parent / name if name else document
+            assert anchor in anchors(page.read_text()), f"{document.name}: {name}#{anchor}"
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings}
+
+
+def test_every_page_is_in_the_readme():
+    listed = {name for name, _ in LINK.findall((common.ROOT / "README.md").read_text())}
+    pages = {f"docs/{file.name}" for file in (common.ROOT / "docs").iterdir() if file.is_file()}
+    assert pages - listed == set()
+
+
+@every_document
 def test_modules_are_there(document: Path):
     for names in MODULE.findall(document.read_text()):
         name = next(filter(None, names))
@@ -49,18 +73,26 @@ def there(name: str) -> bool:
     return bool(parent) and hasattr(importlib.import_module(parent), last)
 
 
-@documents
+@every_document
 def test_commands_have_these_flags(document: Path):
+    text = document.read_text()
+    for name, rest in COMMAND.findall(text):
+        assert_takes(name, re.findall(r"(?<![\w-])--?[a-z][a-z-]*", rest.partition("#")[0]))
+    for command in commands(text):
+        program, name, *words = shlex.split(command)
+        if program == "prefmerge":
+            assert_takes(name, [word for word in words if re.match(r"--?[a-z]", word)])
+
+
+def assert_takes(name: str, flags: list[str]) -> None:
     group: Any = typer.main.get_command(app)
-    for name, rest in COMMAND.findall(document.read_text()):
-        assert name in group.list_commands(None), f"{document.name}: prefmerge {name}"
-        flags = {flag for one in group.get_command(None, name).params for flag in one.opts}
-        asked = re.findall(r"(?<![\w-])--?[a-z][a-z-]*", rest.partition("#")[0])
-        assert set(asked) <= flags, f"{document.name}: prefmerge {name}{rest}"
+    assert name in group.list_commands(None), f"prefmerge {name}"
+    known = {flag for one in group.get_command(None, name).params for flag in one.opts}
+    assert set(flags) <= known, f"prefmerge {name}"
 
 
-def test_the_readme_names_every_package():
-    tree = (common.ROOT / "README.md").read_text()
+def test_the_tree_names_every_package():
+    tree = (common.ROOT / "CONTRIBUTING.md").read_text()
     packages = [one.name for one in (common.ROOT / "src" / "prefmerge").iterdir() if (one / "__init__.py").exists()]
     assert [one for one in packages if f"      {one}/ " not in tree] == []
 

@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import common, similarity_encoders, targets, targets_page
+from benchmarks import adapt_tables, common, similarity_encoders, targets, targets_page, targets_tables
 from benchmarks import wordnet as definitions
 from benchmarks.targets_results import collected, compact, expanded, summary
 from prefmerge.cli import app
-from prefmerge.ground.words import joined
 from prefmerge.lab import findings, tables, target_tables
 from prefmerge.lab.results import Results
 from prefmerge.lab.statistics import StudyScores
@@ -160,15 +159,24 @@ def test_the_page_is_the_one_that_the_results_make(tmp_path: Path):
     assert sorted(file.name for file in (docs / "targets").iterdir()) == [file.name for file in drawn]
 
 
-def test_the_first_numbers_of_the_readme_are_those_of_the_page():
-    said = []
-    for name in ("targets", "fashion"):
-        scores = StudyScores(expanded(json.loads((common.RESULTS / f"{name}.json").read_text())))
-        means = [scores.average(*one) for one in (("Baseline", "1.0"), ("MAGMAX", "0.5"), ("Adapt (labels)", ""))]
-        said.append([f"{100 * one.value:.1f} %" for one in means if one is not None])
-    (texts, images), readme = said, " ".join((common.ROOT / "README.md").read_text().split())
-    assert f"the last checkpoint names {texts[0]} of the samples correctly, MAGMAX {texts[1]}, and" in readme
-    assert f"from 50 labels {texts[2]}; on pictures of garments these are {joined(images)} (" in readme
+def test_the_short_tables_are_what_was_measured():
+    measured = targets_tables.results()
+    for file, text in (
+        (targets_tables.README, targets_tables.readme(measured)),
+        (targets_tables.LIMITS, targets_tables.limits(measured)),
+    ):
+        page = file.read_text()
+        assert page.count(targets_tables.MARK) == 2
+        assert adapt_tables.between_marks(page, targets_tables.MARK, text) == page
+    means = []
+    for one in measured:
+        scores = StudyScores(one)
+        entries = (("Baseline", "1.0"), ("MAGMAX", "0.5"), ("Last + fitted bias", ""), ("Adapt (labels)", ""))
+        means.append([100 * mean.value for entry in entries if (mean := scores.average(*entry)) is not None])
+    rows = [line.split(" | ") for line in targets_tables.readme(measured).splitlines()[2 : 2 + len(measured)]]
+    assert [[float(cell.strip("*")) for cell in row[1:5]] for row in rows] == [
+        [pytest.approx(value, abs=0.051) for value in row] for row in means
+    ]
 
 
 def test_the_page_on_similarities_is_the_one_that_the_results_make(tmp_path: Path):
