@@ -63,6 +63,7 @@ NOT_RUN = {
     "make setup": SETS_UP,
     "make check": SETS_UP,
     "make bench": BENCHMARK,
+    "pip install 'prefmerge[studio]'": SETS_UP,
     "make docs": "tests/benchmarks compares every page with what its script writes",
     ". .venv-demo/bin/activate": "changes the shell that types it",
     "python -m benchmarks.targets --docs docs/targets.md": BENCHMARK,
@@ -76,6 +77,8 @@ NOT_RUN = {
     "prefmerge finetune examples/finetune/own-images.yaml -o my-run": HUB,
     "accelerate launch -m prefmerge finetune CONFIG.yaml -o RUN": "tests/training/test_processes.py starts processes",
 }
+STUDIO = "prefmerge studio"
+STUDIO_REASON = "serves until it is stopped; tests/studio drives the page"
 FEW_TRIALS = ("--trials", "5", "--patience", "2")
 SCORED = "prefmerge search base/ math/ code/"
 SCORED_REASON = "needs a language model; tests/target/by_command/test_document.py runs its script and reads its flags"
@@ -94,6 +97,8 @@ DEMO = {
 
 def reason(command: str) -> str | None:
     """Why a command is not run here, or None."""
+    if command.startswith(STUDIO):
+        return STUDIO_REASON
     return SCORED_REASON if command.startswith(SCORED) else NOT_RUN.get(command)
 
 

@@ -27,7 +27,7 @@ from prefmerge.merging.api import run
 from prefmerge.merging.receipt import Receipt
 from prefmerge.merging.recipe import Recipe
 from prefmerge.merging.recipe_file import RecipeDocument, documents
-from prefmerge.merging.recipe_nodes import Nodes, Refused, as_error
+from prefmerge.merging.recipe_nodes import Fault, Nodes, as_error
 from prefmerge.outputs.write import kind_of, require_free
 
 FINAL = "the document without a name"
@@ -142,19 +142,19 @@ def _places(names: Sequence[str | None], out: Path) -> dict[str | None, Path]:
     return {name: out / str(name) for name in names}
 
 
-def _wrong_names(several: Sequence[RecipeDocument]) -> list[Refused]:
+def _wrong_names(several: Sequence[RecipeDocument]) -> list[Fault]:
     """Names that no folder can have, and those that are there twice."""
-    wrong: list[Refused] = []
+    wrong: list[Fault] = []
     lines: dict[str | None, int] = {}
     for one in several:
         name, line = one.name, one.line
         if name is not None and not _NAME.fullmatch(name):
-            wrong.append(Refused(line, f"name: {name!r} cannot be the name of a folder. Give a plain word."))
+            wrong.append(Fault(line, f"name: {name!r} cannot be the name of a folder. Give a plain word."))
         elif name in lines and name is None:
             said = f"a second document without a name, after that of line {lines[name]}. Give all others a 'name'."
-            wrong.append(Refused(line, said))
+            wrong.append(Fault(line, said))
         elif name in lines:
-            wrong.append(Refused(line, f"name: {name!r} is the name of the document of line {lines[name]} too."))
+            wrong.append(Fault(line, f"name: {name!r} is the name of the document of line {lines[name]} too."))
         lines.setdefault(name, line)
     return wrong
 

@@ -23,7 +23,7 @@ from prefmerge.merging.parameters import METHOD, every, per_task
 from prefmerge.merging.recipe import Recipe, TaskEntry
 from prefmerge.merging.recipe_keys import IDLE, OTHER_METHODS, SLICE, by_key, levels
 from prefmerge.merging.recipe_models import ListedModel, Models
-from prefmerge.merging.recipe_nodes import Nodes, Refused, kind, line
+from prefmerge.merging.recipe_nodes import Fault, Nodes, kind, line
 from prefmerge.merging.recipe_slices import Slice, is_whole, stacked
 from prefmerge.merging.recipe_values import at_the_top, in_parameters, over
 from prefmerge.merging.vocabularies import BASE, KEYS, TOKENIZER, of_recipe_file
@@ -141,7 +141,7 @@ class RecipeDocument:
                 return self._models.locate(top["base_model"], "base_model")
         elif method is not None and not METHODS[method].of_models:
             said = f"'base_model' is missing, and {method} needs it: task vectors are differences from it."
-            self.nodes.lacking(self._root, "base_model", Refused(None, said))
+            self.nodes.lacking(self._root, "base_model", Fault(None, said))
         return None
 
     def _rows(
@@ -155,7 +155,7 @@ class RecipeDocument:
             return self._listed_rows(top["models"], "models"), {}
         if "slices" not in top:
             said = "'models' is missing. List the task checkpoints under it, in the order in which they were trained."
-            nodes.lacking(self._root, "models", Refused(None, said))
+            nodes.lacking(self._root, "models", Fault(None, said))
             return [], {}
         self._sliced = True
         if kind(top["slices"]) != "list" or not top["slices"].value:
@@ -233,7 +233,7 @@ class RecipeDocument:
         if not own and self._sliced:
             return Fraction(0)  # as in mergekit: what a slice does not list takes no part in it
         if any(isinstance(value, ByLayer) for value in [weight, *own]):
-            raise Refused(
+            raise Fault(
                 None,
                 f"the base takes part in {method.name}, and its weight differs from layer to layer. "
                 "List the base among the models, once, with a weight of its own.",
@@ -270,7 +270,7 @@ class RecipeDocument:
     def _method(self, node: Any) -> str | None:
         if node is None:
             said = f"'merge_method' is missing. Methods: {', '.join(METHODS)}."
-            self.nodes.lacking(self._root, "merge_method", Refused(None, said))
+            self.nodes.lacking(self._root, "merge_method", Fault(None, said))
             return None
         name = self.nodes.text(node, "merge_method")
         if name.replace("-", "_") in OTHER_METHODS and name.replace("-", "_") not in METHODS:

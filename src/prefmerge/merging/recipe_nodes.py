@@ -25,7 +25,7 @@ from prefmerge.methods.parameters import Parameter
 MOST = 12  # faults that one message lists
 
 
-class Refused(Exception):
+class Fault(Exception):
     """What is wrong with a node: the error to raise, its line (None: of the whole file) and its words."""
 
     def __init__(self, line: int | None, message: str, kind: type[PrefmergeError] = RecipeError) -> None:
@@ -39,7 +39,7 @@ class Nodes:
     def __init__(self, path: Path, loader: Any) -> None:
         self.path = path
         self._loader = loader
-        self._refused: list[Refused] = []
+        self._refused: list[Fault] = []
         self._meant: set[tuple[int, str | None]] = set()  # mapping, and the key that a wrong one of it is like
 
     @contextmanager
@@ -47,11 +47,11 @@ class Nodes:
         """Keep what is wrong in this block, which ends there."""
         try:
             yield
-        except Refused as refused:
+        except Fault as refused:
             self._refused.append(refused)
 
     @property
-    def kept(self) -> list[Refused]:
+    def kept(self) -> list[Fault]:
         """What was kept as wrong."""
         return list(self._refused)
 
@@ -60,7 +60,7 @@ class Nodes:
         """Whether anything was kept as wrong."""
         return bool(self._refused)
 
-    def add(self, refused: Refused) -> None:
+    def add(self, refused: Fault) -> None:
         """Keep what is wrong."""
         self._refused.append(refused)
 
@@ -71,8 +71,8 @@ class Nodes:
 
     # Nodes
 
-    def error(self, node: Any, message: str, kind: type[PrefmergeError] = RecipeError) -> Refused:
-        return Refused(line(node), message, kind)
+    def error(self, node: Any, message: str, kind: type[PrefmergeError] = RecipeError) -> Fault:
+        return Fault(line(node), message, kind)
 
     def mapping(self, node: Any, place: str, known: tuple[str, ...] | None) -> dict[str, Any]:
         """Key -> value node. `known` None allows any key. Keys that are not known or there twice are kept as wrong, and
@@ -99,7 +99,7 @@ class Nodes:
                 nodes[key] = value
         return nodes
 
-    def lacking(self, node: Any, key: str, refused: Refused) -> None:
+    def lacking(self, node: Any, key: str, refused: Fault) -> None:
         """Keep that a mapping lacks a key, unless it has the key mistyped, which was kept."""
         if (id(node), key) not in self._meant:
             self.add(refused)
@@ -151,7 +151,7 @@ class Nodes:
         return self.scalar(node, place)
 
 
-def as_error(path: Path, refused: list[Refused]) -> PrefmergeError:
+def as_error(path: Path, refused: list[Fault]) -> PrefmergeError:
     """One error for all that is wrong with a file, by line."""
     several = {(one.line or 0, one.message): one for one in sorted(refused, key=lambda one: one.line or 0)}
     if len(several) == 1:
@@ -169,7 +169,7 @@ def _shortly(message: str) -> str:
     return message.partition(" Known keys: ")[0] if "Did you mean" in message else message
 
 
-def _at(refused: Refused) -> str:
+def _at(refused: Fault) -> str:
     return "" if refused.line is None else f", line {refused.line}"
 
 

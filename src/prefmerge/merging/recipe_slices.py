@@ -58,7 +58,7 @@ def stacked(
     nodes: Nodes, method: Method, slices: Sequence[Slice], base: str | None
 ) -> tuple[list[ListedModel], dict[str, Any]]:
     """The base and the tasks as stacks, and what the slices say for all; nothing where a slice is wrong, which is kept.
-    Raises Refused.
+    Raises Fault.
     """
     columns: list[list[ListedModel]] = []
     for slice in slices:
@@ -89,7 +89,7 @@ def stacked(
 
 
 def _check(nodes: Nodes, slice: Slice) -> None:
-    """Raise Refused where the sources of a slice cannot be laid over one another."""
+    """Raise Fault where the sources of a slice cannot be laid over one another."""
     counts = {row.layers[1] - row.layers[0] for row in slice.rows if row.layers}
     if any(row.layers is None for row in slice.rows):
         raise nodes.error(slice.node, f"{slice.place}: 'layer_range' is missing in a source, such as [0, 8].")
@@ -134,7 +134,7 @@ def _own(nodes: Nodes, method: Method, slices: Sequence[Slice], column: Sequence
 
 
 def _by_slice(nodes: Nodes, slices: Sequence[Slice], given: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One value for all slices, or by slice. Raises Refused for a parameter that must have one."""
+    """One value for all slices, or by slice. Raises Fault for a parameter that must have one."""
     values: dict[str, Any] = {}
     for name in dict.fromkeys(name for one in given for name in one):
         each = [one.get(name) for one in given]

@@ -20,14 +20,14 @@ from prefmerge.methods import kernels
 from prefmerge.methods.protocol import Deltas
 from prefmerge.vectors.workspace import BLOCK, Workspace, spans
 
-Read = Callable[[int, np.ndarray], object]  # fills an array with a stretch of one task's vector
+Fill = Callable[[int, np.ndarray], object]  # fills an array with a stretch of one task's vector
 
 
 class MagnitudeImportance:
     """I_t = |tau_t|. The sign may be left on: rankings take the magnitude themselves."""
 
     def each(
-        self, read: Read, tensor: int, tasks: Sequence[int], rows: Sequence[np.ndarray], work: Workspace
+        self, read: Fill, tensor: int, tasks: Sequence[int], rows: Sequence[np.ndarray], work: Workspace
     ) -> Iterator[np.ndarray]:
         """One of `rows`, float32, for each of `tasks`, ascending, when it is filled. All may be the same memory."""
         for task, out in zip(tasks, rows, strict=True):
@@ -61,7 +61,7 @@ class StepImportance:
         return cls(rms)
 
     def each(
-        self, read: Read, tensor: int, tasks: Sequence[int], rows: Sequence[np.ndarray], work: Workspace
+        self, read: Fill, tensor: int, tasks: Sequence[int], rows: Sequence[np.ndarray], work: Workspace
     ) -> Iterator[np.ndarray]:
         """As `MagnitudeImportance.each`."""
         steps = _steps(read, tasks, len(rows[0]) if rows else 0, work)
@@ -73,17 +73,17 @@ class StepImportance:
 Importance = MagnitudeImportance | StepImportance
 
 
-def reader(deltas: Deltas, start: int, stop: int) -> Read:
+def reader(deltas: Deltas, start: int, stop: int) -> Fill:
     """Reads [start, stop) of a task's vector."""
     return lambda task, out: deltas.read(task, start, stop, out)
 
 
-def gatherer(deltas: Deltas, indices: np.ndarray) -> Read:
+def gatherer(deltas: Deltas, indices: np.ndarray) -> Fill:
     """Reads the elements at `indices`, ascending, of a task's vector."""
     return lambda task, out: deltas.gather(task, indices, out)
 
 
-def _steps(read: Read, tasks: Sequence[int], length: int, work: Workspace) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _steps(read: Fill, tasks: Sequence[int], length: int, work: Workspace) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """tau_t and tau_{t-1} for each of `tasks`, ascending. What one task was read for serves the next one."""
     tau, before = work.buffer("step", length), work.buffer("step-before", length)
     at = -1  # whose vector `tau` holds
