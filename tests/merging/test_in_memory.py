@@ -87,3 +87,33 @@ def test_an_adapter_that_is_more_than_factors(tmp_path: Path):
     model = peft.get_peft_model(llama(), peft.LoraConfig(target_modules=["q_proj"], use_dora=True))
     with pytest.raises(CheckpointMismatch, match=r"adapter 'task-1': an adapter with"):
         prefmerge.merge_state_dicts(llama(), [model])
+
+
+def test_an_adapter_that_is_in_the_weights_already():
+    model = peft.get_peft_model(llama(), peft.LoraConfig(target_modules=["q_proj"]))
+    model.merge_adapter()
+    for base, tasks in ((model, ["default"]), (llama(), [model])):
+        with pytest.raises(UsageError, match=r"an adapter merged into its weights. Call unmerge_adapter\(\) first"):
+            prefmerge.merge_state_dicts(base, tasks)
+    model.unmerge_adapter()
+    prefmerge.merge_state_dicts(model, ["default"])
+
+
+def test_one_task_in_place_of_a_list():
+    layer = torch.nn.Linear(3, 2)
+    for one in (layer, layer.state_dict(), "cars"):
+        with pytest.raises(UsageError, match="give a list, with one for each task"):
+            prefmerge.merge_state_dicts(layer, one)  # pyright: ignore[reportArgumentType]
+
+
+def test_an_embedding_that_is_tied_and_saved_whole():
+    """The head is the embedding: what the adapter says of one holds for both."""
+    base = llama(tie_word_embeddings=True)
+    settings = {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}
+    model = peft.get_peft_model(llama(tie_word_embeddings=True), peft.LoraConfig(**settings))
+    with torch.no_grad():
+        model.base_model.model.model.embed_tokens.modules_to_save["default"].weight.add_(1)
+    merged, _ = prefmerge.merge_state_dicts(base, [model], method="last")
+    expected = base.state_dict()["model.embed_tokens.weight"] + 1
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        assert torch.allclose(merged[name], expected, rtol=0, atol=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from prefmerge.errors import CheckpointMismatch, RecipeError
 from prefmerge.merging.api import run
 from prefmerge.merging.opening import open_base
 from prefmerge.merging.plan import make_plan
+from prefmerge.merging.recipe import Recipe
 from prefmerge.merging.stacks import Stack
+from prefmerge.merging.sweep import sweep
 from prefmerge.methods.by_layer import ByLayer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -316,3 +319,70 @@ def stacked_by_hand(model: Any, order: list[int]) -> Any:
     if getattr(model.config, "layer_types", None):
         model.config.layer_types = [model.config.layer_types[i] for i in order]
     return model
+
+
+@pytest.fixture
+def longer(tmp_path: Path) -> Path:
+    """`birds` with two tokens more."""
+    folder = tmp_path / "longer"
+    shutil.copytree(BIRDS, folder)
+    tensors = weights(folder)
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        tensors[name] = np.concatenate([tensors[name], np.ones((2, tensors[name].shape[1]), np.float32)])
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+def test_a_layer_that_is_there_twice_is_two_where_rows_are_moved_too(longer: Path, tmp_path: Path) -> None:
+    rows = [(0, 2, 0.2), (1, 3, 0.9)]
+    text = "".join(
+        f"- sources:\n  - {{model: {BASE}, layer_range: [{first}, {last}]}}\n"
+        f"  - {{model: {longer}, layer_range: [{first}, {last}], parameters: {{weight: {weight}}}}}\n"
+        for first, last, weight in rows
+    )
+    text = f"merge_method: task_arithmetic\nbase_model: {BASE}\nrows_from: longer\nslices:\n{text}"
+    made, base, task = merged(tmp_path, text), weights(BASE), weights(longer)
+    layers = [(number, weight) for first, last, weight in rows for number in range(first, last)]
+    for at, (number, weight) in enumerate(layers):
+        before, after = (one[UP.format(number)].astype(np.float64) for one in (base, task))
+        np.testing.assert_allclose(made[UP.format(at)], before + weight * (after - before), rtol=0, atol=1e-6)
+    assert made["model.embed_tokens.weight"].shape[0] == base["model.embed_tokens.weight"].shape[0] + 2
+
+
+def test_a_stack_has_one_vocabulary(longer: Path, tmp_path: Path) -> None:
+    for path in (f"{CARS}[0:2]|{longer}[1:3]", f"{CARS}[0:0]|{longer}[0:3]"):
+        with pytest.raises(CheckpointMismatch, match=r"a stack has one vocabulary\. Bring them to one first"):
+            merge(path, [], tmp_path / "out", method="passthrough")
+
+
+def test_a_slice_that_ends_before_it_begins(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointMismatch, match=r"the slice \[2:1\] ends before it begins"):
+        merge(f"{CARS}[2:1]|{BIRDS}[0:3]", [], tmp_path / "out", method="passthrough")
+
+
+def test_no_adapter_goes_over_a_stack(tmp_path: Path) -> None:
+    (tmp_path / "lora").mkdir()
+    factors = {"lora_A": (2, 8), "lora_B": (8, 2)}
+    module = "base_model.model.model.layers.1.self_attn.q_proj"
+    arrays = {f"{module}.{name}.weight": np.ones(shape, np.float32) for name, shape in factors.items()}
+    save_file(arrays, tmp_path / "lora" / "adapter_model.safetensors")
+    (tmp_path / "lora" / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 2}')
+    with pytest.raises(CheckpointMismatch, match="a LoRA adapter over a stack, whose layers have other numbers"):
+        merge(f"{BASE}[0:2]|{BASE}[1:3]", [tmp_path / "lora"], tmp_path / "out")
+
+
+def test_a_stack_has_the_tokenizer_and_the_template_of_its_first_model(tmp_path: Path) -> None:
+    for name in ("cars", "birds"):
+        shutil.copytree(GOLDEN / f"deep_{name}", tmp_path / name)
+        (tmp_path / name / "chat_template.jinja").write_text(f"{{{{ '{name}' }}}}")
+    stack = f"{tmp_path / 'cars'}[0:2]|{tmp_path / 'birds'}[1:3]"
+    merge(stack, [], tmp_path / "out", method="passthrough", chat_template="base")
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == "{{ 'cars' }}"
+
+
+def test_a_sweep_over_a_stack_writes_folders(tmp_path: Path) -> None:
+    recipe = Recipe(base=f"{BASE}[0:2]|{BASE}[1:3]", tasks=[{"path": f"{CARS}[0:2]|{CARS}[1:3]"}], method="average")
+    for resume in (False, True):
+        made = sweep(recipe, tmp_path / "out", {"scale": ["0.5", "1"]}, resume=resume)
+        assert [one.kept for one in made] == [resume, resume]
+        assert all((one.out / "config.json").is_file() for one in made)

@@ -25,7 +25,7 @@ from prefmerge.ground.progress import Progress
 from prefmerge.merging.added import Added
 from prefmerge.merging.arguments import RecipeArguments, stated, with_declared
 from prefmerge.merging.engine import HashedSink, MemorySink, merge_into
-from prefmerge.merging.in_memory import InMemory, base_state, name_of_task, task_of
+from prefmerge.merging.in_memory import InMemory, base_state, name_of_task, require_list, task_of
 from prefmerge.merging.limits import checked_threads
 from prefmerge.merging.many import Order, write_all
 from prefmerge.merging.parameters import per_task
@@ -205,6 +205,7 @@ def merge_state_dicts(
     that the base has. The other arguments are those of `merge`; `block` (elements read at a time) changes no value.
     Raises what `merge` raises.
     """
+    require_list(tasks)
     called = list(names) if names is not None else [name_of_task(task, i + 1) for i, task in enumerate(tasks)]
     recipe = recipe_of("base", called, names=called, **stated(merge_state_dicts, given, parameters))
     clock = time.perf_counter()

@@ -31,6 +31,7 @@ def base_state(base: InMemory) -> Mapping[str, Any]:
     if not _has_adapters(base):
         return _state(base, "base")
     model: Any = base
+    _require_unmerged(model)
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return {
         re.sub(r"\.(base_layer|original_module)(?=\.)", "", name): tensor
@@ -65,6 +66,12 @@ def _as_list(names: Any) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
 
 
+def require_list(tasks: Any) -> None:
+    """Raise UsageError where one task is given in place of a list."""
+    if isinstance(tasks, str | Mapping) or callable(getattr(tasks, "state_dict", None)):
+        raise UsageError(f"tasks is one {type(tasks).__name__}; give a list, with one for each task.")
+
+
 def name_of_task(given: InMemory, number: int) -> str:
     """What a task is called by default: an adapter by its own name, others by their number, from 1."""
     return given if isinstance(given, str) else f"task-{number}"
@@ -85,7 +92,17 @@ def _state(model: InMemory, what: str) -> Mapping[str, Any]:
     )
 
 
+def _require_unmerged(model: Any) -> None:
+    """Raise UsageError where an adapter was merged into the weights, which would count it twice."""
+    if any(getattr(module, "merged_adapters", None) for module in model.modules()):
+        raise UsageError(
+            "the model has an adapter merged into its weights. Call unmerge_adapter() first, or give what "
+            "merge_and_unload() makes as the task."
+        )
+
+
 def _adapter(model: Any, adapter: str, opened: Checkpoint, name: str) -> Checkpoint:
+    _require_unmerged(model)
     if adapter not in model.peft_config:
         raise UsageError(f"the model has no adapter {adapter!r}; it has {quoted(list(model.peft_config), 10)}.")
     require("an adapter in memory", "lora", "peft")

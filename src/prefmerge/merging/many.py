@@ -37,8 +37,8 @@ from prefmerge.merging.receipt import Receipt, ReceiptFile, ReceiptInputs, Recei
 from prefmerge.merging.recipe import Recipe
 from prefmerge.merging.recording import inputs_of, record, versions
 from prefmerge.merging.sameness import Sameness
-from prefmerge.merging.stacks import Stack, home_of
-from prefmerge.merging.vocabularies import TOKENIZER
+from prefmerge.merging.stacks import Stack
+from prefmerge.merging.vocabularies import CHAT_TEMPLATE, TOKENIZER
 from prefmerge.merging.vocabulary_files import VocabularyFiles, vocabulary_files
 from prefmerge.outputs.companions import Companions, find_companions, placed_as, weights_name
 from prefmerge.outputs.tokenizer import with_tokenizer
@@ -156,7 +156,7 @@ class _Writing:
             force=force,
             scratch_bytes=scratch,
             began=began,
-            weights_name=weights_name(home_of(plan.given_base)),
+            weights_name=weights_name(plan.home),
             beside_bytes=self.files.companions.size + later,
             **sharding,
         )
@@ -180,7 +180,7 @@ class _Writing:
         )
         if self.kind == "folder":
             _add_companions(self.output, self.plan, self.files, order.beside)
-            base = base_model(home_of(self.plan.given_base).path, self.files.companions.files)
+            base = base_model(self.plan.home.path, self.files.companions.files)
             self.output.add_file(CARD, model_card(receipt, base, order.card).encode())
         return _published(self.output, receipt)
 
@@ -189,6 +189,10 @@ def _files(planned: Plan, kind: OutputKind, tokenizer_from: str | None) -> Vocab
     """What goes beside the weights, with the vocabulary and the chat template of the recipe."""
     companions = _companions(planned, kind, tokenizer_from)
     if kind == "file":
+        if planned.recipe[CHAT_TEMPLATE] is not None:
+            raise UsageError(
+                f"{CHAT_TEMPLATE.spelled} has no use for an output that is one file. Leave it out, or name a folder."
+            )
         return VocabularyFiles(companions)
     return vocabulary_files(planned, companions, keep_tokenizer=tokenizer_from is not None)
 
@@ -201,7 +205,7 @@ def _companions(planned: Plan, kind: OutputKind, tokenizer_from: str | None) -> 
                 "--tokenizer-from has no use for an output that is one file. Leave it out, or name a folder."
             )
         return Companions()
-    companions = find_companions(home_of(planned.given_base))
+    companions = find_companions(planned.home)
     if tokenizer_from is None:
         return companions
     if planned.recipe[TOKENIZER] is not None:
@@ -215,7 +219,7 @@ def _companions(planned: Plan, kind: OutputKind, tokenizer_from: str | None) -> 
         )
     return with_tokenizer(
         companions,
-        home_of(planned.given_base),
+        planned.home,
         planned.tasks[planned.names.index(tokenizer_from)].checkpoint,
         tokenizer_from,
         planned.layout,
@@ -289,7 +293,7 @@ def _base_content(planned: Plan) -> str:
 def _add_companions(output: Output, planned: Plan, files: VocabularyFiles, beside: Mapping[str, bytes]) -> None:
     base = planned.given_base
     stack = base if isinstance(base, Stack) else None
-    module = home.module if isinstance(home := home_of(base), Folder) else ""
+    module = home.module if isinstance(home := planned.home, Folder) else ""
     config = f"{module}/config.json" if module else "config.json"
     for name, content in {**files.written, **beside}.items():
         output.add_file(name, content)

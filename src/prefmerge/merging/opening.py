@@ -18,8 +18,9 @@ from prefmerge.checkpoints import Checkpoint, content_fingerprint, open_checkpoi
 from prefmerge.checkpoints.adapter import find_adapter, open_adapter
 from prefmerge.checkpoints.hub import Beside, fetch
 from prefmerge.checkpoints.paths import expanded, hub_id, in_stack, name_of, split_stack
+from prefmerge.checkpoints.rearranged import original
 from prefmerge.errors import CheckpointMismatch
-from prefmerge.merging.stacks import open_stack
+from prefmerge.merging.stacks import Stack, open_stack
 from prefmerge.outputs.companions import companions_among
 from prefmerge.vectors.adapter import AdapterVector
 
@@ -83,6 +84,11 @@ def open_task(
         )
     if find_adapter(own) is None:
         return open_model(path, name=name)
+    if isinstance(original(base), Stack):
+        raise CheckpointMismatch(
+            f"{path}: a LoRA adapter over a stack, whose layers have other numbers than those of the model that it was "
+            f"trained over. Make that model first, and stack it: prefmerge merge MODEL {own} --method last -o OUT"
+        )
     adapter = open_adapter(own, name=name)
     over: Checkpoint | None = None
     try:

@@ -46,7 +46,7 @@ from prefmerge.merging.recipe import Recipe
 from prefmerge.merging.rows import OutputVocabulary, arranged, key_of
 from prefmerge.merging.sameness import Sameness, equal_everywhere, equal_tasks, equal_to_the_base
 from prefmerge.merging.settings import settings_of
-from prefmerge.merging.stacks import Stack
+from prefmerge.merging.stacks import Stack, home_of
 from prefmerge.merging.unmergeable import is_same_everywhere, note_of, unmergeable
 from prefmerge.merging.vocabularies import OF_VOCABULARIES
 from prefmerge.methods import METHODS, Method, Settings
@@ -101,6 +101,11 @@ class Plan:
     def given_base(self) -> Checkpoint:
         """The base as the user gave it, with the rows of its own vocabulary."""
         return original(self.base.checkpoint)
+
+    @property
+    def home(self) -> Checkpoint:
+        """The model whose folder an output takes its other files from."""
+        return home_of(self.given_base)
 
     @property
     def checkpoints(self) -> list[Checkpoint]:
@@ -431,7 +436,7 @@ def _tied(
     """The tensors to merge once for another's sake: equal to it in the base and in every task, whether they share their
     elements or were stored twice. The first in order of name keys the random choices, as for shared elements.
     """
-    if isinstance(base, Stack):  # a layer that is in it twice is two layers, each with values of its own
+    if isinstance(original(base), Stack):  # a layer that is in it twice is two layers, each with values of its own
         stored = {name: own for name, own in stored.items() if layer_of(name) is None}
     tied: dict[str, str] = {}
     copies: list[str] = []  # those that no file declares

@@ -28,6 +28,7 @@ from prefmerge.errors import CheckpointMismatch, RecipeError
 from prefmerge.ground.words import counted, did_you_mean, listed
 from prefmerge.merging.parameters import AS_TASK_VECTOR
 from prefmerge.merging.recipe import Recipe
+from prefmerge.merging.stacks import home_of
 from prefmerge.merging.vocabularies import BASE, ROWS_FROM, TOKENIZER, UNION
 from prefmerge.outputs.tokenizer import EMBEDDINGS, ids_in, tokenizer_files
 from prefmerge.outputs.vocabulary import Vocabulary, read_vocabulary, union, with_tokens
@@ -125,13 +126,13 @@ class _Models:
         """
         if self._share_a_file():
             return [None for _ in self.all], []
-        first = read_vocabulary(BASE, tokenizer_files(self.base))
+        first = read_vocabulary(BASE, tokenizer_files(home_of(self.base)))
         several, without = [first], []
         for who, one in zip(self.names[1:], self.tasks, strict=True):
             if isinstance(one, AdapterVector):
                 several.append(first)
                 continue
-            own = read_vocabulary(who, tokenizer_files(one))
+            own = read_vocabulary(who, tokenizer_files(home_of(one)))
             if own is None:
                 without.append(who)
             several.append(
@@ -142,7 +143,7 @@ class _Models:
 
     def _share_a_file(self) -> bool:
         """Whether the base has a tokenizer that only SentencePiece reads, and each task has the same or none."""
-        files = [tokenizer_files(one) for one in self.all]
+        files = [tokenizer_files(home_of(one)) for one in self.all]
         if ids_in(files[0]) or not any(name.endswith(BINARY) for name in files[0]):
             return False
         own = [{name: path.read_bytes() for name, path in one.items() if name.endswith(BINARY)} for one in files]

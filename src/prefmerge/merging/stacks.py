@@ -12,7 +12,7 @@ as in mergekit. The files beside the weights are those of the first model that i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -111,6 +111,11 @@ def open_stack(
     opened: dict[str, Checkpoint] = {}
     try:
         for part in parts:
+            if part.first > part.last:
+                raise CheckpointMismatch(
+                    f"{path}: the slice [{part.first}:{part.last}] ends before it begins. Give the first layer, and "
+                    "the one behind the last."
+                )
             if part.path not in opened:
                 opened[part.path] = opened_at(part.path)
         slices = [(opened[part.path], part) for part in parts if part.first < part.last]
@@ -137,7 +142,10 @@ def _stacked(
                 f"{other}: its layers are called {own}.0 and so on, and those of {first} {prefix}.0. A stack needs "
                 "models of one architecture."
             )
+    _require_alike(slices)
+    home = next(iter(opened.values()))
     stored = dict(_outside(slices))
+    _require_one_vocabulary(path, (home, slices[0][0], slices[-1][0]), stored)
     layers = {name: (Fraction(0), len(slices) - 1 if _is_after(name) else 0) for name in stored}
     sources: list[tuple[Checkpoint, int]] = []
     for slice, (model, part) in enumerate(slices):
@@ -150,12 +158,11 @@ def _stacked(
                 stored[new] = (model, model.aliases.get(own, own))
                 layers[new] = (Fraction(at, count - 1) if count > 1 else Fraction(1), slice)
         sources += [(model, number) for number in range(part.first, part.last)]
-    _require_alike(slices)
     tensors = {
         name: TensorInfo(name, model.tensors[own].dtype, model.tensors[own].shape)
         for name, (model, own) in sorted(stored.items())
     }
-    home, models = next(iter(opened.values())), tuple(opened.values())
+    models = tuple(opened.values())
     return Stack(name, path, home, models, tensors, layers, tuple(sources), {name: stored[name] for name in tensors})
 
 
@@ -189,6 +196,21 @@ def _outside(
     for name in before:
         model = last if _is_after(name) else first
         yield name, (model, model.aliases.get(name, name))
+
+
+def _require_one_vocabulary(path: Path, models: Sequence[Checkpoint], outside: Iterable[str]) -> None:
+    """Raise CheckpointMismatch where what comes before the layers, what comes after them and the configuration are of
+    models with different shapes there, such as different numbers of tokens.
+    """
+    for name in outside:
+        shapes = {one.tensors[name].shape: one for one in models if name in one.tensors}
+        if len(shapes) > 1:
+            (first, one), (second, other) = list(shapes.items())[:2]
+            raise CheckpointMismatch(
+                f"{path}: {name!r} has shape {first} in {one.path or one.name} and {second} in "
+                f"{other.path or other.name}, and a stack has one vocabulary. Bring them to one first, with prefmerge "
+                "merge --tokenizer-source."
+            )
 
 
 def _is_after(name: str) -> bool:

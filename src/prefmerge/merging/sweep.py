@@ -20,6 +20,7 @@ from typing import Any
 
 from prefmerge.checkpoints import content_fingerprint
 from prefmerge.checkpoints.folder import Folder
+from prefmerge.checkpoints.rearranged import original
 from prefmerge.errors import CheckpointCorrupt, OutputExists, UsageError
 from prefmerge.ground import jsons
 from prefmerge.ground.progress import Progress
@@ -85,7 +86,7 @@ def sweep(
     """
     wanted = combinations(recipe, vary)
     with make_plan(wanted[0].recipe) as first:
-        ending = "" if isinstance(first.base.checkpoint, Folder) else ".safetensors"
+        ending = "" if isinstance(first.home, Folder) else ".safetensors"
         outs = {one.name: out / f"{one.name}{ending}" for one in wanted}
         receipts = _there(wanted, outs, first) if resume else {}
     there = [path for path in outs.values() if os.path.lexists(path)]
@@ -143,7 +144,7 @@ def _name(varied: Mapping[str, str]) -> str:
 
 def _there(wanted: Sequence[Combination], outs: Mapping[str, Path], first: Plan) -> dict[str, Receipt]:
     """The receipts of what an earlier sweep made with the same parameters from the same inputs."""
-    same, inputs = Sameness(), (first.base.checkpoint, [task.checkpoint for task in first.tasks])
+    same, inputs = Sameness(), (first.given_base, [original(task.checkpoint) for task in first.tasks])
     prints: list[str] | None = None
     receipts: dict[str, Receipt] = {}
     for one in wanted:
@@ -154,7 +155,7 @@ def _there(wanted: Sequence[Combination], outs: Mapping[str, Path], first: Plan)
         if receipt is None or not out.exists():
             continue
         if prints is None:
-            prints = [_content(each) for each in first.checkpoints]
+            prints = [_content(each) for each in (inputs[0], *inputs[1])]
         settings = plan_over(one.recipe, *inputs, same).recipe.settings(first.names)
         read = [receipt.inputs.base, *receipt.inputs.tasks]
         if receipt.recipe == settings and all(map(_is, read, prints)):

@@ -20,6 +20,7 @@ from prefmerge.ground import jsons
 from prefmerge.ground.words import did_you_mean
 from prefmerge.merging.plan import Plan
 from prefmerge.merging.rows import OutputVocabulary
+from prefmerge.merging.stacks import home_of
 from prefmerge.merging.vocabularies import AUTO, BASE, CHAT_TEMPLATE, is_template
 from prefmerge.outputs.chat_template import CHATML, CONFIG, FILE, KEY, most_frequent, template_in
 from prefmerge.outputs.companions import Companions
@@ -107,10 +108,10 @@ def _with_tokenizer(
     companions, vocabulary = files.companions, output.vocabulary
     if output.task is not None:
         task = planned.tasks[output.task].checkpoint
-        own = tokenizer_files(task)
+        own = tokenizer_files(home_of(task))
         if own:
             notes.append(f"the tokenizer is that of task {planned.names[output.task]!r}.")
-            files = replace(files, special=_special_ids(task.path), moved=_moved(planned, vocabulary))
+            files = replace(files, special=_special_ids(home_of(task).path), moved=_moved(planned, vocabulary))
             companions = with_files(companions, own)
     if vocabulary is not None and vocabulary.extended:
         kept = {name: path for name, path in companions.files.items() if name not in (*_OLDER, "tokenizer.json")}
@@ -123,7 +124,7 @@ def _moved(planned: Plan, vocabulary: Vocabulary | None) -> dict[int, int]:
     """The ids that the base's tokens have in the output."""
     if vocabulary is None:
         return {}
-    before = ids_in(tokenizer_files(planned.given_base))
+    before = ids_in(tokenizer_files(planned.home))
     return {at: vocabulary.ids[token] for token, at in before.items() if token in vocabulary.ids}
 
 
@@ -166,10 +167,10 @@ def _template(planned: Plan) -> tuple[str | None, str]:
     models = {BASE: planned.given_base}
     models |= {name: own.checkpoint for name, own in zip(planned.names, planned.tasks, strict=True)}
     if asked == AUTO:
-        template = most_frequent([template_in(tokenizer_files(one)) for one in models.values()])
+        template = most_frequent([template_in(tokenizer_files(home_of(one))) for one in models.values()])
         return template, "that of most models" if template else "none: no model has one"
     if asked in models:
-        template = template_in(tokenizer_files(models[asked]))
+        template = template_in(tokenizer_files(home_of(models[asked])))
         if template is None:
             raise CheckpointMismatch(f"{CHAT_TEMPLATE.spelled}: {asked} has no chat template. Name another model.")
         return template, f"that of {asked}"

@@ -134,6 +134,7 @@ class AdapterVector:
     def read(self, tensor: str, start: int, stop: int, buffer: np.ndarray | None = None) -> np.ndarray:
         from prefmerge.vectors import kernels
 
+        tensor = self.aliases.get(tensor, tensor)  # what changes one name of the elements changes them all
         nbytes = 4 * (stop - start)
         space = buffer if buffer is not None and buffer.nbytes >= nbytes else np.empty(nbytes, np.uint8)
         out = space[:nbytes].view(np.float32)

@@ -27,6 +27,7 @@ from prefmerge.merging.opening import open_base, open_task
 from prefmerge.merging.parameters import AS_TASK_VECTOR, OF_EVERY_MERGE, every, per_task
 from prefmerge.merging.recipe import Recipe
 from prefmerge.merging.recipe_file import read_recipe
+from prefmerge.merging.stacks import home_of
 from prefmerge.methods.parameters import PREFERENCE
 from prefmerge.outputs.companions import find_companions
 from prefmerge.preference import Preference
@@ -66,7 +67,7 @@ class Sources:
             base = stack.enter_context(closing(open_base(recipe.base)))
             pairs = zip(recipe.tasks, recipe.names, strict=True)
             tasks = [stack.enter_context(closing(open_task(one.path, base, name=name))) for one, name in pairs]
-            folder = isinstance(base, Folder)
+            folder = isinstance(home_of(base), Folder)
             paths = [task.path for task in recipe.tasks]
             return cls(
                 _source(recipe.base, base, folder, base),
