@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from benchmarks import in_float64
+from benchmarks import in_float64, mergekit_recipes
 from benchmarks.mergekit_program import Mergekit
 
 TOLERANCE = 2e-6  # some units of float32 at the models' largest numbers, which are near 1
@@ -138,15 +137,6 @@ def _numbers(model: Any) -> Iterator[Any]:
     yield from (values for name, values in model.named_buffers() if name in stored and values.is_floating_point())
 
 
-def recipe(method: str, folders: Sequence[Path], dtype: str, **more: Any) -> dict[str, Any]:
-    """mergekit's recipe of one of `in_float64.METHODS`; `folders` are the base and the tasks."""
-    parameters = {"ties": {"weight": 1.0, "density": in_float64.DENSITY}, "linear": {"weight": 1.0}}
-    own = parameters.get(method, {"weight": in_float64.WEIGHT})
-    models = [{"model": str(folder), "parameters": own} for folder in folders[1:]]
-    base = {} if method == "linear" else {"base_model": str(folders[0])}
-    return {"merge_method": method, "models": models, **base, "dtype": dtype, **more}
-
-
 def define(method: str, folders: Sequence[Path], out: Path) -> None:
     """The float64 result, in the base's layout."""
     shutil.copytree(folders[0], out)
@@ -204,19 +194,6 @@ def _furthest(tensors: Mapping[str, Any], result: Mapping[str, Any]) -> tuple[fl
     return max(((tensors[name].double() - values.double()).abs().max().item(), name) for name, values in result.items())
 
 
-def ours(recipe_file: Path, out: Path) -> str | None:
-    """Merge with prefmerge. None, or the error that it ended with."""
-    from prefmerge.errors import PrefmergeError
-    from prefmerge.merging.api import run
-    from prefmerge.merging.recipe_file import read_recipe
-
-    try:
-        run(read_recipe(recipe_file), out)
-    except PrefmergeError as error:
-        return f"{type(error).__name__}: {error}".splitlines()[0]
-    return None
-
-
 def measure(folder: Path, mergekit: Mergekit | None, names: Sequence[str] = tuple(LAYOUTS)) -> list[dict[str, Any]]:
     """One row for every layout and method: the outcome of each tool."""
     import transformers
@@ -229,9 +206,9 @@ def measure(folder: Path, mergekit: Mergekit | None, names: Sequence[str] = tupl
         for method in in_float64.METHODS:
             own = folders[0].parent / method
             define(method, folders, own / "exact")
-            (own / "recipe.yml").write_text(json.dumps(recipe(method, folders, "float32")), encoding="utf-8")
+            mergekit_recipes.write(own / "recipe.yml", method, folders, {"dtype": "float32"})
             merges.append((name, method, own))
-    errors = {"prefmerge": [ours(own / "recipe.yml", own / "prefmerge") for _, _, own in merges]}
+    errors = {"prefmerge": [mergekit_recipes.merge_here(own / "recipe.yml", own / "prefmerge") for _, _, own in merges]}
     if mergekit:
         paths = [own for *_, own in merges]
         errors["mergekit"] = mergekit.in_a_row(
