@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import against_mergekit_tables, common, layouts, mergekit_recipes, rounding, yardstick
+from benchmarks import against_mergekit_tables, common, in_float64, layouts, mergekit_recipes, rounding, yardstick
 from benchmarks.make_checkpoints import LANGUAGE_MODELS, shapes_of
 from benchmarks.mergekit_program import Mergekit, installed, there
 from benchmarks.mergekit_recipes import METHODS, OURS, WIDER
@@ -51,7 +51,7 @@ def command(tool: str, mergekit: Mergekit | None, recipe: Path, out: Path) -> li
 
 
 def measure(folder: Path, sizes: Sizes, dtype: str, mergekit: Mergekit | None) -> dict[str, Any]:
-    """Time and memory in one format. mergekit in float32 runs once for each method."""
+    """Time and memory in one format. mergekit in float32 runs once, with the methods that `benchmarks.rounding` has."""
     folders = mergekit_recipes.checkpoints(folder, sizes.model, sizes.tasks, dtype)
     inputs = [own / "model.safetensors" for own in folders]
     tools = mergekit_recipes.variants(dtype, mergekit=mergekit is not None)
@@ -61,7 +61,7 @@ def measure(folder: Path, sizes: Sizes, dtype: str, mergekit: Mergekit | None) -
         for method in METHODS:
             sticks.append(yardstick.measure(inputs, folder / "yardstick.tmp"))
             for tool in list(tools)[:: -1 if run % 2 else 1]:
-                if tool == WIDER and run:
+                if tool == WIDER and (run or method not in in_float64.METHODS):
                     continue
                 recipe = mergekit_recipes.write(folder / "recipe.yml", method, folders, tools[tool])
                 runs = measured.setdefault((method, tool), [])
@@ -109,7 +109,8 @@ def part(name: str, folder: Path, sizes: Sizes, mergekit: Mergekit | None) -> di
     about = {**origin, "model": model, "elements": elements, "tasks": sizes.tasks}
     if name == "rounding":
         return {**about, "rows": rounding.measure(folder, mergekit, model, sizes.tasks)}
-    warm_up(folder / "tiny", mergekit)
+    if sizes != TOY:
+        warm_up(folder / "tiny", mergekit)
     return {**about, "sets": [measure(folder / dtype, sizes, dtype, mergekit) for dtype in DTYPES]}
 
 
@@ -125,19 +126,19 @@ def chosen(options: argparse.Namespace, folder: Path) -> tuple[Mergekit | None, 
         return None, f"{LEFT_OUT}: {str(error).splitlines()[0]}"
 
 
-def benchmark(options: argparse.Namespace) -> dict[str, Any]:
-    """The result; parts that are not asked for stay as they are in the file."""
+def benchmark(options: argparse.Namespace) -> None:
+    """Measure and write part after part; those that are not asked for stay as they are in the file."""
     sizes = TOY if options.toy else Sizes(options.model, tasks=options.tasks, runs=tuple(options.runs))
     options.workdir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.workdir) as scratch:
         folder = Path(scratch).absolute()
         mergekit, note = chosen(options, folder)
         known = {"mergekit": mergekit.versions() if mergekit else None, "note": note}
-        kept = json.loads(options.result.read_text(encoding="utf-8")) if options.result.exists() else {}
-        parts = {name: kept[name] for name in PARTS if name in kept}
+        parts = json.loads(options.result.read_text(encoding="utf-8")) if options.result.exists() else {}
         for name in options.parts:
             parts[name] = known | part(name, folder / name, sizes, mergekit)
-    return {"question": common.question(__doc__)} | {name: parts[name] for name in PARTS if name in parts}
+            ordered = {name: parts[name] for name in PARTS if name in parts}
+            common.write_result(options.result, {"question": common.question(__doc__)} | ordered)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -162,15 +163,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--render-only", action="store_true", help="render an existing result; measure nothing")
     options = parser.parse_args(arguments)
     if not options.render_only:
-        common.write_result(options.result, benchmark(options))
+        benchmark(options)
     data = json.loads(options.result.read_text(encoding="utf-8"))
-    for page, text in (
-        (options.docs, against_mergekit_tables.tables),
-        (options.readme, against_mergekit_tables.short_table),
+    for page, text, heading in (
+        (options.docs, against_mergekit_tables.tables, None),
+        (options.readme, against_mergekit_tables.short_table, against_mergekit_tables.HEADING),
     ):
         if page:
             before = page.read_text(encoding="utf-8")
-            page.write_text(against_mergekit_tables.placed(before, text(data)), encoding="utf-8")
+            page.write_text(against_mergekit_tables.placed(before, text(data), heading), encoding="utf-8")
 
 
 if __name__ == "__main__":

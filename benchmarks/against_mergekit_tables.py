@@ -14,18 +14,23 @@ from benchmarks.layouts import counts
 from benchmarks.mergekit_recipes import OURS, THEIRS
 
 MARK = "<!-- made by benchmarks/against_mergekit.py -->"
-HEADING = "## Speed and memory\n"  # in the README
+HEADING = "## Speed and memory"  # in the README
 MEASURES = ("processor_seconds", "seconds", "anonymous_mb", "resident_mb")
 
 Row = Mapping[str, Any]
 
 
-def placed(page: str, text: str) -> str:
-    """A page with `text` between the marks: where they are, else below the heading, else at the end."""
-    if MARK not in page and HEADING in page:
-        page = page.replace(HEADING, f"{HEADING}\n{MARK}\n{MARK}\n", 1)
-    elif MARK not in page:
+def placed(page: str, text: str, heading: str | None = None) -> str:
+    """A page with `text` between the marks: where they are, else below the heading, else at the end.
+
+    Raises ValueError where neither marks nor the heading are there.
+    """
+    if MARK not in page and heading is None:
         page = f"{page.rstrip()}\n\n{MARK}\n{MARK}\n"
+    elif MARK not in page:
+        if f"{heading}\n" not in page:
+            raise ValueError(f"The page has neither the marks {MARK} nor the heading {heading!r}.")
+        page = page.replace(f"{heading}\n", f"{heading}\n\n{MARK}\n{MARK}\n", 1)
     return between_marks(page, MARK, text)
 
 
