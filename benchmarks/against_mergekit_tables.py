@@ -51,6 +51,8 @@ def times(row: Row, ours: Row, key: str) -> float:
 def share(row: Row, key: str = "wrong") -> str:
     """Of the elements, in percent, with two digits that matter."""
     value = 100 * row[key] / row["elements"]
+    if 0 < value < 0.001:
+        return "< 0.001"
     return f"{value:.{0 if value >= 10 or not value else 1 if value >= 1 else 2 if value >= 0.1 else 3}f}"
 
 
@@ -147,9 +149,10 @@ def _rounding(part: Row) -> Sequence[str]:
         "Elements of an output that are not the float64 result rounded once to the output's format. "
         f"{of_what(part)}, one layer of Qwen2's shapes. Where several elements are equal at ties' threshold, any "
         "choice among them is right. Weights have a standard deviation of 0.02; the larger the tasks' changes, the "
-        "more there is to round. mergekit computes in the recipe's `dtype`. With bfloat16, as in most published "
-        "recipes, it rounds at every step; with `dtype: float32` and `out_dtype: bfloat16` it does not, and takes the "
-        "time and memory of the rows above.\n",
+        "more there is to round. With `dtype: bfloat16`, as in most published recipes, mergekit computes linear in "
+        "float32 and rounds once too, but task_arithmetic and ties in bfloat16. With `dtype: float32` and "
+        "`out_dtype: bfloat16` it computes all of them in float32, with the time and memory above. In float32 "
+        "prefmerge sums in float64, but task vectors are float32, so that some elements are rounded twice.\n",
         rounding_table(part),
         origin(part),
     ]

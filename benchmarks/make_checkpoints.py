@@ -7,9 +7,9 @@ The step x |x| has the heavy tail of real fine-tuning (kurtosis 12) for one rand
 is written, and each tensor has its own random stream: the first files are the same bytes for any T and any number of
 threads. Models: `vit-b-16`, CLIP's ViT-B/16 visual tower (86,192,640 elements, names of the released weights);
 `billion`, the same architecture at width 2,048 and 20 layers (1.01 B); `toy`, width 32. Language models:
-`qwen2-0.5b`, Qwen2's shapes (494 M elements); `qwen2-0.2b` and `qwen2-0.1b`, twelve and six of its layers and
-a vocabulary of 32,000; `qwen2-layer`, one; `qwen2-toy`. Shapes: as in the released weights, row-major. Cost: about a second per 100 M elements
-and core; memory of one tensor per core. Not here: anything trained.
+`qwen2-0.5b`, Qwen2's shapes (494 M elements); `qwen2-0.2b` and `qwen2-0.1b`, twelve and six of its layers and a
+vocabulary of 32,000; `qwen2-layer`, one; `qwen2-toy`. Shapes: as in the released weights, row-major. Cost: about a
+second per 100 M elements and core; memory of one tensor per core. Not here: anything trained.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def recipe(method: str, folders: Sequence[Path], formats: Mapping[str, str]) -> 
     weight, density = {"weight": in_float64.WEIGHT}, {"density": in_float64.DENSITY}
     own = {"linear": {"weight": 1.0}, "ties": {"weight": 1.0} | density, "dare_ties": weight | density, "slerp": {}}
     models = [{"model": str(folder), "parameters": own.get(method, weight)} for folder in folders[1:]]
-    base = {} if method == "linear" else {"base_model": str(folders[0])}
+    base: dict[str, Any] = {} if method == "linear" else {"base_model": str(folders[0])}
     if method == "slerp":
         models = [{"model": str(folder)} for folder in folders[:2]]
         base["parameters"] = {"t": 0.5}
