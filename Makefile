@@ -21,13 +21,14 @@ check: .venv/ready
 	.venv/bin/ruff check .
 	.venv/bin/basedpyright
 
-# Minutes to an hour, and 8 GB of disk. Writes benchmarks/results/*.json and the documents made from them.
+# An hour or two, and 15 GB of disk. Writes benchmarks/results/*.json and the documents made from them.
 bench: .venv/ready
 	.venv/bin/python -m benchmarks.merge_speed --docs docs/speed.md
 	.venv/bin/python -m benchmarks.read_vectors
 	.venv/bin/python -m benchmarks.optimal_gap
 	.venv/bin/python -m benchmarks.training_speed
 	.venv/bin/python -m benchmarks.sessions
+	.venv/bin/python -m benchmarks.against_mergekit $(if $(MERGEKIT),--mergekit $(MERGEKIT)) --docs docs/speed.md --readme README.md
 
 # Days on two cores; what is finished is not done again. Needs Debian's wordnet-base, or WORDNET=folder of WordNet 3.
 bench-real: .venv/ready
@@ -42,6 +43,7 @@ bench-real: .venv/ready
 # Every document that is made from results or declarations, again. A minute; measures nothing.
 docs: .venv/ready
 	.venv/bin/python -m benchmarks.merge_speed --render-only --docs docs/speed.md
+	.venv/bin/python -m benchmarks.against_mergekit --render-only --docs docs/speed.md --readme README.md
 	.venv/bin/python -m benchmarks.demo_tables
 	.venv/bin/python -m benchmarks.adapt_tables
 	.venv/bin/python -m benchmarks.defaults --render-only

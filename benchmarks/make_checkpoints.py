@@ -6,9 +6,10 @@ fine-tuning.
 The step x |x| has the heavy tail of real fine-tuning (kurtosis 12) for one random number. The walk is float32 whatever
 is written, and each tensor has its own random stream: the first files are the same bytes for any T and any number of
 threads. Models: `vit-b-16`, CLIP's ViT-B/16 visual tower (86,192,640 elements, names of the released weights);
-`billion`, the same architecture at width 2,048 and 20 layers (1.01 B); `toy`, width 32. Shapes: as in the released
-weights, row-major. Cost: about a second per 100 M elements and core; memory of one tensor per core. Not here: anything
-trained.
+`billion`, the same architecture at width 2,048 and 20 layers (1.01 B); `toy`, width 32. Language models:
+`qwen2-0.5b`, Qwen2's shapes (494 M elements); `qwen2-0.2b` and `qwen2-0.1b`, twelve and six of its layers and a
+vocabulary of 32,000; `qwen2-layer`, one; `qwen2-toy`. Shapes: as in the released weights, row-major. Cost: about a
+second per 100 M elements and core; memory of one tensor per core. Not here: anything trained.
 """
 
 from __future__ import annotations
@@ -27,11 +28,57 @@ DTYPES = {"float32": ("F32", 4), "float16": ("F16", 2), "bfloat16": ("BF16", 2)}
 # name -> (width, layers, projection, patches per side)
 MODELS = {"vit-b-16": (768, 12, 512, 14), "billion": (2048, 20, 1024, 14), "toy": (32, 2, 16, 2)}
 
+# name -> (width, layers, feed-forward width, heads, key-value heads, vocabulary); head and embeddings are one tensor
+LANGUAGE_MODELS = {
+    "qwen2-0.5b": (896, 24, 4864, 14, 2, 151_936),
+    "qwen2-0.2b": (896, 12, 4864, 14, 2, 32_000),
+    "qwen2-0.1b": (896, 6, 4864, 14, 2, 32_000),
+    "qwen2-layer": (896, 1, 4864, 14, 2, 1000),
+    "qwen2-toy": (32, 2, 48, 4, 2, 64),
+}
+
 Shapes = dict[str, tuple[int, ...]]
 
 
+def config_of(model: str, dtype: str) -> dict[str, object]:
+    """config.json of one of LANGUAGE_MODELS."""
+    width, layers, wide, heads, pairs, words = LANGUAGE_MODELS[model]
+    return {
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "intermediate_size": wide,
+        "num_attention_heads": heads,
+        "num_key_value_heads": pairs,
+        "vocab_size": words,
+        "tie_word_embeddings": True,
+        "torch_dtype": dtype,
+    }
+
+
+def _shapes_of_language_model(model: str) -> Shapes:
+    width, layers, wide, heads, pairs, words = LANGUAGE_MODELS[model]
+    keys = width // heads * pairs
+    shapes: Shapes = {"model.embed_tokens.weight": (words, width), "model.norm.weight": (width,)}
+    for i in range(layers):
+        block = f"model.layers.{i}"
+        shapes |= {f"{block}.{norm}_layernorm.weight": (width,) for norm in ("input", "post_attention")}
+        for name, rows in (("q", width), ("k", keys), ("v", keys)):
+            shapes |= {
+                f"{block}.self_attn.{name}_proj.weight": (rows, width),
+                f"{block}.self_attn.{name}_proj.bias": (rows,),
+            }
+        shapes[f"{block}.self_attn.o_proj.weight"] = (width, width)
+        shapes |= {f"{block}.mlp.{name}_proj.weight": (wide, width) for name in ("gate", "up")}
+        shapes[f"{block}.mlp.down_proj.weight"] = (width, wide)
+    return dict(sorted(shapes.items()))
+
+
 def shapes_of(model: str) -> Shapes:
-    """Tensor names and shapes of a CLIP visual tower."""
+    """Tensor names and shapes of a CLIP visual tower, or of one of LANGUAGE_MODELS."""
+    if model in LANGUAGE_MODELS:
+        return _shapes_of_language_model(model)
     width, layers, projection, side = MODELS[model]
     shapes: Shapes = {
         "visual.class_embedding": (width,),
@@ -87,6 +134,7 @@ def make(
     tasks: int = 20,
     dtype: str = "float32",
     seed: int = 0,
+    step: float = 1e-4,
     threads: int | None = None,
 ) -> tuple[Path, list[Path]]:
     """Write `base.safetensors` and `task01.safetensors`.. into `folder`. Returns their paths."""
@@ -100,13 +148,14 @@ def make(
         index, name = numbered
         rng = np.random.default_rng([seed, index])
         theta = 0.02 * rng.standard_normal(shapes[name], np.float32)
-        if name.split(".")[-2].startswith("ln_") and name.endswith("weight"):
+        part = name.split(".")[-2]
+        if (part.startswith("ln_") or part.endswith("norm")) and name.endswith("weight"):
             theta += 1
         for task, file in enumerate(files):
             if task:
-                step = rng.standard_normal(shapes[name], np.float32)
-                step *= np.abs(step)
-                theta += np.float32(1e-4 * (0.6 + 0.8 * rng.random())) * step
+                change = rng.standard_normal(shapes[name], np.float32)
+                change *= np.abs(change)
+                theta += np.float32(step * (0.6 + 0.8 * rng.random())) * change
             data = memoryview(encoded(theta, dtype))
             done = 0
             while done < len(data):  # pwrite may write less than asked, 2 GiB at most
@@ -129,7 +178,7 @@ def main() -> None:
         epilog="python -m benchmarks.make_checkpoints /data/vit --tasks 20",
     )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--model", choices=MODELS, default="vit-b-16")
+    parser.add_argument("--model", choices=[*MODELS, *LANGUAGE_MODELS], default="vit-b-16")
     parser.add_argument("--tasks", type=int, default=20)
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--seed", type=int, default=0)

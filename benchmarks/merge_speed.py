@@ -4,7 +4,7 @@ A ViT-B/16 visual tower (86.2 M elements) and T tasks on disk; every method as a
 start, merge, fsync), with a warm page cache unless it says cold. The yardstick is measured in the same run, before,
 between and after the methods. First the results are checked: budgets against exact fractions, and a few tensors
 element by element. Writes `results/merge_speed.json`; `--docs` renders it. At T = 20: 7.2 GB of disk, two minutes.
-Not here: other tools.
+Not here: other tools (`benchmarks.against_mergekit`, whose part of the page stays).
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ def _timed(seconds: dict[str, float]) -> list[str]:
 
 
 def render(data: dict[str, Any]) -> str:
-    """docs/speed.md, whole."""
+    """docs/speed.md, but for what other benchmarks write below."""
     made_by = "python -m benchmarks.merge_speed --render-only --docs docs/speed.md"
     about = (
         f"Model: {data['model']}, {data['dtype']}. Whole processes (`prefmerge merge`), median of several runs. "
@@ -261,7 +261,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
         common.write_result(options.result, data)
     if options.docs:
-        options.docs.write_text(render(json.loads(options.result.read_text(encoding="utf-8"))), encoding="utf-8")
+        before = options.docs.read_text(encoding="utf-8") if options.docs.exists() else ""
+        _, mark, others = before.partition("\n<!-- made by ")
+        own = render(json.loads(options.result.read_text(encoding="utf-8")))
+        options.docs.write_text(own + mark + others, encoding="utf-8")
 
 
 if __name__ == "__main__":
