@@ -101,3 +101,12 @@ def test_one_document_goes_to_the_output_whatever_its_name(tmp_path: Path) -> No
 def test_reading_one_recipe_of_several_says_what_reads_them(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"has 2 documents, and this reads one\. .*prefmerge\.merge_recipes\("):
         prefmerge.read_recipe(write(tmp_path, HALF, LAST))
+
+
+def test_a_document_with_nothing_to_merge_is_wrong_before_anything_is_merged(tmp_path: Path) -> None:
+    good = f"name: half\nmerge_method: linear\nmodels: [{{model: {BASE}}}, {{model: {CARS}}}]\n"
+    bad = f"merge_method: ties\nbase_model: {BASE}\nmodels: [{{model: {BASE}}}]\n"
+    (tmp_path / "recipes.yaml").write_text(f"{good}---\n{bad}")
+    with pytest.raises(RecipeError, match="the document without a name: no model but the base is listed"):
+        prefmerge.merge_recipes(tmp_path / "recipes.yaml", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["recipes.yaml"]

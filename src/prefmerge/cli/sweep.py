@@ -12,6 +12,7 @@ from prefmerge.cli.app import command
 from prefmerge.cli.derived import given_flags, of_a_merge
 from prefmerge.cli.merging import recipe_given, require_something
 from prefmerge.errors import UsageError
+from prefmerge.ground.words import counted
 from prefmerge.merging.parameters import METHOD, every
 
 if TYPE_CHECKING:
@@ -98,5 +99,6 @@ def _table(models: list[SweptModel], out: Path) -> None:
     console.print(table)
     console.print()
     kept = sum(one.kept for one in models)
-    console.print(f"{len(models)} models, {kept} of them kept." if kept else f"{len(models)} models.")
+    number = counted(len(models), "model")
+    console.print(f"{number}, {kept} of them kept." if kept else f"{number}.")
     console.print(f"Output: {out}", soft_wrap=True)

@@ -196,7 +196,7 @@ def make_plan(recipe: Recipe, sameness: Sameness | None = None, *, tokenizers: b
         raise RecipeError("no base model given. Name the model that the tasks were fine-tuned from.")
     if not recipe.tasks and METHODS[recipe.method].fewest:
         raise RecipeError(
-            "no task given: there is nothing to merge into the base. Name at least one fine-tuned checkpoint after it."
+            "no task given: there is nothing to merge into the base. Give at least one fine-tuned checkpoint."
         )
     opened: list[Checkpoint] = []
     tokenizers = tokenizers or any(recipe[one] is not None for one in OF_VOCABULARIES)

@@ -28,6 +28,7 @@ from prefmerge.merging.receipt import Receipt
 from prefmerge.merging.recipe import Recipe
 from prefmerge.merging.recipe_file import RecipeDocument, documents
 from prefmerge.merging.recipe_nodes import Fault, Nodes, as_error
+from prefmerge.methods import METHODS
 from prefmerge.outputs.write import kind_of, require_free
 
 FINAL = "the document without a name"
@@ -52,7 +53,11 @@ class Document:
     @property
     def called(self) -> str:
         """What messages call it."""
-        return FINAL if self.name is None else repr(self.name)
+        return _called(self.name)
+
+
+def _called(name: str | None) -> str:
+    return FINAL if name is None else repr(name)
 
 
 def merge_recipes(
@@ -109,7 +114,11 @@ def read_documents(path: str | Path, out: str | Path) -> list[Document]:
     for root in roots:
         one = RecipeDocument(Nodes(path, loader), root, outputs)
         try:
-            one.read()
+            recipe = one.read()
+            if not recipe.tasks and METHODS[recipe.method].fewest:
+                wrong.append(
+                    Fault(one.line, f"{_called(one.name)}: no model but the base is listed, so nothing is merged.")
+                )
         except PrefmergeError:
             if not one.nodes.kept:
                 raise

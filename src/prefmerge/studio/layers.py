@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 
 from prefmerge.analysis.ownership import layers, natural
+from prefmerge.errors import UsageError
 from prefmerge.ground.progress import Progress
 from prefmerge.merging.api import checked_threads
 from prefmerge.merging.engine import Outcome, merge_all
 from prefmerge.merging.parameters import AS_TASK_VECTOR, DTYPE
 from prefmerge.merging.plan import make_plan
 from prefmerge.merging.recipe import Recipe
+from prefmerge.merging.vocabularies import OF_VOCABULARIES
 from prefmerge.methods import MAX_ABS
 from prefmerge.methods.parameters import SCALE
 from prefmerge.vectors.workspace import Workspace
@@ -48,6 +50,8 @@ class Layers:
 
     def of(self, recipe: Recipe, progress: Progress) -> dict[str, Any]:
         """A row for each layer, in the order of the network; owners only where every element has one."""
+        if any(recipe[one] is not None for one in OF_VOCABULARIES):
+            raise UsageError("this recipe moves rows of the embeddings, so what is kept by layer cannot be shown.")
         if self._most is None:
             largest = Recipe(base=recipe.base, tasks=[{"path": task.path, "name": task.name} for task in recipe.tasks])
             same = {name: recipe.given[name] for name in ("exclude", "rename") if name in recipe.given}
