@@ -83,9 +83,9 @@ def test_journey_13_ctrl_c_ends_the_trainings(trained: Any, tmp_path: Path):
 def test_journey_17_trainings_at_once_share_the_cores_and_all_are_heard(
     trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from prefmerge.merging import api
+    from prefmerge.merging import limits
 
-    monkeypatch.setattr(api, "available_cores", lambda: 6)
+    monkeypatch.setattr(limits, "available_cores", lambda: 6)
     heard = trained("ends", "ends", jobs=2)
     assert heard[0] == ("", "Training sequential-seed-0, sequential-seed-1, 2 at a time.")
     assert sorted(heard[1:]) == [(f"sequential-seed-{seed}", "loading the model") for seed in (0, 1)]

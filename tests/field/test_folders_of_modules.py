@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from prefmerge import merge, open_checkpoint, verify
-from prefmerge.merging import api
+from prefmerge.merging import many
 from prefmerge.outputs.write import create_output
 from tests.field.made import assert_is, files, message, note, put, state, write
 from tests.field.test_folders import pipeline
@@ -122,7 +122,7 @@ def test_case_9e_the_trained_module_of_a_pipeline(tmp_path: Path, trained: str) 
 
 def test_case_9e_shards_of_a_module_lie_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base, task = (pipeline(tmp_path / name, {"unet": seed}) for seed, name in enumerate(("base", "task")))
-    monkeypatch.setattr(api, "create_output", partial(create_output, max_shard_bytes=130))
+    monkeypatch.setattr(many, "create_output", partial(create_output, max_shard_bytes=130))
     merge(base, [task], tmp_path / "out", method="increments")
     index = tmp_path / "out" / "unet" / "diffusion_pytorch_model.safetensors.index.json"
     shards = {f"diffusion_pytorch_model-0000{i}-of-00002.safetensors" for i in (1, 2)}

@@ -26,7 +26,7 @@ from prefmerge.checkpoints.folder import Folder
 from prefmerge.checkpoints.rearranged import original
 from prefmerge.errors import OutputIsInput, UsageError
 from prefmerge.ground.progress import Progress, phase
-from prefmerge.ground.words import did_you_mean
+from prefmerge.ground.words import did_you_mean, joined
 from prefmerge.merging.added import Added, Adding, note
 from prefmerge.merging.card import CARD, base_model, model_card
 from prefmerge.merging.configs import as_published
@@ -189,11 +189,10 @@ def _files(planned: Plan, kind: OutputKind, tokenizer_from: str | None) -> Vocab
     """What goes beside the weights, with the vocabulary and the chat template of the recipe."""
     companions = _companions(planned, kind, tokenizer_from)
     if kind == "file":
-        if planned.recipe[CHAT_TEMPLATE] is not None:
-            raise UsageError(
-                f"{CHAT_TEMPLATE.spelled} has no use for an output that is one file. Leave it out, or name a folder."
-            )
-        return VocabularyFiles(companions)
+        idle = [TOKENIZER.spelled] if planned.recipe[TOKENIZER] is not None else []
+        idle += [CHAT_TEMPLATE.spelled] if planned.recipe[CHAT_TEMPLATE] is not None else []
+        told = f"of {joined(idle)} the output has the weights alone, since it is one file." if idle else ""
+        return VocabularyFiles(replace(companions, more=(told,) if told else ()))
     return vocabulary_files(planned, companions, keep_tokenizer=tokenizer_from is not None)
 
 

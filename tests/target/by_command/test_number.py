@@ -25,6 +25,8 @@ from prefmerge.target.by_command.number import MeasuredNumber, NoNumber, in_json
         ("0.61+/-0.02", 0.61, 0.02),
         ("arc2 of v1.2b: 7", 7.0, None),
         ("info: nana banana\n8", 8.0, None),
+        ("0.61+-0.02", 0.61, 0.02),
+        ("/runs/checkpoint-34/model of 2026-11-29.json: 0.5", 0.5, None),
     ],
 )
 def test_the_last_line_with_a_number(text: str, value: float, error: float | None):
@@ -36,6 +38,7 @@ def test_the_last_line_with_a_number(text: str, value: float, error: float | Non
     [
         ("", "it printed nothing"),
         ("done\n", "it printed no number"),
+        ("wrote /tmp/run-34/step-7.log\n", "it printed no number"),
         ("loss nan", "the number is nan; expected a finite one"),
         ("-inf", "the number is -inf; expected a finite one"),
         ("5\nloss 3 accuracy 0.5", "the last line with a number has several: 'loss 3 accuracy 0.5'. Print one, or one"),

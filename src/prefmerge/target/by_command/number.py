@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_NUMBER = re.compile(
-    r"(?<![\w.])[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|nan|inf|infinity)(?![\w.]*\w)", re.IGNORECASE
-)
-_WITH_ERROR = re.compile(rf"({_NUMBER.pattern})\s*(?:±|\+/?-)\s*({_NUMBER.pattern})", re.IGNORECASE)
+_ANY = r"[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|nan|inf|infinity)(?![\w.]*\w)"
+_NUMBER = re.compile(rf"(?<![\w./\\-]){_ANY}(?![/\\]|-\w)", re.IGNORECASE)  # not a part of a path or of a word
+_WITH_ERROR = re.compile(rf"({_NUMBER.pattern})\s*(?:±|\+/?-)\s*({_ANY})", re.IGNORECASE)
 SHOWN = 200  # characters of a line in a message
 
 
