@@ -85,8 +85,8 @@ class Jobs:
             yield _line({"error": str(error), "field": error.field})
         except PrefmergeError as error:
             yield _line({"error": str(refused(error)), "field": ""})
-        except Exception:
-            traceback.print_exc()  # a bug of ours: the page shows that there is one, and the studio lives
+        except Exception:  # a bug of ours: the page shows that there is one, and the studio lives
+            traceback.print_exc()
             yield _line({"error": "the studio failed; what it failed at stands where it was started.", "field": ""})
         finally:
             ended.set()
