@@ -9,7 +9,7 @@ import pytest
 
 from prefmerge import Preference, merge_state_dicts
 from prefmerge.errors import MethodError, PreferenceError
-from prefmerge.methods import Settings
+from prefmerge.methods import Settings, records
 from prefmerge.methods.importance import MagnitudeImportance
 from prefmerge.methods.optimal import ROWS, relative_gap
 from prefmerge.methods.tunable import TunableMagmax
@@ -254,3 +254,19 @@ def test_where_no_bound_holds_the_pieces_are_exact_in_budget_and_honest_about_th
     lost = (retained(best) - retained(pieces)) / retained(pieces)
     assert best.report.gap < lost <= pieces.report.gap * (1 + 1e-2)  # the report is rounded to two digits
     assert pieces.report.gap < 1e-3
+
+
+@pytest.mark.parametrize("scope", ["tensor", "model"])
+@pytest.mark.parametrize("width", [1e-6, 0.05])
+def test_a_draw_that_looks_in_the_wrong_place_looks_again(scope: str, width: float, monkeypatch: pytest.MonkeyPatch):
+    """Where the largest number taken lies is guessed; a guess that fails is taken back, and changes no owner."""
+    base, tasks = state_dicts(4, 1)
+    options: dict[str, Any] = {"preference": "0.4,0.3,0.2,0.1", "selection": "paper", "scope": scope, "block": 64}
+    expected, receipt = merge_state_dicts(base, tasks, **options)
+    real, found = records._taken, list[bool]()
+    monkeypatch.setattr(records, "WIDTH", width)
+    monkeypatch.setattr(records, "_taken", lambda *given: (found.append(real(*given)), found[-1])[1])
+    merged, again = merge_state_dicts(base, tasks, **options)
+    assert False in found
+    assert again.owned == receipt.owned
+    assert all(np.array_equal(merged[name], expected[name]) for name in base)
