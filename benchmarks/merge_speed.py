@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -24,6 +25,7 @@ from safetensors import safe_open
 from benchmarks import common, yardstick
 from benchmarks.make_checkpoints import MODELS, make
 
+TEN = 10  # models of a sweep
 CHECKED = ("visual.ln_post.weight", "visual.class_embedding", "visual.proj")
 
 
@@ -36,6 +38,7 @@ class Case:
     name: str
     options: tuple[str, ...]
     cold: bool = False
+    vary: str | None = None  # of `prefmerge sweep`, which then takes the place of `prefmerge merge`
 
     def shares(self, tasks: int) -> list[Fraction] | None:
         if "--prefer" not in self.options:
@@ -59,6 +62,7 @@ def target_of_two(tasks: int) -> str:
 
 def cases(tasks: int, cold: bool) -> list[Case]:
     """The rows for T tasks."""
+    optimal = ("--method", "tunable-magmax", "--selection", "optimal", "--importance", "step", "--prefer")
     tunable = ("--method", "tunable-magmax", "--selection", "paper", "--importance", "magnitude", "--prefer")
     rows = [
         Case("tunable-magmax, alpha 1", (*tunable, "alpha:1")),
@@ -66,12 +70,24 @@ def cases(tasks: int, cold: bool) -> list[Case]:
         Case("tunable-magmax, alpha 0.5", (*tunable, "alpha:0.5")),
         Case("tunable-magmax, a target of two tasks", (*tunable, target_of_two(tasks))),
         Case("tunable-magmax, alpha 1, scope model", (*tunable, "alpha:1", "--scope", "model")),
+        Case("tunable-magmax, optimal + step, alpha 1", (*optimal, "alpha:1", "--sequential")),
+        Case("tunable-magmax, optimal + step, a target of two tasks", (*optimal, target_of_two(tasks), "--sequential")),
         *(Case(method, ("--method", method)) for method in ("magmax", "average", "task-arithmetic", "ties")),
+        Case("magmax, ten scales", ("--method", "magmax"), vary=f"scale={_ten(lambda i: f'{i / 10}')}"),
+        Case("ties, ten densities", ("--method", "ties"), vary=f"density={_ten(lambda i: f'{i / 20}')}"),
+        Case("tunable-magmax, ten preferences", tunable[:-1], vary=f"prefer={_ten(lambda i: f'alpha:{1 + i / 10}')}"),
     ]
     return rows + [Case("tunable-magmax, alpha 1, cold cache", (*tunable, "alpha:1"), cold=True)] if cold else rows
 
 
+def _ten(value: Callable[[int], str]) -> str:
+    return "|".join(value(i) for i in range(1, TEN + 1))
+
+
 def command(case: Case, base: Path, tasks: Sequence[Path], out: Path) -> list[str]:
+    if case.vary is not None:
+        words = [*common.PREFMERGE, "sweep", str(base), *map(str, tasks), "-o", str(out.with_suffix(""))]
+        return [*words, "--force", "--vary", case.vary, *case.options]
     return [*common.PREFMERGE, "merge", str(base), *map(str, tasks), "-o", str(out), "--force", *case.options]
 
 
@@ -81,6 +97,10 @@ def receipt_of(out: Path) -> dict[str, Any]:
 
 def check(case: Case, base: Path, tasks: Sequence[Path], out: Path) -> None:
     """AssertionError unless the merge that was just run is right where that is cheap to check."""
+    if case.vary is not None:
+        made = sorted(out.with_suffix("").rglob("*.safetensors"))
+        assert len(made) == TEN, f"{case.name}: {len(made)} models were written"
+        return
     receipt = receipt_of(out)
     shares = case.shares(len(tasks))
     if shares is None and case.name != "magmax":
@@ -145,6 +165,7 @@ def measure(base: Path, tasks: Sequence[Path], workdir: Path, *, runs: int, cold
             measured.append(common.run_measured(command(case, base, tasks, out)))
             if run == 0:
                 check(case, base, tasks, out)
+        shutil.rmtree(out.with_suffix(""), ignore_errors=True)
         del measured[
             : runs > 0
         ]  # the first compiles kernels where this machine never has; with no other run it must do
@@ -171,10 +192,12 @@ def measure(base: Path, tasks: Sequence[Path], workdir: Path, *, runs: int, cold
             result[name] = {
                 "seconds": common.spread([s.total for s in sticks[is_cold]]),
                 "read": common.spread([s.read for s in sticks[is_cold]]),
+                "processor_seconds": common.spread([s.processor for s in sticks[is_cold]]),
             }
     for row in rows:
-        against = result["yardstick_cold" if row["cold"] else "yardstick"]["seconds"]["median"]
-        row["times_yardstick"] = round(row["seconds"]["median"] / against, 2)
+        against = result["yardstick_cold" if row["cold"] else "yardstick"]
+        for own, times in (("seconds", "times_yardstick"), ("processor_seconds", "times_yardstick_processor")):
+            row[times] = round(row[own]["median"] / against[own]["median"], 2)
     return result
 
 
@@ -199,7 +222,7 @@ def benchmark(
     }
 
 
-COLUMNS = ("seconds", "spread", "CPU seconds", "GB/s", "x yardstick", "anonymous MB", "resident MB")
+COLUMNS = ("seconds", "spread", "CPU seconds", "GB/s", "x yardstick", "x CPU", "anonymous MB", "resident MB")
 
 
 def _timed(seconds: dict[str, float]) -> list[str]:
@@ -212,8 +235,10 @@ def render(data: dict[str, Any]) -> str:
     about = (
         f"Model: {data['model']}, {data['dtype']}. Whole processes (`prefmerge merge`), median of several runs. "
         "One *yardstick* is all inputs read once through memory maps on all cores plus one output written and fsynced, "
-        "measured between the runs. Anonymous memory is what `--max-memory` bounds; resident memory counts mapped "
-        "pages of the inputs too, which the kernel takes back when it needs them.\n"
+        "measured between the runs. *x yardstick* compares wall seconds, *x CPU* those of all cores: the number to "
+        "trust, since other programs ran on the machine. Ten models are written by `prefmerge sweep`. Anonymous "
+        "memory is what `--max-memory` bounds; resident memory counts mapped pages of the inputs too, which the "
+        "kernel takes back when it needs them.\n"
     )
     generated = f"<!-- generated from benchmarks/results/merge_speed.json: {made_by} -->\n"
     parts = ["# Speed and memory\n", generated, data["question"] + "\n", about]
@@ -223,13 +248,23 @@ def render(data: dict[str, Any]) -> str:
             if key in measured:
                 seconds = measured[key]["seconds"]
                 rows.append(
-                    [name, *_timed(seconds), "", f"{measured['input_gb'] / seconds['median']:.1f}", "1", "", ""]
+                    [
+                        name,
+                        *_timed(seconds),
+                        f"{measured[key]['processor_seconds']['median']:.2f}",
+                        f"{measured['input_gb'] / seconds['median']:.1f}",
+                        "1",
+                        "1",
+                        "",
+                        "",
+                    ]
                 )
         for row in measured["rows"]:
             processor = f"{row['processor_seconds']['median']:.2f}"
-            speed, times = f"{row['gb_per_second']:.1f}", f"{row['times_yardstick']:.1f}"
+            speed = f"{row['gb_per_second']:.1f}"
+            times = [f"{row[times]:.1f}" for times in ("times_yardstick", "times_yardstick_processor")]
             memory = [f"{row['anonymous_mb']:.0f}", f"{row['resident_mb']:.0f}"]
-            rows.append([row["method"], *_timed(row["seconds"]), processor, speed, times, *memory])
+            rows.append([row["method"], *_timed(row["seconds"]), processor, speed, *times, *memory])
         parts.append(common.table([f"T = {measured['tasks']}", *COLUMNS], rows))
     parts.append(common.origin(data) + "\n")
     return "\n".join(parts)
