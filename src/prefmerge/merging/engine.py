@@ -3,19 +3,20 @@
     theta = theta_0 + scale * tau_merged in float32, then the output's number format
     tau_merged itself, unscaled and in float32, for a task vector
 
-`merge` is N = 1. Where several plans want a tensor, its task vectors are decoded once into memory and every plan's
-method works on these before the next tensor is read; a plan whose budgets span all tensors (scope `model`) reads for
-itself. What a method prepares is shared by the plans that would prepare the same. Whether the inputs are hashed, for
-receipts, is the caller's to say. Memory does not grow with the model or with T: a few blocks per thread, plus the
-owners and masks of the tensors in flight, which spill to disk beyond the limit; for N > 1, T + 1 times the largest
-tensor in float32, or as much of that as it may take. Large tensors are cut into blocks over all threads; small ones go
-to one thread each. Not here: where the blocks end up (the sink) and the receipt.
+`merge` is N = 1. Where several plans want a tensor, all prepare their rules first; then every plan fills a block before
+the next is read, so that the task vectors of a block are decoded once, into the cache. What rules are prepared from is
+decoded once into memory where that fits. A plan whose budgets span all tensors (scope `model`) reads for itself. What a
+method prepares is shared by the plans that would prepare the same. Whether the inputs are hashed, for receipts, is the
+caller's to say. Memory does not grow with the model or with T: a few blocks per thread, plus the owners and masks of
+the tensors in flight, which spill to disk beyond the limit; for N > 1, a block of each task per thread, and T + 1 times
+the largest tensor in float32, or as much of that as it may take. Large tensors are cut into blocks over all threads;
+small ones go to one thread each. Not here: where the blocks end up (the sink) and the receipt.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -75,7 +76,7 @@ def merge_all(
 ) -> list[Outcome]:
     """Merge each plan into its sink, from one reading. The plans are over the same open checkpoints. `hashed`: receipts
     will say what was read. `hold`: bytes that decoded task vectors may take; a tensor of which they take more is
-    decoded again for each plan.
+    decoded again for each rule that is prepared from it.
 
     Raises NonFiniteValue or DtypeOverflow naming the tensor.
     """
@@ -86,7 +87,8 @@ def merge_all(
         raise ValueError("plans of one reading must be over the same open checkpoints")
     reading = Reading.of(first.base, first.tasks, hashed=hashed)
     reporter = _Reporter(progress, sum(plan.output_bytes for plan, _ in jobs))
-    merges = [_Merge(plan, sink, reading, work, reporter) for plan, sink in jobs]
+    alike = _alike([plan for plan, _ in jobs])
+    merges = [_Merge(*job, reading, work, reporter, first) for job, first in zip(jobs, alike, strict=True)]
     for merge in merges:
         merge.copy_rest()
     reporter("selecting")
@@ -99,26 +101,94 @@ def merge_all(
     return [merge.outcome for merge in merges]
 
 
+def _alike(plans: Sequence[Plan]) -> list[int]:
+    """For each plan, the first whose merged task vectors are its own: one that differs in the scale at most."""
+    firsts: list[int] = []
+    for i, plan in enumerate(plans):
+        same = (
+            j
+            for j in range(i)
+            if firsts[j] == j
+            and not plan.method.gives_model
+            and plans[j].method.name == plan.method.name
+            and replace(plans[j].settings, scale=plan.settings.scale) == plan.settings
+        )
+        firsts.append(next(same, i))
+    return firsts
+
+
 Shared = tuple[TensorInfo, tuple[str, ...]]  # a tensor of the base, and what each task calls it
 RulesOfScope = dict[Hashable, Rule]  # by what they were prepared from
 
 
 def _tensor_by_tensor(merges: Sequence[_Merge], reading: Reading, work: Workspace, hold: int) -> None:
-    """Every tensor once, the largest first, for all merges that want it."""
+    """Every tensor once, the largest first, for all merges that want it; those of one task vector side by side."""
     wanted: dict[Shared, list[tuple[_Merge, PlannedTensor]]] = {}
-    for merge in merges:
+    for merge in sorted(merges, key=lambda merge: merge.alike):
         for entry in merge.plan.of_role("merge"):
             wanted.setdefault((entry.info, entry.stored_as), []).append((merge, entry))
 
     def whole(shared: Shared) -> None:
+        several = len(wanted[shared]) > 1
         # Small tensors go one to a thread, so each thread has its part.
         fits = 4 * (1 + len(shared[1])) * shared[0].size <= hold // work.threads
-        vectors = TaskVectors.of(reading, *shared, held=fits and len(wanted[shared]) > 1)
-        prepared: RulesOfScope | None = {} if len(wanted[shared]) > 1 else None
-        for merge, entry in wanted[shared]:
-            merge.tensor(entry, vectors.again(), prepared)
+        vectors = TaskVectors.of(reading, *shared, held=fits and several)
+        if several:
+            vectors = vectors.shared(reading.space)
+        prepared: RulesOfScope | None = {} if several else None
+        for group in _side_by_side(wanted[shared], shared[0].size, work):
+            filling = [merge.begin(entry, vectors.again(), prepared) for merge, entry in group]
+            _fill([one for one in filling if one is not None], reading, work)
 
     work.walk(sorted(wanted, key=lambda shared: -shared[0].size), lambda shared: shared[0].size, whole)
+
+
+def _side_by_side(
+    wanted: Sequence[tuple[_Merge, PlannedTensor]], size: int, work: Workspace
+) -> Iterator[list[tuple[_Merge, PlannedTensor]]]:
+    """The merges of a tensor in groups, whose rules keep no more together than memory holds; at least one each."""
+    group: list[tuple[_Merge, PlannedTensor]] = []
+    kept = 0
+    for merge, entry in wanted:
+        own = size * merge.plan.method.scratch(merge.plan.settings_of(entry.name))
+        if group and kept + own > work.memory // work.threads:
+            yield group
+            group, kept = [], 0
+        group.append((merge, entry))
+        kept += own
+    yield group
+
+
+@dataclass
+class _Filling:
+    """A tensor that one plan's rule fills. `owned`: what each block says of its owners."""
+
+    merge: _Merge
+    entry: PlannedTensor
+    vectors: TaskVectors
+    rule: Rule
+    scale: np.float32
+    index: int = 0  # of the tensor in the rule's scope
+    owned: list[np.ndarray | None] = field(default_factory=list)
+
+
+def _fill(filling: Sequence[_Filling], reading: Reading, work: Workspace) -> None:
+    """Write one tensor for each of these, block by block: every plan has had a block before the next is read."""
+    if not filling:
+        return
+
+    def block(span: tuple[int, int]) -> None:
+        reading.space.begin(span if len(filling) > 1 else None)
+        try:
+            before: tuple[_Filling, np.ndarray | None] | None = None
+            for one in filling:
+                before = one, one.merge.block(one, *span, before)
+        finally:
+            reading.space.begin(None)
+
+    work.map(block, spans(filling[0].vectors.size, work.block))
+    for one in filling:
+        one.merge.end(one)
 
 
 class _Reporter:
@@ -138,8 +208,11 @@ class _Reporter:
 class _Merge:
     """One plan and its sink."""
 
-    def __init__(self, plan: Plan, sink: Sink, reading: Reading, work: Workspace, reporter: _Reporter) -> None:
+    def __init__(
+        self, plan: Plan, sink: Sink, reading: Reading, work: Workspace, reporter: _Reporter, alike: int
+    ) -> None:
         self.plan, self.sink, self.reading, self.work, self.reporter = plan, sink, reading, work, reporter
+        self.alike = alike  # equal where the merged task vectors are
         self.outcome = Outcome(reading)
         self.vector = plan.recipe[AS_TASK_VECTOR]  # asked for every block
         self.by_tensor = plan.method.by_tensor(plan.settings)
@@ -162,23 +235,23 @@ class _Merge:
         rule = self.prepare(tensors, self.plan.settings, prepared)
         self.outcome.report = rule.report
         for i, (entry, vectors) in enumerate(zip(entries, tensors, strict=True)):
-            self.fill(entry, vectors, rule, i)
+            filling = self.ready(_Filling(self, entry, vectors, rule, self.scale(entry), i))
+            _fill([] if filling is None else [filling], self.reading, self.work)
 
-    def tensor(self, entry: PlannedTensor, vectors: TaskVectors, prepared: RulesOfScope | None) -> None:
-        """Merge one tensor, as a scope of its own."""
+    def begin(self, entry: PlannedTensor, vectors: TaskVectors, prepared: RulesOfScope | None) -> _Filling | None:
+        """What merges one tensor, as a scope of its own; None where it is the base's, and is written."""
         rule = self.prepare([vectors], self.plan.settings_of(entry.name), prepared)
-        self.fill(entry, vectors, rule, 0)
         self.outcome.reports[entry.name] = rule.report
+        return self.ready(_Filling(self, entry, vectors, rule, self.scale(entry)))
 
     def prepare(self, tensors: Sequence[TaskVectors], settings: Settings, prepared: RulesOfScope | None) -> Rule:
         """The rule of a scope; of an earlier merge with this one's settings where they make no other. `prepared`: None
         where there is no other merge.
         """
         method = self.plan.method
-        key = None if prepared is None else method.prepared_from(settings)
-        if prepared is None or key is None:
+        if prepared is None:
             return method.prepare(tensors, settings, self.work)
-        key = (method.name, key, *(vectors.name for vectors in tensors))
+        key = (method.name, method.prepared_from(settings) or self.alike, *(vectors.name for vectors in tensors))
         if key not in prepared:
             prepared[key] = method.prepare(tensors, settings, self.work)
             return prepared[key]
@@ -186,38 +259,52 @@ class _Merge:
             mine.changed = earlier.changed  # what was read then is not read again
         return replace(prepared[key], tensors=tensors, settings=settings)
 
-    def fill(self, entry: PlannedTensor, vectors: TaskVectors, rule: Rule, index: int) -> None:
-        """Write one merged tensor and those tied to it."""
-        if rule.unchanged(index):
-            self.outcome.changed[entry.name] = False
-            self.copy(entry)
-            return
+    def scale(self, entry: PlannedTensor) -> np.float32:
+        """lambda_merge of one tensor."""
+        return np.float32(self.plan.settings_of(entry.name).scale)
 
-        if not rule.gives_model:
+    def ready(self, filling: _Filling) -> _Filling | None:
+        """The same; None where no task changes the tensor, and it is copied."""
+        if filling.rule.unchanged(filling.index):
+            self.outcome.changed[filling.entry.name] = False
+            self.copy(filling.entry)
+            return None
+        if not self.plan.method.gives_model:
             self.reading.base.touched = True
-        scale = np.float32(self.plan.settings_of(entry.name).scale)
+        return filling
 
-        def block(span: tuple[int, int]) -> np.ndarray | None:
-            start, stop = span
-            if rule.gives_model:
-                model = self.work.buffer("model", stop - start, np.float64)
-                owned = rule.block(index, start, stop, model, self.work)
-                self.put_model(entry, start, model, vectors)
-                return owned
-            tau = self.work.buffer("merged", stop - start)
-            owned = rule.block(index, start, stop, tau, self.work)
-            self.put(entry, start, tau, vectors, scale)
+    def block(
+        self, filling: _Filling, start: int, stop: int, before: tuple[_Filling, np.ndarray | None] | None
+    ) -> np.ndarray | None:
+        """Write one block of a tensor. Returns elements by owner, where each has one. `before`: what has just had this
+        block, and its owners; its task vector serves again where it is the same.
+        """
+        if self.plan.method.gives_model:
+            model = self.work.buffer("model", stop - start, np.float64)
+            owned = filling.rule.block(filling.index, start, stop, model, self.work)
+            filling.owned.append(owned)
+            self.put_model(filling.entry, start, model, filling.vectors)
             return owned
+        tau = self.work.buffer("merged", stop - start)
+        if before is None or before[0].merge.alike != self.alike:
+            owned = filling.rule.block(filling.index, start, stop, tau, self.work)
+        else:
+            owned = before[1]
+            filling.vectors.changed |= before[0].vectors.changed
+        filling.owned.append(owned)
+        self.put(filling.entry, start, tau, filling.vectors, filling.scale)
+        return owned
 
-        counts = self.work.map(block, spans(vectors.size, self.work.block))
+    def end(self, filling: _Filling) -> None:
+        """Note how a tensor came out whose blocks are written."""
+        name, rule = filling.entry.name, filling.rule
         # A model may be made another without any task.
-        self.outcome.changed[entry.name] = vectors.changed or (rule.gives_model and bool(rule.base_weight))
-        known = [count for count in counts if count is not None]
-        if len(known) == len(counts):
-            owned = np.zeros(len(self.plan.names), np.int64)
-            for count in known:
-                owned += count
-            self.outcome.owned[entry.name] = owned
+        self.outcome.changed[name] = filling.vectors.changed or (
+            self.plan.method.gives_model and bool(rule.base_weight)
+        )
+        known = [count for count in filling.owned if count is not None]
+        if len(known) == len(filling.owned):
+            self.outcome.owned[name] = sum(known, start=np.zeros(len(self.plan.names), np.int64))
 
     def put(self, entry: PlannedTensor, start: int, tau: np.ndarray, vectors: TaskVectors, scale: np.float32) -> None:
         """Finish one block: scale, add the base, convert, write."""
