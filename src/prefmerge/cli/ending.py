@@ -80,7 +80,8 @@ def _said(error: BaseException, number: int | None, context: typer.Context) -> t
     if number is not None or isinstance(error, KeyboardInterrupt):
         number = signal.SIGINT if number is None else number
         how = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
-        left = "the same command resumes" if context.invoked_subcommand in RESUMES else "nothing is left half written"
+        resumes = context.invoked_subcommand in RESUMES or "--resume" in context.args
+        left = "the same command resumes" if resumes else "nothing is left half written"
         return f"{how}; {left}.", 128 + number
     if isinstance(error, PrefmergeError):
         return str(error), error.exit_code

@@ -30,7 +30,8 @@ def sweep(
     ] = None,
     run: o.RunFlag = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Keep the models that are there already, and make the others.")
+        bool,
+        typer.Option("--resume", help="Keep the models and tensors that are finished, and make the others."),
     ] = False,
     threads: o.Threads = None,
     max_memory: o.MaxMemory = "1GiB",

@@ -50,6 +50,7 @@ def merge(
     sha256: bool = False,
     max_shard_size: str | int | None = None,
     tokenizer_from: str | None = None,
+    resume: bool = False,
     progress: Progress | None = None,
     **given: Unpack[RecipeArguments],
 ) -> Receipt:
@@ -70,8 +71,9 @@ def merge(
     How it is done: `threads` (one per core), `max_memory` (a bound on working memory), `force` (replace an output),
     `sha256` (put the SHA-256 of every file into the receipt), `max_shard_size` (how large a file of a folder may be,
     such as 5GB; by default a folder is cut as the base is), `tokenizer_from` (the name of the task whose tokenizer a
-    folder gets in place of the base's), `progress` (called with what is done and how much there is). No value depends
-    on these.
+    folder gets in place of the base's), `resume` (take the tensors that an interrupted call with `resume` had finished
+    of the very same output, and keep what is finished when this one is interrupted), `progress` (called with what is
+    done and how much there is). No value depends on these.
 
     Raises PrefmergeError with one message when it cannot be done; then nothing has appeared at `out`. Raises TypeError
     for a keyword argument that there is not.
@@ -85,6 +87,7 @@ def merge(
         sha256=sha256,
         max_shard_size=max_shard_size,
         tokenizer_from=tokenizer_from,
+        resume=resume,
         progress=progress,
     )
 
@@ -159,6 +162,7 @@ def run(
     sha256: bool = False,
     max_shard_size: str | int | None = None,
     tokenizer_from: str | None = None,
+    resume: bool = False,
     progress: Progress | None = None,
     beside: Mapping[str, bytes] | None = None,
     card: str = "",
@@ -178,6 +182,7 @@ def run(
         max_shard_size=max_shard_size,
         tokenizer_from=tokenizer_from,
         progress=progress,
+        resume=resume,
         block=block,
     )
     return receipt

@@ -45,6 +45,20 @@ class Sink(Protocol):
         ...
 
 
+class Finished(Protocol):
+    """What an interrupted merge of the same plan had finished, and where what is finished now is kept."""
+
+    report: Report | None  # of the whole model, in scope `model`
+
+    def take(self, entry: PlannedTensor, outcome: Outcome, work: Workspace) -> bool:
+        """Whether a tensor is there; the outcome then has what is known of it. Called from any thread."""
+        ...
+
+    def add(self, entry: PlannedTensor, outcome: Outcome) -> None:
+        """Keep a tensor that is written. Called from any thread."""
+        ...
+
+
 @dataclass
 class Outcome:
     """How the tensors of one plan came out, and what was read for it: what a receipt says."""
@@ -55,6 +69,7 @@ class Outcome:
     report: Report | None = None  # of the whole model, in scope `model`
     changed: dict[str, bool] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    kept: int = 0  # tensors that an interrupted merge had finished
 
 
 def merge_into(plan: Plan, sink: Sink, work: Workspace, progress: Progress | None = None) -> Outcome:
@@ -72,10 +87,11 @@ def merge_all(
     *,
     hashed: bool,
     hold: int = 1 << 62,
+    finished: Sequence[Finished | None] = (),
 ) -> list[Outcome]:
     """Merge each plan into its sink, from one reading. The plans are over the same open checkpoints. `hashed`: receipts
     will say what was read. `hold`: bytes that decoded task vectors may take; a tensor of which they take more is
-    decoded again for each plan.
+    decoded again for each plan. `finished`: for each plan, what is not to be merged again.
 
     Raises NonFiniteValue or DtypeOverflow naming the tensor.
     """
@@ -86,7 +102,8 @@ def merge_all(
         raise ValueError("plans of one reading must be over the same open checkpoints")
     reading = Reading.of(first.base, first.tasks, hashed=hashed)
     reporter = _Reporter(progress, sum(plan.output_bytes for plan, _ in jobs))
-    merges = [_Merge(plan, sink, reading, work, reporter) for plan, sink in jobs]
+    kept = finished or [None] * len(jobs)
+    merges = [_Merge(*job, reading, work, reporter, own) for job, own in zip(jobs, kept, strict=True)]
     for merge in merges:
         merge.copy_rest()
     reporter("selecting")
@@ -111,11 +128,12 @@ def _tensor_by_tensor(merges: Sequence[_Merge], reading: Reading, work: Workspac
             wanted.setdefault((entry.info, entry.stored_as), []).append((merge, entry))
 
     def whole(shared: Shared) -> None:
+        missing = [(merge, entry) for merge, entry in wanted[shared] if not merge.take(entry)]
         # Small tensors go one to a thread, so each thread has its part.
         fits = 4 * (1 + len(shared[1])) * shared[0].size <= hold // work.threads
-        vectors = TaskVectors.of(reading, *shared, held=fits and len(wanted[shared]) > 1)
-        prepared: RulesOfScope | None = {} if len(wanted[shared]) > 1 else None
-        for merge, entry in wanted[shared]:
+        vectors = TaskVectors.of(reading, *shared, held=fits and len(missing) > 1)
+        prepared: RulesOfScope | None = {} if len(missing) > 1 else None
+        for merge, entry in missing:
             merge.tensor(entry, vectors.again(), prepared)
 
     work.walk(sorted(wanted, key=lambda shared: -shared[0].size), lambda shared: shared[0].size, whole)
@@ -138,8 +156,18 @@ class _Reporter:
 class _Merge:
     """One plan and its sink."""
 
-    def __init__(self, plan: Plan, sink: Sink, reading: Reading, work: Workspace, reporter: _Reporter) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        sink: Sink,
+        reading: Reading,
+        work: Workspace,
+        reporter: _Reporter,
+        finished: Finished | None,
+    ) -> None:
         self.plan, self.sink, self.reading, self.work, self.reporter = plan, sink, reading, work, reporter
+        self.finished = finished
+        self.counting = threading.Lock()
         self.outcome = Outcome(reading)
         self.vector = plan.recipe[AS_TASK_VECTOR]  # asked for every block
         self.by_tensor = plan.method.by_tensor(plan.settings)
@@ -158,17 +186,38 @@ class _Merge:
     def all_at_once(self, prepared: RulesOfScope) -> None:
         """Merge all tensors, as one scope."""
         entries = self.plan.of_role("merge")
+        taken = self.work.map(self.take, entries)
+        if self.finished is not None and self.finished.report is not None and all(taken):
+            self.outcome.report = self.finished.report
+            return
         tensors = [TaskVectors.of(self.reading, entry.info, entry.stored_as) for entry in entries]
         rule = self.prepare(tensors, self.plan.settings, prepared)
         self.outcome.report = rule.report
         for i, (entry, vectors) in enumerate(zip(entries, tensors, strict=True)):
-            self.fill(entry, vectors, rule, i)
+            if not taken[i]:
+                self.fill(entry, vectors, rule, i)
+                self.keep(entry)
 
     def tensor(self, entry: PlannedTensor, vectors: TaskVectors, prepared: RulesOfScope | None) -> None:
         """Merge one tensor, as a scope of its own."""
         rule = self.prepare([vectors], self.plan.settings_of(entry.name), prepared)
         self.fill(entry, vectors, rule, 0)
         self.outcome.reports[entry.name] = rule.report
+        self.keep(entry)
+
+    def take(self, entry: PlannedTensor) -> bool:
+        """Whether an interrupted merge had finished a tensor."""
+        if self.finished is None or not self.finished.take(entry, self.outcome, self.work):
+            return False
+        for target in (entry, *self.twins.get(entry.name, ())):
+            self.reporter(f"keeping {entry.name}", target.info.size * target.dtype.itemsize)
+        with self.counting:
+            self.outcome.kept += 1
+        return True
+
+    def keep(self, entry: PlannedTensor) -> None:
+        if self.finished is not None:
+            self.finished.add(entry, self.outcome)
 
     def prepare(self, tensors: Sequence[TaskVectors], settings: Settings, prepared: RulesOfScope | None) -> Rule:
         """The rule of a scope; of an earlier merge with this one's settings where they make no other. `prepared`: None

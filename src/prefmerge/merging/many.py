@@ -24,7 +24,7 @@ from typing import Any
 from prefmerge.checkpoints import base_fingerprint, content_fingerprint, task_vector_metadata
 from prefmerge.checkpoints.folder import Folder
 from prefmerge.checkpoints.rearranged import original
-from prefmerge.errors import OutputIsInput, UsageError
+from prefmerge.errors import OutputIsInput, PrefmergeError, UsageError
 from prefmerge.ground.progress import Progress, phase
 from prefmerge.ground.words import did_you_mean, joined
 from prefmerge.merging.added import Added, Adding, note
@@ -32,6 +32,7 @@ from prefmerge.merging.card import CARD, base_model, model_card
 from prefmerge.merging.configs import as_published
 from prefmerge.merging.engine import HashedSink, Outcome, merge_all
 from prefmerge.merging.limits import allowance, checked_threads, parse_bytes
+from prefmerge.merging.pieces import Pieces, key_of
 from prefmerge.merging.plan import Plan, make_plan, names_its_base, plan_over
 from prefmerge.merging.receipt import Receipt, ReceiptFile, ReceiptInputs, ReceiptOutput, ReceiptRun
 from prefmerge.merging.recipe import Recipe
@@ -69,10 +70,13 @@ def write_all(
     max_shard_size: str | int | None = None,
     tokenizer_from: str | None = None,
     progress: Progress | None = None,
+    resume: bool = False,
     block: int = BLOCK,
 ) -> list[Receipt]:
     """Carry out every order, from one reading. Their recipes are over one base and the same tasks, in one order, and
-    their outputs on one disk. `block` (elements read at a time) is for tests: no value depends on it.
+    their outputs on one disk. `resume`: take what an interrupted call with `resume` had finished of the very same, and
+    leave what is finished when this one is interrupted. `block` (elements read at a time) is for tests: no value
+    depends on it.
 
     Raises what `merge` raises, and UsageError where the checkpoints differ.
     """
@@ -96,15 +100,19 @@ def write_all(
         scratch = max(_scratch_bytes(plan, memory - hold) for plan in plans)
         later = sum(one.plan.output_bytes + one.files.companions.size for one in writings[1:])
         for one, sharding in zip(writings, shards, strict=True):
-            one.create(force=force, scratch=scratch, later=later, began=began.timestamp(), **sharding)
+            one.create(force=force, scratch=scratch, later=later, began=began.timestamp(), resume=resume, **sharding)
             outputs.enter_context(one.output)
             later = 0  # the first has asked for the space of all
         beside = writings[0].output.target.parent
+        outputs.callback(lambda: [one.keep() for one in writings])  # once the threads have ended
         with Workspace(threads=threads, block=block, memory=memory - hold, scratch=beside) as work:
             with first.reading():
                 sinks = [(one.plan, one.sink) for one in writings]
-                outcomes = merge_all(sinks, work, progress, hashed=True, hold=hold)
+                finished = [one.pieces for one in writings]
+                outcomes = merge_all(sinks, work, progress, hashed=True, hold=hold, finished=finished)
                 read = inputs_of(outcomes[0].reading, sha256=sha256)
+            for one in writings:
+                one.keep()
             receipts: list[Receipt] = []
             for one, outcome in zip(writings, outcomes, strict=True):
                 one.hashed.hash_rest(work)
@@ -114,6 +122,7 @@ def write_all(
                     threads=threads,
                     max_memory=str(max_memory),
                     scratch_bytes=work.spilled,
+                    kept=outcome.kept or None,
                     versions=versions(),
                 )
                 receipts.append(one.publish(outcome, read, run))
@@ -137,13 +146,14 @@ class _Writing:
     output: Output
     hashed: HashedSink
     sink: HashedSink | Adding
+    pieces: Pieces | None = None
 
     def __init__(self, order: Order, plan: Plan, kind: OutputKind, files: VocabularyFiles) -> None:
         self.order, self.plan, self.files = order, plan, files
         self.kind: OutputKind = kind
         _refuse_inputs(plan, order.out)
 
-    def create(self, *, force: bool, scratch: int, later: int, began: float, **sharding: Any) -> None:
+    def create(self, *, resume: bool, force: bool, scratch: int, later: int, began: float, **sharding: Any) -> None:
         """Make the output. `later`: what others will need of the same disk."""
         plan = self.plan
         if self.kind == "folder" and not sharding:
@@ -158,10 +168,20 @@ class _Writing:
             began=began,
             weights_name=weights_name(plan.home),
             beside_bytes=self.files.companions.size + later,
+            resume=key_of(plan, self.order.added) if resume else None,
             **sharding,
         )
         self.hashed = HashedSink(self.output, plan.layout)
+        if self.output.key is not None:
+            own = self.output
+            self.pieces = Pieces(own.pieces, self.output.key, plan, own.weights, self.hashed, own.target)
         self.sink = Adding(self.hashed, plan.layout, self.order.added) if self.order.added else self.hashed
+
+    def keep(self) -> None:
+        """Have what is finished on the disk, as far as it goes: an error that ends a merge is the one to tell."""
+        if self.pieces is not None:
+            with contextlib.suppress(PrefmergeError):
+                self.pieces.flush()
 
     def publish(self, outcome: Outcome, inputs: ReceiptInputs, run: ReceiptRun) -> Receipt:
         """Put the output at its place. Returns its receipt."""

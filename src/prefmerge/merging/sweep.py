@@ -98,7 +98,7 @@ def sweep(
     for i in range(0, len(missing), TOGETHER):
         some = missing[i : i + TOGETHER]
         orders = [Order(one.recipe, outs[one.name]) for one in some]
-        made = write_all(orders, threads=threads, max_memory=max_memory, force=force, progress=progress)
+        made = write_all(orders, threads=threads, max_memory=max_memory, force=force, resume=resume, progress=progress)
         receipts |= {one.name: receipt for one, receipt in zip(some, made, strict=True)}
     swept = [SweptModel(one, outs[one.name], receipts[one.name], one.name in kept) for one in wanted]
     jsons.write(out / TABLE, {"format": FORMAT, "models": [one.to_json() for one in swept]})
