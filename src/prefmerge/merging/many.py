@@ -42,8 +42,9 @@ from prefmerge.merging.stacks import Stack
 from prefmerge.merging.vocabularies import CHAT_TEMPLATE, TOKENIZER
 from prefmerge.merging.vocabulary_files import VocabularyFiles, vocabulary_files
 from prefmerge.outputs.companions import Companions, find_companions, placed_as, weights_name
+from prefmerge.outputs.shards import lay_out
 from prefmerge.outputs.tokenizer import with_tokenizer
-from prefmerge.outputs.write import Output, OutputKind, create_output, kind_of
+from prefmerge.outputs.write import MAX_SHARD_BYTES, Output, OutputKind, create_output, kind_of
 from prefmerge.vectors.workspace import BLOCK, Workspace
 
 
@@ -156,8 +157,7 @@ class _Writing:
     def create(self, *, resume: bool, force: bool, scratch: int, later: int, began: float, **sharding: Any) -> None:
         """Make the output. `later`: what others will need of the same disk."""
         plan = self.plan
-        if self.kind == "folder" and not sharding:
-            sharding["placed"] = placed_as(plan.given_base, plan.layout)
+        sharding |= _placed(plan, self.kind, sharding)
         self.output = create_output(
             self.order.out,
             plan.layout,
@@ -268,6 +268,22 @@ def _sharding(size: str | int | None, out: Path, kind: OutputKind) -> dict[str, 
             f"-o {out} is one file, and --max-shard-size cuts the weights of a folder. Leave it out, or name a folder."
         )
     return {"max_shard_bytes": parse_bytes(size, "--max-shard-size")}
+
+
+def _placed(planned: Plan, kind: OutputKind, sharding: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the tensors of a folder go of which nothing else was said."""
+    return {"placed": placed_as(planned.given_base, planned.layout)} if kind == "folder" and not sharding else {}
+
+
+def weights_files(planned: Plan, out: Path, max_shard_size: str | int | None = None) -> tuple[ReceiptFile, ...]:
+    """The weights files that merging writes, with their sizes."""
+    kind = kind_of(out)
+    asked = _sharding(max_shard_size, out, kind)
+    limit = asked.get("max_shard_bytes", MAX_SHARD_BYTES) if kind == "folder" else None
+    placed = _placed(planned, kind, asked).get("placed")
+    metadata = {"format": "pt", **_metadata(planned)}
+    shards = lay_out(out, planned.layout, metadata, limit, weights_name(planned.home), placed)
+    return tuple(ReceiptFile(name=shard.name, bytes=shard.size) for shard in shards)
 
 
 def _scratch_bytes(planned: Plan, allowance: int) -> int:

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 import prefmerge
-from prefmerge.checkpoints import Fingerprint, header_fingerprint, require_unchanged
+from prefmerge.checkpoints import Checkpoint, Fingerprint, require_unchanged
 from prefmerge.checkpoints.rearranged import Rearranged, original
 from prefmerge.ground.store import Store, digest, digest_of_file
 from prefmerge.merging.added import Added, entries
@@ -66,11 +66,16 @@ def key_of(plan: Plan, added: Added | None) -> str:
                 for one in plan.entries
             ],
             "layers": {name: [str(depth), at] for name, (depth, at) in plan.layers.items()},
-            "inputs": [[header_fingerprint(original(one)), one.name] for one in plan.checkpoints],
+            "inputs": [[one.name, _header(original(one))] for one in plan.checkpoints],
             "added": None if added is None else entries(added),
         },
         sort=True,
     )
+
+
+def _header(checkpoint: Checkpoint) -> str:
+    """A digest of names, formats and shapes. Sizes and metadata of files may differ where the tensors are the same."""
+    return digest([[name, info.dtype.code, info.shape] for name, info in checkpoint.tensors.items()])
 
 
 @functools.cache
