@@ -25,6 +25,7 @@ from prefmerge.merging.recipe_documents import merge_recipes
 from prefmerge.merging.sweep import sweep
 from prefmerge.methods import METHODS
 from prefmerge.outputs import shards
+from tests.field.attacked import call
 from tests.merging.test_candidates import files
 
 OWN: dict[str, dict[str, Any]] = {
@@ -461,3 +462,18 @@ def test_recipes_of_one_file_resume_after_the_last_that_is_finished(tmp_path: Pa
     (tmp_path / "recipes.yaml").write_text(changed)
     with pytest.raises(OutputExists, match=r"out/two: already exists"):
         merge_recipes(tmp_path / "recipes.yaml", out, resume=True)
+
+
+def test_what_the_command_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, tasks = files(tmp_path, tasks=2)
+    line = ["merge", base, *tasks, "-o", tmp_path / "out.safetensors", "--resume", "--threads", "1"]
+    add = pieces.Pieces.add
+
+    def interrupted(*given: Any) -> None:
+        add(*given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pieces.Pieces, "add", interrupted)
+        assert call(*line).stderr == "error: interrupted; the same command resumes.\n"
+    assert "\n1 tensor of 9 had been finished before.\n" in call(*line).stdout
