@@ -24,6 +24,7 @@ from prefmerge.merging.recipe import Recipe
 from prefmerge.merging.recording import versions
 from prefmerge.merging.sameness import Sameness
 from prefmerge.outputs.receipts import RECEIPT, receipt_beside
+from prefmerge.outputs.write import tidy
 from prefmerge.vectors.adapter import AdapterVector
 
 
@@ -43,11 +44,14 @@ def all_made(
     prints: list[str] | None = None
     receipts: list[Receipt | None] = []
     for recipe, out in wanted:
+        receipts.append(None)
+        if not out.exists():
+            continue
         receipt = None
+        tidy(out)
         with suppress(CheckpointCorrupt):
             receipt = Receipt.load(out / RECEIPT if out.is_dir() else receipt_beside(out))
-        receipts.append(None)
-        if receipt is None or not out.exists():
+        if receipt is None:
             continue
         if prints is None:
             prints = [_content(each) for each in (inputs[0], *inputs[1])]

@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 
-import prefmerge
 from prefmerge.checkpoints import Checkpoint, Fingerprint, require_unchanged
 from prefmerge.checkpoints.rearranged import Rearranged, original
 from prefmerge.ground.store import Store, digest, digest_of_file
@@ -81,7 +80,7 @@ def _header(checkpoint: Checkpoint) -> str:
 @functools.cache
 def _engine() -> str:
     """A digest of the sources: what an earlier version made may differ."""
-    home = Path(prefmerge.__file__).parent
+    home = Path(__file__).parents[1]
     files = [
         file for part in ENGINE for file in ([home / part] if part.endswith(".py") else (home / part).rglob("*.py"))
     ]

@@ -138,6 +138,17 @@ def _taken(path: Path) -> int:
     return path.lstat().st_blocks * 512
 
 
+def tidy(target: Path) -> None:
+    """Finish what a merge that was killed at its very end had yet to do at an output that is there, and remove what it
+    left. Raises OutputBusy, OutputError.
+    """
+    target = Path(os.path.abspath(expanded(target)))
+    if not (atomic.work_folders(target) or locks.lock_file(target).exists()):
+        return
+    with reporting(target), locks.claim(target):
+        atomic.recover(target, lambda workspace: settle(target, workspace))
+
+
 def require_free(target: Path, kind: OutputKind, *, force: bool) -> None:
     """Raise OutputExists unless an output of this kind may be written at `target`, as it is now."""
     _check_target(Path(os.path.abspath(expanded(target))), kind, force, time.time())
