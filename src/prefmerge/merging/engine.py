@@ -116,16 +116,31 @@ def merge_all(
     return [merge.outcome for merge in merges]
 
 
+def merge_some(
+    jobs: Sequence[tuple[Plan, Sink, Finished]], work: Workspace, names: frozenset[str], *, hold: int = 1 << 62
+) -> None:
+    """Merge the tensors of these names, each a scope of its own, for every plan that merges them, and keep them as
+    finished. Nothing is copied. Raises as `merge_all`.
+    """
+    first = jobs[0][0]
+    reading, reporter = Reading.of(first.base, first.tasks, hashed=True), _Reporter(None, 0)
+    merges = [_Merge(plan, sink, reading, work, reporter, finished) for plan, sink, finished in jobs]
+    _tensor_by_tensor(merges, reading, work, hold, names)
+
+
 Shared = tuple[TensorInfo, tuple[str, ...]]  # a tensor of the base, and what each task calls it
 RulesOfScope = dict[Hashable, Rule]  # by what they were prepared from
 
 
-def _tensor_by_tensor(merges: Sequence[_Merge], reading: Reading, work: Workspace, hold: int) -> None:
-    """Every tensor once, the largest first, for all merges that want it."""
+def _tensor_by_tensor(
+    merges: Sequence[_Merge], reading: Reading, work: Workspace, hold: int, names: frozenset[str] | None = None
+) -> None:
+    """Every tensor once, the largest first, for all merges that want it. `names`: of those to do, where not all are."""
     wanted: dict[Shared, list[tuple[_Merge, PlannedTensor]]] = {}
     for merge in merges:
         for entry in merge.plan.of_role("merge"):
-            wanted.setdefault((entry.info, entry.stored_as), []).append((merge, entry))
+            if names is None or entry.name in names:
+                wanted.setdefault((entry.info, entry.stored_as), []).append((merge, entry))
 
     def whole(shared: Shared) -> None:
         missing = [(merge, entry) for merge, entry in wanted[shared] if not merge.take(entry)]

@@ -27,6 +27,7 @@ from prefmerge.checkpoints.rearranged import original
 from prefmerge.errors import OutputIsInput, PrefmergeError, UsageError
 from prefmerge.ground.progress import Progress, phase
 from prefmerge.ground.words import did_you_mean, joined
+from prefmerge.merging import on_ray
 from prefmerge.merging.added import Added, Adding, note
 from prefmerge.merging.card import CARD, base_model, model_card
 from prefmerge.merging.configs import as_published
@@ -72,12 +73,13 @@ def write_all(
     tokenizer_from: str | None = None,
     progress: Progress | None = None,
     resume: bool = False,
+    ray: str | None = None,
     block: int = BLOCK,
 ) -> list[Receipt]:
     """Carry out every order, from one reading. Their recipes are over one base and the same tasks, in one order, and
     their outputs on one disk. `resume`: take what an interrupted call with `resume` had finished of the very same, and
-    leave what is finished when this one is interrupted. `block` (elements read at a time) is for tests: no value
-    depends on it.
+    leave what is finished when this one is interrupted. `ray`: merge on that cluster of Ray (`on_ray.make`). `block`
+    (elements read at a time) is for tests: no value depends on it.
 
     Raises what `merge` raises, and UsageError where the checkpoints differ.
     """
@@ -86,6 +88,7 @@ def write_all(
     _require_one_reading(orders)
     began, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
     kinds: list[OutputKind] = [kind_of(order.out) for order in orders]
+    asked = 1 if threads is None else threads  # of a task of Ray, which are many
     threads = checked_threads(threads)
     shards = [_sharding(max_shard_size, order.out, kind) for order, kind in zip(orders, kinds, strict=True)]
     memory = allowance(parse_bytes(max_memory), threads, block)
@@ -98,13 +101,20 @@ def write_all(
         plans = [first, *(plan_over(order.recipe, *inputs, sameness) for order in orders[1:])]
         rows = zip(orders, plans, kinds, strict=True)
         writings = [_Writing(order, plan, kind, _files(plan, kind, tokenizer_from)) for order, plan, kind in rows]
+        if ray is not None:
+            for plan in plans:
+                on_ray.require_by_tensor(plan)
         scratch = max(_scratch_bytes(plan, memory - hold) for plan in plans)
         later = sum(one.plan.output_bytes + one.files.companions.size for one in writings[1:])
         for one, sharding in zip(writings, shards, strict=True):
+            one.key = key_of(one.plan, one.order.added) if resume or ray is not None else None
             one.create(force=force, scratch=scratch, later=later, began=began.timestamp(), resume=resume, **sharding)
             outputs.enter_context(one.output)
             later = 0  # the first has asked for the space of all
         beside = writings[0].output.target.parent
+        before = [None if one.pieces is None else one.pieces.load() for one in writings]
+        if ray is not None:
+            _on_ray(writings, ray, threads=asked, memory=memory - hold, hold=hold, progress=progress)
         outputs.callback(lambda: [one.keep() for one in writings])  # once the threads have ended
         with Workspace(threads=threads, block=block, memory=memory - hold, scratch=beside) as work:
             with first.reading():
@@ -115,7 +125,7 @@ def write_all(
             for one in writings:
                 one.keep()
             receipts: list[Receipt] = []
-            for one, outcome in zip(writings, outcomes, strict=True):
+            for one, outcome, kept in zip(writings, outcomes, before, strict=True):
                 one.hashed.hash_rest(work)
                 run = ReceiptRun(
                     started=began.isoformat(timespec="seconds"),
@@ -123,7 +133,7 @@ def write_all(
                     threads=threads,
                     max_memory=str(max_memory),
                     scratch_bytes=work.spilled,
-                    kept=outcome.kept or None,
+                    kept=(outcome.kept if ray is None else kept) or None,
                     versions=versions(),
                 )
                 receipts.append(one.publish(outcome, read, run))
@@ -148,6 +158,7 @@ class _Writing:
     hashed: HashedSink
     sink: HashedSink | Adding
     pieces: Pieces | None = None
+    key: str | None = None
 
     def __init__(self, order: Order, plan: Plan, kind: OutputKind, files: VocabularyFiles) -> None:
         self.order, self.plan, self.files = order, plan, files
@@ -168,9 +179,15 @@ class _Writing:
             began=began,
             weights_name=weights_name(plan.home),
             beside_bytes=self.files.companions.size + later,
-            resume=key_of(plan, self.order.added) if resume else None,
+            key=self.key,
+            resume=resume,
             **sharding,
         )
+        self.begin()
+
+    def begin(self) -> None:
+        """Make the sink, over what is there."""
+        plan = self.plan
         self.hashed = HashedSink(self.output, plan.layout)
         if self.output.key is not None:
             own = self.output
@@ -268,6 +285,18 @@ def _sharding(size: str | int | None, out: Path, kind: OutputKind) -> dict[str, 
             f"-o {out} is one file, and --max-shard-size cuts the weights of a folder. Leave it out, or name a folder."
         )
     return {"max_shard_bytes": parse_bytes(size, "--max-shard-size")}
+
+
+def _on_ray(
+    writings: Sequence[_Writing], address: str, *, threads: int, memory: int, hold: int, progress: Progress | None
+) -> None:
+    """Have the merged tensors made on a cluster; what it made is then there as from an interrupted merge."""
+    parts = [on_ray.Part.of(one.order.recipe, one.order.added, one.key or "", one.output) for one in writings]
+    plans = [one.plan for one in writings]
+    on_ray.make(parts, plans, address, threads=threads, memory=memory, hold=hold, progress=progress)
+    for one in writings:
+        one.output.look_again()
+        one.begin()
 
 
 def _placed(planned: Plan, kind: OutputKind, sharding: Mapping[str, Any]) -> dict[str, Any]:

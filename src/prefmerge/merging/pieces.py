@@ -112,10 +112,15 @@ class Pieces:
         self._pending: list[dict[str, Any]] = []
         self._pending_lock = threading.Lock()
         self._due = time.monotonic() + EVERY
+        self.load()
+
+    def load(self) -> int:
+        """Read what is kept. Returns how many tensors that are."""
         self.report: Report | None = None
         self._records: dict[str, dict[str, Any]] = {}
         for name in self._store.keys(""):
             self._load(self._store.read(name))
+        return len(self._records)
 
     def _load(self, content: bytes | None) -> None:
         piece = None if content is None else json.loads(content)

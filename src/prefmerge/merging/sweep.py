@@ -71,6 +71,7 @@ def sweep(
     vary: Mapping[str, Sequence[str]],
     *,
     resume: bool = False,
+    ray: str | None = None,
     force: bool = False,
     threads: int | None = None,
     max_memory: str | int = "1GiB",
@@ -95,7 +96,9 @@ def sweep(
     for i in range(0, len(missing), TOGETHER):
         some = missing[i : i + TOGETHER]
         orders = [Order(one.recipe, outs[one.name]) for one in some]
-        made = write_all(orders, threads=threads, max_memory=max_memory, force=force, resume=resume, progress=progress)
+        made = write_all(
+            orders, threads=threads, max_memory=max_memory, force=force, resume=resume, ray=ray, progress=progress
+        )
         receipts |= {one.name: receipt for one, receipt in zip(some, made, strict=True)}
     swept = [SweptModel(one, outs[one.name], receipts[one.name], one.name in already) for one in wanted]
     jsons.write(out / TABLE, {"format": FORMAT, "models": [one.to_json() for one in swept]})

@@ -76,7 +76,8 @@ def create_output(
     weights_name: str = WEIGHTS_NAME,
     placed: Mapping[str, str] | None = None,
     beside_bytes: int = 0,
-    resume: str | None = None,
+    key: str | None = None,
+    resume: bool = True,
 ) -> Output:
     """Prepare to write `tensors` to `target`: a safetensors file, or a folder of one or more with an index.
 
@@ -88,8 +89,9 @@ def create_output(
     `weights_name` is what the weights of a folder are called when they are one file, and what the names of shards and
     index are made of; all lie in the sub-folder that it names, if any. `placed` names the file of each tensor of a
     folder, in that sub-folder; without it, files are filled up to `max_shard_bytes`. `beside_bytes` is what `add_file`
-    will add. `resume`: a digest of what decides the values; then the files of an earlier writer that gave the same one,
-    for this very layout, are there still, and stay when this one is interrupted.
+    will add. `key`: a digest of what decides the values; then the folder is called after it, and with `resume` the
+    files of an earlier writer that gave the same one, for this very layout, are there still, and stay when this one is
+    interrupted.
 
     Raises OutputExists, OutputBusy, OutputError and DiskFull before anything is written.
     """
@@ -105,7 +107,7 @@ def create_output(
             raise
     try:
         with reporting(target):
-            if resume is None:
+            if key is None or not resume:
                 atomic.recover(target, lambda workspace: settle(target, workspace))
             else:  # which folder is this one's is known once the layout is
                 atomic.restore(target)
@@ -116,21 +118,21 @@ def create_output(
         limit = max_shard_bytes if kind == "folder" else None
         shards = lay_out(target, tensors, {"format": "pt", **pairs}, limit, weights_name, placed)
         needed = sum(shard.size for shard in shards) + beside_bytes
-        key = None if resume is None else _key(resume, shards)
+        key = None if key is None else _key(key, shards)
         with reporting(target):
             if key is not None:
                 atomic.recover(target, keep=key)
                 needed -= sum(map(_taken, (atomic.kept_folder(target, key) / HELD).rglob("*")))
             _check_space(target, claim.beside, needed, scratch_bytes)
-            return Output(target, kind, force, shards, claim, began, weights_name, key)
+            return Output(target, kind, force, shards, claim, began, weights_name, key, resume)
     except BaseException:
         claim.release()
         raise
 
 
-def _key(resume: str, shards: Sequence[Shard]) -> str:
+def _key(values: str, shards: Sequence[Shard]) -> str:
     """What an output's folder is called after: everything that decides its bytes."""
-    return store.digest([resume, [[shard.name, shard.header.hex()] for shard in shards]])
+    return store.digest([values, [[shard.name, shard.header.hex()] for shard in shards]])
 
 
 def _taken(path: Path) -> int:
@@ -233,12 +235,14 @@ class Output:
         began: float,
         weights_name: str,
         key: str | None,
+        resume: bool,
     ) -> None:
         self.target = target
         self.kind: OutputKind = kind
         self._force = force
         self.shards = shards
-        self.key = key  # of what was asked to resume
+        self.key = key  # of what decides the bytes, where the folder is called after it
+        self._resume = key is not None and resume
         self._module = shards[0].name.rpartition("/")[0]  # the sub-folder of the weights, empty for the target
         own = PurePosixPath(weights_name).name
         self._index = str(PurePosixPath(self._module) / index_name(output_name(own, in_folder=True)))
@@ -264,6 +268,11 @@ class Output:
         for path in sorted(self._home.rglob("*"), reverse=True):
             if path not in weights and not any(path in one.parents for one in weights):
                 disk.remove(path)
+
+    def look_again(self) -> None:
+        """Open the weights files anew, as others may have written to them."""
+        self.weights.close()
+        self._weights = ShardFiles(self._home, self.shards, self.target)
 
     @property
     def pieces(self) -> Path:
@@ -386,7 +395,7 @@ class Output:
         """Remove every trace but an output that was published and pieces to resume from, and release the target."""
         if self._weights is not None:
             self._weights.close()
-        if self._stranded or (self.key is not None and not self._published):
+        if self._stranded or (self._resume and not self._published):
             self._workspace.release()
         else:
             self._workspace.discard()
