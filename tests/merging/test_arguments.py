@@ -32,6 +32,7 @@ OWN = {
         "max_shard_size",
         "tokenizer_from",
         "resume",
+        "ray",
         "progress",
     ],
     "plan": ["base", "tasks", "names", "parameters"],

@@ -131,7 +131,7 @@ def _connected(address: str) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     given: dict[str, Any] = {"include_dashboard": False} if address == "local" else {"address": address}
     try:
-        ray.init(log_to_driver=False, configure_logging=False, **given)
+        ray.init(log_to_driver=False, logging_level="error", **given)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UsageError(
             f"--ray {address}: no cluster answers there ({error}). Give the address of one, or `local`."
