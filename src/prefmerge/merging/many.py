@@ -291,7 +291,7 @@ def _on_ray(
     writings: Sequence[_Writing], address: str, *, threads: int, memory: int, hold: int, progress: Progress | None
 ) -> None:
     """Have the merged tensors made on a cluster; what it made is then there as from an interrupted merge."""
-    parts = [on_ray.Part.of(one.order.recipe, one.order.added, one.key or "", one.output) for one in writings]
+    parts = [on_ray.OnRay.of(one.order.recipe, one.order.added, one.key or "", one.output) for one in writings]
     plans = [one.plan for one in writings]
     on_ray.make(parts, plans, address, threads=threads, memory=memory, hold=hold, progress=progress)
     for one in writings:

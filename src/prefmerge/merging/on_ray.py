@@ -38,7 +38,7 @@ TRIES = 4  # of a group whose worker is lost
 
 
 @dataclass(frozen=True)
-class Part:
+class OnRay:
     """One output of a merge on Ray: what every task must know of it. `key`: as `key_of` gives it."""
 
     recipe: Recipe
@@ -51,7 +51,7 @@ class Part:
     target: Path
 
     @classmethod
-    def of(cls, recipe: Recipe, added: Added | None, key: str, output: Output) -> Part:
+    def of(cls, recipe: Recipe, added: Added | None, key: str, output: Output) -> OnRay:
         assert output.key is not None
         files = output.weights
         return cls(recipe, added, key, output.key, files.folder, output.pieces, output.shards, output.target)
@@ -67,7 +67,7 @@ def require_by_tensor(plan: Plan) -> None:
 
 
 def make(
-    parts: Sequence[Part],
+    parts: Sequence[OnRay],
     plans: Sequence[Plan],
     address: str,
     *,
@@ -159,7 +159,7 @@ def _said(target: Path) -> Iterator[None]:
         ) from error
 
 
-def _merge_group(shared: tuple[list[Part], str, int, int, int], names: list[str]) -> None:
+def _merge_group(shared: tuple[list[OnRay], str, int, int, int], names: list[str]) -> None:
     """What a worker does: merge these tensors for every part that wants them."""
     parts, cwd, threads, memory, hold = shared
     os.chdir(cwd)  # paths in a recipe may begin there

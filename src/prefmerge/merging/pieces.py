@@ -54,7 +54,7 @@ def key_of(plan: Plan, added: Added | None) -> str:
         {
             "format": FORMAT,
             "engine": _engine(),
-            "method": _source(type(plan.method)),
+            "source": _source(type(plan.method)),
             "versions": versions(),
             "recipe": plan.recipe.settings(plan.names),
             "tasks": plan.names,
