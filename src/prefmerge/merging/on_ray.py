@@ -14,6 +14,7 @@ does; scope `model`, which one machine must do (`require_by_tensor`).
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -131,7 +132,7 @@ def _connected(address: str) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     given: dict[str, Any] = {"include_dashboard": False} if address == "local" else {"address": address}
     try:
-        ray.init(log_to_driver=False, logging_level="error", **given)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **given)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UsageError(
             f"--ray {address}: no cluster answers there ({error}). Give the address of one, or `local`."
