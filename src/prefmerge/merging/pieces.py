@@ -126,7 +126,7 @@ class Pieces:
         piece = None if content is None else json.loads(content)
         if piece is None or piece["key"] != self._key or (self._whole and piece["states"] != self._states):
             return
-        self.report = _report(piece["report"]) or self.report
+        self.report = Report.of(piece["report"]) or self.report
         for record in piece["tensors"]:
             self._records[record["name"]] = {**record, "states": piece["states"]}
 
@@ -149,7 +149,7 @@ class Pieces:
         outcome.changed[entry.name] = record["changed"]
         if record["owned"] is not None:
             outcome.owned[entry.name] = np.array(record["owned"], np.int64)
-        report = _report(record["report"])
+        report = Report.of(record["report"])
         if report is not None:
             outcome.reports[entry.name] = report
         return True
@@ -243,13 +243,3 @@ def _hashes_read(source: ReadInput, name: str) -> str:
     own = source.fingerprint if source.touched else Fingerprint([given.tensors[name]])
     own.add_missing(name, given)
     return own.hashes(name).hex()
-
-
-def _report(data: Mapping[str, Any] | None) -> Report | None:
-    """The inverse of `Report.entries`, through JSON."""
-    if data is None:
-        return None
-    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
-    if "passes" in values:
-        values["passes"] = [tuple(one) for one in values["passes"]]
-    return Report(**values)

@@ -148,6 +148,15 @@ class Report:
         parts = {**vars(self), "passes": passes}
         return {name: part for name, part in parts.items() if part is not None}
 
+    @classmethod
+    def of(cls, entries: Mapping[str, Any] | None) -> Report | None:
+        """The inverse of `entries`, also through JSON, which has lists for tuples."""
+        if entries is None:
+            return None
+        report = cls(**{name: tuple(part) if isinstance(part, list) else part for name, part in entries.items()})
+        report.passes = None if report.passes is None else [tuple(counts) for counts in report.passes]
+        return report
+
 
 @dataclass
 class Rule(abc.ABC):
