@@ -278,7 +278,6 @@ def test_an_adapter_counts_as_a_whole(tmp_path: Path) -> None:
 def test_an_input_that_changes_meanwhile_and_back_leaves_nothing_wrong(tmp_path: Path) -> None:
     base, tasks = files(tmp_path, tasks=2)
     out, before = tmp_path / "out.safetensors", tasks[0].read_bytes()
-    last = max(load_file(base).items(), key=lambda one: one[1].size)[0]
 
     def write() -> None:
         with tasks[0].open("r+b") as file:  # in place
@@ -288,9 +287,9 @@ def test_an_input_that_changes_meanwhile_and_back_leaves_nothing_wrong(tmp_path:
     with pytest.raises(CheckpointChanged), after(1, write):
         merge(base, tasks, out, resume=True, threads=1)
     tasks[0].write_bytes(before)
-    merge(base, tasks, out, resume=True)
+    assert merge(base, tasks, out, resume=True).run.kept == 1  # of what came after the change nothing was noted
     merge(base, tasks, tmp_path / "whole.safetensors")
-    assert out.read_bytes() == (tmp_path / "whole.safetensors").read_bytes(), last
+    assert out.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
 
 
 # Damage

@@ -212,7 +212,7 @@ class Pieces:
                 same = record["states"][int(place)] == self._states[int(place)] and file == source.checkpoint.file_of(
                     name
                 )
-                if not same and (self._whole or not hashes or hashes != _hashes_read(source, name)):
+                if not same and (not hashes or hashes != _hashes_read(source, name)):
                     return False
         return True
 

@@ -153,7 +153,8 @@ class Report:
         """The inverse of `entries`, also through JSON, which has lists for tuples."""
         if entries is None:
             return None
-        report = cls(**{name: tuple(part) if isinstance(part, list) else part for name, part in entries.items()})
+        parts: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in entries.items()}
+        report = cls(**parts)
         report.passes = None if report.passes is None else [tuple(counts) for counts in report.passes]
         return report
 
