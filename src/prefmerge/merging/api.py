@@ -50,6 +50,8 @@ def merge(
     sha256: bool = False,
     max_shard_size: str | int | None = None,
     tokenizer_from: str | None = None,
+    resume: bool = False,
+    ray: str | None = None,
     progress: Progress | None = None,
     **given: Unpack[RecipeArguments],
 ) -> Receipt:
@@ -70,8 +72,10 @@ def merge(
     How it is done: `threads` (one per core), `max_memory` (a bound on working memory), `force` (replace an output),
     `sha256` (put the SHA-256 of every file into the receipt), `max_shard_size` (how large a file of a folder may be,
     such as 5GB; by default a folder is cut as the base is), `tokenizer_from` (the name of the task whose tokenizer a
-    folder gets in place of the base's), `progress` (called with what is done and how much there is). No value depends
-    on these.
+    folder gets in place of the base's), `resume` (take the tensors that an interrupted call with `resume` had finished
+    of the very same output, and keep what is finished when this one is interrupted), `ray` (the address of a cluster of
+    Ray to merge on, or `local`), `progress` (called with what is done and how much there is). No value depends on
+    these.
 
     Raises PrefmergeError with one message when it cannot be done; then nothing has appeared at `out`. Raises TypeError
     for a keyword argument that there is not.
@@ -85,6 +89,8 @@ def merge(
         sha256=sha256,
         max_shard_size=max_shard_size,
         tokenizer_from=tokenizer_from,
+        resume=resume,
+        ray=ray,
         progress=progress,
     )
 
@@ -159,6 +165,8 @@ def run(
     sha256: bool = False,
     max_shard_size: str | int | None = None,
     tokenizer_from: str | None = None,
+    resume: bool = False,
+    ray: str | None = None,
     progress: Progress | None = None,
     beside: Mapping[str, bytes] | None = None,
     card: str = "",
@@ -178,6 +186,8 @@ def run(
         max_shard_size=max_shard_size,
         tokenizer_from=tokenizer_from,
         progress=progress,
+        resume=resume,
+        ray=ray,
         block=block,
     )
     return receipt

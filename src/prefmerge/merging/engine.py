@@ -46,6 +46,20 @@ class Sink(Protocol):
         ...
 
 
+class Finished(Protocol):
+    """What an interrupted merge of the same plan had finished, and where what is finished now is kept."""
+
+    report: Report | None  # of the whole model, in scope `model`
+
+    def take(self, entry: PlannedTensor, outcome: Outcome, work: Workspace) -> bool:
+        """Whether a tensor is there; the outcome then has what is known of it. Called from any thread."""
+        ...
+
+    def add(self, entry: PlannedTensor, outcome: Outcome) -> None:
+        """Keep a tensor that is written. Called from any thread."""
+        ...
+
+
 @dataclass
 class Outcome:
     """How the tensors of one plan came out, and what was read for it: what a receipt says."""
@@ -56,6 +70,7 @@ class Outcome:
     report: Report | None = None  # of the whole model, in scope `model`
     changed: dict[str, bool] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    kept: int = 0  # tensors that an interrupted merge had finished
 
 
 def merge_into(plan: Plan, sink: Sink, work: Workspace, progress: Progress | None = None) -> Outcome:
@@ -73,10 +88,11 @@ def merge_all(
     *,
     hashed: bool,
     hold: int = 1 << 62,
+    finished: Sequence[Finished | None] = (),
 ) -> list[Outcome]:
     """Merge each plan into its sink, from one reading. The plans are over the same open checkpoints. `hashed`: receipts
     will say what was read. `hold`: bytes that decoded task vectors may take; a tensor of which they take more is
-    decoded again for each rule that is prepared from it.
+    decoded again for each rule that is prepared from it. `finished`: for each plan, what is not to be merged again.
 
     Raises NonFiniteValue or DtypeOverflow naming the tensor.
     """
@@ -87,8 +103,11 @@ def merge_all(
         raise ValueError("plans of one reading must be over the same open checkpoints")
     reading = Reading.of(first.base, first.tasks, hashed=hashed)
     reporter = _Reporter(progress, sum(plan.output_bytes for plan, _ in jobs))
-    alike = _alike([plan for plan, _ in jobs])
-    merges = [_Merge(*job, reading, work, reporter, first) for job, first in zip(jobs, alike, strict=True)]
+    kept, alike = finished or [None] * len(jobs), _alike([plan for plan, _ in jobs])
+    merges = [
+        _Merge(*job, reading, work, reporter, first_alike, own)
+        for job, first_alike, own in zip(jobs, alike, kept, strict=True)
+    ]
     for merge in merges:
         merge.copy_rest()
     reporter("selecting")
@@ -117,26 +136,48 @@ def _alike(plans: Sequence[Plan]) -> list[int]:
     return firsts
 
 
+def merge_some(
+    jobs: Sequence[tuple[Plan, Sink, Finished]], work: Workspace, names: frozenset[str], *, hold: int = 1 << 62
+) -> None:
+    """Merge the tensors of these names, each a scope of its own, for every plan that merges them, and keep them as
+    finished. Nothing is copied. Raises as `merge_all`.
+    """
+    first = jobs[0][0]
+    reading, reporter = Reading.of(first.base, first.tasks, hashed=True), _Reporter(None, 0)
+    alike = _alike([plan for plan, _, _ in jobs])
+    merges = [
+        _Merge(plan, sink, reading, work, reporter, first_alike, finished)
+        for (plan, sink, finished), first_alike in zip(jobs, alike, strict=True)
+    ]
+    _tensor_by_tensor(merges, reading, work, hold, names)
+
+
 Shared = tuple[TensorInfo, tuple[str, ...]]  # a tensor of the base, and what each task calls it
 RulesOfScope = dict[Hashable, Rule]  # by what they were prepared from
 
 
-def _tensor_by_tensor(merges: Sequence[_Merge], reading: Reading, work: Workspace, hold: int) -> None:
-    """Every tensor once, the largest first, for all merges that want it; those of one task vector side by side."""
+def _tensor_by_tensor(
+    merges: Sequence[_Merge], reading: Reading, work: Workspace, hold: int, names: frozenset[str] | None = None
+) -> None:
+    """Every tensor once, the largest first, for all merges that want it; those of one task vector side by side.
+    `names`: of those to do, where not all are.
+    """
     wanted: dict[Shared, list[tuple[_Merge, PlannedTensor]]] = {}
     for merge in sorted(merges, key=lambda merge: merge.alike):
         for entry in merge.plan.of_role("merge"):
-            wanted.setdefault((entry.info, entry.stored_as), []).append((merge, entry))
+            if names is None or entry.name in names:
+                wanted.setdefault((entry.info, entry.stored_as), []).append((merge, entry))
 
     def whole(shared: Shared) -> None:
-        several = len(wanted[shared]) > 1
+        missing = [(merge, entry) for merge, entry in wanted[shared] if not merge.take(entry)]
+        several = len(missing) > 1
         # Small tensors go one to a thread, so each thread has its part.
         fits = 4 * (1 + len(shared[1])) * shared[0].size <= hold // work.threads
         vectors = TaskVectors.of(reading, *shared, held=fits and several)
         if several:
             vectors = vectors.shared(reading.space)
         prepared: RulesOfScope | None = {} if several else None
-        for group in _side_by_side(wanted[shared], shared[0].size, work):
+        for group in _side_by_side(missing, shared[0].size, work):
             filling = [merge.begin(entry, vectors.again(), prepared) for merge, entry in group]
             _fill([one for one in filling if one is not None], reading, work)
 
@@ -156,7 +197,8 @@ def _side_by_side(
             group, kept = [], 0
         group.append((merge, entry))
         kept += own
-    yield group
+    if group:
+        yield group
 
 
 @dataclass
@@ -209,10 +251,19 @@ class _Merge:
     """One plan and its sink."""
 
     def __init__(
-        self, plan: Plan, sink: Sink, reading: Reading, work: Workspace, reporter: _Reporter, alike: int
+        self,
+        plan: Plan,
+        sink: Sink,
+        reading: Reading,
+        work: Workspace,
+        reporter: _Reporter,
+        alike: int,
+        finished: Finished | None,
     ) -> None:
         self.plan, self.sink, self.reading, self.work, self.reporter = plan, sink, reading, work, reporter
         self.alike = alike  # equal where the merged task vectors are
+        self.finished = finished
+        self.counting = threading.Lock()
         self.outcome = Outcome(reading)
         self.vector = plan.recipe[AS_TASK_VECTOR]  # asked for every block
         self.by_tensor = plan.method.by_tensor(plan.settings)
@@ -231,18 +282,37 @@ class _Merge:
     def all_at_once(self, prepared: RulesOfScope) -> None:
         """Merge all tensors, as one scope."""
         entries = self.plan.of_role("merge")
+        taken = self.work.map(self.take, entries)
+        if self.finished is not None and self.finished.report is not None and all(taken):
+            self.outcome.report = self.finished.report
+            return
         tensors = [TaskVectors.of(self.reading, entry.info, entry.stored_as) for entry in entries]
         rule = self.prepare(tensors, self.plan.settings, prepared)
         self.outcome.report = rule.report
         for i, (entry, vectors) in enumerate(zip(entries, tensors, strict=True)):
-            filling = self.ready(_Filling(self, entry, vectors, rule, self.scale(entry), i))
-            _fill([] if filling is None else [filling], self.reading, self.work)
+            if not taken[i]:
+                filling = self.ready(_Filling(self, entry, vectors, rule, self.scale(entry), i))
+                _fill([] if filling is None else [filling], self.reading, self.work)
 
     def begin(self, entry: PlannedTensor, vectors: TaskVectors, prepared: RulesOfScope | None) -> _Filling | None:
         """What merges one tensor, as a scope of its own; None where it is the base's, and is written."""
         rule = self.prepare([vectors], self.plan.settings_of(entry.name), prepared)
         self.outcome.reports[entry.name] = rule.report
         return self.ready(_Filling(self, entry, vectors, rule, self.scale(entry)))
+
+    def take(self, entry: PlannedTensor) -> bool:
+        """Whether an interrupted merge had finished a tensor."""
+        if self.finished is None or not self.finished.take(entry, self.outcome, self.work):
+            return False
+        for target in (entry, *self.twins.get(entry.name, ())):
+            self.reporter(f"keeping {entry.name}", target.info.size * target.dtype.itemsize)
+        with self.counting:
+            self.outcome.kept += 1
+        return True
+
+    def keep(self, entry: PlannedTensor) -> None:
+        if self.finished is not None:
+            self.finished.add(entry, self.outcome)
 
     def prepare(self, tensors: Sequence[TaskVectors], settings: Settings, prepared: RulesOfScope | None) -> Rule:
         """The rule of a scope; of an earlier merge with this one's settings where they make no other. `prepared`: None
@@ -268,6 +338,7 @@ class _Merge:
         if filling.rule.unchanged(filling.index):
             self.outcome.changed[filling.entry.name] = False
             self.copy(filling.entry)
+            self.keep(filling.entry)
             return None
         if not self.plan.method.gives_model:
             self.reading.base.touched = True
@@ -305,6 +376,7 @@ class _Merge:
         known = [count for count in filling.owned if count is not None]
         if len(known) == len(filling.owned):
             self.outcome.owned[name] = sum(known, start=np.zeros(len(self.plan.names), np.int64))
+        self.keep(filling.entry)
 
     def put(self, entry: PlannedTensor, start: int, tau: np.ndarray, vectors: TaskVectors, scale: np.float32) -> None:
         """Finish one block: scale, add the base, convert, write."""

@@ -148,6 +148,16 @@ class Report:
         parts = {**vars(self), "passes": passes}
         return {name: part for name, part in parts.items() if part is not None}
 
+    @classmethod
+    def of(cls, entries: Mapping[str, Any] | None) -> Report | None:
+        """The inverse of `entries`, also through JSON, which has lists for tuples."""
+        if entries is None:
+            return None
+        parts: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in entries.items()}
+        report = cls(**parts)
+        report.passes = None if report.passes is None else [tuple(counts) for counts in report.passes]
+        return report
+
 
 @dataclass
 class Rule(abc.ABC):
