@@ -49,13 +49,13 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 def merged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The tensors that were filled since."""
     names: list[str] = []
-    fill = engine._Merge.fill  # pyright: ignore[reportPrivateUsage]
+    ready = engine._Merge.ready  # pyright: ignore[reportPrivateUsage]
 
-    def counted(self: Any, entry: Any, *rest: Any) -> None:
-        names.append(entry.name)
-        fill(self, entry, *rest)
+    def counted(self: Any, filling: Any) -> Any:
+        names.append(filling.entry.name)
+        return ready(self, filling)
 
-    monkeypatch.setattr(engine._Merge, "fill", counted)  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(engine._Merge, "ready", counted)  # pyright: ignore[reportPrivateUsage]
     return names
 
 

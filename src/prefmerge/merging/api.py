@@ -24,7 +24,7 @@ from prefmerge.errors import UsageError
 from prefmerge.ground.progress import Progress
 from prefmerge.merging.added import Added
 from prefmerge.merging.arguments import RecipeArguments, stated, with_declared
-from prefmerge.merging.engine import HashedSink, MemorySink, merge_into
+from prefmerge.merging.engine import merge_into
 from prefmerge.merging.in_memory import InMemory, base_state, name_of_task, require_list, task_of
 from prefmerge.merging.limits import checked_threads
 from prefmerge.merging.many import Order, write_all
@@ -33,6 +33,7 @@ from prefmerge.merging.plan import Plan, make_plan, plan_over
 from prefmerge.merging.receipt import Receipt, ReceiptOutput, ReceiptRun
 from prefmerge.merging.recipe import Recipe, TaskEntry
 from prefmerge.merging.recording import inputs_of, record, versions
+from prefmerge.merging.sinks import HashedSink, MemorySink
 from prefmerge.vectors.workspace import BLOCK, Workspace
 
 

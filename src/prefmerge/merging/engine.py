@@ -22,28 +22,19 @@ from typing import Protocol
 
 import numpy as np
 
-from prefmerge.checkpoints import Dtype, Fingerprint, TensorInfo, same_elements
-from prefmerge.checkpoints.dtypes import FLOATS, by_name, from_float32, from_float64, to_float32
-from prefmerge.errors import DtypeOverflow
+from prefmerge.checkpoints import TensorInfo, same_elements
+from prefmerge.checkpoints.dtypes import from_float32, to_float32
 from prefmerge.ground.progress import Progress
 from prefmerge.ground.words import quoted
 from prefmerge.merging.parameters import AS_TASK_VECTOR
 from prefmerge.merging.plan import Plan, PlannedTensor
+from prefmerge.merging.sinks import Sink, rounded
 from prefmerge.methods import Report, Rule, Settings
-from prefmerge.vectors import kernels
 from prefmerge.vectors.reader import TaskVectors
 from prefmerge.vectors.reading import Reading
 from prefmerge.vectors.workspace import Workspace, spans
 
 SHOWN = 5  # names listed in a note about many
-
-
-class Sink(Protocol):
-    """Where merged blocks go."""
-
-    def write(self, name: str, start: int, stored: np.ndarray) -> None:
-        """Take the stored elements from `start` on. Called from any thread."""
-        ...
 
 
 class Finished(Protocol):
@@ -457,76 +448,3 @@ def _notes_of(differing: Mapping[tuple[str, str], Sequence[str]]) -> list[str]:
         f"{'is' if len(names) == 1 else 'are'} kept."
         for (dtype, tasks), names in differing.items()
     ]
-
-
-def rounded(values: np.ndarray, dtype: Dtype, name: str, start: int, *, finite: bool | None = None) -> np.ndarray:
-    """`values`, float32 or float64, of tensor `name` from element `start` on as stored elements. `finite`: whether
-    they are, where that is known. Raises DtypeOverflow.
-    """
-    infinite = kernels.INFINITE_OF_16_BITS.get(dtype.code)
-    if values.dtype == np.float32 and infinite is not None:
-        stored = np.empty(values.size, dtype.storage)
-        fits = kernels.narrow(values, kernels.operand(stored, dtype), infinite)
-    else:
-        stored = (from_float64 if values.dtype == np.float64 else from_float32)(values, dtype)
-        fits = kernels.survey(kernels.operand(stored, dtype))[0] if finite is None else finite
-    if not fits:
-        worst = int(np.flatnonzero(~np.isfinite(to_float32(stored, dtype)))[0])
-        wide = _formats_that_hold(float(values[worst]))
-        advice = f"Write a wider format (--dtype {' or '.join(wide)}), or use" if wide else "Use"
-        raise DtypeOverflow(
-            f"tensor {name!r}: the merged value {values[worst]:g} at element {start + worst} does not fit "
-            f"{dtype.name}. {advice} a smaller --scale."
-        )
-    return stored
-
-
-def _formats_that_hold(value: float) -> list[str]:
-    """The number formats in which a value stays finite; float64 where no other is."""
-    with np.errstate(over="ignore"):
-        formats = sorted(map(by_name, FLOATS), key=lambda one: one.itemsize)
-        holding = [one.name for one in formats if np.isfinite(to_float32(from_float64(np.array([value]), one), one))[0]]
-    return holding or (["float64"] if np.isfinite(value) else [])
-
-
-class MemorySink:
-    """Collects the output as flat stored arrays."""
-
-    def __init__(self, layout: Sequence[TensorInfo]) -> None:
-        self.arrays = {info.name: np.empty(info.size, info.dtype.storage) for info in layout}
-
-    def write(self, name: str, start: int, stored: np.ndarray) -> None:
-        self.arrays[name][start : start + stored.size] = stored
-
-    def raw(self, name: str) -> np.ndarray:
-        """What was written of a tensor."""
-        return self.arrays[name]
-
-
-class Readable(Sink, Protocol):
-    """A sink that has what was written."""
-
-    def raw(self, name: str) -> np.ndarray:
-        """All elements of a tensor, flat."""
-        ...
-
-
-class HashedSink:
-    """Hands blocks on to a sink and hashes them while they are in the cache. Where blocks are shorter than the chunks
-    that are hashed, `hash_rest` takes these from the sink.
-    """
-
-    def __init__(self, sink: Readable, layout: Sequence[TensorInfo]) -> None:
-        self._sink, self._layout = sink, layout
-        self.fingerprint = Fingerprint(layout)
-
-    def write(self, name: str, start: int, stored: np.ndarray) -> None:
-        self._sink.write(name, start, stored)
-        self.fingerprint.add(name, stored, start)
-
-    def hash_rest(self, work: Workspace) -> None:
-        """Hash what no block held whole."""
-        chunks = [(info.name, *chunk) for info in self._layout for chunk in self.fingerprint.missing(info.name)]
-        work.map(
-            lambda chunk: self.fingerprint.add(chunk[0], self._sink.raw(chunk[0])[slice(*chunk[1:])], chunk[1]), chunks
-        )

@@ -31,7 +31,7 @@ from prefmerge.merging import on_ray
 from prefmerge.merging.added import Added, Adding, note
 from prefmerge.merging.card import CARD, base_model, model_card
 from prefmerge.merging.configs import as_published
-from prefmerge.merging.engine import HashedSink, Outcome, merge_all
+from prefmerge.merging.engine import Outcome, merge_all
 from prefmerge.merging.limits import allowance, checked_threads, parse_bytes
 from prefmerge.merging.pieces import Pieces, key_of
 from prefmerge.merging.plan import Plan, make_plan, names_its_base, plan_over
@@ -39,6 +39,7 @@ from prefmerge.merging.receipt import Receipt, ReceiptFile, ReceiptInputs, Recei
 from prefmerge.merging.recipe import Recipe
 from prefmerge.merging.recording import inputs_of, record, versions
 from prefmerge.merging.sameness import Sameness
+from prefmerge.merging.sinks import HashedSink
 from prefmerge.merging.stacks import Stack
 from prefmerge.merging.vocabularies import CHAT_TEMPLATE, TOKENIZER
 from prefmerge.merging.vocabulary_files import VocabularyFiles, vocabulary_files

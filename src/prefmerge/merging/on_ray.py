@@ -25,11 +25,12 @@ from prefmerge.checkpoints.rearranged import original
 from prefmerge.errors import OutputError, PrefmergeError, UsageError, require
 from prefmerge.ground.progress import Progress
 from prefmerge.merging.added import Added, Adding
-from prefmerge.merging.engine import HashedSink, merge_some
+from prefmerge.merging.engine import merge_some
 from prefmerge.merging.pieces import Pieces, key_of
 from prefmerge.merging.plan import Plan, make_plan, plan_over
 from prefmerge.merging.recipe import Recipe
 from prefmerge.merging.sameness import Sameness
+from prefmerge.merging.sinks import HashedSink
 from prefmerge.outputs.shards import Shard, ShardFiles
 from prefmerge.outputs.write import Output
 from prefmerge.vectors.workspace import Workspace
