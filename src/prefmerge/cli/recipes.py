@@ -42,18 +42,20 @@ class Several:
         """Merge them all. `how`: what `run` takes beside a recipe and its output."""
         from prefmerge.cli import progress, show
         from prefmerge.merging import api
+        from prefmerge.merging.made import made
         from prefmerge.merging.recipe_documents import read_documents, require_all_free
 
         if how["tokenizer_from"] is not None:
             raise UsageError(f"--tokenizer-from names a task of one recipe, and {self.file} has several.")
         several = read_documents(self.file, self.out or OUT)
-        require_all_free(several, force=how["force"])
+        require_all_free(several, force=how["force"] or how["resume"])
         show.say_compiling()
         told: list[dict[str, Any]] = []
         for one in several:
             recipe = self.changed(one.recipe())
             with progress.merging() as report:
-                receipt = api.run(recipe, one.out, progress=report, **how)
+                receipt = made(recipe, one.out, how["max_shard_size"]) if how["resume"] else None
+                receipt = receipt or api.run(recipe, one.out, progress=report, **how)
             if self.json:
                 folder = one.out if receipt.output.kind == "folder" else one.out.absolute().parent
                 told.append({"name": one.name, "receipt": receipt.published(folder).to_json()})

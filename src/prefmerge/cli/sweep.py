@@ -30,8 +30,10 @@ def sweep(
     ] = None,
     run: o.RunFlag = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Keep the models that are there already, and make the others.")
+        bool,
+        typer.Option("--resume", help="Keep the models and tensors that are finished, and make the others."),
     ] = False,
+    ray: o.Ray = None,
     threads: o.Threads = None,
     max_memory: o.MaxMemory = "1GiB",
     force: o.Force = False,
@@ -54,7 +56,15 @@ def sweep(
     show.say_compiling()
     with progress.merging() as report:
         models = work.sweep(
-            recipe, out, values, resume=resume, force=force, threads=threads, max_memory=max_memory, progress=report
+            recipe,
+            out,
+            values,
+            resume=resume,
+            ray=ray,
+            force=force,
+            threads=threads,
+            max_memory=max_memory,
+            progress=report,
         )
     if json:
         show.as_json(jsons.read(out / work.TABLE))
