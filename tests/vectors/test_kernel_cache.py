@@ -11,6 +11,7 @@ import importlib.util
 import itertools
 import os
 import pickle
+import re
 import shutil
 import stat
 import subprocess
@@ -315,7 +316,8 @@ def test_attack_s5_the_same_bytes_from_a_cold_a_warm_and_a_damaged_cache(models:
                 file.write_bytes(damage(file.read_bytes()))
         output = tmp_path / f"{name}.safetensors"
         done = run([*merge, str(output)], models, NUMBA_CACHE_DIR=str(chosen))
-        assert (done.returncode, done.stderr) == (0, "")
+        said = re.sub(r"^selecting, .* MB.*\n", "", done.stderr, flags=re.MULTILINE)  # a slow machine's sign of life
+        assert (done.returncode, said) == (0, "")
         outputs.append(output.read_bytes())
     assert len(set(outputs)) == 1
 
