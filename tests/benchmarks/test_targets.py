@@ -16,9 +16,11 @@ from benchmarks import wordnet as definitions
 from benchmarks.targets_results import collected, compact, expanded, extended, summary
 from prefmerge.cli import app
 from prefmerge.lab import findings, tables, target_tables
+from prefmerge.lab import trainings as training
 from prefmerge.lab.results import Results
 from prefmerge.lab.statistics import StudyScores
 from tests.lab.made import made
+from tests.lab.quick import train_all, two_candidates
 from tests.models.tiny import tiny_bert
 
 STUDIES = ("places", "diversity")
@@ -63,6 +65,8 @@ def tables_of(results: Results) -> list[str]:
 def test_from_definitions_to_a_page(wordnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PREFMERGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(targets.subprocess, "run", in_this_process)
+    monkeypatch.setattr(training, "_train_all", train_all)
+    monkeypatch.setattr("prefmerge.target.adapt.candidates", two_candidates)
     monkeypatch.setattr(definitions, "TRAIN", 10)
     monkeypatch.setattr(definitions, "TEST", 6)
     work, model = tmp_path / "work", tiny_bert(tmp_path / "tiny")
