@@ -26,6 +26,7 @@ from prefmerge.checkpoints.dtypes import FLOATS, by_name, from_float32, from_flo
 from prefmerge.errors import DtypeOverflow
 from prefmerge.ground.progress import Progress
 from prefmerge.ground.words import quoted
+from prefmerge.merging.kept import Keeping, Kept, added
 from prefmerge.merging.parameters import AS_TASK_VECTOR
 from prefmerge.merging.plan import Plan, PlannedTensor
 from prefmerge.methods import Report, Rule, Settings
@@ -55,6 +56,7 @@ class Outcome:
     report: Report | None = None  # of the whole model, in scope `model`
     changed: dict[str, bool] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    kept: dict[str, Kept] = field(default_factory=dict)  # of merged tensors, where it was asked for
 
 
 def merge_into(plan: Plan, sink: Sink, work: Workspace, progress: Progress | None = None) -> Outcome:
@@ -72,10 +74,11 @@ def merge_all(
     *,
     hashed: bool,
     hold: int = 1 << 62,
+    measured: bool = False,
 ) -> list[Outcome]:
     """Merge each plan into its sink, from one reading. The plans are over the same open checkpoints. `hashed`: receipts
     will say what was read. `hold`: bytes that decoded task vectors may take; a tensor of which they take more is
-    decoded again for each plan.
+    decoded again for each plan. `measured`: the outcomes say what of the changes is kept.
 
     Raises NonFiniteValue or DtypeOverflow naming the tensor.
     """
@@ -86,7 +89,8 @@ def merge_all(
         raise ValueError("plans of one reading must be over the same open checkpoints")
     reading = Reading.of(first.base, first.tasks, hashed=hashed)
     reporter = _Reporter(progress, sum(plan.output_bytes for plan, _ in jobs))
-    merges = [_Merge(plan, sink, reading, work, reporter) for plan, sink in jobs]
+    keeping = Keeping(first, work) if measured else None
+    merges = [_Merge(plan, sink, reading, work, reporter, keeping) for plan, sink in jobs]
     for merge in merges:
         merge.copy_rest()
     reporter("selecting")
@@ -138,8 +142,17 @@ class _Reporter:
 class _Merge:
     """One plan and its sink."""
 
-    def __init__(self, plan: Plan, sink: Sink, reading: Reading, work: Workspace, reporter: _Reporter) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        sink: Sink,
+        reading: Reading,
+        work: Workspace,
+        reporter: _Reporter,
+        keeping: Keeping | None = None,
+    ) -> None:
         self.plan, self.sink, self.reading, self.work, self.reporter = plan, sink, reading, work, reporter
+        self.keeping = keeping
         self.outcome = Outcome(reading)
         self.vector = plan.recipe[AS_TASK_VECTOR]  # asked for every block
         self.by_tensor = plan.method.by_tensor(plan.settings)
@@ -196,20 +209,32 @@ class _Merge:
         if not rule.gives_model:
             self.reading.base.touched = True
         scale = np.float32(self.plan.settings_of(entry.name).scale)
+        again = None if self.keeping is None else self.keeping.vectors(entry.info, entry.stored_as)
+        kept: dict[int, Kept] = {}
+
+        def keep(start: int, tau: np.ndarray) -> None:
+            if self.keeping is not None and again is not None:
+                owner = rule.owner_of(index, start, start + tau.size, self.work)
+                kept[start] = self.keeping.block(again, entry.stored_as, start, tau, owner)
 
         def block(span: tuple[int, int]) -> np.ndarray | None:
             start, stop = span
             if rule.gives_model:
                 model = self.work.buffer("model", stop - start, np.float64)
                 owned = rule.block(index, start, stop, model, self.work)
+                if again is not None:
+                    keep(start, (model - again.model(None, start, stop)) / (float(scale) or 1.0))
                 self.put_model(entry, start, model, vectors)
                 return owned
             tau = self.work.buffer("merged", stop - start)
             owned = rule.block(index, start, stop, tau, self.work)
+            keep(start, tau)
             self.put(entry, start, tau, vectors, scale)
             return owned
 
         counts = self.work.map(block, spans(vectors.size, self.work.block))
+        if kept:
+            self.outcome.kept[entry.name] = added([kept[start] for start in sorted(kept)])
         # A model may be made another without any task.
         self.outcome.changed[entry.name] = vectors.changed or (rule.gives_model and bool(rule.base_weight))
         known = [count for count in counts if count is not None]

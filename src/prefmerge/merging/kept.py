@@ -1,0 +1,106 @@
+"""How much of what the tasks changed a merge keeps, tensor by tensor, measured while it is made.
+
+    by_task[t] = sum over the elements p that task t owns of |tau_merged[p]|
+    most       = sum over p of max_t |tau_t[p]|                      over all tasks
+
+tau_merged is what is merged, before the scale; `kept` is its sum, by task where every element has an owner. kept / most
+is 1 for MAGMAX; a sum of task vectors may have more. Source: ours. Cost: a second look at each block of every task, in the
+cache, when it is merged; for several merges of one reading the look is shared. What is looked at here counts as read
+for no receipt. Not here: layers, which are sums of tensors (`page`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from prefmerge.checkpoints import TensorInfo
+from prefmerge.errors import NonFiniteValue
+from prefmerge.merging.plan import Plan
+from prefmerge.vectors.reader import TaskVectors
+from prefmerge.vectors.reading import Reading
+from prefmerge.vectors.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Of one tensor, or of several: sums of magnitudes. `most` is None where a task that was not asked for anything
+    holds no finite number.
+    """
+
+    kept: float
+    most: float | None
+    by_task: tuple[float, ...] | None = None
+
+    @property
+    def share(self) -> float | None:
+        """`kept` as a part of `most`; None where nothing was changed."""
+        return self.kept / self.most if self.most else None
+
+    @property
+    def shares(self) -> tuple[float, ...] | None:
+        """The same by task."""
+        if self.by_task is None or not self.most:
+            return None
+        return tuple(one / self.most for one in self.by_task)
+
+
+def added(parts: Sequence[Kept]) -> Kept:
+    """Several tensors as one."""
+    by_task = [one.by_task for one in parts if one.by_task is not None]
+    known = [one.most for one in parts if one.most is not None]
+    return Kept(
+        sum(one.kept for one in parts),
+        sum(known) if len(known) == len(parts) else None,
+        tuple(map(sum, zip(*by_task, strict=True))) if len(by_task) == len(parts) > 0 else None,
+    )
+
+
+class Keeping:
+    """Measures the merges of one reading. Called from any thread."""
+
+    def __init__(self, plan: Plan, work: Workspace) -> None:
+        # A reading of its own: what is read for a report is no part of what the receipt says was read.
+        self._reading = Reading.of(plan.base, plan.tasks, hashed=False)
+        self._work = work
+        self._most: dict[tuple[str, tuple[str, ...], int], float | None] = {}
+
+    def vectors(self, info: TensorInfo, stored_as: tuple[str, ...]) -> TaskVectors:
+        """The task vectors of one tensor."""
+        return TaskVectors.of(self._reading, info, stored_as)
+
+    def block(
+        self, vectors: TaskVectors, stored_as: tuple[str, ...], start: int, tau: np.ndarray, owner: np.ndarray | None
+    ) -> Kept:
+        """What one block keeps. `tau`: what is merged, before the scale. `owner`: of each element."""
+        magnitudes = self._work.buffer("kept", tau.size, tau.dtype)
+        np.abs(tau, out=magnitudes)
+        kept, by_task = float(magnitudes.sum(dtype=np.float64)), None
+        if owner is not None:
+            by_task = tuple(np.bincount(owner, weights=magnitudes, minlength=len(stored_as)).tolist())
+        key = (vectors.name, stored_as, start)
+        if key not in self._most:
+            self._most[key] = self._largest(vectors, start, start + tau.size)
+        return Kept(kept, self._most[key], by_task)
+
+    def _largest(self, vectors: TaskVectors, start: int, stop: int) -> float | None:
+        """sum over [start, stop) of max_t |tau_t|."""
+        tau, largest = (self._work.buffer(name, stop - start) for name in ("kept of a task", "kept at most"))
+        largest[:] = 0
+        try:
+            for task in range(len(vectors.readers)):
+                vectors.read(task, start, stop, tau)
+                np.maximum(largest, np.abs(tau, out=tau), out=largest)
+        except NonFiniteValue:
+            return None
+        return float(largest.sum(dtype=np.float64))
+
+
+def grouped(kept: Mapping[str, Kept], groups: Mapping[str, str]) -> dict[str, Kept]:
+    """The sums by group: `groups` says which one a tensor belongs to. In the order of the tensors."""
+    members: dict[str, list[Kept]] = {}
+    for name, one in kept.items():
+        members.setdefault(groups[name], []).append(one)
+    return {group: added(inside) for group, inside in members.items()}
