@@ -38,7 +38,22 @@ MaxMemory = Annotated[
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
+Report = Annotated[
+    str | None,
+    typer.Option(
+        "--report",
+        metavar="[FILE.html]",
+        help="Also write a report to look at, one HTML file: report.html in an output folder, NAME.report.html beside "
+        "an output file, or FILE.html.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
+
+
+def where(report: str | None) -> bool | str:
+    """What `--report` says: False without it, True where it stands alone."""
+    return False if report is None else report or True
+
 
 EXAMPLES = {
     "merge": (

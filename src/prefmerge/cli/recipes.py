@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from prefmerge.cli.screen import console
 from prefmerge.errors import UsageError
 from prefmerge.ground.words import joined
+from prefmerge.report.place import Where
 
 if TYPE_CHECKING:
     from prefmerge.merging.recipe import Recipe
@@ -38,28 +39,32 @@ class Several:
     changed: Callable[[Recipe], Recipe]
     json: bool
 
-    def merge(self, how: dict[str, Any]) -> None:
-        """Merge them all. `how`: what `run` takes beside a recipe and its output."""
+    def merge(self, how: dict[str, Any], report: Where) -> None:
+        """Merge them all. `how`: what `run` takes beside a recipe and its output. `report`: whether each has one."""
         from prefmerge.cli import progress, show
         from prefmerge.merging import api
         from prefmerge.merging.recipe_documents import read_documents, require_all_free
 
         if how["tokenizer_from"] is not None:
             raise UsageError(f"--tokenizer-from names a task of one recipe, and {self.file} has several.")
+        if isinstance(report, str):
+            raise UsageError(f"--report {report} is one file, and {self.file} has several recipes. Leave the name out.")
+        how["report"] = api.reporting(report)
         several = read_documents(self.file, self.out or OUT)
         require_all_free(several, force=how["force"])
         show.say_compiling()
         told: list[dict[str, Any]] = []
         for one in several:
             recipe = self.changed(one.recipe())
-            with progress.merging() as report:
-                receipt = api.run(recipe, one.out, progress=report, **how)
+            with progress.merging() as shown:
+                receipt = api.run(recipe, one.out, progress=shown, **how)
             if self.json:
                 folder = one.out if receipt.output.kind == "folder" else one.out.absolute().parent
                 told.append({"name": one.name, "receipt": receipt.published(folder).to_json()})
             else:
                 _say_which(one)
                 show.merged(receipt, recipe, one.out)
+                show.say_report(report, one.out, folder=receipt.output.kind == "folder")
         if self.json:
             show.as_json({"format": "prefmerge-receipts/1", "recipes": told})
 

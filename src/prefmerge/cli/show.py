@@ -20,6 +20,8 @@ from prefmerge.ground.words import counted, listed
 from prefmerge.methods import declared
 from prefmerge.methods.parameters import PREFERENCE, SEQUENTIAL
 from prefmerge.preference import Preference
+from prefmerge.report import place
+from prefmerge.report.place import Where
 from prefmerge.shown import line as in_one_line
 
 if TYPE_CHECKING:
@@ -38,6 +40,13 @@ MOST_TASKS = 8  # columns; beyond that a layer shows its largest owners
 LARGEST = 4
 SETTING = 60  # characters of a value
 MOST_PASSES = 3  # columns; a merge with more passes shows the last ones summed
+
+
+def say_report(where: Where, out: Path, *, folder: bool = True) -> None:
+    """Where the report is, where one was asked for."""
+    asked = place.asked(where, force=True)
+    if asked is not None:
+        screen.console().print(f"Report:  {asked.of(out, folder=folder)}", soft_wrap=True)
 
 
 def as_json(data: Any) -> None:

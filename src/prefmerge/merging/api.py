@@ -27,12 +27,14 @@ from prefmerge.merging.arguments import RecipeArguments, stated, with_declared
 from prefmerge.merging.engine import HashedSink, MemorySink, merge_into
 from prefmerge.merging.in_memory import InMemory, base_state, name_of_task, require_list, task_of
 from prefmerge.merging.limits import checked_threads
-from prefmerge.merging.many import Order, write_all
+from prefmerge.merging.many import Order, Reporting, write_all
+from prefmerge.merging.page import page
 from prefmerge.merging.parameters import per_task
 from prefmerge.merging.plan import Plan, make_plan, plan_over
 from prefmerge.merging.receipt import Receipt, ReceiptOutput, ReceiptRun
 from prefmerge.merging.recipe import Recipe, TaskEntry
 from prefmerge.merging.recording import inputs_of, record, versions
+from prefmerge.report import place
 from prefmerge.vectors.workspace import BLOCK, Workspace
 
 
@@ -50,6 +52,7 @@ def merge(
     sha256: bool = False,
     max_shard_size: str | int | None = None,
     tokenizer_from: str | None = None,
+    report: place.Where = None,
     progress: Progress | None = None,
     **given: Unpack[RecipeArguments],
 ) -> Receipt:
@@ -70,8 +73,9 @@ def merge(
     How it is done: `threads` (one per core), `max_memory` (a bound on working memory), `force` (replace an output),
     `sha256` (put the SHA-256 of every file into the receipt), `max_shard_size` (how large a file of a folder may be,
     such as 5GB; by default a folder is cut as the base is), `tokenizer_from` (the name of the task whose tokenizer a
-    folder gets in place of the base's), `progress` (called with what is done and how much there is). No value depends
-    on these.
+    folder gets in place of the base's), `report` (also write an HTML file to look at: True for report.html in an output
+    folder or NAME.report.html beside an output file, else its name), `progress` (called with what is done and how much
+    there is). No value depends on these.
 
     Raises PrefmergeError with one message when it cannot be done; then nothing has appeared at `out`. Raises TypeError
     for a keyword argument that there is not.
@@ -85,8 +89,15 @@ def merge(
         sha256=sha256,
         max_shard_size=max_shard_size,
         tokenizer_from=tokenizer_from,
+        report=reporting(report, force=force),
         progress=progress,
     )
+
+
+def reporting(where: place.Where, *, force: bool = False) -> Reporting | None:
+    """The report of a merge that a caller asks for. Raises UsageError, OutputExists where it cannot go there."""
+    asked = place.asked(where, force=force)
+    return None if asked is None else Reporting(page, asked.file)
 
 
 @with_declared
@@ -163,14 +174,15 @@ def run(
     beside: Mapping[str, bytes] | None = None,
     card: str = "",
     added: Added | None = None,
+    report: Reporting | None = None,
     block: int = BLOCK,
 ) -> Receipt:
     """Carry out a recipe. `beside`: files, by name, to put beside the weights of a folder. `card`: Markdown on what the
-    model is for, for its card. `added`: numbers, by tensor, to add to the merged ones. `block` (elements read at a
-    time) is for tests: no value depends on it.
+    model is for, for its card. `added`: numbers, by tensor, to add to the merged ones. `report`: what to make of the
+    merge to look at. `block` (elements read at a time) is for tests: no value depends on it.
     """
     (receipt,) = write_all(
-        [Order(recipe, out, beside or {}, card, added)],
+        [Order(recipe, out, beside or {}, card, added, report)],
         threads=threads,
         max_memory=max_memory,
         force=force,

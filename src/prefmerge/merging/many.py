@@ -16,7 +16,7 @@ import datetime
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from prefmerge.merging.card import CARD, base_model, model_card
 from prefmerge.merging.configs import as_published
 from prefmerge.merging.engine import HashedSink, Outcome, merge_all
 from prefmerge.merging.limits import allowance, checked_threads, parse_bytes
+from prefmerge.merging.page import MergedModel, formats_of
 from prefmerge.merging.plan import Plan, make_plan, names_its_base, plan_over
 from prefmerge.merging.receipt import Receipt, ReceiptFile, ReceiptInputs, ReceiptOutput, ReceiptRun
 from prefmerge.merging.recipe import Recipe
@@ -43,13 +44,23 @@ from prefmerge.merging.vocabulary_files import VocabularyFiles, vocabulary_files
 from prefmerge.outputs.companions import Companions, find_companions, placed_as, weights_name
 from prefmerge.outputs.tokenizer import with_tokenizer
 from prefmerge.outputs.write import Output, OutputKind, create_output, kind_of
+from prefmerge.report import place
 from prefmerge.vectors.workspace import BLOCK, Workspace
+
+
+@dataclass(frozen=True)
+class Reporting:
+    """A report on a merge: the text that `page` makes of it, if any, to `file`, by default beside the weights."""
+
+    page: Callable[[MergedModel], str | None]
+    file: Path | None = None
 
 
 @dataclass(frozen=True)
 class Order:
     """A recipe and where its model goes. `beside`: files, by name, to put beside the weights of a folder. `card`:
-    Markdown on what the model is for, for its card. `added`: numbers, by tensor, to add to the merged ones.
+    Markdown on what the model is for, for its card. `added`: numbers, by tensor, to add to the merged ones. `report`:
+    what is made of the merge to look at; it costs another look at every task.
     """
 
     recipe: Recipe
@@ -57,6 +68,7 @@ class Order:
     beside: Mapping[str, bytes] = field(default_factory=dict)
     card: str = ""
     added: Added | None = None
+    report: Reporting | None = None
 
 
 def write_all(
@@ -103,7 +115,8 @@ def write_all(
         with Workspace(threads=threads, block=block, memory=memory - hold, scratch=beside) as work:
             with first.reading():
                 sinks = [(one.plan, one.sink) for one in writings]
-                outcomes = merge_all(sinks, work, progress, hashed=True, hold=hold)
+                measured = any(order.report is not None for order in orders)
+                outcomes = merge_all(sinks, work, progress, hashed=True, hold=hold, measured=measured)
                 read = inputs_of(outcomes[0].reading, sha256=sha256)
             receipts: list[Receipt] = []
             for one, outcome in zip(writings, outcomes, strict=True):
@@ -182,7 +195,26 @@ class _Writing:
             _add_companions(self.output, self.plan, self.files, order.beside)
             base = base_model(self.plan.home.path, self.files.companions.files)
             self.output.add_file(CARD, model_card(receipt, base, order.card).encode())
-        return _published(self.output, receipt)
+        report = None if order.report is None else self.report(order.report, receipt, outcome)
+        if report is None or order.report is None:
+            return _published(self.output, receipt)
+        file = order.report.file
+        if self.kind == "folder" and file is None:
+            self.output.add_file(place.REPORT, report.encode())
+            return _published(self.output, receipt)
+        written = _published(self.output, receipt)
+        place.write(place.Place(file).of(order.out, folder=self.kind == "folder"), report)
+        return written
+
+    def report(self, asked: Reporting, receipt: Receipt, outcome: Outcome) -> str | None:
+        """The text of the report that was asked for."""
+        files = tuple(ReceiptFile(**file) for file in self.output.files)
+        whole = replace(receipt, output=replace(receipt.output, files=files))
+        checkpoints = [self.plan.given_base, *(original(task.checkpoint) for task in self.plan.tasks)]
+        formats = tuple(formats_of(one.tensors.values()) for one in checkpoints)
+        home = self.output.target
+        folder = home if self.kind == "folder" else home.parent
+        return asked.page(MergedModel(whole.published(folder), outcome.kept, formats))
 
 
 def _files(planned: Plan, kind: OutputKind, tokenizer_from: str | None) -> VocabularyFiles:

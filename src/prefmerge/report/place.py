@@ -43,10 +43,15 @@ def asked(where: Where, *, force: bool = False) -> Place | None:
     if where is True or str(where) in ("", "."):
         return Place()
     file = Path(where)
-    if file.suffix.lower() not in SUFFIXES:
+    if not is_report(file):
         raise UsageError(f"--report {file}: a report is an HTML file. Give a name that ends in .html.")
     require_free(file, force=force)
     return Place(file)
+
+
+def is_report(file: str | Path) -> bool:
+    """Whether a report may be called so."""
+    return Path(file).suffix.lower() in SUFFIXES
 
 
 def require_free(file: Path, *, force: bool = False) -> None:
