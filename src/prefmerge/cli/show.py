@@ -49,6 +49,12 @@ def say_report(where: Where, out: Path, *, folder: bool = True) -> None:
         screen.console().print(f"Report:  {asked.of(out, folder=folder)}", soft_wrap=True)
 
 
+def say_report_at(file: Path | None) -> None:
+    """The same for a report that is there."""
+    if file is not None:
+        screen.console().print(f"Report: {file}", soft_wrap=True)
+
+
 def as_json(data: Any) -> None:
     """One object on stdout."""
     print(json.dumps(data, indent=1))  # ASCII: no encoding of stdout can refuse it

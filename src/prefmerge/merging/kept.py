@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +35,14 @@ class Kept:
     most: float | None
     by_task: tuple[float, ...] | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """`from_json` takes it back."""
+        return {"kept": self.kept, "most": self.most, "by_task": None if self.by_task is None else list(self.by_task)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Kept:
+        return cls(data["kept"], data["most"], None if data["by_task"] is None else tuple(data["by_task"]))
+
     @property
     def share(self) -> float | None:
         """`kept` as a part of `most`; None where nothing was changed."""
@@ -45,6 +54,9 @@ class Kept:
         if self.by_task is None or not self.most:
             return None
         return tuple(one / self.most for one in self.by_task)
+
+
+NOTHING = Kept(0.0, 0.0)
 
 
 def added(parts: Sequence[Kept]) -> Kept:

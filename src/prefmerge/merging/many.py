@@ -210,11 +210,16 @@ class _Writing:
         """The text of the report that was asked for."""
         files = tuple(ReceiptFile(**file) for file in self.output.files)
         whole = replace(receipt, output=replace(receipt.output, files=files))
-        checkpoints = [self.plan.given_base, *(original(task.checkpoint) for task in self.plan.tasks)]
-        formats = tuple(formats_of(one.tensors.values()) for one in checkpoints)
+        formats = formats_of_plan(self.plan)
         home = self.output.target
         folder = home if self.kind == "folder" else home.parent
         return asked.page(MergedModel(whole.published(folder), outcome.kept, formats))
+
+
+def formats_of_plan(planned: Plan) -> tuple[str, ...]:
+    """The number formats of the base and of each task."""
+    checkpoints = [planned.given_base, *(original(task.checkpoint) for task in planned.tasks)]
+    return tuple(formats_of(one.tensors.values()) for one in checkpoints)
 
 
 def _files(planned: Plan, kind: OutputKind, tokenizer_from: str | None) -> VocabularyFiles:

@@ -88,7 +88,7 @@ def sections(made: MergedModel, *, layer_chart: Html | None = None) -> list[Sect
     ]
 
 
-def inputs(made: MergedModel) -> Html:
+def inputs(made: MergedModel, *, output: bool = True) -> Html:
     """Base, tasks and output, with their sizes."""
     receipt = made.receipt
     entries: list[tuple[str, ReceiptInput]] = [("base", receipt.inputs.base)]
@@ -101,7 +101,8 @@ def inputs(made: MergedModel) -> Html:
         kind = ", a task vector" if one.task_vector else ""
         rows.append([shown, f"{role}{kind}", formats[i], size(sum(file.bytes for file in one.files))])
     written = sum(file.bytes for file in receipt.output.files)
-    rows.append(["the merged weights", "output", _formats(receipt), size(written) if written else ""])
+    if output:
+        rows.append(["the merged weights", "output", _formats(receipt), size(written) if written else ""])
     elements = receipt.elements
     parts = {"merged": elements.merged, "as the base has them, for no task changed them": elements.unchanged}
     parts |= {"excluded": elements.excluded, "copied (no floating point)": elements.copied, "tied": elements.tied}
@@ -119,7 +120,12 @@ def how(receipt: Receipt) -> Html:
         pairs.append(("preference", receipt.preference))
     for key, value in receipt.recipe.items():
         one = parameter(key)
-        if key in (METHOD.name, PREFERENCE.name) or value in (None, False, []) or (one is not None and one.per_task):
+        unused = (
+            one is not None and one.unless is not None and receipt.recipe.get(one.unless.other.name) == one.unless.value
+        )
+        if key in (METHOD.name, PREFERENCE.name) or unused or (one is not None and one.per_task):
+            continue
+        if value is None or value is False or value == []:
             continue
         pairs.append((key.replace("_", " "), told(value)))
     if receipt.totals.gap is not None:
@@ -157,7 +163,7 @@ def owners(made: MergedModel) -> Html:
     if receipt.shares is not None:
         drawn.insert(0, Stack("shares asked", tuple(float(Fraction(one)) for one in receipt.shares), "100 %"))
     said = "Of all merged elements, the part whose value comes from each task."
-    return charts.stacks("owners", "Owners", said, tasks, drawn, numbers)
+    return charts.stacks("owners", "Owners", said, tasks, drawn, numbers, opened=True)
 
 
 def layers_kept(made: MergedModel) -> Html:
@@ -175,7 +181,7 @@ def layers_kept(made: MergedModel) -> Html:
     if cut:
         stacked = [Stack(layer, one.shares or (), percent(one.share)) for layer, one in of_layer.items()]
         said = f"{OF_KEPT} A bar is cut by the task that owns the elements.{whole}"
-        return charts.stacks("layers", "What each layer keeps", said, tasks, stacked, numbers, most=most, legend=False)
+        return charts.stacks("layers", "What each layer keeps", said, tasks, stacked, numbers, most=most)
     plain = [Bar(layer, one.share, percent(one.share)) for layer, one in of_layer.items()]
     return charts.bars("layers", "What each layer keeps", f"{OF_KEPT}{whole}", plain, numbers, most=most)
 

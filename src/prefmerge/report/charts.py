@@ -10,7 +10,7 @@ matplotlib draws.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from prefmerge.report.markup import Html, name, shortened, tag, together
@@ -18,7 +18,7 @@ from prefmerge.report.parts import details
 
 ROW, BAR, TOP = 42, 14, 20  # pixels: of a row, of its bar, and above its bar
 MOST_ROWS = 60  # of one chart; the table has all
-CHARACTERS = 34  # of a name that stands beside a number on a phone
+CHARACTERS, BROAD = 34, 90  # of a name that stands beside a number on a phone, and elsewhere
 COLOURS = 8  # tasks with a colour that anybody can tell from the others
 NARROWEST = 5.0  # % of the width that holds a task's number
 
@@ -44,9 +44,11 @@ class Stack:
     told: str
 
 
-def bars(id: str, title: str, said: str, rows: Sequence[Bar], numbers: Html, *, most: float = 1.0) -> Html:
+def bars(
+    id: str, title: str, said: str, rows: Sequence[Bar], numbers: Html, *, most: float = 1.0, opened: bool = False
+) -> Html:
     """A bar a row. `id`: of this chart on its page. `said`: the chart in a sentence. `most`: the value of a whole bar.
-    `numbers`: the table behind it.
+    `numbers`: the table behind it, `opened` where it is there without being asked for.
     """
     drawn: list[Html] = []
     for i, row in enumerate(rows[:MOST_ROWS]):
@@ -57,7 +59,7 @@ def bars(id: str, title: str, said: str, rows: Sequence[Bar], numbers: Html, *, 
         if row.low is not None and row.high is not None:
             low, high = _percent(row.low, most), _percent(row.high, most)
             drawn.append(_rect(i, low, high - low, "span", height=2))
-    return _figure(id, title, said, drawn, len(rows), Html(), numbers)
+    return _figure(id, title, said, drawn, len(rows), Html(), numbers, opened)
 
 
 def stacks(
@@ -69,9 +71,10 @@ def stacks(
     numbers: Html,
     *,
     most: float = 1.0,
-    legend: bool = True,
+    opened: bool = False,
+    form: Callable[[float], str] = lambda part: f"{100 * part:.1f} %",
 ) -> Html:
-    """A bar a row, cut among the tasks."""
+    """A bar a row, cut among the tasks. `form`: a part in words. `opened`: the table is there unasked."""
     drawn: list[Html] = []
     for i, row in enumerate(rows[:MOST_ROWS]):
         drawn += _row(i, row.name, row.told, False)
@@ -79,13 +82,13 @@ def stacks(
         for t, part in enumerate(row.parts):
             width = _percent(part, most)
             if width > 0:
-                told = f"{t + 1} {shortened(tasks[t], CHARACTERS)}: {100 * part:.1f} %"
+                told = f"{t + 1} {shortened(tasks[t], CHARACTERS)}: {form(part)}"
                 drawn.append(_rect(i, start, width, *_colour(t, len(tasks)), told=told))
                 if width >= NARROWEST:
                     middle, y = f"{start + width / 2:.3f}%", i * ROW + TOP + BAR - 3
                     drawn.append(tag("text", t + 1, x=middle, y=y, text_anchor="middle", class_="number"))
             start += width
-    return _figure(id, title, said, drawn, len(rows), key(tasks) if legend else Html(), numbers)
+    return _figure(id, title, said, drawn, len(rows), key(tasks), numbers, opened)
 
 
 def key(tasks: Sequence[str]) -> Html:
@@ -105,7 +108,9 @@ def key(tasks: Sequence[str]) -> Html:
     return tag("ul", *items, class_="key")
 
 
-def _figure(id: str, title: str, said: str, drawn: Sequence[Html], rows: int, above: Html, numbers: Html) -> Html:
+def _figure(
+    id: str, title: str, said: str, drawn: Sequence[Html], rows: int, above: Html, numbers: Html, opened: bool = False
+) -> Html:
     shown = min(rows, MOST_ROWS)
     if not shown:
         return numbers
@@ -122,14 +127,18 @@ def _figure(id: str, title: str, said: str, drawn: Sequence[Html], rows: int, ab
     )
     rest = tag("p", f"The first {shown} of {rows}. The table has all.", class_="hint told") if rows > shown else Html()
     caption = tag("figcaption", tag("b", title), " ", said)
-    return together(tag("figure", caption, above, picture, rest), details("The numbers", numbers))
+    return together(
+        tag("figure", caption, above, picture, rest), numbers if opened else details("The numbers", numbers)
+    )
 
 
 def _row(i: int, called: str, told: str, ours: bool) -> list[Html]:
     y = i * ROW + TOP - 6
     kind = "label ours" if ours else "label"
+    short, long = shortened(called, CHARACTERS), shortened(called, BROAD)
+    names = [(short, kind)] if short == long else [(short, f"{kind} narrow"), (long, f"{kind} broad")]
     return [
-        tag("text", shortened(called, CHARACTERS), x=0, y=y, class_=kind),
+        *(tag("text", one, x=0, y=y, class_=shown) for one, shown in names),
         tag("text", told, x="100%", y=y, text_anchor="end", class_=f"value{' ours' * ours}"),
         _rect(i, 0.0, 100.0, "track"),
     ]

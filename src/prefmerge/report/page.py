@@ -14,6 +14,7 @@ from prefmerge.report.parts import Section
 from prefmerge.version import __version__
 
 GENERATOR = "prefmerge"
+TURN = Html("\n")
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 STYLE = Path(__file__).with_name("look.css").read_text(encoding="utf-8")
 
@@ -33,13 +34,13 @@ def page(title: str, sections: Iterable[Section], *, lead: Sequence[Html] = (), 
     links = [tag("li", tag("a", one.title, href=f"#{one.anchor}")) for one in held]
     navigation = tag("nav", tag("ul", *links), aria_label="Contents") if contents else Html()
     body = [
-        tag("section", tag("h2", one.title), "\n", *(together(part, "\n") for part in one.parts), id=one.anchor)
+        tag("section", tag("h2", one.title), TURN, *(together(part, TURN) for part in one.parts), id=one.anchor)
         for one in held
     ]
     inside = [
-        tag("header", tag("h1", title), "\n", *lead),
+        tag("header", tag("h1", title), TURN, *lead),
         navigation,
-        tag("main", *(together(part, "\n") for part in body)),
+        tag("main", *(together(part, TURN) for part in body)),
         tag("footer", f"Made by prefmerge {__version__}."),
     ]
     return f"<!doctype html>\n{tag('html', head, tag('body', *inside), lang='en')}\n"

@@ -113,6 +113,14 @@ class Parameters(Declaring):
     no_cache: Annotated[
         bool, Declared("Keep no embeddings on disk: an interrupted run then starts again from nothing.", local=True)
     ] = False
+    report: Annotated[
+        Path | None,
+        Declared(
+            "Write the report of OUT to this HTML file too. It is in OUT as report.html in any case.",
+            metavar="[FILE.html]",
+            local=True,
+        ),
+    ] = None
     threads: Annotated[int | None, THREADS] = None
     force: Annotated[bool, FORCE] = False
 
@@ -126,6 +134,8 @@ class Parameters(Declaring):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.report is not None and self.out is None:
+            raise UsageError("--report has no use without -o OUT: nothing is written.")
         if self.forget and self.from_ is None:
             raise UsageError("--forget has no use without --from.")
         require_one_source(self.run, self.checkpoints)
