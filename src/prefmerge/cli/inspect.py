@@ -150,9 +150,9 @@ def _several(
     if png is not None:
         pictures = analysis.figures.draw_all(sets, png)
     if to is not None:
-        words = ["--run", run] if run is not None else paths
-        words += [part for one in against for part in ("--against", one)]
-        write_report_of_vectors(sets, [one if isinstance(one, str) else one.name for one in words], to)
+        words = ["--run", run.name] if run is not None else [path.name for path in paths]
+        words += [part for one in against for part in ("--against", one.name)]
+        write_report_of_vectors(sets, words, to)
     if json:
         show.as_json(
             {

@@ -93,23 +93,25 @@ def inputs(made: MergedModel, *, output: bool = True) -> Html:
     receipt = made.receipt
     entries: list[tuple[str, ReceiptInput]] = [("base", receipt.inputs.base)]
     entries += [(f"task {i + 1}", one) for i, one in enumerate(receipt.inputs.tasks)]
-    formats = made.formats or ("",) * len(entries)
+    formats = made.formats
     called = checkpoints(receipt)
     rows: list[list[object]] = []
     for i, (role, one) in enumerate(entries):
         shown = called[i] if i == 0 or called[i] == receipt.tasks[i - 1] else f"{receipt.tasks[i - 1]} ({called[i]})"
         kind = ", a task vector" if one.task_vector else ""
-        rows.append([shown, f"{role}{kind}", formats[i], size(sum(file.bytes for file in one.files))])
+        own = [formats[i]] if formats else []
+        rows.append([shown, f"{role}{kind}", *own, size(sum(file.bytes for file in one.files))])
     written = sum(file.bytes for file in receipt.output.files)
     if output:
-        rows.append(["the merged weights", "output", _formats(receipt), size(written) if written else ""])
+        own = [_formats(receipt)] if formats else []
+        rows.append(["the merged weights", "output", *own, size(written) if written else ""])
     elements = receipt.elements
     parts = {"merged": elements.merged, "as the base has them, for no task changed them": elements.unchanged}
     parts |= {"excluded": elements.excluded, "copied (no floating point)": elements.copied, "tied": elements.tied}
     told = ", ".join(f"{count:,} {what}" for what, count in parts.items() if count)
     return together(
-        table("Checkpoints", ["checkpoint", "role", "number format", "size"], rows, words=3),
-        paragraph(f"{elements.total:,} elements: {told}.", soft=True),
+        table("Checkpoints", ["checkpoint", "role", *(["number format"] if formats else []), "size"], rows, words=2),
+        paragraph(f"{elements.total:,} elements, merged into {_formats(receipt)}: {told}.", soft=True),
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from prefmerge.report.markup import Html, name, preformatted, tag, together
 
 HINT = "Wider than the window? It scrolls sideways."
-NARROW = 6  # columns that any window but a phone's can show
+NARROW, FEW = 6, 9  # columns that any window but a phone's can show, and that a large one can
 LONG = 45  # characters of a value that may be folded
 
 
@@ -90,7 +90,7 @@ def table(
     held = tag("table", tag("caption", caption), tag("thead", tag("tr", *titles)), tag("tbody", *lines), id=id)
     return together(
         tag("div", held, class_="scroll", tabindex="0", role="region", aria_label=caption),
-        tag("p", HINT, class_="hint") if len(header) > NARROW else Html(),
+        tag("p", HINT, class_="hint few" if len(header) <= FEW else "hint") if len(header) > NARROW else Html(),
         listing(notes, "notes"),
     )
 
