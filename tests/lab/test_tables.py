@@ -82,7 +82,7 @@ def test_html_says_the_same_with_every_text_escaped():
     table = Table("t", "a < b & c", ("Method", "e1"), ((Value("<script>"), Value("1.0", True)),), ('"quoted" > note',))
     assert table.html() == (
         '<div class="scroll" tabindex="0" role="region" aria-label="a &lt; b &amp; c"><table id="t">'
-        "<caption>a &lt; b &amp; c</caption>"
+        "<caption><span>a &lt; b &amp; c</span></caption>"
         '<thead><tr><th scope="col" class="w">Method</th><th scope="col">e1</th></tr></thead><tbody>'
         '<tr><th scope="row" class="w"><bdi>&lt;script&gt;</bdi></th><td><strong>1.0</strong></td></tr>'
         "</tbody></table></div>"

@@ -233,10 +233,10 @@ class _Merge:
             return owned
 
         counts = self.work.map(block, spans(vectors.size, self.work.block))
-        if kept:
-            self.outcome.kept[entry.name] = added([kept[start] for start in sorted(kept)])
         # A model may be made another without any task.
         self.outcome.changed[entry.name] = vectors.changed or (rule.gives_model and bool(rule.base_weight))
+        if kept and self.outcome.changed[entry.name]:
+            self.outcome.kept[entry.name] = added([kept[start] for start in sorted(kept)])
         known = [count for count in counts if count is not None]
         if len(known) == len(counts):
             owned = np.zeros(len(self.plan.names), np.int64)

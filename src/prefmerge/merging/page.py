@@ -33,6 +33,7 @@ OF_KEPT = (
     "Kept: the size of the merged changes, before the scale, as a part of the largest change that any task makes to "
     "each element. MAGMAX keeps 100 %; a preference takes values of tasks where others changed more, so it keeps less."
 )
+EVEN = 1.0005  # what is shown as 100.0 %
 NOT_MEASURED = "What each layer keeps is measured while merging: `prefmerge merge --report` shows it."
 
 
@@ -105,12 +106,13 @@ def inputs(made: MergedModel, *, output: bool = True) -> Html:
     if output:
         own = [_formats(receipt)] if formats else []
         rows.append(["the merged weights", "output", *own, size(written) if written else ""])
+    words = ["checkpoint", "role", *(["number format"] if formats else [])]
     elements = receipt.elements
     parts = {"merged": elements.merged, "as the base has them, for no task changed them": elements.unchanged}
     parts |= {"excluded": elements.excluded, "copied (no floating point)": elements.copied, "tied": elements.tied}
     told = ", ".join(f"{count:,} {what}" for what, count in parts.items() if count)
     return together(
-        table("Checkpoints", ["checkpoint", "role", *(["number format"] if formats else []), "size"], rows, words=2),
+        table("Checkpoints", [*words, "size"], rows, words=len(words)),
         paragraph(f"{elements.total:,} elements, merged into {_formats(receipt)}: {told}.", soft=True),
     )
 
@@ -179,7 +181,7 @@ def layers_kept(made: MergedModel) -> Html:
     numbers = table("Kept, by layer", ["layer", "kept", *(tasks if cut else ())], rows)
     most = max((one.share or 0.0 for one in of_layer.values()), default=1.0)
     most = max(1.0, most)
-    whole = "" if most == 1.0 else f" A whole bar is {percent(most)}."
+    whole = "" if most < EVEN else f" A whole bar is {percent(most)}."
     if cut:
         stacked = [Stack(layer, one.shares or (), percent(one.share)) for layer, one in of_layer.items()]
         said = f"{OF_KEPT} A bar is cut by the task that owns the elements.{whole}"

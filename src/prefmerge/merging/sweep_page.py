@@ -12,7 +12,7 @@ from typing import Any
 
 from prefmerge.ground.words import counted
 from prefmerge.merging.kept import Kept
-from prefmerge.merging.page import OF_KEPT, MergedModel, how, inputs, percent, told
+from prefmerge.merging.page import EVEN, OF_KEPT, MergedModel, how, inputs, percent, told
 from prefmerge.merging.parameters import METHOD, every
 from prefmerge.merging.recipe_text import checkpoints, recipe_text
 from prefmerge.report import charts
@@ -67,7 +67,7 @@ def _models(models: Sequence[Model], varied: Sequence[str]) -> Html:
     numbers = table("Every model", header, rows, words=1 + len(varied))
     known = [one.total.share or 0.0 for one in models if one.total is not None]
     most = max([1.0, *known])
-    whole = "" if most == 1.0 else f" A whole bar is {percent(most)}."
+    whole = "" if most < EVEN else f" A whole bar is {percent(most)}."
     if all(one.total is not None and one.total.shares for one in models):
         stacked = [Stack(one.name, (one.total and one.total.shares) or (), _share(one)) for one in models]
         said = f"{OF_KEPT} A bar is cut by the task that owns the elements.{whole}"

@@ -87,7 +87,9 @@ def table(
             shown = name(value) if i < words and isinstance(value, str) and not isinstance(value, Html) else value
             cells.append(tag("th", shown, scope="row", class_=aligned) if i == 0 else tag("td", shown, class_=aligned))
         lines.append(tag("tr", *cells, class_="ours" if r == ours else None))
-    held = tag("table", tag("caption", caption), tag("thead", tag("tr", *titles)), tag("tbody", *lines), id=id)
+    held = tag(
+        "table", tag("caption", tag("span", caption)), tag("thead", tag("tr", *titles)), tag("tbody", *lines), id=id
+    )
     return together(
         tag("div", held, class_="scroll", tabindex="0", role="region", aria_label=caption),
         tag("p", HINT, class_="hint few" if len(header) <= FEW else "hint") if len(header) > NARROW else Html(),
