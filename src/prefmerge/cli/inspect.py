@@ -164,6 +164,7 @@ def _several(
         )
     else:
         _show(sets, by, pictures)
+        show.say_report_at(to)
 
 
 def _require_folder(png: Path) -> None:
