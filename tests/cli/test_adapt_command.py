@@ -169,12 +169,12 @@ def test_a_report_goes_elsewhere_too(place: Path, call: Callable[[str], Result])
     assert (done.code, done.exception) == (0, None), done.stderr
     assert "Report: page.html" in done.stdout
     assert (place / "page.html").read_bytes() == (place / "out" / "report.html").read_bytes()
-    (place / "page.html").write_text("mine")
     for line, said in (
         ("-o out --force --report page.html", ""),
         ("-o out2 --report page.html", "error: page.html: exists already"),
         ("--report other.html", "--report has no use without -o OUT"),
     ):
+        (place / "page.html").write_text("mine")
         done = call(f"adapt --run my-run --labels seen.csv {line}")
         assert (done.code == 0) == (not said)
         assert said in done.stderr

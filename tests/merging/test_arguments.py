@@ -31,6 +31,7 @@ OWN = {
         "sha256",
         "max_shard_size",
         "tokenizer_from",
+        "report",
         "progress",
     ],
     "plan": ["base", "tasks", "names", "parameters"],

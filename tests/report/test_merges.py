@@ -18,7 +18,7 @@ from prefmerge import Receipt
 from prefmerge.errors import OutputExists, UsageError
 from prefmerge.merging import api
 from prefmerge.merging.engine import MemorySink, merge_all
-from prefmerge.merging.kept import Kept, added
+from prefmerge.merging.kept import KeptMagnitude, added
 from prefmerge.merging.plan import make_plan
 from prefmerge.merging.sweep import sweep
 from prefmerge.vectors.workspace import Workspace
@@ -108,7 +108,7 @@ def test_what_is_kept(files: Path, case: str, threads: int, block: int) -> None:
 
 
 def test_several_merges_of_one_reading_are_measured_as_each_alone(files: Path) -> None:
-    def measured(*names: str) -> list[dict[str, Kept]]:
+    def measured(*names: str) -> list[dict[str, KeptMagnitude]]:
         paths = [files / task for task in TASKS]
         plans = [make_plan(api.recipe_of(files / "base", paths, **HOW[name])) for name in names]
         first = plans[0]

@@ -9,7 +9,7 @@ import pytest
 
 from prefmerge.errors import OutputError, OutputExists, UsageError
 from prefmerge.report import charts, place
-from prefmerge.report.charts import MOST_ROWS, Bar, Stack
+from prefmerge.report.charts import MOST_ROWS, Bar, StackedBar
 from prefmerge.report.markup import Html, escaped, name, shortened, tag
 from prefmerge.report.page import page
 from prefmerge.report.parts import code, details, facts, listing, paragraph, section, table
@@ -42,7 +42,7 @@ def everything(text: str) -> str:
         details(text, text),
         name(text),
         charts.bars("one", text, text, drawn, numbers),
-        charts.stacks("two", text, text, [text, "other"], [Stack(text, (0.5, 0.25), text)], numbers),
+        charts.stacks("two", text, text, [text, "other"], [StackedBar(text, (0.5, 0.25), text)], numbers),
     ]
     return page(text, [section("Text", *map(Html, parts))], lead=[paragraph(text)], contents=True)
 
@@ -88,10 +88,12 @@ def test_a_bar_is_as_long_as_its_value() -> None:
 
 
 def test_the_parts_of_a_stack_stand_side_by_side() -> None:
-    made = charts.stacks("b", "t", "s", ["cars", "birds"], [Stack("x", (0.5, 0.25), "75 %")], paragraph("n"))
+    made = charts.stacks("b", "t", "s", ["cars", "birds"], [StackedBar("x", (0.5, 0.25), "75 %")], paragraph("n"))
     assert '<title>1 cars: 50.0 %</title><rect x="0.000%" y="20" width="50.000%" height="14" class="t0"/>' in made
     assert '<title>2 birds: 25.0 %</title><rect x="50.000%" y="20" width="25.000%" height="14" class="t1"/>' in made
-    many = charts.stacks("b", "t", "s", [str(i) for i in range(20)], [Stack("x", (0.05,) * 20, "")], paragraph("n"))
+    many = charts.stacks(
+        "b", "t", "s", [str(i) for i in range(20)], [StackedBar("x", (0.05,) * 20, "")], paragraph("n")
+    )
     assert len({part.partition('"')[0] for part in many.split('fill="hsl(')[1:]}) == 20
 
 

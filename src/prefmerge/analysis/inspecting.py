@@ -14,11 +14,11 @@ from prefmerge.analysis.ownership import By, Inventory, Ownership, look
 from prefmerge.errors import UsageError
 from prefmerge.ground.progress import Progress
 from prefmerge.report import place
-from prefmerge.report.place import Where
+from prefmerge.report.place import ReportWhere
 
 
 @overload
-def inspect(path: str | Path, *, by: By = "layer", report: Where = None) -> Ownership | Inventory: ...
+def inspect(path: str | Path, *, by: By = "layer", report: ReportWhere = None) -> Ownership | Inventory: ...
 
 
 @overload
@@ -31,7 +31,7 @@ def inspect(
     label: str | None = None,
     exclude: Sequence[str] = (),
     rename: Sequence[str] = (),
-    report: Where = None,
+    report: ReportWhere = None,
     progress: Progress | None = None,
 ) -> Measured: ...
 
@@ -46,7 +46,7 @@ def inspect(
     label: str | None = None,
     exclude: Sequence[str] = (),
     rename: Sequence[str] = (),
-    report: Where = None,
+    report: ReportWhere = None,
     progress: Progress | None = None,
 ) -> Ownership | Inventory | Measured:
     """Look into a merged model, or into the task vectors of a base and its tasks.
@@ -83,7 +83,7 @@ def inspect(
     return measured
 
 
-def report_place(where: Where) -> Path | None:
+def report_place(where: ReportWhere) -> Path | None:
     """The file of the report on what is inspected; None where no report is wanted. Raises UsageError, OutputExists."""
     asked = place.asked(where)
     if asked is None:

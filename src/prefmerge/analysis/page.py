@@ -16,20 +16,20 @@ from prefmerge.analysis.measured import Measured, MeasuredPart
 from prefmerge.analysis.ownership import By, Inventory, Ownership, ownership
 from prefmerge.ground.words import counted
 from prefmerge.merging import page as of_a_merge
-from prefmerge.merging.page import NOT_MEASURED, MergedModel, percent, size
+from prefmerge.merging.page import NOT_MEASURED, ReportedMerge, percent, size
 from prefmerge.merging.receipt import Receipt
 from prefmerge.report import charts
-from prefmerge.report.charts import Bar, Stack
+from prefmerge.report.charts import Bar, StackedBar
 from prefmerge.report.markup import Html, name, tag, together
 from prefmerge.report.page import page
-from prefmerge.report.parts import Section, code, paragraph, paragraphs, section, table
+from prefmerge.report.parts import PageSection, code, paragraph, paragraphs, section, table
 
 MOST_PAIRS = 16  # tasks whose pairs are shown
 
 
 def of_receipt(receipt: Receipt, folder: Path, by: By = "layer") -> str:
     """The report of a merged model, whose receipt is in `folder`."""
-    made = MergedModel(receipt.published(folder))
+    made = ReportedMerge(receipt.published(folder))
     owned = ownership(made.receipt, by=by)
     sections = of_a_merge.sections(made, layer_chart=_owned(owned))
     return page("A merged model", sections, lead=of_a_merge.lead(made))
@@ -44,7 +44,7 @@ def _owned(owned: Ownership) -> Html:
     numbers = table(f"Owners by {owned.by}", [owned.by, "elements", *owned.tasks], lines)
     if owned.note is not None:
         return together(paragraph(owned.note), paragraph(NOT_MEASURED, soft=True), numbers)
-    drawn = [Stack(row.name, row.shares or (), f"{row.elements:,} elements") for row in rows]
+    drawn = [StackedBar(row.name, row.shares or (), f"{row.elements:,} elements") for row in rows]
     said = f"Of the merged elements of each {owned.by}, the part whose value comes from each task."
     chart = charts.stacks("layers", f"Owners by {owned.by}", said, owned.tasks, drawn, numbers)
     return together(chart, paragraph(NOT_MEASURED, soft=True))
@@ -79,7 +79,7 @@ def of_vectors(sets: Sequence[Measured], checkpoints: Sequence[str]) -> str:
     """The report of one set of task vectors, or of several over one base. `checkpoints`: what the base and the tasks
     are called, for the command that makes the report again.
     """
-    sections: list[Section] = []
+    sections: list[PageSection] = []
     for i, one in enumerate(sets):
         of = f": {one.label}" if len(sets) > 1 else ""
         sections += [
@@ -129,11 +129,11 @@ def _magnitudes(one: Measured, i: int) -> Html:
         [part.name, f"{part.elements:,}", _number(mean(part)), *map(_number, part.mean_magnitudes())] for part in parts
     ]
     numbers = table("Mean size of a change, by layer", ["layer", "elements", "MAGMAX", *one.tasks], rows)
-    drawn: list[Stack] = []
+    drawn: list[StackedBar] = []
     for part in parts:
         owned = sum(part.contributed)
         cut = [mean(part) * count / owned if owned else 0.0 for count in part.contributed]
-        drawn.append(Stack(part.name, tuple(cut), _number(mean(part))))
+        drawn.append(StackedBar(part.name, tuple(cut), _number(mean(part))))
     said = (
         "The mean size of a change in the MAGMAX merge of all tasks, cut by how many elements each task contributes "
         "alone. The longest bar is the layer that changed most."

@@ -26,10 +26,10 @@ app = typer.Typer(
 
 def command(run: Callable[..., None]) -> Callable[..., None]:
     """Register `run` as a command."""
-    return app.command(epilog=o.examples(run.__name__), cls=Command)(run)
+    return app.command(epilog=o.examples(run.__name__), cls=ReportingCommand)(run)
 
 
-class Command(TyperCommand):
+class ReportingCommand(TyperCommand):
     """A command whose `--report` may stand alone."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

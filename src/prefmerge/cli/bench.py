@@ -41,7 +41,7 @@ def bench(
     force: Annotated[
         bool, typer.Option("--force", help="Freeze other environments than those that are frozen in OUT.")
     ] = False,
-    report: o.Report = None,
+    report: o.BenchReportFlag = None,
     json: o.Json = False,
 ) -> None:
     """Run the papers' experiments on a run's checkpoints: tables, figures, one HTML report. Needs the extra `places`.

@@ -13,7 +13,7 @@ from prefmerge.cli import options as o
 from prefmerge.cli.app import command
 from prefmerge.errors import UsageError, require_one_source
 from prefmerge.ground.words import counted
-from prefmerge.report.place import Where
+from prefmerge.report.place import ReportWhere
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,7 +60,7 @@ def inspect(
     ] = None,
     by: Annotated[str, typer.Option("--by", metavar="layer|tensor", help="One row per layer or per tensor.")] = "layer",
     threads: o.Threads = None,
-    report: o.Report = None,
+    report: o.ReportFlag = None,
     json: o.Json = False,
 ) -> None:
     """Show which task owns how much, per layer. For a checkpoint without a receipt: its tensors.
@@ -90,7 +90,7 @@ def _grouping(by: str) -> By:
     raise UsageError(f"--by: expected layer or tensor, found {by!r}.")
 
 
-def _one(path: Path, png: Path | None, by: By, json: bool, report: Where) -> None:
+def _one(path: Path, png: Path | None, by: By, json: bool, report: ReportWhere) -> None:
     from prefmerge import analysis
     from prefmerge.analysis.inspecting import report_place, write_report_of
     from prefmerge.cli import show
@@ -123,7 +123,7 @@ def _several(
     by: By,
     threads: int | None,
     json: bool,
-    report: Where,
+    report: ReportWhere,
 ) -> None:
     from prefmerge import analysis, plotting
     from prefmerge.analysis.inspecting import report_place, write_report_of_vectors

@@ -57,7 +57,7 @@ def merge(
             help="Give an output folder the tokenizer of this task, by its name, in place of the base's.",
         ),
     ] = None,
-    report: o.Report = None,
+    report: o.MergeReportFlag = None,
     json: o.Json = False,
     **given: Any,
 ) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from prefmerge.cli.screen import console
 from prefmerge.errors import UsageError
 from prefmerge.ground.words import joined
-from prefmerge.report.place import Where
+from prefmerge.report.place import ReportWhere
 
 if TYPE_CHECKING:
     from prefmerge.merging.recipe import Recipe
@@ -39,7 +39,7 @@ class Several:
     changed: Callable[[Recipe], Recipe]
     json: bool
 
-    def merge(self, how: dict[str, Any], report: Where) -> None:
+    def merge(self, how: dict[str, Any], report: ReportWhere) -> None:
         """Merge them all. `how`: what `run` takes beside a recipe and its output. `report`: whether each has one."""
         from prefmerge.cli import progress, show
         from prefmerge.merging import api

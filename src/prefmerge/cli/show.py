@@ -21,7 +21,7 @@ from prefmerge.methods import declared
 from prefmerge.methods.parameters import PREFERENCE, SEQUENTIAL
 from prefmerge.preference import Preference
 from prefmerge.report import place
-from prefmerge.report.place import Where
+from prefmerge.report.place import ReportWhere
 from prefmerge.shown import line as in_one_line
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ SETTING = 60  # characters of a value
 MOST_PASSES = 3  # columns; a merge with more passes shows the last ones summed
 
 
-def say_report(where: Where, out: Path, *, folder: bool = True) -> None:
+def say_report(where: ReportWhere, out: Path, *, folder: bool = True) -> None:
     """Where the report is, where one was asked for."""
     asked = place.asked(where, force=True)
     if asked is not None:

@@ -35,7 +35,7 @@ def sweep(
     threads: o.Threads = None,
     max_memory: o.MaxMemory = "1GiB",
     force: o.Force = False,
-    report: o.Report = None,
+    report: o.MergeReportFlag = None,
     json: o.Json = False,
     **given: Any,
 ) -> None:

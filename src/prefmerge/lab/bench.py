@@ -101,7 +101,7 @@ def do_cells(cells: Sequence[Cell[Any]], out: Path, *, jobs: int, progress: Prog
     return failed
 
 
-def report(results: Results, out: Path, to: place.Where = None) -> list[Path]:
+def report(results: Results, out: Path, to: place.ReportWhere = None) -> list[Path]:
     """Write the report below `out`, with the measurements of task vectors that a `run` left there, and return its
     files, report.html first. A report that is whole, and of these results and this code, is left as it is. `to`: an
     HTML file that gets the same page.

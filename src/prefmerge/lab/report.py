@@ -34,7 +34,7 @@ from prefmerge.lab.tables import OURS, RIVAL
 from prefmerge.lab.target_tables import ADAPTED
 from prefmerge.report import page as template
 from prefmerge.report.markup import Html, tag
-from prefmerge.report.parts import HINT, Section, code, listing, paragraph, section
+from prefmerge.report.parts import HINT, PageSection, code, listing, paragraph, section
 from prefmerge.shown import cell, marked
 
 LEAD = 3  # sentences before the first table of a chapter
@@ -260,7 +260,7 @@ def page(results: Results, chapters: Sequence[Chapter]) -> str:
     return template.page(results.title, map(_section, chapters), contents=True)
 
 
-def _section(chapter: Chapter) -> Section:
+def _section(chapter: Chapter) -> PageSection:
     blocks = [part.html() if isinstance(part, Table) else _figure(part) for part in chapter.parts]
     lead, rest = ([paragraph(text) for text in texts] for texts in (chapter.lead, chapter.rest))
     listed = [listing(chapter.listed), *([code(chapter.code)] if chapter.code else [])]

@@ -52,7 +52,7 @@ def merge(
     sha256: bool = False,
     max_shard_size: str | int | None = None,
     tokenizer_from: str | None = None,
-    report: place.Where = None,
+    report: place.ReportWhere = None,
     progress: Progress | None = None,
     **given: Unpack[RecipeArguments],
 ) -> Receipt:
@@ -94,7 +94,7 @@ def merge(
     )
 
 
-def reporting(where: place.Where, *, force: bool = False) -> Reporting | None:
+def reporting(where: place.ReportWhere, *, force: bool = False) -> Reporting | None:
     """The report of a merge that a caller asks for. Raises UsageError, OutputExists where it cannot go there."""
     asked = place.asked(where, force=force)
     return None if asked is None else Reporting(page, asked.file)

@@ -26,7 +26,7 @@ from prefmerge.checkpoints.dtypes import FLOATS, by_name, from_float32, from_flo
 from prefmerge.errors import DtypeOverflow
 from prefmerge.ground.progress import Progress
 from prefmerge.ground.words import quoted
-from prefmerge.merging.kept import Keeping, Kept, added
+from prefmerge.merging.kept import Keeping, KeptMagnitude, added
 from prefmerge.merging.parameters import AS_TASK_VECTOR
 from prefmerge.merging.plan import Plan, PlannedTensor
 from prefmerge.methods import Report, Rule, Settings
@@ -56,7 +56,7 @@ class Outcome:
     report: Report | None = None  # of the whole model, in scope `model`
     changed: dict[str, bool] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    kept: dict[str, Kept] = field(default_factory=dict)  # of merged tensors, where it was asked for
+    kept: dict[str, KeptMagnitude] = field(default_factory=dict)  # of merged tensors, where it was asked for
 
 
 def merge_into(plan: Plan, sink: Sink, work: Workspace, progress: Progress | None = None) -> Outcome:
@@ -210,7 +210,7 @@ class _Merge:
             self.reading.base.touched = True
         scale = np.float32(self.plan.settings_of(entry.name).scale)
         again = None if self.keeping is None else self.keeping.vectors(entry.info, entry.stored_as)
-        kept: dict[int, Kept] = {}
+        kept: dict[int, KeptMagnitude] = {}
 
         def keep(start: int, tau: np.ndarray) -> None:
             if self.keeping is not None and again is not None:

@@ -26,7 +26,7 @@ from prefmerge.vectors.workspace import Workspace
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptMagnitude:
     """Of one tensor, or of several: sums of magnitudes. `most` is None where a task that was not asked for anything
     holds no finite number.
     """
@@ -40,7 +40,7 @@ class Kept:
         return {"kept": self.kept, "most": self.most, "by_task": None if self.by_task is None else list(self.by_task)}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Kept:
+    def from_json(cls, data: Mapping[str, Any]) -> KeptMagnitude:
         return cls(data["kept"], data["most"], None if data["by_task"] is None else tuple(data["by_task"]))
 
     @property
@@ -56,14 +56,14 @@ class Kept:
         return tuple(one / self.most for one in self.by_task)
 
 
-NOTHING = Kept(0.0, 0.0)
+NOTHING = KeptMagnitude(0.0, 0.0)
 
 
-def added(parts: Sequence[Kept]) -> Kept:
+def added(parts: Sequence[KeptMagnitude]) -> KeptMagnitude:
     """Several tensors as one."""
     by_task = [one.by_task for one in parts if one.by_task is not None]
     known = [one.most for one in parts if one.most is not None]
-    return Kept(
+    return KeptMagnitude(
         sum(one.kept for one in parts),
         sum(known) if len(known) == len(parts) else None,
         tuple(map(sum, zip(*by_task, strict=True))) if len(by_task) == len(parts) > 0 else None,
@@ -85,7 +85,7 @@ class Keeping:
 
     def block(
         self, vectors: TaskVectors, stored_as: tuple[str, ...], start: int, tau: np.ndarray, owner: np.ndarray | None
-    ) -> Kept:
+    ) -> KeptMagnitude:
         """What one block keeps. `tau`: what is merged, before the scale. `owner`: of each element."""
         magnitudes = self._work.buffer("kept", tau.size, tau.dtype)
         np.abs(tau, out=magnitudes)
@@ -95,7 +95,7 @@ class Keeping:
         key = (vectors.name, stored_as, start)
         if key not in self._most:
             self._most[key] = self._largest(vectors, start, start + tau.size)
-        return Kept(kept, self._most[key], by_task)
+        return KeptMagnitude(kept, self._most[key], by_task)
 
     def _largest(self, vectors: TaskVectors, start: int, stop: int) -> float | None:
         """sum over [start, stop) of max_t |tau_t|."""
@@ -110,9 +110,9 @@ class Keeping:
         return float(largest.sum(dtype=np.float64))
 
 
-def grouped(kept: Mapping[str, Kept], groups: Mapping[str, str]) -> dict[str, Kept]:
+def grouped(kept: Mapping[str, KeptMagnitude], groups: Mapping[str, str]) -> dict[str, KeptMagnitude]:
     """The sums by group: `groups` says which one a tensor belongs to. In the order of the tensors."""
-    members: dict[str, list[Kept]] = {}
+    members: dict[str, list[KeptMagnitude]] = {}
     for name, one in kept.items():
         members.setdefault(groups[name], []).append(one)
     return {group: added(inside) for group, inside in members.items()}

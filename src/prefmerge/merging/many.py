@@ -32,7 +32,7 @@ from prefmerge.merging.card import CARD, base_model, model_card
 from prefmerge.merging.configs import as_published
 from prefmerge.merging.engine import HashedSink, Outcome, merge_all
 from prefmerge.merging.limits import allowance, checked_threads, parse_bytes
-from prefmerge.merging.page import MergedModel, formats_of
+from prefmerge.merging.page import ReportedMerge, formats_of
 from prefmerge.merging.plan import Plan, make_plan, names_its_base, plan_over
 from prefmerge.merging.receipt import Receipt, ReceiptFile, ReceiptInputs, ReceiptOutput, ReceiptRun
 from prefmerge.merging.recipe import Recipe
@@ -52,7 +52,7 @@ from prefmerge.vectors.workspace import BLOCK, Workspace
 class Reporting:
     """A report on a merge: the text that `page` makes of it, if any, to `file`, by default beside the weights."""
 
-    page: Callable[[MergedModel], str | None]
+    page: Callable[[ReportedMerge], str | None]
     file: Path | None = None
 
 
@@ -203,7 +203,7 @@ class _Writing:
             self.output.add_file(place.REPORT, report.encode())
             return _published(self.output, receipt)
         written = _published(self.output, receipt)
-        place.write(place.Place(file).of(order.out, folder=self.kind == "folder"), report)
+        place.write(place.ReportPlace(file).of(order.out, folder=self.kind == "folder"), report)
         return written
 
     def report(self, asked: Reporting, receipt: Receipt, outcome: Outcome) -> str | None:
@@ -213,7 +213,7 @@ class _Writing:
         formats = formats_of_plan(self.plan)
         home = self.output.target
         folder = home if self.kind == "folder" else home.parent
-        return asked.page(MergedModel(whole.published(folder), outcome.kept, formats))
+        return asked.page(ReportedMerge(whole.published(folder), outcome.kept, formats))
 
 
 def formats_of_plan(planned: Plan) -> tuple[str, ...]:

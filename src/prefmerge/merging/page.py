@@ -1,6 +1,6 @@
 """What a report says of a merge: what was merged, how, who owns what, what each layer keeps, how to make it again.
 
-    page(MergedModel(receipt.published(folder), kept, formats))      one file of HTML
+    page(ReportedMerge(receipt.published(folder), kept, formats))      one file of HTML
 
 Nothing of the run itself (time, threads, memory) is in it, and no path: the same inputs give the same bytes. Cost: that
 of the text; what is kept is measured while merging (`kept`). Not here: how a report looks (`prefmerge.report`).
@@ -16,7 +16,7 @@ from typing import Any
 
 from prefmerge.ground import jsons
 from prefmerge.ground.words import counted
-from prefmerge.merging.kept import Kept, added, grouped
+from prefmerge.merging.kept import KeptMagnitude, added, grouped
 from prefmerge.merging.layer_names import layers, natural
 from prefmerge.merging.parameters import AS_TASK_VECTOR, METHOD, parameter
 from prefmerge.merging.receipt import Receipt, ReceiptInput
@@ -24,9 +24,9 @@ from prefmerge.merging.recipe_text import checkpoints, recipe_text
 from prefmerge.methods.parameters import PREFERENCE
 from prefmerge.report import charts
 from prefmerge.report import page as template
-from prefmerge.report.charts import Bar, Stack
+from prefmerge.report.charts import Bar, StackedBar
 from prefmerge.report.markup import Html, name, tag, together
-from prefmerge.report.parts import Section, code, facts, listing, paragraph, section, table
+from prefmerge.report.parts import PageSection, code, facts, listing, paragraph, section, table
 
 AGAIN = "prefmerge merge recipe.yaml -o merged/"
 OF_KEPT = (
@@ -38,21 +38,21 @@ NOT_MEASURED = "What each layer keeps is measured while merging: `prefmerge merg
 
 
 @dataclass(frozen=True)
-class MergedModel:
+class ReportedMerge:
     """A merge that is done. `receipt`: as it is published. `kept`: of each merged tensor, where it was measured.
     `formats`: the number formats of the base and of each task, where they are known.
     """
 
     receipt: Receipt
-    kept: Mapping[str, Kept] | None = None
+    kept: Mapping[str, KeptMagnitude] | None = None
     formats: tuple[str, ...] | None = None
 
     @property
-    def total(self) -> Kept | None:
+    def total(self) -> KeptMagnitude | None:
         """What the whole model keeps."""
         return added(list(self.kept.values())) if self.kept else None
 
-    def layers(self) -> dict[str, Kept]:
+    def layers(self) -> dict[str, KeptMagnitude]:
         """What each layer keeps, in the order of the network; layers that no task changed are left out."""
         names = sorted(self.kept or {}, key=natural)
         groups = layers(sorted(self.receipt.tensors, key=natural))
@@ -61,13 +61,13 @@ class MergedModel:
         }
 
 
-def page(made: MergedModel) -> str:
+def page(made: ReportedMerge) -> str:
     """The report of one merge."""
     vector = made.receipt.recipe[AS_TASK_VECTOR.name]
     return template.page("A merged task vector" if vector else "A merged model", sections(made), lead=lead(made))
 
 
-def lead(made: MergedModel) -> list[Html]:
+def lead(made: ReportedMerge) -> list[Html]:
     """The merge in a sentence or two."""
     receipt, total = made.receipt, made.total
     tasks, base = counted(len(receipt.tasks), "task"), name(checkpoints(receipt)[0])
@@ -77,7 +77,7 @@ def lead(made: MergedModel) -> list[Html]:
     return [tag("p", *told, class_="lead")]
 
 
-def sections(made: MergedModel, *, layer_chart: Html | None = None) -> list[Section]:
+def sections(made: ReportedMerge, *, layer_chart: Html | None = None) -> list[PageSection]:
     """Everything that a report says of one merge. `layer_chart`: shown where `kept` is not known."""
     receipt = made.receipt
     return [
@@ -89,7 +89,7 @@ def sections(made: MergedModel, *, layer_chart: Html | None = None) -> list[Sect
     ]
 
 
-def inputs(made: MergedModel, *, output: bool = True) -> Html:
+def inputs(made: ReportedMerge, *, output: bool = True) -> Html:
     """Base, tasks and output, with their sizes."""
     receipt = made.receipt
     entries: list[tuple[str, ReceiptInput]] = [("base", receipt.inputs.base)]
@@ -137,7 +137,7 @@ def how(receipt: Receipt) -> Html:
     return facts(pairs)
 
 
-def owners(made: MergedModel) -> Html:
+def owners(made: ReportedMerge) -> Html:
     """A row for each task: what was asked, what it owns, what of its changes is kept."""
     receipt, total = made.receipt, made.total
     owned, asked, tasks = receipt.owned, receipt.totals.asked, receipt.tasks
@@ -163,14 +163,14 @@ def owners(made: MergedModel) -> Html:
     if not shares:
         blended = paragraph("The method blends the tasks, so no element has an owner.", soft=True)
         return together(blended if owned is None else Html(), numbers)
-    drawn = [Stack("elements owned", tuple(shares), "100 %")]
+    drawn = [StackedBar("elements owned", tuple(shares), "100 %")]
     if receipt.shares is not None:
-        drawn.insert(0, Stack("shares asked", tuple(float(Fraction(one)) for one in receipt.shares), "100 %"))
+        drawn.insert(0, StackedBar("shares asked", tuple(float(Fraction(one)) for one in receipt.shares), "100 %"))
     said = "Of all merged elements, the part whose value comes from each task."
     return charts.stacks("owners", "Owners", said, tasks, drawn, numbers, opened=True)
 
 
-def layers_kept(made: MergedModel) -> Html:
+def layers_kept(made: ReportedMerge) -> Html:
     """What each layer keeps, by task where elements have owners."""
     of_layer = made.layers()
     tasks, cut = made.receipt.tasks, bool(of_layer) and all(one.shares for one in of_layer.values())
@@ -183,7 +183,7 @@ def layers_kept(made: MergedModel) -> Html:
     most = max(1.0, most)
     whole = "" if most < EVEN else f" A whole bar is {percent(most)}."
     if cut:
-        stacked = [Stack(layer, one.shares or (), percent(one.share)) for layer, one in of_layer.items()]
+        stacked = [StackedBar(layer, one.shares or (), percent(one.share)) for layer, one in of_layer.items()]
         said = f"{OF_KEPT} A bar is cut by the task that owns the elements.{whole}"
         return charts.stacks("layers", "What each layer keeps", said, tasks, stacked, numbers, most=most)
     plain = [Bar(layer, one.share, percent(one.share)) for layer, one in of_layer.items()]

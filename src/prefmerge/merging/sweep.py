@@ -27,9 +27,9 @@ from prefmerge.ground import jsons
 from prefmerge.ground.progress import Progress
 from prefmerge.ground.words import did_you_mean
 from prefmerge.merging import sweep_page
-from prefmerge.merging.kept import NOTHING, Kept
+from prefmerge.merging.kept import NOTHING, KeptMagnitude
 from prefmerge.merging.many import Order, Reporting, formats_of_plan, write_all
-from prefmerge.merging.page import MergedModel
+from prefmerge.merging.page import ReportedMerge
 from prefmerge.merging.parameters import METHOD, every
 from prefmerge.merging.plan import Plan, make_plan, plan_over
 from prefmerge.merging.receipt import Receipt, ReceiptInput
@@ -65,7 +65,7 @@ class SweptModel:
     out: Path
     receipt: Receipt
     kept: bool
-    measured: tuple[Kept, Mapping[str, Kept]] | None = None
+    measured: tuple[KeptMagnitude, Mapping[str, KeptMagnitude]] | None = None
 
     def to_json(self) -> dict[str, Any]:
         data: dict[str, Any] = {
@@ -90,7 +90,7 @@ def sweep(
     force: bool = False,
     threads: int | None = None,
     max_memory: str | int = "1GiB",
-    report: place.Where = None,
+    report: place.ReportWhere = None,
     progress: Progress | None = None,
 ) -> list[SweptModel]:
     """Write a model for each combination into the folder `out`, and `sweep.json` with a row for each. `report`: one to
@@ -113,7 +113,7 @@ def sweep(
         raise OutputExists(f"{taken[0]}: {how}. Choose another output, or overwrite it with --force.")
     kept, missing = set(receipts), [one for one in wanted if one.name not in receipts]
     measured = _measured(out, receipts) if asked is not None else {}
-    merged: dict[str, MergedModel] = {}
+    merged: dict[str, ReportedMerge] = {}
     for i in range(0, len(missing), TOGETHER):
         some = missing[i : i + TOGETHER]
         notes = {one.name: None if asked is None else Reporting(partial(_note, merged, one.name)) for one in some}
@@ -131,18 +131,20 @@ def sweep(
     return swept
 
 
-def _note(merged: dict[str, MergedModel], name: str, made: MergedModel) -> None:
+def _note(merged: dict[str, ReportedMerge], name: str, made: ReportedMerge) -> None:
     merged[name] = made
 
 
-def _measured(out: Path, receipts: Mapping[str, Receipt]) -> dict[str, tuple[Kept, Mapping[str, Kept]]]:
+def _measured(
+    out: Path, receipts: Mapping[str, Receipt]
+) -> dict[str, tuple[KeptMagnitude, Mapping[str, KeptMagnitude]]]:
     """What an earlier sweep has measured of the models that are kept."""
     try:
         rows = {row["name"]: row for row in jsons.read(out / TABLE)["models"]}
         return {
             name: (
-                Kept.from_json(rows[name]["kept"]["total"]),
-                {layer: Kept.from_json(one) for layer, one in rows[name]["kept"]["layers"].items()},
+                KeptMagnitude.from_json(rows[name]["kept"]["total"]),
+                {layer: KeptMagnitude.from_json(one) for layer, one in rows[name]["kept"]["layers"].items()},
             )
             for name, receipt in receipts.items()
             if name in rows and "kept" in rows[name] and rows[name]["fingerprint"] == receipt.fingerprint
@@ -151,12 +153,12 @@ def _measured(out: Path, receipts: Mapping[str, Receipt]) -> dict[str, tuple[Kep
         return {}  # it only saves measuring
 
 
-def _told(one: SweptModel, formats: tuple[str, ...]) -> sweep_page.Model:
+def _told(one: SweptModel, formats: tuple[str, ...]) -> sweep_page.ReportedModel:
     """A model as the report has it."""
     total, by_layer = one.measured or (None, None)
     folder = one.out if one.receipt.output.kind == "folder" else one.out.absolute().parent
-    merged = MergedModel(one.receipt.published(folder), formats=formats)
-    return sweep_page.Model(one.combination.name, one.combination.varied, merged, total, by_layer)
+    merged = ReportedMerge(one.receipt.published(folder), formats=formats)
+    return sweep_page.ReportedModel(one.combination.name, one.combination.varied, merged, total, by_layer)
 
 
 def combinations(recipe: Recipe, vary: Mapping[str, Sequence[str]]) -> list[Combination]:

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefmerge.ground.words import counted
-from prefmerge.merging.kept import Kept
-from prefmerge.merging.page import EVEN, OF_KEPT, MergedModel, how, inputs, percent, told
+from prefmerge.merging.kept import KeptMagnitude
+from prefmerge.merging.page import EVEN, OF_KEPT, ReportedMerge, how, inputs, percent, told
 from prefmerge.merging.parameters import METHOD, every
 from prefmerge.merging.recipe_text import checkpoints, recipe_text
 from prefmerge.report import charts
 from prefmerge.report import page as template
-from prefmerge.report.charts import Bar, Stack
+from prefmerge.report.charts import Bar, StackedBar
 from prefmerge.report.markup import Html, name, tag, together
 from prefmerge.report.parts import code, facts, listing, paragraph, section, table
 
@@ -25,17 +25,17 @@ MOST_COLUMNS = 12  # models side by side, layer by layer
 
 
 @dataclass(frozen=True)
-class Model:
+class ReportedModel:
     """One model of a sweep: what was varied, the merge, what it keeps in all and by layer (None: not measured)."""
 
     name: str
     varied: Mapping[str, str]
-    merged: MergedModel
-    total: Kept | None
-    layers: Mapping[str, Kept] | None
+    merged: ReportedMerge
+    total: KeptMagnitude | None
+    layers: Mapping[str, KeptMagnitude] | None
 
 
-def page(models: Sequence[Model], vary: Mapping[str, Sequence[str]]) -> str:
+def page(models: Sequence[ReportedModel], vary: Mapping[str, Sequence[str]]) -> str:
     """The report of a sweep."""
     first = models[0].merged
     tasks = counted(len(first.receipt.tasks), "task")
@@ -52,7 +52,7 @@ def page(models: Sequence[Model], vary: Mapping[str, Sequence[str]]) -> str:
     return template.page("A sweep of merges", [one for one in sections if one.parts], lead=[lead])
 
 
-def _models(models: Sequence[Model], varied: Sequence[str]) -> Html:
+def _models(models: Sequence[ReportedModel], varied: Sequence[str]) -> Html:
     tasks = models[0].merged.receipt.tasks
     owned = [_owned(one) for one in models]
     with_owners = any(owned)
@@ -69,7 +69,7 @@ def _models(models: Sequence[Model], varied: Sequence[str]) -> Html:
     most = max([1.0, *known])
     whole = "" if most < EVEN else f" A whole bar is {percent(most)}."
     if all(one.total is not None and one.total.shares for one in models):
-        stacked = [Stack(one.name, (one.total and one.total.shares) or (), _share(one)) for one in models]
+        stacked = [StackedBar(one.name, (one.total and one.total.shares) or (), _share(one)) for one in models]
         said = f"{OF_KEPT} A bar is cut by the task that owns the elements.{whole}"
         return charts.stacks("models", "What each model keeps", said, tasks, stacked, numbers, most=most, opened=True)
     bars = [Bar(one.name, None if one.total is None else one.total.share, _share(one)) for one in models]
@@ -77,7 +77,7 @@ def _models(models: Sequence[Model], varied: Sequence[str]) -> Html:
     return charts.bars("models", "What each model keeps", said, bars, numbers, most=most, opened=True)
 
 
-def _layers(models: Sequence[Model]) -> Html:
+def _layers(models: Sequence[ReportedModel]) -> Html:
     shown = [one for one in models if one.layers][:MOST_COLUMNS]
     if not shown:
         return Html()
@@ -91,14 +91,14 @@ def _layers(models: Sequence[Model]) -> Html:
     return table("Kept, by layer and model", ["layer", *(one.name for one in shown)], rows, notes=notes)
 
 
-def _common(models: Sequence[Model]) -> Html:
+def _common(models: Sequence[ReportedModel]) -> Html:
     recipes = [one.merged.receipt.recipe for one in models]
     same = {key: value for key, value in recipes[0].items() if all(one.get(key) == value for one in recipes)}
     pairs = [(key.replace("_", " "), told(value)) for key, value in same.items() if _says_something(value)]
     return facts(pairs) if len(models) > 1 else how(models[0].merged.receipt)
 
 
-def _again(models: Sequence[Model], vary: Mapping[str, Sequence[str]]) -> Html:
+def _again(models: Sequence[ReportedModel], vary: Mapping[str, Sequence[str]]) -> Html:
     text = recipe_text(models[0].merged.receipt)
     if text is None:
         return paragraph("No recipe file can say these merges; the receipts have every parameter.")
@@ -111,12 +111,12 @@ def _again(models: Sequence[Model], vary: Mapping[str, Sequence[str]]) -> Html:
     return together(paragraph(said), code(line), code(text))
 
 
-def _owned(one: Model) -> tuple[float, ...]:
+def _owned(one: ReportedModel) -> tuple[float, ...]:
     counts = one.merged.receipt.owned or ()
     return tuple(count / sum(counts) for count in counts) if sum(counts) else ()
 
 
-def _share(one: Model) -> str:
+def _share(one: ReportedModel) -> str:
     return percent(None if one.total is None else one.total.share)
 
 

@@ -36,7 +36,7 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Stack:
+class StackedBar:
     """A row: a fraction for each task, and what is told of their sum."""
 
     name: str
@@ -67,7 +67,7 @@ def stacks(
     title: str,
     said: str,
     tasks: Sequence[str],
-    rows: Sequence[Stack],
+    rows: Sequence[StackedBar],
     numbers: Html,
     *,
     most: float = 1.0,

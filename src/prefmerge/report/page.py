@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from prefmerge.report.markup import Html, tag, together
-from prefmerge.report.parts import Section
+from prefmerge.report.parts import PageSection
 from prefmerge.version import __version__
 
 GENERATOR = "prefmerge"
@@ -19,7 +19,7 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 STYLE = Path(__file__).with_name("look.css").read_text(encoding="utf-8")
 
 
-def page(title: str, sections: Iterable[Section], *, lead: Sequence[Html] = (), contents: bool = False) -> str:
+def page(title: str, sections: Iterable[PageSection], *, lead: Sequence[Html] = (), contents: bool = False) -> str:
     """One file of HTML. `lead`: what stands above all sections. `contents`: with a list of them."""
     held = list(sections)
     head = tag(

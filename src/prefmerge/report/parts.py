@@ -16,7 +16,7 @@ LONG = 45  # characters of a value that may be folded
 
 
 @dataclass(frozen=True)
-class Section:
+class PageSection:
     """A heading and what stands below it."""
 
     title: str
@@ -27,9 +27,9 @@ class Section:
         return "".join(c if c.isalnum() else "-" for c in self.title.lower()).strip("-")
 
 
-def section(title: str, *parts: Html) -> Section:
+def section(title: str, *parts: Html) -> PageSection:
     """What is empty is left out."""
-    return Section(title, tuple(part for part in parts if part))
+    return PageSection(title, tuple(part for part in parts if part))
 
 
 def paragraph(*inside: object, soft: bool = False) -> Html:

@@ -19,12 +19,12 @@ from prefmerge.report.page import GENERATOR
 
 REPORT = "report.html"
 SUFFIXES = (".html", ".htm")
-Where = bool | str | Path | None  # what a caller says
+ReportWhere = bool | str | Path | None  # what a caller says
 _HEAD = 1024  # bytes in which a report of ours says so
 
 
 @dataclass(frozen=True)
-class Place:
+class ReportPlace:
     """A report that was asked for: in this file; None: where the output is."""
 
     file: Path | None = None
@@ -36,17 +36,17 @@ class Place:
         return out / REPORT if folder else out.with_name(f"{out.name}.{REPORT}")
 
 
-def asked(where: Where, *, force: bool = False) -> Place | None:
+def asked(where: ReportWhere, *, force: bool = False) -> ReportPlace | None:
     """The place that a caller names; None where no report is wanted. Raises UsageError, OutputExists."""
     if where is None or where is False:
         return None
     if where is True or str(where) in ("", "."):
-        return Place()
+        return ReportPlace()
     file = Path(where)
     if not is_report(file):
         raise UsageError(f"--report {file}: a report is an HTML file. Give a name that ends in .html.")
     require_free(file, force=force)
-    return Place(file)
+    return ReportPlace(file)
 
 
 def is_report(file: str | Path) -> bool:

@@ -20,7 +20,7 @@ from prefmerge.errors import OutputError, OutputExists, UsageError
 from prefmerge.ground import jsons
 from prefmerge.merging.api import run
 from prefmerge.merging.many import Reporting
-from prefmerge.merging.page import MergedModel
+from prefmerge.merging.page import ReportedMerge
 from prefmerge.merging.places import without_places
 from prefmerge.merging.receipt import Receipt
 from prefmerge.outputs.receipts import find_receipt
@@ -63,7 +63,7 @@ def write(made: Adapted, out: Path) -> Receipt:
         added = {made.added.tensor: made.added.values}
     text: list[str] = []
 
-    def page(merged: MergedModel) -> str:
+    def page(merged: ReportedMerge) -> str:
         text.append(report(told, line, merged))
         return text[-1]
 

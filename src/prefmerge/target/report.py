@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from prefmerge.merging import page as of_a_merge
-from prefmerge.merging.page import MergedModel
+from prefmerge.merging.page import ReportedMerge
 from prefmerge.report.charts import Bar, bars
 from prefmerge.report.markup import Html, tag
 from prefmerge.report.page import page
@@ -38,7 +38,7 @@ answers = layer(torch.nn.functional.normalize(embeddings, dim=-1)).argmax(-1)"""
 }
 
 
-def report(made: Adapted, command: str, merged: MergedModel) -> str:
+def report(made: Adapted, command: str, merged: ReportedMerge) -> str:
     """The page, as HTML. `command`: the line that makes the same weights. `merged`: how they were made."""
     shown = [
         section("What was chosen", paragraph(made.verdict), *map(_note, made.notes)),

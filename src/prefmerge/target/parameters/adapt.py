@@ -134,8 +134,6 @@ class Parameters(Declaring):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.report is not None and self.out is None:
-            raise UsageError("--report has no use without -o OUT: nothing is written.")
         if self.forget and self.from_ is None:
             raise UsageError("--forget has no use without --from.")
         require_one_source(self.run, self.checkpoints)
