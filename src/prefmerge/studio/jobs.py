@@ -59,7 +59,10 @@ class Jobs:
 
         def progress(done: int, total: int, what: str) -> None:
             go_on()
-            loop.call_soon_threadsafe(told.put_nowait, {"progress": [done, total, what]})
+            try:
+                loop.call_soon_threadsafe(told.put_nowait, {"progress": [done, total, what]})
+            except RuntimeError as error:  # the server has ended, and its loop with it; `close` comes after
+                raise Cancelled from error
 
         steps = iter(job(progress))
 
