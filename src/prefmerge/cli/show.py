@@ -44,15 +44,16 @@ MOST_PASSES = 3  # columns; a merge with more passes shows the last ones summed
 
 def say_report(where: ReportWhere, out: Path, *, folder: bool = True) -> None:
     """Where the report is, where one was asked for."""
-    asked = place.asked(where, force=True)
+    asked, console = place.asked(where, force=True), screen.console()
     if asked is not None:
-        screen.console().print(f"Report:  {asked.of(out, folder=folder)}", soft_wrap=True)
+        console.print(f"Report:  {asked.of(out, folder=folder)}", soft_wrap=True)
 
 
 def say_report_at(file: Path | None) -> None:
     """The same for a report that is there."""
+    console = screen.console()
     if file is not None:
-        screen.console().print(f"Report: {file}", soft_wrap=True)
+        console.print(f"Report: {file}", soft_wrap=True)
 
 
 def as_json(data: Any) -> None:
