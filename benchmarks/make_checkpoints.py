@@ -6,10 +6,11 @@ fine-tuning.
 The step x |x| has the heavy tail of real fine-tuning (kurtosis 12) for one random number. The walk is float32 whatever
 is written, and each tensor has its own random stream: the first files are the same bytes for any T and any number of
 threads. Models: `vit-b-16`, CLIP's ViT-B/16 visual tower (86,192,640 elements, names of the released weights);
-`billion`, the same architecture at width 2,048 and 20 layers (1.01 B); `toy`, width 32. Language models:
-`qwen2-0.5b`, Qwen2's shapes (494 M elements); `qwen2-0.2b` and `qwen2-0.1b`, twelve and six of its layers and a
-vocabulary of 32,000; `qwen2-layer`, one; `qwen2-toy`. Shapes: as in the released weights, row-major. Cost: about a
-second per 100 M elements and core; memory of one tensor per core. Not here: anything trained.
+`billion`, the same architecture at width 2,048 and 20 layers (1.01 B); `toy`, width 32. Language models: `qwen2-0.5b`,
+Qwen2's shapes (494 M elements); `qwen2-1b`, eighteen layers of the 1.5 B one (1.08 B); `qwen2-0.2b` and `qwen2-0.1b`,
+twelve and six of its layers and a vocabulary of 32,000; `qwen2-layer`, one; `qwen2-toy`. Shapes: as in the released
+weights, row-major. Cost: about a second per 100 M elements and core; memory of one tensor per core. Not here: anything
+trained.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ MODELS = {"vit-b-16": (768, 12, 512, 14), "billion": (2048, 20, 1024, 14), "toy"
 # name -> (width, layers, feed-forward width, heads, key-value heads, vocabulary); head and embeddings are one tensor
 LANGUAGE_MODELS = {
     "qwen2-0.5b": (896, 24, 4864, 14, 2, 151_936),
+    "qwen2-1b": (1536, 18, 8960, 12, 2, 151_936),
     "qwen2-0.2b": (896, 12, 4864, 14, 2, 32_000),
     "qwen2-0.1b": (896, 6, 4864, 14, 2, 32_000),
     "qwen2-layer": (896, 1, 4864, 14, 2, 1000),

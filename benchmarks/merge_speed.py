@@ -11,20 +11,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import safe_open
 
 from benchmarks import common, yardstick
-from benchmarks.make_checkpoints import MODELS, make
+from benchmarks.make_checkpoints import LANGUAGE_MODELS, MODELS, encoded, make
 
+TEN = 10  # models of a sweep
 CHECKED = ("visual.ln_post.weight", "visual.class_embedding", "visual.proj")
+CHECKED_OF_LANGUAGE = ("model.norm.weight", "model.layers.0.self_attn.q_proj.bias")
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Case:
     name: str
     options: tuple[str, ...]
     cold: bool = False
+    tasks: int | None = None  # how many of them are merged; None: all
+    vary: str | None = None  # of `prefmerge sweep`, which then takes the place of `prefmerge merge`
 
     def shares(self, tasks: int) -> list[Fraction] | None:
         if "--prefer" not in self.options:
@@ -59,6 +63,7 @@ def target_of_two(tasks: int) -> str:
 
 def cases(tasks: int, cold: bool) -> list[Case]:
     """The rows for T tasks."""
+    optimal = ("--method", "tunable-magmax", "--selection", "optimal", "--importance", "step", "--prefer")
     tunable = ("--method", "tunable-magmax", "--selection", "paper", "--importance", "magnitude", "--prefer")
     rows = [
         Case("tunable-magmax, alpha 1", (*tunable, "alpha:1")),
@@ -66,12 +71,41 @@ def cases(tasks: int, cold: bool) -> list[Case]:
         Case("tunable-magmax, alpha 0.5", (*tunable, "alpha:0.5")),
         Case("tunable-magmax, a target of two tasks", (*tunable, target_of_two(tasks))),
         Case("tunable-magmax, alpha 1, scope model", (*tunable, "alpha:1", "--scope", "model")),
+        Case("tunable-magmax, optimal + step, alpha 1", (*optimal, "alpha:1", "--sequential")),
+        Case("tunable-magmax, optimal + step, a target of two tasks", (*optimal, target_of_two(tasks), "--sequential")),
         *(Case(method, ("--method", method)) for method in ("magmax", "average", "task-arithmetic", "ties")),
+        Case("magmax, ten scales", ("--method", "magmax"), vary=f"scale={_ten(lambda i: f'{i / 10}')}"),
+        Case("ties, ten densities", ("--method", "ties"), vary=f"density={_ten(lambda i: f'{i / 20}')}"),
+        Case("tunable-magmax, ten preferences", tunable[:-1], vary=f"prefer={_ten(lambda i: f'alpha:{1 + i / 10}')}"),
     ]
     return rows + [Case("tunable-magmax, alpha 1, cold cache", (*tunable, "alpha:1"), cold=True)] if cold else rows
 
 
+def every_method(tasks: int) -> list[Case]:
+    """A row for each method as it is without further words, and the selections of Tunable MAGMAX."""
+    from prefmerge.methods import METHODS
+
+    own = {"slerp": ("--t", "0.5")}
+    rows = [row for row in cases(tasks, cold=False) if "tunable" in row.name and "alpha" in row.name and not row.vary]
+    for name, method in METHODS.items():
+        if name == "tunable_magmax":
+            continue
+        count = tasks if method.most is None else min(tasks, method.most)
+        order = ("--sequential",) if name == "increments" else ()
+        title = method.name.replace("_", "-") + (f", {count} of the tasks" if count < tasks else "")
+        rows.append(Case(title, ("--method", name.replace("_", "-"), *own.get(name, ()), *order), tasks=count))
+    return rows
+
+
+def _ten(value: Callable[[int], str]) -> str:
+    return "|".join(value(i) for i in range(1, TEN + 1))
+
+
 def command(case: Case, base: Path, tasks: Sequence[Path], out: Path) -> list[str]:
+    tasks = tasks[: case.tasks]
+    if case.vary is not None:
+        words = [*common.PREFMERGE, "sweep", str(base), *map(str, tasks), "-o", str(out.with_suffix(""))]
+        return [*words, "--force", "--vary", case.vary, *case.options]
     return [*common.PREFMERGE, "merge", str(base), *map(str, tasks), "-o", str(out), "--force", *case.options]
 
 
@@ -81,6 +115,10 @@ def receipt_of(out: Path) -> dict[str, Any]:
 
 def check(case: Case, base: Path, tasks: Sequence[Path], out: Path) -> None:
     """AssertionError unless the merge that was just run is right where that is cheap to check."""
+    if case.vary is not None:
+        made = sorted(out.with_suffix("").rglob("*.safetensors"))
+        assert len(made) == TEN, f"{case.name}: {len(made)} models were written"
+        return
     receipt = receipt_of(out)
     shares = case.shares(len(tasks))
     if shares is None and case.name != "magmax":
@@ -98,15 +136,17 @@ def check(case: Case, base: Path, tasks: Sequence[Path], out: Path) -> None:
                 f"{case.name}: the model misses its budgets"
             )
     scale = np.float32(receipt["recipe"]["scale"])
-    for name in CHECKED:
-        start, merged = tensor(base, name), tensor(out, name)
-        deltas = [tensor(task, name) - start for task in tasks]
-        whose = np.array([start + scale * delta == merged for delta in deltas])
+    checked = CHECKED if CHECKED[0] in receipt["tensors"] else CHECKED_OF_LANGUAGE
+    dtype = receipt["tensors"][checked[0]]["dtype"]
+    for name in checked:
+        start, merged = tensor(base, name).ravel(), tensor(out, name).ravel()
+        deltas = [tensor(task, name).ravel() - start for task in tasks]
+        whose = np.array([as_stored(start + scale * delta, dtype) == merged for delta in deltas])
         assert whose.any(axis=0).all(), f"{case.name}: {name} has an element that is no task's"
         if case.name == "magmax":
             last_first = np.array(deltas[::-1])  # argmax takes the first of equals; ties go to the later task
             taken = np.take_along_axis(last_first, np.abs(last_first).argmax(axis=0)[None], axis=0)[0]
-            assert np.array_equal(merged, start + scale * taken), f"magmax: {name} is not the argmax"
+            assert np.array_equal(merged, as_stored(start + scale * taken, dtype)), f"magmax: {name} is not the argmax"
 
 
 def budgets(shares: Sequence[Fraction], elements: int) -> list[int]:
@@ -119,11 +159,30 @@ def budgets(shares: Sequence[Fraction], elements: int) -> list[int]:
 
 
 def tensor(path: Path, name: str) -> np.ndarray:
-    with safe_open(path, framework="numpy") as file:
-        return file.get_tensor(name)
+    """float32. Read here and not by a library, none of which has bfloat16 in NumPy."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entry = json.loads(file.read(length))[name]
+        start, stop = entry["data_offsets"]
+        file.seek(8 + length + start)
+        data = file.read(stop - start)
+    if entry["dtype"] == "BF16":
+        values = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
+    else:
+        values = np.frombuffer(data, {"F32": "<f4", "F16": "<f2"}[entry["dtype"]]).astype(np.float32)
+    return values.reshape(entry["shape"])
 
 
-def measure(base: Path, tasks: Sequence[Path], workdir: Path, *, runs: int, cold: bool) -> dict[str, Any]:
+def as_stored(values: np.ndarray, dtype: str) -> np.ndarray:
+    """float32 values as they are read back from a file of this format."""
+    if dtype == "bfloat16":
+        return (np.frombuffer(encoded(values, dtype), "<u2").astype(np.uint32) << 16).view(np.float32)
+    return values.astype(dtype).astype(np.float32).ravel()
+
+
+def measure(
+    base: Path, tasks: Sequence[Path], workdir: Path, rows_wanted: Sequence[Case], *, runs: int
+) -> dict[str, Any]:
     """All rows for these inputs."""
     inputs, out = [base, *tasks], workdir / "merged.safetensors"
     nbytes = sum(path.stat().st_size for path in inputs)
@@ -136,7 +195,7 @@ def measure(base: Path, tasks: Sequence[Path], workdir: Path, *, runs: int, cold
             common.drop_from_cache(inputs)
         sticks[cold].append(yardstick.measure(inputs, workdir / "yardstick.tmp"))
 
-    for case in cases(len(tasks), cold):
+    for case in rows_wanted:
         measured = []
         for run in range(runs + 1):
             stick(case.cold)
@@ -145,6 +204,7 @@ def measure(base: Path, tasks: Sequence[Path], workdir: Path, *, runs: int, cold
             measured.append(common.run_measured(command(case, base, tasks, out)))
             if run == 0:
                 check(case, base, tasks, out)
+        shutil.rmtree(out.with_suffix(""), ignore_errors=True)
         del measured[
             : runs > 0
         ]  # the first compiles kernels where this machine never has; with no other run it must do
@@ -171,21 +231,26 @@ def measure(base: Path, tasks: Sequence[Path], workdir: Path, *, runs: int, cold
             result[name] = {
                 "seconds": common.spread([s.total for s in sticks[is_cold]]),
                 "read": common.spread([s.read for s in sticks[is_cold]]),
+                "processor_seconds": common.spread([s.processor for s in sticks[is_cold]]),
             }
     for row in rows:
-        against = result["yardstick_cold" if row["cold"] else "yardstick"]["seconds"]["median"]
-        row["times_yardstick"] = round(row["seconds"]["median"] / against, 2)
+        against = result["yardstick_cold" if row["cold"] else "yardstick"]
+        for own, times in (("seconds", "times_yardstick"), ("processor_seconds", "times_yardstick_processor")):
+            row[times] = round(row[own]["median"] / against[own]["median"], 2)
     return result
 
 
 def benchmark(
-    workdir: Path, *, model: str, tasks: Sequence[int], dtype: str, runs: int, cold: bool, keep: bool
+    workdir: Path, *, model: str, tasks: Sequence[int], dtype: str, runs: int, cold: bool, keep: bool, every: bool
 ) -> dict[str, Any]:
-    """The whole result, ready to be written."""
+    """The whole result, ready to be written. `every`: of all methods."""
     origin = common.provenance()
     base, made = make(workdir, model=model, tasks=max(tasks), dtype=dtype)
     try:
-        sets = [measure(base, made[:count], workdir, runs=runs, cold=cold) for count in tasks]
+        sets = [
+            measure(base, made[:count], workdir, every_method(count) if every else cases(count, cold), runs=runs)
+            for count in tasks
+        ]
     finally:
         if not keep:
             for path in (base, *made):
@@ -199,7 +264,7 @@ def benchmark(
     }
 
 
-COLUMNS = ("seconds", "spread", "CPU seconds", "GB/s", "x yardstick", "anonymous MB", "resident MB")
+COLUMNS = ("seconds", "spread", "CPU seconds", "GB/s", "x yardstick", "x CPU", "anonymous MB", "resident MB")
 
 
 def _timed(seconds: dict[str, float]) -> list[str]:
@@ -212,8 +277,10 @@ def render(data: dict[str, Any]) -> str:
     about = (
         f"Model: {data['model']}, {data['dtype']}. Whole processes (`prefmerge merge`), median of several runs. "
         "One *yardstick* is all inputs read once through memory maps on all cores plus one output written and fsynced, "
-        "measured between the runs. Anonymous memory is what `--max-memory` bounds; resident memory counts mapped "
-        "pages of the inputs too, which the kernel takes back when it needs them.\n"
+        "measured between the runs. *x yardstick* compares wall seconds, *x CPU* those of all cores: the number to "
+        "trust, since other programs ran on the machine. Ten models are written by `prefmerge sweep`. Anonymous "
+        "memory is what `--max-memory` bounds; resident memory counts mapped pages of the inputs too, which the "
+        "kernel takes back when it needs them.\n"
     )
     generated = f"<!-- generated from benchmarks/results/merge_speed.json: {made_by} -->\n"
     parts = ["# Speed and memory\n", generated, data["question"] + "\n", about]
@@ -223,13 +290,23 @@ def render(data: dict[str, Any]) -> str:
             if key in measured:
                 seconds = measured[key]["seconds"]
                 rows.append(
-                    [name, *_timed(seconds), "", f"{measured['input_gb'] / seconds['median']:.1f}", "1", "", ""]
+                    [
+                        name,
+                        *_timed(seconds),
+                        f"{measured[key]['processor_seconds']['median']:.2f}",
+                        f"{measured['input_gb'] / seconds['median']:.1f}",
+                        "1",
+                        "1",
+                        "",
+                        "",
+                    ]
                 )
         for row in measured["rows"]:
             processor = f"{row['processor_seconds']['median']:.2f}"
-            speed, times = f"{row['gb_per_second']:.1f}", f"{row['times_yardstick']:.1f}"
+            speed = f"{row['gb_per_second']:.1f}"
+            times = [f"{row[times]:.1f}" for times in ("times_yardstick", "times_yardstick_processor")]
             memory = [f"{row['anonymous_mb']:.0f}", f"{row['resident_mb']:.0f}"]
-            rows.append([row["method"], *_timed(row["seconds"]), processor, speed, times, *memory])
+            rows.append([row["method"], *_timed(row["seconds"]), processor, speed, *times, *memory])
         parts.append(common.table([f"T = {measured['tasks']}", *COLUMNS], rows))
     parts.append(common.origin(data) + "\n")
     return "\n".join(parts)
@@ -241,12 +318,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         epilog="python -m benchmarks.merge_speed --tasks 5 20 --workdir /data --docs docs/speed.md",
     )
     parser.add_argument("--tasks", type=int, nargs="+", default=[5, 20])
-    parser.add_argument("--model", choices=MODELS, default="vit-b-16")
+    parser.add_argument("--model", choices=[*MODELS, *LANGUAGE_MODELS], default="vit-b-16")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--runs", type=int, default=5, help="measured runs after the first, which is checked")
     parser.add_argument("--cold", action="store_true", help="also measure with the inputs dropped from the page cache")
     parser.add_argument("--workdir", type=Path, help="where the checkpoints are made; a temporary folder by default")
     parser.add_argument("--keep", action="store_true", help="leave the checkpoints in --workdir")
+    parser.add_argument("--every-method", action="store_true", help="a row for each method, in place of the usual ones")
     parser.add_argument("--toy", action="store_true", help="a model of 51 k elements, T = 3, no run after the first")
     parser.add_argument("--result", type=Path, default=common.RESULTS / "merge_speed.json")
     parser.add_argument("--docs", type=Path, help="also render the tables into this file")
@@ -257,7 +335,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with tempfile.TemporaryDirectory(dir=options.workdir) as scratch:
             workdir = options.workdir if options.keep and options.workdir else Path(scratch)
             data = benchmark(
-                workdir, model=model, tasks=tasks, dtype=options.dtype, runs=runs, cold=options.cold, keep=options.keep
+                workdir,
+                model=model,
+                tasks=tasks,
+                dtype=options.dtype,
+                runs=runs,
+                cold=options.cold,
+                keep=options.keep,
+                every=options.every_method,
             )
         common.write_result(options.result, data)
     if options.docs:

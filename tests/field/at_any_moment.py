@@ -29,12 +29,19 @@ from typer.testing import CliRunner
 
 from prefmerge.cli import app
 from prefmerge.cli import main as run
+from prefmerge.merging import pieces
 
 COMMANDS = {  # what is typed, and what it writes
     "merge": (
         "merge base.safetensors t1.safetensors t2.safetensors -o deep/out.safetensors --method average --threads 2",
         "deep",
     ),
+    "resume": (
+        "merge base.safetensors t1.safetensors t2.safetensors -o deep/out.safetensors --resume --threads 2",
+        "deep",
+    ),
+    "resume-folder": ("merge base t1 t2 -o old --force --resume --scope model --threads 2", "old"),
+    "sweep": ("sweep base t1 t2 -o deep --vary scale=0.5|1 --resume --threads 2", "deep"),
     "replace": ("merge base t1 t2 -o old --force --method average --threads 2", "old"),
     "prefer": ("prefer --run run --labels seen.csv -o deep/preference.json", "deep"),
     "adapt": ("adapt --run run --labels seen.csv -o adapted", "adapted"),
@@ -45,7 +52,7 @@ COMMANDS = {  # what is typed, and what it writes
     "bench-jobs": ("bench bench.yaml -o bench --jobs 2", "bench"),
 }
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
-OF_WEIGHTS = ("merge", "replace")
+OF_WEIGHTS = ("merge", "replace", "resume", "resume-folder", "sweep")
 RESULTS = ("*.safetensors", "*.png", "preference.json", "search.json", "adapt.json", "results.json", "run.json")
 TIMES = ("seconds", "created", "started", "ended", "took")  # keys of what differs from run to run
 CHANGES = {"os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.link", "os.truncate"}  # audit events
@@ -161,6 +168,7 @@ def main() -> None:
     words = line.split()
     for one in SIGNALS[:3]:
         signal.signal(one, signal.SIG_DFL)
+    pieces.EVERY = 0.0  # each tensor is kept as soon as it is finished
     if command in OF_WEIGHTS:  # compiled code is there before the forks
         CliRunner().invoke(app, [*words, "--threads", "1", "-o", "warm"])
         shutil.rmtree("warm")

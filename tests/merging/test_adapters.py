@@ -16,11 +16,12 @@ from prefmerge import merge, open_checkpoint, verify
 from prefmerge.checkpoints.adapter import open_adapter
 from prefmerge.errors import CheckpointCorrupt, CheckpointMismatch, CheckpointNotFound, PrefmergeError
 from prefmerge.merging.api import run
-from prefmerge.merging.engine import MemorySink, merge_into
+from prefmerge.merging.engine import merge_into
 from prefmerge.merging.opening import open_task
 from prefmerge.merging.plan import make_plan
 from prefmerge.merging.recipe import Recipe
 from prefmerge.merging.recipe_file import read_recipe
+from prefmerge.merging.sinks import MemorySink
 from prefmerge.vectors.workspace import Workspace
 
 torch = pytest.importorskip("torch", reason="makes models")

@@ -31,6 +31,8 @@ OWN = {
         "sha256",
         "max_shard_size",
         "tokenizer_from",
+        "resume",
+        "ray",
         "report",
         "progress",
     ],

@@ -68,9 +68,27 @@ def test_folders_have_their_companions_cards_and_receipts(tmp_path: Path):
         assert Receipt.load(order.out / "receipt.json").tensors == receipt.tensors
 
 
-@pytest.mark.parametrize(("hold", "times"), [("1GB", 1), ("1kB", 3)])
-def test_what_does_not_fit_into_memory_is_read_once_for_each(
-    hold: str, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+WEIGHTS = [{"weights": [1, 2, 3, w]} for w in (1, 2, 4)]
+
+
+@pytest.mark.parametrize(
+    ("method", "own", "hold", "least", "most"),
+    [
+        pytest.param("linear", WEIGHTS, "1GB", 1, 1, id="a sum, with room"),
+        pytest.param("linear", WEIGHTS, "1kB", 1, 1, id="a sum, without room"),
+        pytest.param("ties", [{"scale": w} for w in (1, 2, 4)], "1kB", 1, 1, id="one merged vector at several scales"),
+        pytest.param("ties", WEIGHTS, "1kB", 1.1, 2.9, id="a threshold for each, without room"),
+        pytest.param("ties", WEIGHTS, "1GB", 0.1, 1, id="a threshold for each, with room"),
+    ],
+)
+def test_a_block_is_read_once_for_all_orders(
+    method: str,
+    own: list[dict[str, Any]],
+    hold: str,
+    least: float,
+    most: float,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     base, tasks = files(tmp_path)
     read: Counter[tuple[str, str]] = Counter()
@@ -81,14 +99,37 @@ def test_what_does_not_fit_into_memory_is_read_once_for_each(
         return plain(self, start, stop, out)
 
     monkeypatch.setattr(StoredVector, "read", counted)
-    recipes = [recipe_of(base, tasks, method="linear", weights=[1, 2, 3, w]) for w in (1, 2, 4)]
+    recipes = [recipe_of(base, tasks, method=method, **one) for one in own]
     wanted = [Order(recipe, tmp_path / f"{i}.safetensors") for i, recipe in enumerate(recipes)]
     write_all(wanted, threads=1, max_memory=hold)
     assert {name for name, _ in read} == set(NAMES)
-    once = Counter(read)
+    together = Counter(read)
     read.clear()
-    merge(base, tasks, tmp_path / "alone.safetensors", method="linear", weights=[1, 2, 3, 1])
-    assert once == {key: times * size for key, size in read.items()}
+    merge(base, tasks, tmp_path / "alone.safetensors", method=method, **own[0])
+    assert all(together[key] <= most * size for key, size in read.items())
+    assert together.total() >= least * read.total() > 0
+
+
+@pytest.mark.parametrize("block", [7, 1 << 16])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_orders_that_differ_in_the_scale_are_what_merge_writes(block: int, threads: int, tmp_path: Path):
+    base, tasks = files(tmp_path)
+    settings: list[dict[str, Any]] = [
+        {"method": method, "scale": scale, **more}
+        for method, more in (("magmax", {}), ("increments", {"preference": "8,1,1,0"}), ("tunable_magmax", {}))
+        for scale in ("0.5", "1", "-2")
+    ]
+    settings.append({"method": "magmax", "scale": "0.5", "exclude": ["deep.*"]})  # the same vector, of fewer tensors
+    wanted = [Order(recipe_of(base, tasks, **one), tmp_path / f"{i}.safetensors") for i, one in enumerate(settings)]
+    receipts = write_all(wanted, threads=threads, block=block)
+    for order, receipt, one in zip(wanted, receipts, settings, strict=True):
+        alone = merge(base, tasks, tmp_path / "alone.safetensors", force=True, **one)
+        assert (receipt.fingerprint, receipt.tensors, receipt.totals) == (
+            alone.fingerprint,
+            alone.tensors,
+            alone.totals,
+        ), one
+        assert order.out.read_bytes() == (tmp_path / "alone.safetensors").read_bytes()
 
 
 def test_inputs_of_one_reading_are_hashed_for_all(tmp_path: Path):

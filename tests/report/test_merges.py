@@ -17,9 +17,10 @@ import prefmerge
 from prefmerge import Receipt
 from prefmerge.errors import OutputExists, UsageError
 from prefmerge.merging import api
-from prefmerge.merging.engine import MemorySink, merge_all
+from prefmerge.merging.engine import merge_all
 from prefmerge.merging.kept import KeptMagnitude, added
 from prefmerge.merging.plan import make_plan
+from prefmerge.merging.sinks import MemorySink
 from prefmerge.merging.sweep import sweep
 from prefmerge.vectors.workspace import Workspace
 from tests.report.pages import Page, lawful
@@ -81,8 +82,8 @@ def test_what_is_kept(files: Path, case: str, threads: int, block: int) -> None:
         scale = float(plan.settings.scale)
         merged = {name: np.array(sink.raw(name), np.float64) for name in SHAPES}
     made = states()
-    assert set(outcome.kept) == set(SHAPES) - {"still"}
-    for name, kept in outcome.kept.items():
+    assert set(outcome.magnitudes) == set(SHAPES) - {"still"}
+    for name, kept in outcome.magnitudes.items():
         base = made["base"][name].astype(np.float64).ravel()
         taus = [made[task][name].astype(np.float64).ravel() - base for task in TASKS]
         most = sum(max(abs(tau[p]) for tau in taus) for p in range(base.size))
@@ -104,7 +105,7 @@ def test_what_is_kept(files: Path, case: str, threads: int, block: int) -> None:
             )
             assert kept.by_task[t] == pytest.approx(mine, rel=1e-3, abs=1e-4)
     if case == "magmax":
-        assert added(list(outcome.kept.values())).share == pytest.approx(1)
+        assert added(list(outcome.magnitudes.values())).share == pytest.approx(1)
 
 
 def test_several_merges_of_one_reading_are_measured_as_each_alone(files: Path) -> None:
@@ -120,7 +121,7 @@ def test_several_merges_of_one_reading_are_measured_as_each_alone(files: Path) -
             outcomes = merge_all([(plan, MemorySink(plan.layout)) for plan in over], work, hashed=True, measured=True)
         for plan in plans:
             plan.close()
-        return [outcome.kept for outcome in outcomes]
+        return [outcome.magnitudes for outcome in outcomes]
 
     together = measured("default", "magmax", "linear", "whole")
     assert together == [measured(name)[0] for name in ("default", "magmax", "linear", "whole")]

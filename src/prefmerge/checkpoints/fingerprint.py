@@ -80,6 +80,17 @@ class Fingerprint:
         starts = (i * CHUNK for i, seen in enumerate(self._seen[self._slots(tensor)]) if not seen)
         return [(start, min(start + CHUNK, size)) for start in starts]
 
+    def hashes(self, tensor: str) -> bytes:
+        """The hashes of a tensor's chunks, for `take`. Raises ValueError while one is missing."""
+        if not all(self._seen[self._slots(tensor)]):
+            raise ValueError(f"the fingerprint lacks chunks of tensor {tensor!r}")
+        return self._hashes[self._slots(tensor)].tobytes()
+
+    def take(self, tensor: str, hashes: bytes) -> None:
+        """Count the chunks of a tensor as added, with the hashes that they have."""
+        self._hashes[self._slots(tensor)] = np.frombuffer(hashes, "<u8")
+        self._seen[self._slots(tensor)] = b"\1" * (len(hashes) // 8)
+
     def _slots(self, tensor: str) -> slice:
         first = self._first[tensor]
         return slice(first, first - (-self._sizes[tensor] // CHUNK))

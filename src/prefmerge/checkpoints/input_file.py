@@ -63,6 +63,11 @@ class InputFile:
         self.size = self._first.st_size
         self._users = 0
 
+    @property
+    def state(self) -> tuple[int, int, int, int]:
+        """What differs where it was written to or replaced: its number, size and times in nanoseconds."""
+        return (self._first.st_ino, self.size, self._first.st_mtime_ns, self._first.st_ctime_ns)
+
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill `buffer`, bytes, from `offset` on. Raises CheckpointChanged where the file ends before."""
         fd = self._take()

@@ -16,6 +16,7 @@ from prefmerge.cli.app import app
 from prefmerge.cli.ending import ending, open_streams, raise_limits, safe_to_show
 from prefmerge.ground.words import did_you_mean
 from prefmerge.vectors import process
+from prefmerge.version import __version__
 
 COMMANDS = {  # in the order of the help: the module that has the command, and what it does
     "merge": ("merging", "Merge a base and its tasks into one model with a receipt."),
@@ -75,9 +76,7 @@ def main() -> None:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        print(f"prefmerge {version('prefmerge')}")
+        print(f"prefmerge {__version__}")
         raise typer.Exit
 
 

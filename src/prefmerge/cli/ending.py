@@ -50,6 +50,7 @@ class EndedBySignal(KeyboardInterrupt):
 @contextlib.contextmanager
 def ending(context: typer.Context) -> Iterator[None]:
     """Whatever comes of the block becomes one message and typer.Exit; an exception that is a bug stays as it is."""
+    resumes = "--resume" in context.args  # before the command takes them
     with _signals() as heeded:
         try:
             with heeded, _results(), _warnings():
@@ -57,7 +58,7 @@ def ending(context: typer.Context) -> Iterator[None]:
         except BaseException as error:
             if isinstance(error, typer.Exit | SystemExit | GeneratorExit) or hasattr(error, "format_message"):
                 raise
-            said = _said(error, heeded.number, context)
+            said = _said(error, heeded.number, context, resumes=resumes)
             if said is None:
                 raise
             atomic.discard_all()
@@ -73,14 +74,15 @@ def _with_less(context: typer.Context) -> str:
     return f", or give a smaller {' or '.join(takes)}" if takes else ""
 
 
-def _said(error: BaseException, number: int | None, context: typer.Context) -> tuple[str, int] | None:
+def _said(error: BaseException, number: int | None, context: typer.Context, *, resumes: bool) -> tuple[str, int] | None:
     """The message and the exit code of what ends a command; None for a bug. `number`: the signal that came, if any:
-    what is raised after it may be raised by what it interrupted.
+    what is raised after it may be raised by what it interrupted. `resumes`: the command was asked to.
     """
     if number is not None or isinstance(error, KeyboardInterrupt):
         number = signal.SIGINT if number is None else number
         how = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
-        left = "the same command resumes" if context.invoked_subcommand in RESUMES else "nothing is left half written"
+        resumes = resumes or context.invoked_subcommand in RESUMES
+        left = "the same command resumes" if resumes else "nothing is left half written"
         return f"{how}; {left}.", 128 + number
     if isinstance(error, PrefmergeError):
         return str(error), error.exit_code

@@ -57,6 +57,14 @@ def merge(
             help="Give an output folder the tokenizer of this task, by its name, in place of the base's.",
         ),
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Keep finished tensors when it is interrupted; the same command then makes only what is missing.",
+        ),
+    ] = False,
+    ray: o.Ray = None,
     report: o.MergeReportFlag = None,
     json: o.Json = False,
     **given: Any,
@@ -74,7 +82,7 @@ def merge(
     if out is not None:
         kind_of(out)
     how: dict[str, Any] = {"threads": threads, "max_memory": max_memory, "force": force, "sha256": sha256}
-    how |= {"max_shard_size": max_shard_size, "tokenizer_from": tokenizer_from}
+    how |= {"max_shard_size": max_shard_size, "tokenizer_from": tokenizer_from, "resume": resume, "ray": ray}
     flags = given_flags(given)
     if run is None and recipes.holds_several(inputs or []):
         several = recipes.Several((inputs or [])[0], out, partial(_with_flags, flags=flags), json=json)

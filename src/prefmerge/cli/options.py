@@ -37,6 +37,15 @@ MaxMemory = Annotated[
         metavar="SIZE", help="Bound on working memory, such as 256MiB or 1GB. The output does not depend on it."
     ),
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS|local",
+        help="Merge on a cluster of Ray whose machines see the same files (extra `ray`). Each task has --threads, 1 by "
+        "default, and --max-memory. The output does not depend on it.",
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 MergeReportFlag = Annotated[
     str | None,

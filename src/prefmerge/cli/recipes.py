@@ -43,6 +43,7 @@ class Several:
         """Merge them all. `how`: what `run` takes beside a recipe and its output. `report`: whether each has one."""
         from prefmerge.cli import progress, show
         from prefmerge.merging import api
+        from prefmerge.merging.made import made
         from prefmerge.merging.recipe_documents import read_documents, require_all_free
 
         if how["tokenizer_from"] is not None:
@@ -51,20 +52,22 @@ class Several:
             raise UsageError(f"--report {report} is one file, and {self.file} has several recipes. Leave the name out.")
         how["report"] = api.reporting(report)
         several = read_documents(self.file, self.out or OUT)
-        require_all_free(several, force=how["force"])
+        require_all_free(several, force=how["force"] or how["resume"])
         show.say_compiling()
         told: list[dict[str, Any]] = []
         for one in several:
             recipe = self.changed(one.recipe())
             with progress.merging() as shown:
-                receipt = api.run(recipe, one.out, progress=shown, **how)
+                receipt = made(recipe, one.out, how["max_shard_size"]) if how["resume"] else None
+                kept = receipt is not None
+                receipt = receipt or api.run(recipe, one.out, progress=shown, **how)
             if self.json:
                 folder = one.out if receipt.output.kind == "folder" else one.out.absolute().parent
                 told.append({"name": one.name, "receipt": receipt.published(folder).to_json()})
             else:
                 _say_which(one)
                 show.merged(receipt, recipe, one.out)
-                show.say_report(report, one.out, folder=receipt.output.kind == "folder")
+                show.say_report(None if kept else report, one.out, folder=receipt.output.kind == "folder")
         if self.json:
             show.as_json({"format": "prefmerge-receipts/1", "recipes": told})
 

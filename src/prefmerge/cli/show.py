@@ -163,6 +163,8 @@ def merged(receipt: Receipt, recipe: Recipe, out: Path) -> None:
         console.print(f"The retained importance is at most {gap:.1e} of it below the best for these budgets.")
     _say_how(console, receipt.recipe, recipe)
     _say_notes(console, receipt.notes)
+    if receipt.run.kept:
+        console.print(f"{counted(receipt.run.kept, 'tensor')} of {len(receipt.tensors)} had been finished before.")
     console.print(
         f"Output:  {out} ({_bytes(sum(file.bytes for file in receipt.output.files))}, {receipt.run.seconds:.1f} s)",
         soft_wrap=True,

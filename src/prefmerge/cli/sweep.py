@@ -30,8 +30,10 @@ def sweep(
     ] = None,
     run: o.RunFlag = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Keep the models that are there already, and make the others.")
+        bool,
+        typer.Option("--resume", help="Keep the models and tensors that are finished, and make the others."),
     ] = False,
+    ray: o.Ray = None,
     threads: o.Threads = None,
     max_memory: o.MaxMemory = "1GiB",
     force: o.Force = False,
@@ -53,7 +55,7 @@ def sweep(
     from prefmerge.merging import sweep as work
 
     show.say_compiling()
-    how: dict[str, Any] = {"threads": threads, "max_memory": max_memory, "report": o.where(report)}
+    how: dict[str, Any] = {"threads": threads, "max_memory": max_memory, "ray": ray, "report": o.where(report)}
     with progress.merging() as shown:
         models = work.sweep(recipe, out, values, resume=resume, force=force, progress=shown, **how)
     if json:

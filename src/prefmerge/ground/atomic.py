@@ -78,11 +78,13 @@ def rename_new(source: Path, target: Path) -> None:
     os.rename(source, target)
 
 
-def replace_folder(new: Path, target: Path) -> Path:
-    """Put the folder `new` where the folder `target` is. Returns where the old one is now, for removal."""
+def replace_folder(new: Path, target: Path, aside: Path | None = None) -> Path:
+    """Put the folder `new` where the folder `target` is. Returns where the old one is now, for removal. `aside`: where
+    it may be for a moment, a name that `recover` knows; by default beside `new`.
+    """
     if exchange(new, target):
         return new
-    old = new.with_suffix(".old")
+    old = aside or new.with_suffix(".old")
     os.rename(target, old)
     try:
         os.rename(new, target)
@@ -136,6 +138,30 @@ def make_work_folder(target: Path) -> WorkFolder:
         _made.discard(path)
 
 
+def kept_folder(target: Path, key: str) -> Path:
+    """Where `keep_work_folder` is, or would be. `key`: a digest, of which 12 digits do."""
+    return target.with_name(f".{target.name}.prefmerge-{key[:12]}.tmp")
+
+
+def keep_work_folder(target: Path, key: str) -> WorkFolder:
+    """The folder beside `target` that is called after `key`, locked, with whatever is in it. To be `release`d it stays,
+    until someone calls `recover` without that key. Raises PermissionError where another user made it: what is in it is
+    not to be believed.
+    """
+    path = kept_folder(target, key)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir()
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if os.fstat(fd).st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, "another user made it", str(path))
+        lock(fd)  # who may be here is the claim's to say; it keeps others from taking the folder for a stale one
+    except BaseException:
+        os.close(fd)
+        raise
+    return WorkFolder(path, fd)
+
+
 def discard_all() -> None:
     """Remove what this process still has beside its targets: an exception that comes from outside, as Ctrl-C does, may
     come between the making of a folder and the code that looks after it.
@@ -177,22 +203,31 @@ def work_folders(target: Path) -> list[Path]:
     return _left_behind(target, ".tmp")
 
 
-def recover(target: Path, rescue: Callable[[Path], None] | None = None) -> None:
-    """Undo a replacement that was killed between two renames, and remove what killed processes left beside `target`.
+def recover(target: Path, rescue: Callable[[Path], None] | None = None, *, keep: str | None = None) -> None:
+    """Undo a replacement that was killed between two renames, and remove what killed processes left beside `target`,
+    but the folder of the key `keep`.
 
     `rescue` is called with each temporary folder before it goes, for what it holds that is still of use.
     """
+    restore(target)
+    _remove_stale(target, rescue, keep)
+
+
+def restore(target: Path) -> None:
+    """Undo a replacement that was killed between two renames."""
     for old in _left_behind(target, ".old"):
         if not os.path.lexists(target):
             os.rename(old, target)
             sync_path(target.parent)
         else:
             remove(old)
-    _remove_stale(target, rescue)
 
 
-def _remove_stale(target: Path, rescue: Callable[[Path], None] | None = None) -> None:
+def _remove_stale(target: Path, rescue: Callable[[Path], None] | None = None, keep: str | None = None) -> None:
+    kept = None if keep is None else kept_folder(target, keep)
     for path in work_folders(target):
+        if path == kept:
+            continue
         with _locked_if_stale(path) as stale:
             if stale:
                 if rescue is not None:

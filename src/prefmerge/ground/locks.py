@@ -82,13 +82,18 @@ class Claim:
         self.release()
 
 
+def lock_file(target: Path) -> Path:
+    """What is there while someone has a claim on `target`, or after a claimant was killed."""
+    return target.with_name(f".{target.name}.prefmerge.lock")
+
+
 def claim(target: Path) -> Claim:
     """Become the only writer of `target`, in this process and among all, or raise Busy at once.
 
     The lock is on a file in the target's folder, so a target has one however its path is spelled, and a writer that
     dies lets go of it. Missing parent folders are made.
     """
-    path = target.with_name(f".{target.name}.prefmerge.lock")
+    path = lock_file(target)
     parents: list[Path] = []
     _claimed.add(path)
     patient_until = time.monotonic() + _PATIENCE

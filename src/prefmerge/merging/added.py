@@ -15,7 +15,7 @@ import numpy as np
 from prefmerge.checkpoints import TensorInfo
 from prefmerge.checkpoints.dtypes import from_float32, to_float32
 from prefmerge.errors import CheckpointMismatch, DtypeOverflow
-from prefmerge.merging.engine import Sink
+from prefmerge.merging.sinks import Sink
 
 Added = Mapping[str, np.ndarray]  # tensor -> float32, flat
 

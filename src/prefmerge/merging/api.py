@@ -24,7 +24,7 @@ from prefmerge.errors import UsageError
 from prefmerge.ground.progress import Progress
 from prefmerge.merging.added import Added
 from prefmerge.merging.arguments import RecipeArguments, stated, with_declared
-from prefmerge.merging.engine import HashedSink, MemorySink, merge_into
+from prefmerge.merging.engine import merge_into
 from prefmerge.merging.in_memory import InMemory, base_state, name_of_task, require_list, task_of
 from prefmerge.merging.limits import checked_threads
 from prefmerge.merging.many import Order, Reporting, write_all
@@ -34,6 +34,7 @@ from prefmerge.merging.plan import Plan, make_plan, plan_over
 from prefmerge.merging.receipt import Receipt, ReceiptOutput, ReceiptRun
 from prefmerge.merging.recipe import Recipe, TaskEntry
 from prefmerge.merging.recording import inputs_of, record, versions
+from prefmerge.merging.sinks import HashedSink, MemorySink
 from prefmerge.report import place
 from prefmerge.vectors.workspace import BLOCK, Workspace
 
@@ -52,6 +53,8 @@ def merge(
     sha256: bool = False,
     max_shard_size: str | int | None = None,
     tokenizer_from: str | None = None,
+    resume: bool = False,
+    ray: str | None = None,
     report: place.ReportWhere = None,
     progress: Progress | None = None,
     **given: Unpack[RecipeArguments],
@@ -73,9 +76,11 @@ def merge(
     How it is done: `threads` (one per core), `max_memory` (a bound on working memory), `force` (replace an output),
     `sha256` (put the SHA-256 of every file into the receipt), `max_shard_size` (how large a file of a folder may be,
     such as 5GB; by default a folder is cut as the base is), `tokenizer_from` (the name of the task whose tokenizer a
-    folder gets in place of the base's), `report` (also write an HTML file to look at: True for report.html in an output
-    folder or NAME.report.html beside an output file, else its name), `progress` (called with what is done and how much
-    there is). No value depends on these.
+    folder gets in place of the base's), `resume` (take the tensors that an interrupted call with `resume` had finished
+    of the very same output, and keep what is finished when this one is interrupted), `ray` (the address of a cluster of
+    Ray to merge on, or `local`), `report` (also write an HTML file to look at: True for report.html in an output folder
+    or NAME.report.html beside an output file, else its name), `progress` (called with what is done and how much there
+    is). No value depends on these.
 
     Raises PrefmergeError with one message when it cannot be done; then nothing has appeared at `out`. Raises TypeError
     for a keyword argument that there is not.
@@ -89,6 +94,8 @@ def merge(
         sha256=sha256,
         max_shard_size=max_shard_size,
         tokenizer_from=tokenizer_from,
+        resume=resume,
+        ray=ray,
         report=reporting(report, force=force),
         progress=progress,
     )
@@ -170,6 +177,8 @@ def run(
     sha256: bool = False,
     max_shard_size: str | int | None = None,
     tokenizer_from: str | None = None,
+    resume: bool = False,
+    ray: str | None = None,
     progress: Progress | None = None,
     beside: Mapping[str, bytes] | None = None,
     card: str = "",
@@ -190,6 +199,8 @@ def run(
         max_shard_size=max_shard_size,
         tokenizer_from=tokenizer_from,
         progress=progress,
+        resume=resume,
+        ray=ray,
         block=block,
     )
     return receipt

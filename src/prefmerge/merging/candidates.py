@@ -22,12 +22,13 @@ import numpy as np
 from prefmerge.checkpoints import Checkpoint, TensorInfo, names_of, reading, to_float32
 from prefmerge.errors import CheckpointMismatch, NonFiniteValue, UsageError
 from prefmerge.merging.api import recipe_of
-from prefmerge.merging.engine import merge_all, rounded
+from prefmerge.merging.engine import merge_all
 from prefmerge.merging.limits import checked_threads
 from prefmerge.merging.opening import open_base, open_task
 from prefmerge.merging.plan import Plan, plan_over
 from prefmerge.merging.recipe import Recipe
 from prefmerge.merging.sameness import Sameness
+from prefmerge.merging.sinks import rounded
 from prefmerge.preference import exact
 from prefmerge.vectors.reader import TaskVectors
 from prefmerge.vectors.reading import Input, Reading

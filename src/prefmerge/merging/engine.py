@@ -3,34 +3,34 @@
     theta = theta_0 + scale * tau_merged in float32, then the output's number format
     tau_merged itself, unscaled and in float32, for a task vector
 
-`merge` is N = 1. Where several plans want a tensor, its task vectors are decoded once into memory and every plan's
-method works on these before the next tensor is read; a plan whose budgets span all tensors (scope `model`) reads for
-itself. What a method prepares is shared by the plans that would prepare the same. Whether the inputs are hashed, for
-receipts, is the caller's to say. Memory does not grow with the model or with T: a few blocks per thread, plus the
-owners and masks of the tensors in flight, which spill to disk beyond the limit; for N > 1, T + 1 times the largest
-tensor in float32, or as much of that as it may take. Large tensors are cut into blocks over all threads; small ones go
-to one thread each. Not here: where the blocks end up (the sink) and the receipt.
+`merge` is N = 1. Where several plans want a tensor, all prepare their rules first; then every plan fills a block before
+the next is read, so that the task vectors of a block are decoded once, into the cache. What rules are prepared from is
+decoded once into memory where that fits. A plan whose budgets span all tensors (scope `model`) reads for itself. What a
+method prepares is shared by the plans that would prepare the same. Whether the inputs are hashed, for receipts, is the
+caller's to say. Memory does not grow with the model or with T: a few blocks per thread, plus the owners and masks of
+the tensors in flight, which spill to disk beyond the limit; for N > 1, a block of each task per thread, and T + 1 times
+the largest tensor in float32, or as much of that as it may take. Large tensors are cut into blocks over all threads;
+small ones go to one thread each. Not here: where the blocks end up (the sink) and the receipt.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 
-from prefmerge.checkpoints import Dtype, Fingerprint, TensorInfo, same_elements
-from prefmerge.checkpoints.dtypes import FLOATS, by_name, from_float32, from_float64, to_float32
-from prefmerge.errors import DtypeOverflow
+from prefmerge.checkpoints import TensorInfo, same_elements
+from prefmerge.checkpoints.dtypes import from_float32, to_float32
 from prefmerge.ground.progress import Progress
 from prefmerge.ground.words import quoted
 from prefmerge.merging.kept import Keeping, KeptMagnitude, added
 from prefmerge.merging.parameters import AS_TASK_VECTOR
 from prefmerge.merging.plan import Plan, PlannedTensor
+from prefmerge.merging.sinks import Sink, rounded
 from prefmerge.methods import Report, Rule, Settings
-from prefmerge.vectors import kernels
 from prefmerge.vectors.reader import TaskVectors
 from prefmerge.vectors.reading import Reading
 from prefmerge.vectors.workspace import Workspace, spans
@@ -38,11 +38,17 @@ from prefmerge.vectors.workspace import Workspace, spans
 SHOWN = 5  # names listed in a note about many
 
 
-class Sink(Protocol):
-    """Where merged blocks go."""
+class Finished(Protocol):
+    """What an interrupted merge of the same plan had finished, and where what is finished now is kept."""
 
-    def write(self, name: str, start: int, stored: np.ndarray) -> None:
-        """Take the stored elements from `start` on. Called from any thread."""
+    report: Report | None  # of the whole model, in scope `model`
+
+    def take(self, entry: PlannedTensor, outcome: Outcome, work: Workspace) -> bool:
+        """Whether a tensor is there; the outcome then has what is known of it. Called from any thread."""
+        ...
+
+    def add(self, entry: PlannedTensor, outcome: Outcome) -> None:
+        """Keep a tensor that is written. Called from any thread."""
         ...
 
 
@@ -56,7 +62,9 @@ class Outcome:
     report: Report | None = None  # of the whole model, in scope `model`
     changed: dict[str, bool] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    kept: dict[str, KeptMagnitude] = field(default_factory=dict)  # of merged tensors, where it was asked for
+    kept: int = 0  # tensors that an interrupted merge had finished
+    measured: bool = False  # whether `magnitudes` was asked for
+    magnitudes: dict[str, KeptMagnitude] = field(default_factory=dict)  # of the changes, what each tensor keeps
 
 
 def merge_into(plan: Plan, sink: Sink, work: Workspace, progress: Progress | None = None) -> Outcome:
@@ -74,11 +82,13 @@ def merge_all(
     *,
     hashed: bool,
     hold: int = 1 << 62,
+    finished: Sequence[Finished | None] = (),
     measured: bool = False,
 ) -> list[Outcome]:
     """Merge each plan into its sink, from one reading. The plans are over the same open checkpoints. `hashed`: receipts
     will say what was read. `hold`: bytes that decoded task vectors may take; a tensor of which they take more is
-    decoded again for each plan. `measured`: the outcomes say what of the changes is kept.
+    decoded again for each rule that is prepared from it. `finished`: for each plan, what is not to be merged again.
+    `measured`: the outcomes say what of the changes is kept.
 
     Raises NonFiniteValue or DtypeOverflow naming the tensor.
     """
@@ -89,8 +99,12 @@ def merge_all(
         raise ValueError("plans of one reading must be over the same open checkpoints")
     reading = Reading.of(first.base, first.tasks, hashed=hashed)
     reporter = _Reporter(progress, sum(plan.output_bytes for plan, _ in jobs))
+    kept, alike = finished or [None] * len(jobs), _alike([plan for plan, _ in jobs])
     keeping = Keeping(first, work) if measured else None
-    merges = [_Merge(plan, sink, reading, work, reporter, keeping) for plan, sink in jobs]
+    merges = [
+        _Merge(*job, reading, work, reporter, first_alike, own, keeping)
+        for job, first_alike, own in zip(jobs, alike, kept, strict=True)
+    ]
     for merge in merges:
         merge.copy_rest()
     reporter("selecting")
@@ -103,26 +117,124 @@ def merge_all(
     return [merge.outcome for merge in merges]
 
 
+def _alike(plans: Sequence[Plan]) -> list[int]:
+    """For each plan, the first whose merged task vectors are its own: one that differs in the scale at most."""
+    firsts: list[int] = []
+    for i, plan in enumerate(plans):
+        same = (
+            j
+            for j in range(i)
+            if firsts[j] == j
+            and not plan.method.gives_model
+            and plans[j].method.name == plan.method.name
+            and replace(plans[j].settings, scale=plan.settings.scale) == plan.settings
+        )
+        firsts.append(next(same, i))
+    return firsts
+
+
+def merge_some(
+    jobs: Sequence[tuple[Plan, Sink, Finished]],
+    work: Workspace,
+    names: frozenset[str],
+    *,
+    hold: int = 1 << 62,
+    measured: bool = False,
+) -> None:
+    """Merge the tensors of these names, each a scope of its own, for every plan that merges them, and keep them as
+    finished. Nothing is copied. Raises as `merge_all`.
+    """
+    first = jobs[0][0]
+    reading, reporter = Reading.of(first.base, first.tasks, hashed=True), _Reporter(None, 0)
+    alike = _alike([plan for plan, _, _ in jobs])
+    keeping = Keeping(first, work) if measured else None
+    merges = [
+        _Merge(plan, sink, reading, work, reporter, first_alike, finished, keeping)
+        for (plan, sink, finished), first_alike in zip(jobs, alike, strict=True)
+    ]
+    _tensor_by_tensor(merges, reading, work, hold, names)
+
+
 Shared = tuple[TensorInfo, tuple[str, ...]]  # a tensor of the base, and what each task calls it
 RulesOfScope = dict[Hashable, Rule]  # by what they were prepared from
 
 
-def _tensor_by_tensor(merges: Sequence[_Merge], reading: Reading, work: Workspace, hold: int) -> None:
-    """Every tensor once, the largest first, for all merges that want it."""
+def _tensor_by_tensor(
+    merges: Sequence[_Merge], reading: Reading, work: Workspace, hold: int, names: frozenset[str] | None = None
+) -> None:
+    """Every tensor once, the largest first, for all merges that want it; those of one task vector side by side.
+    `names`: of those to do, where not all are.
+    """
     wanted: dict[Shared, list[tuple[_Merge, PlannedTensor]]] = {}
-    for merge in merges:
+    for merge in sorted(merges, key=lambda merge: merge.alike):
         for entry in merge.plan.of_role("merge"):
-            wanted.setdefault((entry.info, entry.stored_as), []).append((merge, entry))
+            if names is None or entry.name in names:
+                wanted.setdefault((entry.info, entry.stored_as), []).append((merge, entry))
 
     def whole(shared: Shared) -> None:
+        missing = [(merge, entry) for merge, entry in wanted[shared] if not merge.take(entry)]
+        several = len(missing) > 1
         # Small tensors go one to a thread, so each thread has its part.
         fits = 4 * (1 + len(shared[1])) * shared[0].size <= hold // work.threads
-        vectors = TaskVectors.of(reading, *shared, held=fits and len(wanted[shared]) > 1)
-        prepared: RulesOfScope | None = {} if len(wanted[shared]) > 1 else None
-        for merge, entry in wanted[shared]:
-            merge.tensor(entry, vectors.again(), prepared)
+        vectors = TaskVectors.of(reading, *shared, held=fits and several)
+        if several:
+            vectors = vectors.shared(reading.space)
+        prepared: RulesOfScope | None = {} if several else None
+        for group in _side_by_side(missing, shared[0].size, work):
+            filling = [merge.begin(entry, vectors.again(), prepared) for merge, entry in group]
+            _fill([one for one in filling if one is not None], reading, work)
 
     work.walk(sorted(wanted, key=lambda shared: -shared[0].size), lambda shared: shared[0].size, whole)
+
+
+def _side_by_side(
+    wanted: Sequence[tuple[_Merge, PlannedTensor]], size: int, work: Workspace
+) -> Iterator[list[tuple[_Merge, PlannedTensor]]]:
+    """The merges of a tensor in groups, whose rules keep no more together than memory holds; at least one each."""
+    group: list[tuple[_Merge, PlannedTensor]] = []
+    kept = 0
+    for merge, entry in wanted:
+        own = size * merge.plan.method.scratch(merge.plan.settings_of(entry.name))
+        if group and kept + own > work.memory // work.threads:
+            yield group
+            group, kept = [], 0
+        group.append((merge, entry))
+        kept += own
+    if group:
+        yield group
+
+
+@dataclass
+class _Filling:
+    """A tensor that one plan's rule fills. `owned`: what each block says of its owners."""
+
+    merge: _Merge
+    entry: PlannedTensor
+    vectors: TaskVectors
+    rule: Rule
+    scale: np.float32
+    index: int = 0  # of the tensor in the rule's scope
+    owned: list[np.ndarray | None] = field(default_factory=list)
+    kept: dict[int, KeptMagnitude] = field(default_factory=dict)  # by where a block begins, where it is measured
+
+
+def _fill(filling: Sequence[_Filling], reading: Reading, work: Workspace) -> None:
+    """Write one tensor for each of these, block by block: every plan has had a block before the next is read."""
+    if not filling:
+        return
+
+    def block(span: tuple[int, int]) -> None:
+        reading.space.begin(span if len(filling) > 1 else None)
+        try:
+            before: tuple[_Filling, np.ndarray | None] | None = None
+            for one in filling:
+                before = one, one.merge.block(one, *span, before)
+        finally:
+            reading.space.begin(None)
+
+    work.map(block, spans(filling[0].vectors.size, work.block))
+    for one in filling:
+        one.merge.end(one)
 
 
 class _Reporter:
@@ -149,11 +261,16 @@ class _Merge:
         reading: Reading,
         work: Workspace,
         reporter: _Reporter,
-        keeping: Keeping | None = None,
+        alike: int,
+        finished: Finished | None,
+        keeping: Keeping | None,
     ) -> None:
         self.plan, self.sink, self.reading, self.work, self.reporter = plan, sink, reading, work, reporter
+        self.alike = alike  # equal where the merged task vectors are
+        self.finished = finished
+        self.counting = threading.Lock()
         self.keeping = keeping
-        self.outcome = Outcome(reading)
+        self.outcome = Outcome(reading, measured=keeping is not None)
         self.vector = plan.recipe[AS_TASK_VECTOR]  # asked for every block
         self.by_tensor = plan.method.by_tensor(plan.settings)
         self.differing: dict[tuple[str, str], list[str]] = {}  # number format, tasks -> the buffers that differ there
@@ -171,27 +288,46 @@ class _Merge:
     def all_at_once(self, prepared: RulesOfScope) -> None:
         """Merge all tensors, as one scope."""
         entries = self.plan.of_role("merge")
+        taken = self.work.map(self.take, entries)
+        if self.finished is not None and self.finished.report is not None and all(taken):
+            self.outcome.report = self.finished.report
+            return
         tensors = [TaskVectors.of(self.reading, entry.info, entry.stored_as) for entry in entries]
         rule = self.prepare(tensors, self.plan.settings, prepared)
         self.outcome.report = rule.report
         for i, (entry, vectors) in enumerate(zip(entries, tensors, strict=True)):
-            self.fill(entry, vectors, rule, i)
+            if not taken[i]:
+                filling = self.ready(_Filling(self, entry, vectors, rule, self.scale(entry), i))
+                _fill([] if filling is None else [filling], self.reading, self.work)
 
-    def tensor(self, entry: PlannedTensor, vectors: TaskVectors, prepared: RulesOfScope | None) -> None:
-        """Merge one tensor, as a scope of its own."""
+    def begin(self, entry: PlannedTensor, vectors: TaskVectors, prepared: RulesOfScope | None) -> _Filling | None:
+        """What merges one tensor, as a scope of its own; None where it is the base's, and is written."""
         rule = self.prepare([vectors], self.plan.settings_of(entry.name), prepared)
-        self.fill(entry, vectors, rule, 0)
         self.outcome.reports[entry.name] = rule.report
+        return self.ready(_Filling(self, entry, vectors, rule, self.scale(entry)))
+
+    def take(self, entry: PlannedTensor) -> bool:
+        """Whether an interrupted merge had finished a tensor."""
+        if self.finished is None or not self.finished.take(entry, self.outcome, self.work):
+            return False
+        for target in (entry, *self.twins.get(entry.name, ())):
+            self.reporter(f"keeping {entry.name}", target.info.size * target.dtype.itemsize)
+        with self.counting:
+            self.outcome.kept += 1
+        return True
+
+    def keep(self, entry: PlannedTensor) -> None:
+        if self.finished is not None:
+            self.finished.add(entry, self.outcome)
 
     def prepare(self, tensors: Sequence[TaskVectors], settings: Settings, prepared: RulesOfScope | None) -> Rule:
         """The rule of a scope; of an earlier merge with this one's settings where they make no other. `prepared`: None
         where there is no other merge.
         """
         method = self.plan.method
-        key = None if prepared is None else method.prepared_from(settings)
-        if prepared is None or key is None:
+        if prepared is None:
             return method.prepare(tensors, settings, self.work)
-        key = (method.name, key, *(vectors.name for vectors in tensors))
+        key = (method.name, method.prepared_from(settings) or self.alike, *(vectors.name for vectors in tensors))
         if key not in prepared:
             prepared[key] = method.prepare(tensors, settings, self.work)
             return prepared[key]
@@ -199,50 +335,63 @@ class _Merge:
             mine.changed = earlier.changed  # what was read then is not read again
         return replace(prepared[key], tensors=tensors, settings=settings)
 
-    def fill(self, entry: PlannedTensor, vectors: TaskVectors, rule: Rule, index: int) -> None:
-        """Write one merged tensor and those tied to it."""
-        if rule.unchanged(index):
-            self.outcome.changed[entry.name] = False
-            self.copy(entry)
-            return
+    def scale(self, entry: PlannedTensor) -> np.float32:
+        """lambda_merge of one tensor."""
+        return np.float32(self.plan.settings_of(entry.name).scale)
 
-        if not rule.gives_model:
+    def ready(self, filling: _Filling) -> _Filling | None:
+        """The same; None where no task changes the tensor, and it is copied."""
+        if filling.rule.unchanged(filling.index):
+            self.outcome.changed[filling.entry.name] = False
+            self.copy(filling.entry)
+            self.keep(filling.entry)
+            return None
+        if not self.plan.method.gives_model:
             self.reading.base.touched = True
-        scale = np.float32(self.plan.settings_of(entry.name).scale)
-        again = None if self.keeping is None else self.keeping.vectors(entry.info, entry.stored_as)
-        kept: dict[int, KeptMagnitude] = {}
+        return filling
 
-        def keep(start: int, tau: np.ndarray) -> None:
-            if self.keeping is not None and again is not None:
-                owner = rule.owner_of(index, start, start + tau.size, self.work)
-                kept[start] = self.keeping.block(again, entry.stored_as, start, tau, owner)
-
-        def block(span: tuple[int, int]) -> np.ndarray | None:
-            start, stop = span
-            if rule.gives_model:
-                model = self.work.buffer("model", stop - start, np.float64)
-                owned = rule.block(index, start, stop, model, self.work)
-                if again is not None:
-                    keep(start, (model - again.model(None, start, stop)) / (float(scale) or 1.0))
-                self.put_model(entry, start, model, vectors)
-                return owned
-            tau = self.work.buffer("merged", stop - start)
-            owned = rule.block(index, start, stop, tau, self.work)
-            keep(start, tau)
-            self.put(entry, start, tau, vectors, scale)
+    def block(
+        self, filling: _Filling, start: int, stop: int, before: tuple[_Filling, np.ndarray | None] | None
+    ) -> np.ndarray | None:
+        """Write one block of a tensor. Returns elements by owner, where each has one. `before`: what has just had this
+        block, and its owners; its task vector serves again where it is the same.
+        """
+        if self.plan.method.gives_model:
+            model = self.work.buffer("model", stop - start, np.float64)
+            owned = filling.rule.block(filling.index, start, stop, model, self.work)
+            filling.owned.append(owned)
+            if self.keeping is not None:
+                filling.kept[start] = self.keeping.model(filling.entry, start, model, filling.scale)
+            self.put_model(filling.entry, start, model, filling.vectors)
             return owned
+        tau = self.work.buffer("merged", stop - start)
+        if before is None or before[0].merge.alike != self.alike:
+            owned = filling.rule.block(filling.index, start, stop, tau, self.work)
+            if self.keeping is not None:
+                owner = filling.rule.owner_of(filling.index, start, stop, self.work)
+                filling.kept[start] = self.keeping.vector(filling.entry, start, tau, owner)
+        else:
+            owned = before[1]
+            if self.keeping is not None:
+                filling.kept[start] = before[0].kept[start]
+            filling.vectors.changed |= before[0].vectors.changed
+        filling.owned.append(owned)
+        self.put(filling.entry, start, tau, filling.vectors, filling.scale)
+        return owned
 
-        counts = self.work.map(block, spans(vectors.size, self.work.block))
+    def end(self, filling: _Filling) -> None:
+        """Note how a tensor came out whose blocks are written."""
+        name, rule = filling.entry.name, filling.rule
         # A model may be made another without any task.
-        self.outcome.changed[entry.name] = vectors.changed or (rule.gives_model and bool(rule.base_weight))
-        if kept and self.outcome.changed[entry.name]:
-            self.outcome.kept[entry.name] = added([kept[start] for start in sorted(kept)])
-        known = [count for count in counts if count is not None]
-        if len(known) == len(counts):
-            owned = np.zeros(len(self.plan.names), np.int64)
-            for count in known:
-                owned += count
-            self.outcome.owned[entry.name] = owned
+        self.outcome.changed[name] = filling.vectors.changed or (
+            self.plan.method.gives_model and bool(rule.base_weight)
+        )
+        if filling.kept and self.outcome.changed[name]:
+            self.outcome.magnitudes[name] = added([filling.kept[start] for start in sorted(filling.kept)])
+        known = [count for count in filling.owned if count is not None]
+        if len(known) == len(filling.owned):
+            self.outcome.owned[name] = sum(known, start=np.zeros(len(self.plan.names), np.int64))
+        self.keep(filling.entry)
 
     def put(self, entry: PlannedTensor, start: int, tau: np.ndarray, vectors: TaskVectors, scale: np.float32) -> None:
         """Finish one block: scale, add the base, convert, write."""
@@ -323,76 +472,3 @@ def _notes_of(differing: Mapping[tuple[str, str], Sequence[str]]) -> list[str]:
         f"{'is' if len(names) == 1 else 'are'} kept."
         for (dtype, tasks), names in differing.items()
     ]
-
-
-def rounded(values: np.ndarray, dtype: Dtype, name: str, start: int, *, finite: bool | None = None) -> np.ndarray:
-    """`values`, float32 or float64, of tensor `name` from element `start` on as stored elements. `finite`: whether
-    they are, where that is known. Raises DtypeOverflow.
-    """
-    infinite = kernels.INFINITE_OF_16_BITS.get(dtype.code)
-    if values.dtype == np.float32 and infinite is not None:
-        stored = np.empty(values.size, dtype.storage)
-        fits = kernels.narrow(values, kernels.operand(stored, dtype), infinite)
-    else:
-        stored = (from_float64 if values.dtype == np.float64 else from_float32)(values, dtype)
-        fits = kernels.survey(kernels.operand(stored, dtype))[0] if finite is None else finite
-    if not fits:
-        worst = int(np.flatnonzero(~np.isfinite(to_float32(stored, dtype)))[0])
-        wide = _formats_that_hold(float(values[worst]))
-        advice = f"Write a wider format (--dtype {' or '.join(wide)}), or use" if wide else "Use"
-        raise DtypeOverflow(
-            f"tensor {name!r}: the merged value {values[worst]:g} at element {start + worst} does not fit "
-            f"{dtype.name}. {advice} a smaller --scale."
-        )
-    return stored
-
-
-def _formats_that_hold(value: float) -> list[str]:
-    """The number formats in which a value stays finite; float64 where no other is."""
-    with np.errstate(over="ignore"):
-        formats = sorted(map(by_name, FLOATS), key=lambda one: one.itemsize)
-        holding = [one.name for one in formats if np.isfinite(to_float32(from_float64(np.array([value]), one), one))[0]]
-    return holding or (["float64"] if np.isfinite(value) else [])
-
-
-class MemorySink:
-    """Collects the output as flat stored arrays."""
-
-    def __init__(self, layout: Sequence[TensorInfo]) -> None:
-        self.arrays = {info.name: np.empty(info.size, info.dtype.storage) for info in layout}
-
-    def write(self, name: str, start: int, stored: np.ndarray) -> None:
-        self.arrays[name][start : start + stored.size] = stored
-
-    def raw(self, name: str) -> np.ndarray:
-        """What was written of a tensor."""
-        return self.arrays[name]
-
-
-class Readable(Sink, Protocol):
-    """A sink that has what was written."""
-
-    def raw(self, name: str) -> np.ndarray:
-        """All elements of a tensor, flat."""
-        ...
-
-
-class HashedSink:
-    """Hands blocks on to a sink and hashes them while they are in the cache. Where blocks are shorter than the chunks
-    that are hashed, `hash_rest` takes these from the sink.
-    """
-
-    def __init__(self, sink: Readable, layout: Sequence[TensorInfo]) -> None:
-        self._sink, self._layout = sink, layout
-        self.fingerprint = Fingerprint(layout)
-
-    def write(self, name: str, start: int, stored: np.ndarray) -> None:
-        self._sink.write(name, start, stored)
-        self.fingerprint.add(name, stored, start)
-
-    def hash_rest(self, work: Workspace) -> None:
-        """Hash what no block held whole."""
-        chunks = [(info.name, *chunk) for info in self._layout for chunk in self.fingerprint.missing(info.name)]
-        work.map(
-            lambda chunk: self.fingerprint.add(chunk[0], self._sink.raw(chunk[0])[slice(*chunk[1:])], chunk[1]), chunks
-        )

@@ -17,9 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from prefmerge.checkpoints import TensorInfo
 from prefmerge.errors import NonFiniteValue
-from prefmerge.merging.plan import Plan
+from prefmerge.merging.plan import Plan, PlannedTensor
 from prefmerge.vectors.reader import TaskVectors
 from prefmerge.vectors.reading import Reading
 from prefmerge.vectors.workspace import Workspace
@@ -79,28 +78,31 @@ class Keeping:
         self._work = work
         self._most: dict[tuple[str, tuple[str, ...], int], float | None] = {}
 
-    def vectors(self, info: TensorInfo, stored_as: tuple[str, ...]) -> TaskVectors:
-        """The task vectors of one tensor."""
-        return TaskVectors.of(self._reading, info, stored_as)
-
-    def block(
-        self, vectors: TaskVectors, stored_as: tuple[str, ...], start: int, tau: np.ndarray, owner: np.ndarray | None
-    ) -> KeptMagnitude:
-        """What one block keeps. `tau`: what is merged, before the scale. `owner`: of each element."""
+    def vector(self, entry: PlannedTensor, start: int, tau: np.ndarray, owner: np.ndarray | None) -> KeptMagnitude:
+        """What a block keeps. `tau`: what is merged, before the scale. `owner`: of each element."""
         magnitudes = self._work.buffer("kept", tau.size, tau.dtype)
         np.abs(tau, out=magnitudes)
         kept, by_task = float(magnitudes.sum(dtype=np.float64)), None
         if owner is not None:
-            by_task = tuple(np.bincount(owner, weights=magnitudes, minlength=len(stored_as)).tolist())
-        key = (vectors.name, stored_as, start)
+            by_task = tuple(np.bincount(owner, weights=magnitudes, minlength=len(entry.stored_as)).tolist())
+        key = (entry.name, entry.stored_as, start)
         if key not in self._most:
-            self._most[key] = self._largest(vectors, start, start + tau.size)
+            self._most[key] = self._largest(entry, start, start + tau.size)
         return KeptMagnitude(kept, self._most[key], by_task)
 
-    def _largest(self, vectors: TaskVectors, start: int, stop: int) -> float | None:
+    def model(self, entry: PlannedTensor, start: int, model: np.ndarray, scale: np.float32) -> KeptMagnitude:
+        """The same of a method that gives the model itself, the scale included."""
+        base = self._vectors(entry).model(None, start, start + model.size)
+        return self.vector(entry, start, (model - base) / (float(scale) or 1.0), None)
+
+    def _vectors(self, entry: PlannedTensor) -> TaskVectors:
+        return TaskVectors.of(self._reading, entry.info, entry.stored_as)
+
+    def _largest(self, entry: PlannedTensor, start: int, stop: int) -> float | None:
         """sum over [start, stop) of max_t |tau_t|."""
         tau, largest = (self._work.buffer(name, stop - start) for name in ("kept of a task", "kept at most"))
         largest[:] = 0
+        vectors = self._vectors(entry)
         try:
             for task in range(len(vectors.readers)):
                 vectors.read(task, start, stop, tau)

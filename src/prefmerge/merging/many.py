@@ -24,26 +24,30 @@ from typing import Any
 from prefmerge.checkpoints import base_fingerprint, content_fingerprint, task_vector_metadata
 from prefmerge.checkpoints.folder import Folder
 from prefmerge.checkpoints.rearranged import original
-from prefmerge.errors import OutputIsInput, UsageError
+from prefmerge.errors import OutputIsInput, PrefmergeError, UsageError
 from prefmerge.ground.progress import Progress, phase
 from prefmerge.ground.words import did_you_mean, joined
+from prefmerge.merging import on_ray
 from prefmerge.merging.added import Added, Adding, note
 from prefmerge.merging.card import CARD, base_model, model_card
 from prefmerge.merging.configs import as_published
-from prefmerge.merging.engine import HashedSink, Outcome, merge_all
+from prefmerge.merging.engine import Outcome, merge_all
 from prefmerge.merging.limits import allowance, checked_threads, parse_bytes
 from prefmerge.merging.page import ReportedMerge, formats_of
+from prefmerge.merging.pieces import Pieces, key_of
 from prefmerge.merging.plan import Plan, make_plan, names_its_base, plan_over
 from prefmerge.merging.receipt import Receipt, ReceiptFile, ReceiptInputs, ReceiptOutput, ReceiptRun
 from prefmerge.merging.recipe import Recipe
 from prefmerge.merging.recording import inputs_of, record, versions
 from prefmerge.merging.sameness import Sameness
+from prefmerge.merging.sinks import HashedSink
 from prefmerge.merging.stacks import Stack
 from prefmerge.merging.vocabularies import CHAT_TEMPLATE, TOKENIZER
 from prefmerge.merging.vocabulary_files import VocabularyFiles, vocabulary_files
 from prefmerge.outputs.companions import Companions, find_companions, placed_as, weights_name
+from prefmerge.outputs.shards import lay_out
 from prefmerge.outputs.tokenizer import with_tokenizer
-from prefmerge.outputs.write import Output, OutputKind, create_output, kind_of
+from prefmerge.outputs.write import MAX_SHARD_BYTES, Output, OutputKind, create_output, kind_of
 from prefmerge.report import place
 from prefmerge.vectors.workspace import BLOCK, Workspace
 
@@ -81,10 +85,14 @@ def write_all(
     max_shard_size: str | int | None = None,
     tokenizer_from: str | None = None,
     progress: Progress | None = None,
+    resume: bool = False,
+    ray: str | None = None,
     block: int = BLOCK,
 ) -> list[Receipt]:
     """Carry out every order, from one reading. Their recipes are over one base and the same tasks, in one order, and
-    their outputs on one disk. `block` (elements read at a time) is for tests: no value depends on it.
+    their outputs on one disk. `resume`: take what an interrupted call with `resume` had finished of the very same, and
+    leave what is finished when this one is interrupted. `ray`: merge on that cluster of Ray (`on_ray.make`). `block`
+    (elements read at a time) is for tests: no value depends on it.
 
     Raises what `merge` raises, and UsageError where the checkpoints differ.
     """
@@ -93,6 +101,7 @@ def write_all(
     _require_one_reading(orders)
     began, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
     kinds: list[OutputKind] = [kind_of(order.out) for order in orders]
+    asked = 1 if threads is None else threads  # of a task of Ray, which are many
     threads = checked_threads(threads)
     shards = [_sharding(max_shard_size, order.out, kind) for order, kind in zip(orders, kinds, strict=True)]
     memory = allowance(parse_bytes(max_memory), threads, block)
@@ -105,21 +114,35 @@ def write_all(
         plans = [first, *(plan_over(order.recipe, *inputs, sameness) for order in orders[1:])]
         rows = zip(orders, plans, kinds, strict=True)
         writings = [_Writing(order, plan, kind, _files(plan, kind, tokenizer_from)) for order, plan, kind in rows]
+        if ray is not None:
+            for plan in plans:
+                on_ray.require_by_tensor(plan)
         scratch = max(_scratch_bytes(plan, memory - hold) for plan in plans)
         later = sum(one.plan.output_bytes + one.files.companions.size for one in writings[1:])
         for one, sharding in zip(writings, shards, strict=True):
-            one.create(force=force, scratch=scratch, later=later, began=began.timestamp(), **sharding)
+            one.key = key_of(one.plan, one.order.added) if resume or ray is not None else None
+            one.create(force=force, scratch=scratch, later=later, began=began.timestamp(), resume=resume, **sharding)
             outputs.enter_context(one.output)
             later = 0  # the first has asked for the space of all
         beside = writings[0].output.target.parent
+        before = [None if one.pieces is None else one.pieces.load() for one in writings]
+        measured = any(order.report is not None for order in orders)
+        if ray is not None:
+            how = {"threads": asked, "memory": memory - hold, "hold": hold, "measured": measured}
+            _on_ray(writings, ray, how, progress)
+        outputs.callback(lambda: [one.keep() for one in writings])  # once the threads have ended
         with Workspace(threads=threads, block=block, memory=memory - hold, scratch=beside) as work:
             with first.reading():
                 sinks = [(one.plan, one.sink) for one in writings]
-                measured = any(order.report is not None for order in orders)
-                outcomes = merge_all(sinks, work, progress, hashed=True, hold=hold, measured=measured)
+                finished = [one.pieces for one in writings]
+                outcomes = merge_all(
+                    sinks, work, progress, hashed=True, hold=hold, finished=finished, measured=measured
+                )
                 read = inputs_of(outcomes[0].reading, sha256=sha256)
+            for one in writings:
+                one.keep()
             receipts: list[Receipt] = []
-            for one, outcome in zip(writings, outcomes, strict=True):
+            for one, outcome, kept in zip(writings, outcomes, before, strict=True):
                 one.hashed.hash_rest(work)
                 run = ReceiptRun(
                     started=began.isoformat(timespec="seconds"),
@@ -127,6 +150,7 @@ def write_all(
                     threads=threads,
                     max_memory=str(max_memory),
                     scratch_bytes=work.spilled,
+                    kept=(outcome.kept if ray is None else kept) or None,
                     versions=versions(),
                 )
                 receipts.append(one.publish(outcome, read, run))
@@ -150,17 +174,18 @@ class _Writing:
     output: Output
     hashed: HashedSink
     sink: HashedSink | Adding
+    pieces: Pieces | None = None
+    key: str | None = None
 
     def __init__(self, order: Order, plan: Plan, kind: OutputKind, files: VocabularyFiles) -> None:
         self.order, self.plan, self.files = order, plan, files
         self.kind: OutputKind = kind
         _refuse_inputs(plan, order.out)
 
-    def create(self, *, force: bool, scratch: int, later: int, began: float, **sharding: Any) -> None:
+    def create(self, *, resume: bool, force: bool, scratch: int, later: int, began: float, **sharding: Any) -> None:
         """Make the output. `later`: what others will need of the same disk."""
         plan = self.plan
-        if self.kind == "folder" and not sharding:
-            sharding["placed"] = placed_as(plan.given_base, plan.layout)
+        sharding |= _placed(plan, self.kind, sharding)
         self.output = create_output(
             self.order.out,
             plan.layout,
@@ -171,10 +196,26 @@ class _Writing:
             began=began,
             weights_name=weights_name(plan.home),
             beside_bytes=self.files.companions.size + later,
+            key=self.key,
+            resume=resume,
             **sharding,
         )
+        self.begin()
+
+    def begin(self) -> None:
+        """Make the sink, over what is there."""
+        plan = self.plan
         self.hashed = HashedSink(self.output, plan.layout)
+        if self.output.key is not None:
+            own = self.output
+            self.pieces = Pieces(own.pieces, self.output.key, plan, own.weights, self.hashed, own.target)
         self.sink = Adding(self.hashed, plan.layout, self.order.added) if self.order.added else self.hashed
+
+    def keep(self) -> None:
+        """Have what is finished on the disk, as far as it goes: an error that ends a merge is the one to tell."""
+        if self.pieces is not None:
+            with contextlib.suppress(PrefmergeError):
+                self.pieces.flush()
 
     def publish(self, outcome: Outcome, inputs: ReceiptInputs, run: ReceiptRun) -> Receipt:
         """Put the output at its place. Returns its receipt."""
@@ -213,7 +254,7 @@ class _Writing:
         formats = formats_of_plan(self.plan)
         home = self.output.target
         folder = home if self.kind == "folder" else home.parent
-        return asked.page(ReportedMerge(whole.published(folder), outcome.kept, formats))
+        return asked.page(ReportedMerge(whole.published(folder), outcome.magnitudes, formats))
 
 
 def formats_of_plan(planned: Plan) -> tuple[str, ...]:
@@ -285,6 +326,34 @@ def _sharding(size: str | int | None, out: Path, kind: OutputKind) -> dict[str, 
             f"-o {out} is one file, and --max-shard-size cuts the weights of a folder. Leave it out, or name a folder."
         )
     return {"max_shard_bytes": parse_bytes(size, "--max-shard-size")}
+
+
+def _on_ray(writings: Sequence[_Writing], address: str, how: Mapping[str, Any], progress: Progress | None) -> None:
+    """Have the merged tensors made on a cluster; what it made is then there as from an interrupted merge. `how`: as
+    `on_ray.make` takes it.
+    """
+    parts = [on_ray.OnRay.of(one.order.recipe, one.order.added, one.key or "", one.output) for one in writings]
+    plans = [one.plan for one in writings]
+    on_ray.make(parts, plans, address, progress=progress, **how)
+    for one in writings:
+        one.output.look_again()
+        one.begin()
+
+
+def _placed(planned: Plan, kind: OutputKind, sharding: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the tensors of a folder go of which nothing else was said."""
+    return {"placed": placed_as(planned.given_base, planned.layout)} if kind == "folder" and not sharding else {}
+
+
+def weights_files(planned: Plan, out: Path, max_shard_size: str | int | None = None) -> tuple[ReceiptFile, ...]:
+    """The weights files that merging writes, with their sizes."""
+    kind = kind_of(out)
+    asked = _sharding(max_shard_size, out, kind)
+    limit = asked.get("max_shard_bytes", MAX_SHARD_BYTES) if kind == "folder" else None
+    placed = _placed(planned, kind, asked).get("placed")
+    metadata = {"format": "pt", **_metadata(planned)}
+    shards = lay_out(out, planned.layout, metadata, limit, weights_name(planned.home), placed)
+    return tuple(ReceiptFile(name=shard.name, bytes=shard.size) for shard in shards)
 
 
 def _scratch_bytes(planned: Plan, allowance: int) -> int:

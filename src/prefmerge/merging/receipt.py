@@ -132,6 +132,7 @@ class ReceiptRun:
     threads: int
     max_memory: str | None = None
     scratch_bytes: int | None = None
+    kept: int | None = None  # tensors that an interrupted merge had finished, where this one resumed it
     versions: Mapping[str, str]
 
 

@@ -24,6 +24,7 @@ from prefmerge.errors import PrefmergeError, RecipeError, UsageError
 from prefmerge.ground.progress import Progress
 from prefmerge.ground.words import joined
 from prefmerge.merging.api import run
+from prefmerge.merging.made import made
 from prefmerge.merging.receipt import Receipt
 from prefmerge.merging.recipe import Recipe
 from prefmerge.merging.recipe_file import RecipeDocument, documents
@@ -50,6 +51,10 @@ class Document:
         """Whether the models of other documents that it takes are there."""
         return all(map(is_there, self.takes))
 
+    def made(self) -> Receipt | None:
+        """The receipt of its model where that is there, made as it would be made now."""
+        return made(self.recipe(), self.out) if self.is_ready else None
+
     @property
     def called(self) -> str:
         """What messages call it."""
@@ -68,6 +73,7 @@ def merge_recipes(
     max_memory: str | int = "256MiB",
     force: bool = False,
     sha256: bool = False,
+    resume: bool = False,
     progress: Progress | None = None,
 ) -> dict[str | None, Receipt]:
     """Merge every recipe of a YAML file, those whose models others take before these.
@@ -76,19 +82,22 @@ def merge_recipes(
         receipts[None]      # of the document without a name, which is at out; the others are in out-parts/NAME
 
     Where every document has a name, `out` is a folder with a model for each, out/NAME. Returns a receipt for each name;
-    `prefmerge.verify` takes any of the outputs. The other arguments are those of `merge`. Raises what `merge` raises,
-    and RecipeError for a file whose recipes need one another in a circle.
+    `prefmerge.verify` takes any of the outputs. With `resume`, outputs that are there and were made so are kept. The
+    other arguments are those of `merge`. Raises what `merge` raises, and RecipeError for a file whose recipes need one
+    another in a circle.
     """
     several = read_documents(path, out)
-    require_all_free(several, force=force)
+    require_all_free(several, force=force or resume)
     return {
-        one.name: run(
+        one.name: (one.made() if resume else None)
+        or run(
             one.recipe(),
             one.out,
             threads=threads,
             max_memory=max_memory,
             force=force,
             sha256=sha256,
+            resume=resume,
             progress=progress,
         )
         for one in several

@@ -58,7 +58,7 @@ def settings_of(
         scale=recipe.value(SCALE),
         shares=shares,
         counts=counts,
-        values={one.name: recipe.value(one) for one in method.parameters},
+        values={one.name: recipe.value(one) for one in method.parameters if one.name != SCALE.name},
     )
     for needed in _checked(method, settings, layers):
         refuse_independent(

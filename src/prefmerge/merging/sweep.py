@@ -3,7 +3,8 @@
     sweep(recipe, out, {"scale": ["0.5", "1"], "method": ["ties", "linear"]})     out/scale-0.5_method-ties ...
 
 A combination in which the method has no use for a value is the one without it, and is made once. With `resume` an
-output that is there is kept where its receipt says that it was made with the same parameters from the same inputs.
+output that is there is kept where its receipt says that it was made with the same parameters from the same inputs, and
+of the others what an interrupted sweep had finished.
 Cost: a reading for every `TOGETHER` merges, and the writing. Not here: scores (`target.by_command`).
 """
 
@@ -13,32 +14,27 @@ import itertools
 import os
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefmerge.checkpoints import content_fingerprint
 from prefmerge.checkpoints.folder import Folder
-from prefmerge.checkpoints.rearranged import original
-from prefmerge.errors import CheckpointCorrupt, OutputExists, UsageError
+from prefmerge.errors import OutputExists, UsageError
 from prefmerge.ground import jsons
 from prefmerge.ground.progress import Progress
 from prefmerge.ground.words import did_you_mean
 from prefmerge.merging import sweep_page
 from prefmerge.merging.kept import NOTHING, KeptMagnitude
+from prefmerge.merging.made import all_made
 from prefmerge.merging.many import Order, Reporting, formats_of_plan, write_all
 from prefmerge.merging.page import ReportedMerge
 from prefmerge.merging.parameters import METHOD, every
-from prefmerge.merging.plan import Plan, make_plan, plan_over
-from prefmerge.merging.receipt import Receipt, ReceiptInput
+from prefmerge.merging.plan import make_plan
+from prefmerge.merging.receipt import Receipt
 from prefmerge.merging.recipe import Recipe
-from prefmerge.merging.sameness import Sameness
 from prefmerge.methods import METHODS
-from prefmerge.outputs.receipts import RECEIPT, receipt_beside
 from prefmerge.report import place
-from prefmerge.vectors.adapter import AdapterVector
 
 FORMAT = "prefmerge-sweep/1"
 TABLE = "sweep.json"
@@ -87,6 +83,7 @@ def sweep(
     vary: Mapping[str, Sequence[str]],
     *,
     resume: bool = False,
+    ray: str | None = None,
     force: bool = False,
     threads: int | None = None,
     max_memory: str | int = "1GiB",
@@ -104,25 +101,29 @@ def sweep(
     with make_plan(wanted[0].recipe) as first:
         ending = "" if isinstance(first.home, Folder) else ".safetensors"
         outs = {one.name: out / f"{one.name}{ending}" for one in wanted}
-        receipts = _there(wanted, outs, first) if resume else {}
+        kept = all_made([(one.recipe, outs[one.name]) for one in wanted], first) if resume else []
         formats = formats_of_plan(first)
+    receipts = {one.name: receipt for one, receipt in zip(wanted, kept, strict=False) if receipt is not None}
     there = [path for path in outs.values() if os.path.lexists(path)]
     taken = [path for path in there if path not in {outs[name] for name in receipts}]
     if taken and not force:
         how = "was made otherwise" if resume else "already exists; --resume keeps what is the same"
         raise OutputExists(f"{taken[0]}: {how}. Choose another output, or overwrite it with --force.")
-    kept, missing = set(receipts), [one for one in wanted if one.name not in receipts]
+    already, missing = set(receipts), [one for one in wanted if one.name not in receipts]
     measured = _measured(out, receipts) if asked is not None else {}
     merged: dict[str, ReportedMerge] = {}
     for i in range(0, len(missing), TOGETHER):
         some = missing[i : i + TOGETHER]
         notes = {one.name: None if asked is None else Reporting(partial(_note, merged, one.name)) for one in some}
         orders = [Order(one.recipe, outs[one.name], report=notes[one.name]) for one in some]
-        made = write_all(orders, threads=threads, max_memory=max_memory, force=force, progress=progress)
+        made = write_all(
+            orders, threads=threads, max_memory=max_memory, force=force, resume=resume, ray=ray, progress=progress
+        )
         receipts |= {one.name: receipt for one, receipt in zip(some, made, strict=True)}
     measured |= {name: (one.total or NOTHING, one.layers()) for name, one in merged.items()}
     swept = [
-        SweptModel(one, outs[one.name], receipts[one.name], one.name in kept, measured.get(one.name)) for one in wanted
+        SweptModel(one, outs[one.name], receipts[one.name], one.name in already, measured.get(one.name))
+        for one in wanted
     ]
     jsons.write(out / TABLE, {"format": FORMAT, "models": [one.to_json() for one in swept]})
     if asked is not None:
@@ -196,33 +197,3 @@ def _has(method: str, name: str) -> bool:
 def _name(varied: Mapping[str, str]) -> str:
     words = "_".join(f"{name}-{value}" for name, value in varied.items())
     return re.sub(r"[^A-Za-z0-9._+-]+", "-", words).strip("-.")
-
-
-def _there(wanted: Sequence[Combination], outs: Mapping[str, Path], first: Plan) -> dict[str, Receipt]:
-    """The receipts of what an earlier sweep made with the same parameters from the same inputs."""
-    same, inputs = Sameness(), (first.given_base, [original(task.checkpoint) for task in first.tasks])
-    prints: list[str] | None = None
-    receipts: dict[str, Receipt] = {}
-    for one in wanted:
-        out = outs[one.name]
-        receipt = None
-        with suppress(CheckpointCorrupt):
-            receipt = Receipt.load(out / RECEIPT if out.is_dir() else receipt_beside(out))
-        if receipt is None or not out.exists():
-            continue
-        if prints is None:
-            prints = [_content(each) for each in (inputs[0], *inputs[1])]
-        settings = plan_over(one.recipe, *inputs, same).recipe.settings(first.names)
-        read = [receipt.inputs.base, *receipt.inputs.tasks]
-        if receipt.recipe == settings and all(map(_is, read, prints)):
-            receipts[one.name] = receipt
-    return receipts
-
-
-def _content(checkpoint: Any) -> str:
-    return checkpoint.content() if isinstance(checkpoint, AdapterVector) else content_fingerprint(checkpoint)
-
-
-def _is(read: ReceiptInput, content: str) -> bool:
-    """Whether an input of a receipt is this one; of one that was not read the receipt says nothing."""
-    return read.covers == "header" or read.fingerprint == content

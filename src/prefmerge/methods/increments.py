@@ -57,7 +57,6 @@ def factors(settings: Settings) -> list[tuple[int | None, float]]:
 class _ModelSum(Rule):
     """A sum of the checkpoints themselves."""
 
-    gives_model: bool = True
     factors: list[tuple[int | None, float]] = field(default_factory=list)
 
     def block(self, tensor: int, start: int, stop: int, out: np.ndarray, work: Workspace) -> None:
@@ -81,6 +80,7 @@ class Increments(Method):
     """See the module."""
 
     name = "increments"
+    gives_model = True
     summary = "what each task added to the one before it, more of it where the preference asks"
     parameters = (PREFERENCE, SCALE.but(1.0), CARRY, START, BOOST, DROP)
 

@@ -38,6 +38,7 @@ class Passthrough(Method):
     parameters = (SCALE.but(1.0),)
     mergekit = True
     ignores: Mapping[str, str] = NO_LAMBDA
+    gives_model = True
     of_models = True
     fewest = 0
     most = 0
@@ -46,4 +47,4 @@ class Passthrough(Method):
         return True
 
     def prepare(self, tensors: Sequence[Deltas], settings: Settings, work: Workspace) -> Rule:
-        return _Scaled(tensors, settings, gives_model=True, base_weight=settings.scale - 1)
+        return _Scaled(tensors, settings, base_weight=settings.scale - 1)

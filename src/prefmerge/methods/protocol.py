@@ -148,6 +148,16 @@ class Report:
         parts = {**vars(self), "passes": passes}
         return {name: part for name, part in parts.items() if part is not None}
 
+    @classmethod
+    def of(cls, entries: Mapping[str, Any] | None) -> Report | None:
+        """The inverse of `entries`, also through JSON, which has lists for tuples."""
+        if entries is None:
+            return None
+        parts: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in entries.items()}
+        report = cls(**parts)
+        report.passes = None if report.passes is None else [tuple(counts) for counts in report.passes]
+        return report
+
 
 @dataclass
 class Rule(abc.ABC):
@@ -157,7 +167,6 @@ class Rule(abc.ABC):
     settings: Settings
     report: Report = field(default_factory=Report)
     base_weight: float = 0.0  # merged vector += base_weight * theta_0 (linear without normalisation)
-    gives_model: bool = False  # `block` fills a float64 `out` with the merged model itself, scale included
 
     def unchanged(self, tensor: int) -> bool:
         """Whether `prepare` has found that no task changed this tensor: its bytes are the base's."""
@@ -165,8 +174,8 @@ class Rule(abc.ABC):
 
     @abc.abstractmethod
     def block(self, tensor: int, start: int, stop: int, out: np.ndarray, work: Workspace) -> np.ndarray | None:
-        """Fill `out` with the merged, unscaled task vector, or with the model (`gives_model`). Returns owners per task,
-        shape (T,), where every element has one. Thread-safe.
+        """Fill `out` with the merged, unscaled task vector; of a method that gives the model, with that. Returns
+        owners per task, shape (T,), where every element has one. Thread-safe.
         """
 
     def owner_of(self, tensor: int, start: int, stop: int, work: Workspace) -> np.ndarray | None:
@@ -184,6 +193,7 @@ class Method(abc.ABC):
     # What else the rest of the program must know of it.
     mergekit: bool = False  # mergekit has it too, so its recipes are read as mergekit reads them
     ignores: Mapping[str, str] = {}  # mergekit's keys that it ignores, and what to say of that
+    gives_model: bool = False  # its rules fill a float64 `out` with the merged model itself, scale included
     of_models: bool = False  # it speaks of whole models: the base may be one of them
     fewest: int = 1  # tasks that it merges
     most: int | None = None

@@ -23,6 +23,53 @@ from prefmerge.ground.draws import largest_remainder
 from prefmerge.vectors.kernel_cache import kernel
 
 LISTED = 48  # cheapest rows remembered for each pair of tasks
+STRETCH = 256  # rows looked at together, in the first-level cache
+
+
+@kernel
+def _give_to_best(W_RP, price_P, owner_R):
+    """Give every row to its best task, the first of equals."""
+    value = np.empty(STRETCH)
+    for first in range(0, owner_R.size, STRETCH):
+        owners = owner_R[first : first + STRETCH]
+        for i in range(owners.size):
+            value[i] = W_RP[first + i, 0] - price_P[0]
+            owners[i] = 0
+        for t in range(1, price_P.size):
+            for i in range(owners.size):
+                leading, leader = value[i], owners[i]
+                x = W_RP[first + i, t] - price_P[t]
+                value[i] = x if x > leading else leading
+                owners[i] = t if x > leading else leader
+
+
+@kernel(inline="always")
+def _list(row, cost, count, costs, rows):
+    """Add a move to a sorted list of `count`; the last one leaves where it is full. Returns how many there are."""
+    i = count if count < LISTED else LISTED - 1
+    while i > 0 and costs[i - 1] > cost:
+        costs[i] = costs[i - 1]
+        rows[i] = rows[i - 1]
+        i -= 1
+    costs[i] = cost
+    rows[i] = row
+    return min(count + 1, LISTED)
+
+
+@kernel
+def _fill_lists(W_RP, owner_R, rows, costs, counts, cutoff):
+    """`_refill` of every pair of tasks, in one walk over the rows."""
+    P = W_RP.shape[1]
+    for r in range(owner_R.size):
+        s = owner_R[r]
+        worth = W_RP[r, s]
+        for t in range(P):
+            cost = worth - W_RP[r, t]
+            if cost < cutoff[s, t] and t != s:
+                count = _list(r, cost, counts[s, t], costs[s, t], rows[s, t])
+                counts[s, t] = count
+                if count == LISTED:
+                    cutoff[s, t] = costs[s, t, LISTED - 1]
 
 
 @kernel
@@ -31,25 +78,23 @@ def _refill(W_RP, owner_R, source, target, rows, costs, cutoff):
     target]`.
     """
     count = 0
-    keep = LISTED
     limit = np.inf
-    for r in range(owner_R.size):
-        if owner_R[r] != source:
-            continue
-        cost = W_RP[r, source] - W_RP[r, target]
-        if cost >= limit:
-            continue
-        i = count if count < keep else keep - 1
-        while i > 0 and costs[source, target, i - 1] > cost:
-            costs[source, target, i] = costs[source, target, i - 1]
-            rows[source, target, i] = rows[source, target, i - 1]
-            i -= 1
-        costs[source, target, i] = cost
-        rows[source, target, i] = r
-        if count < keep:
-            count += 1
-        if count == keep:
-            limit = costs[source, target, keep - 1]
+    held = np.empty(STRETCH, np.int64)
+    for first in range(0, owner_R.size, STRETCH):
+        # The source's rows are listed first, without a jump: whose a row is no processor can predict.
+        owners = owner_R[first : first + STRETCH]
+        number = 0
+        for i in range(owners.size):
+            held[number] = first + i
+            number += owners[i] == source
+        for j in range(number):
+            r = held[j]
+            cost = W_RP[r, source] - W_RP[r, target]
+            if cost >= limit:
+                continue
+            count = _list(r, cost, count, costs[source, target], rows[source, target])
+            if count == LISTED:
+                limit = costs[source, target, LISTED - 1]
     cutoff[source, target] = limit
     return count
 
@@ -107,17 +152,15 @@ def assign(W_RP, budget_P, price_P, owner_R):
     """
     R, P = W_RP.shape
     held = np.zeros(P, np.int64)
+    _give_to_best(W_RP, price_P, owner_R)
     for r in range(R):
-        best = 0
-        for t in range(1, P):
-            if W_RP[r, t] - price_P[t] > W_RP[r, best] - price_P[best]:
-                best = t
-        owner_R[r] = best
-        held[best] += 1
+        held[owner_R[r]] += 1
     rows = np.empty((P, P, LISTED), np.int64)
     costs = np.empty((P, P, LISTED), np.float64)
     counts = np.zeros((P, P), np.int64)
-    cutoff = np.full((P, P), -np.inf)  # nothing listed yet: the first look fills the list
+    cutoff = np.full((P, P), np.inf)
+    if (held > budget_P).any():
+        _fill_lists(W_RP, owner_R, rows, costs, counts, cutoff)
     distance = np.empty(P)
     before = np.empty(P, np.int64)
     done = np.empty(P, np.bool_)

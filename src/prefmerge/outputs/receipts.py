@@ -17,6 +17,7 @@ from prefmerge.errors import CheckpointError
 from prefmerge.ground import atomic, disk, jsons
 
 RECEIPT = "receipt.json"
+HELD = "output"  # the sub-folder of a temporary folder that has more than the output in it: pieces to resume from
 
 
 def receipt_beside(target: Path) -> Path:
@@ -26,7 +27,8 @@ def receipt_beside(target: Path) -> Path:
 
 def _waiting(target: Path, workspace: Path) -> Path:
     """Where the receipt of an output file waits until its weights are in place."""
-    return workspace / receipt_beside(target).name
+    held = workspace / HELD
+    return (held if held.is_dir() else workspace) / receipt_beside(target).name
 
 
 def find_receipt(out: str | Path) -> Path | None:

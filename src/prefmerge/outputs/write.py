@@ -4,11 +4,12 @@
         out.write(name, start, stored)      any block, any order, any thread
         out.publish(receipt)
 
-The layout is known before the first element: a safetensors header, then every tensor at its aligned offset; so a
-block is one pwrite and the bytes depend on tensors, metadata and values alone. A folder is published by one rename or
-exchange. A file and its receipt beside it are two names, which no rename moves together: the new receipt waits in the
-temporary folder while the weights are renamed, and `find_receipt` takes the one whose fingerprint is that of the
-weights. An output has one writer at a time, from the check of its target to the end; a second one is refused at once.
+The weights are written beside the target (`shards`). A folder is published by one rename or exchange. A file and its
+receipt beside it are two names, which no rename moves together: the new receipt waits in the temporary folder while the
+weights are renamed, and `find_receipt` takes the one whose fingerprint is that of the weights. An output has one writer
+at a time, from the check of its target to the end; a second one is refused at once. With `resume` the folder beside the
+target is called after a digest of what decides the bytes, and outlives whatever ends the writing; the next writer of
+that target who does not ask for the very same, to resume it, removes it.
 Cost: writing once, and one fsync per file. Not here: compression, formats other than safetensors; file systems without
 locks, where two merges with --force at once may end with the weights of one and the receipt of the other.
 """
@@ -16,33 +17,26 @@ locks, where two merges with --force at once may end with the weights of one and
 from __future__ import annotations
 
 import contextlib
-import errno
-import mmap
 import os
 import re
 import shutil
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
 
-from prefmerge.checkpoints.input_file import most_open
-from prefmerge.checkpoints.names import WEIGHTS_NAME, index_name, output_name, shard_names
+from prefmerge.checkpoints.names import WEIGHTS_NAME, index_name, output_name
 from prefmerge.checkpoints.paths import expanded
 from prefmerge.checkpoints.protocol import TensorInfo
-from prefmerge.checkpoints.safetensors_file import encode_header
-from prefmerge.errors import DiskFull, OutputBusy, OutputError, OutputExists, UsageError
-from prefmerge.ground import atomic, disk, jsons, locks
-from prefmerge.ground.refused import remedy
-from prefmerge.outputs.receipts import RECEIPT, find_receipt, receipt_beside, settle
+from prefmerge.errors import DiskFull, OutputError, OutputExists, UsageError
+from prefmerge.ground import atomic, disk, jsons, locks, store
+from prefmerge.outputs.receipts import HELD, RECEIPT, find_receipt, receipt_beside, settle
+from prefmerge.outputs.refusals import reporting
+from prefmerge.outputs.shards import Shard, ShardFiles, lay_out, write_all
 
-_SHARD_FLAGS = os.O_RDWR | os.O_CLOEXEC
 MAX_SHARD_BYTES = 5_000_000_000  # Hugging Face's limit for one file
 
 OutputKind = Literal["file", "folder"]
@@ -82,6 +76,8 @@ def create_output(
     weights_name: str = WEIGHTS_NAME,
     placed: Mapping[str, str] | None = None,
     beside_bytes: int = 0,
+    key: str | None = None,
+    resume: bool = True,
 ) -> Output:
     """Prepare to write `tensors` to `target`: a safetensors file, or a folder of one or more with an index.
 
@@ -93,7 +89,9 @@ def create_output(
     `weights_name` is what the weights of a folder are called when they are one file, and what the names of shards and
     index are made of; all lie in the sub-folder that it names, if any. `placed` names the file of each tensor of a
     folder, in that sub-folder; without it, files are filled up to `max_shard_bytes`. `beside_bytes` is what `add_file`
-    will add.
+    will add. `key`: a digest of what decides the values; then the folder is called after it, and with `resume` the
+    files of an earlier writer that gave the same one, for this very layout, are there still, and stay when this one is
+    interrupted.
 
     Raises OutputExists, OutputBusy, OutputError and DiskFull before anything is written.
     """
@@ -101,47 +99,56 @@ def create_output(
     began = time.time() if began is None else began
     if not target.name:
         raise OutputError(f"{target}: not a place for an output. Name a new {kind}.")
-    with _reporting(target):
+    with reporting(target):
         try:
             claim = locks.claim(target)
         except PermissionError:
             _check_target(target, kind, force, began)  # says more than that no lock can be made
             raise
     try:
-        with _reporting(target):
-            atomic.recover(target, lambda workspace: settle(target, workspace))
+        with reporting(target):
+            if key is None or not resume:
+                atomic.recover(target, lambda workspace: settle(target, workspace))
+            else:  # which folder is this one's is known once the layout is
+                atomic.restore(target)
+                for workspace in atomic.work_folders(target):
+                    settle(target, workspace)
             _check_target(target, kind, force, began)
         pairs = metadata() if callable(metadata) else metadata
         limit = max_shard_bytes if kind == "folder" else None
-        shards = _lay_out(target, tensors, {"format": "pt", **pairs}, limit, weights_name, placed)
-        with _reporting(target):
-            _check_space(target, claim.beside, sum(shard.size for shard in shards) + beside_bytes, scratch_bytes)
-            return Output(target, kind, force, shards, claim, began, weights_name)
+        shards = lay_out(target, tensors, {"format": "pt", **pairs}, limit, weights_name, placed)
+        needed = sum(shard.size for shard in shards) + beside_bytes
+        key = None if key is None else _key(key, shards)
+        with reporting(target):
+            if key is not None:
+                atomic.recover(target, keep=key)
+                needed -= sum(map(_taken, (atomic.kept_folder(target, key) / HELD).rglob("*")))
+            _check_space(target, claim.beside, needed, scratch_bytes)
+            return Output(target, kind, force, shards, claim, began, weights_name, key, resume)
     except BaseException:
         claim.release()
         raise
 
 
-@contextlib.contextmanager
-def _reporting(target: Path) -> Iterator[None]:
-    """What the system refuses, as an OutputError that names the target."""
-    try:
-        yield
-    except locks.Busy as error:
-        who = f"another prefmerge merge {error.who}".rstrip()
-        raise OutputBusy(
-            f"{target}: {who} is writing this output. Wait until it has ended, or choose another output; "
-            "--force does not take it over."
-        ) from error
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"{target}: the disk is full. Free some space, or write to another disk.") from error
-        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
-            raise OutputExists(
-                f"{target}: appeared while the merge was running. Choose another output, or give --force."
-            ) from error
-        way = f" {remedy(error)}".rstrip()
-        raise OutputError(f"{target}: cannot be written ({error.strerror or error}).{way}") from error
+def _key(values: str, shards: Sequence[Shard]) -> str:
+    """What an output's folder is called after: everything that decides its bytes."""
+    return store.digest([values, [[shard.name, shard.header.hex()] for shard in shards]])
+
+
+def _taken(path: Path) -> int:
+    """The bytes of the disk that a file takes."""
+    return path.lstat().st_blocks * 512
+
+
+def tidy(target: Path) -> None:
+    """Finish what a merge that was killed at its very end had yet to do at an output that is there, and remove what it
+    left. Raises OutputBusy, OutputError.
+    """
+    target = Path(os.path.abspath(expanded(target)))
+    if not (atomic.work_folders(target) or locks.lock_file(target).exists()):
+        return
+    with reporting(target), locks.claim(target):
+        atomic.recover(target, lambda workspace: settle(target, workspace))
 
 
 def require_free(target: Path, kind: OutputKind, *, force: bool) -> None:
@@ -214,52 +221,6 @@ def _readable(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 10_000_000 else f"{count} bytes"
 
 
-@dataclass(frozen=True)
-class _Shard:
-    """One safetensors file to be: its name, first bytes, size in bytes, and each tensor's offset."""
-
-    name: str
-    header: bytes
-    offsets: Mapping[str, int]
-    size: int
-    tensors: tuple[TensorInfo, ...]
-
-
-def _lay_out(
-    target: Path,
-    tensors: Sequence[TensorInfo],
-    metadata: Mapping[str, str],
-    limit: int | None,
-    weights_name: str,
-    placed: Mapping[str, str] | None,
-) -> list[_Shard]:
-    """The files of an output: one called as the target (no limit), those of `placed`, or `weights_name` and its shards,
-    filled in order of tensor names."""
-    ordered = sorted(tensors, key=lambda info: info.name)
-    for info, following in pairwise(ordered):
-        if info.name == following.name:
-            raise ValueError(f"tensor {info.name!r} is given twice")
-    if limit is not None and placed is not None:
-        files = sorted(set(placed.values()))
-        inside = PurePosixPath(weights_name).parent
-        of_file = {file: tuple(info for info in ordered if placed[info.name] == file) for file in files}
-        return [
-            _Shard(str(inside / file), *encode_header(list(group), metadata), group) for file, group in of_file.items()
-        ]
-    groups: list[list[TensorInfo]] = [[]]
-    filled = 0
-    for info in ordered:
-        if limit is not None and groups[-1] and filled + info.nbytes > limit:
-            groups.append([])
-            filled = 0
-        groups[-1].append(info)
-        filled += info.nbytes
-    names = shard_names(weights_name, len(groups)) if limit is not None else [target.name]
-    return [
-        _Shard(name, *encode_header(group, metadata), tuple(group)) for name, group in zip(names, groups, strict=True)
-    ]
-
-
 class Output:
     """A checkpoint that is being written; made by `create_output`. Leaving its `with` block unpublished removes every
     trace."""
@@ -269,98 +230,85 @@ class Output:
         target: Path,
         kind: OutputKind,
         force: bool,
-        shards: list[_Shard],
+        shards: list[Shard],
         claim: locks.Claim,
         began: float,
         weights_name: str,
+        key: str | None,
+        resume: bool,
     ) -> None:
         self.target = target
         self.kind: OutputKind = kind
         self._force = force
-        self._shards = shards
+        self.shards = shards
+        self.key = key  # of what decides the bytes, where the folder is called after it
+        self._resume = key is not None and resume
         self._module = shards[0].name.rpartition("/")[0]  # the sub-folder of the weights, empty for the target
         own = PurePosixPath(weights_name).name
         self._index = str(PurePosixPath(self._module) / index_name(output_name(own, in_folder=True)))
-        self._infos = {info.name: info for shard in shards for info in shard.tensors}
-        self._home = {info.name: i for i, shard in enumerate(shards) for info in shard.tensors}
-        self._written = dict.fromkeys(self._infos, 0)  # elements
-        self._count = threading.Lock()
         self._companions: set[str] = set()
-        self._fds: dict[int, int] = {}  # of the shards that stay open, the first of them
-        self._mapped: dict[int, np.ndarray] = {}
+        self._weights: ShardFiles | None = None
         self._claim = claim
         self._began = began
-        self._stranded = False
-        self._workspace = atomic.make_work_folder(target)
+        self._stranded = self._published = False
+        self._workspace = atomic.make_work_folder(target) if key is None else atomic.keep_work_folder(target, key)
+        self._home = self._workspace.path if key is None else self._workspace.path / HELD
         try:
-            (self._workspace.path / self._module).mkdir(parents=True, exist_ok=True)
-            kept = most_open()
-            for i, shard in enumerate(shards):
-                fd = os.open(self._workspace.path / shard.name, _SHARD_FLAGS | os.O_CREAT | os.O_EXCL, 0o666)
-                self._fds[i] = fd
-                os.ftruncate(fd, shard.size)
-                _write_all(fd, shard.header, 0)
-                if i >= kept:
-                    os.close(self._fds.pop(i))
+            (self._home / self._module).mkdir(parents=True, exist_ok=True)
+            if key is not None:
+                self._remove_others()
+            self._weights = ShardFiles(self._home, shards, target)
         except BaseException:
             self.discard()
             raise
 
+    def _remove_others(self) -> None:
+        """Remove what an interrupted writer put beside the weights: it is made again."""
+        weights = {self._home / shard.name for shard in self.shards}
+        for path in sorted(self._home.rglob("*"), reverse=True):
+            if path not in weights and not any(path in one.parents for one in weights):
+                disk.remove(path)
+
+    def look_again(self) -> None:
+        """Open the weights files anew, as others may have written to them."""
+        self.weights.close()
+        self._weights = ShardFiles(self._home, self.shards, self.target)
+
+    @property
+    def pieces(self) -> Path:
+        """The folder for what a later writer must know of the values that are there; of an output with a key."""
+        return self._workspace.path / "pieces"
+
+    @property
+    def weights(self) -> ShardFiles:
+        """The weights files."""
+        assert self._weights is not None, "an output has its files from the start"
+        return self._weights
+
     @property
     def files(self) -> list[dict[str, Any]]:
         """[{"name", "bytes"}] of the weights files, as the receipt lists them."""
-        return [{"name": shard.name, "bytes": shard.size} for shard in self._shards]
-
-    @contextlib.contextmanager
-    def _opened(self, shard: int) -> Iterator[int]:
-        """A shard's descriptor. Of more shards than may be open at once, the others are opened when they are used."""
-        kept = self._fds.get(shard)
-        fd = os.open(self._workspace.path / self._shards[shard].name, _SHARD_FLAGS) if kept is None else kept
-        try:
-            yield fd
-        finally:
-            if kept is None:
-                os.close(fd)
+        return [{"name": shard.name, "bytes": shard.size} for shard in self.shards]
 
     def write(self, name: str, start: int, stored: np.ndarray) -> None:
         """Write the stored elements [start, start + len(stored)) of tensor `name`. Safe to call from any thread."""
-        info = self._infos[name]
-        if stored.dtype != info.dtype.storage or start < 0 or start + stored.size > info.size:
-            raise ValueError(
-                f"tensor {name!r} takes {info.size} elements of {info.dtype.storage}, "
-                f"not elements {start} to {start + stored.size} of {stored.dtype}"
-            )
-        shard = self._home[name]
-        block = np.ascontiguousarray(stored).reshape(-1).view(np.uint8)
-        with _reporting(self.target), self._opened(shard) as fd:
-            _write_all(fd, block.data, self._shards[shard].offsets[name] + start * info.dtype.itemsize)
-        with self._count:
-            self._written[name] += stored.size
+        self.weights.write(name, start, stored)
 
     def raw(self, name: str) -> np.ndarray:
         """What was written of tensor `name` so far (zeros elsewhere): all its elements, flat, read-only, without a
         copy."""
-        info, shard = self._infos[name], self._home[name]
-        with self._count:
-            if shard not in self._mapped:
-                while len(self._mapped) >= max(1, len(self._fds)):  # a map holds a descriptor too
-                    del self._mapped[next(iter(self._mapped))]
-                with self._opened(shard) as fd:
-                    mapped = mmap.mmap(fd, self._shards[shard].size, access=mmap.ACCESS_READ)
-                self._mapped[shard] = np.frombuffer(mapped, dtype=np.uint8)
-        offset = self._shards[shard].offsets[name]
-        return self._mapped[shard][offset : offset + info.nbytes].view(info.dtype.storage)
+        return self.weights.raw(name)
 
     def add_file(self, name: str, data: bytes | Path) -> None:
         """Put a file beside the weights of a folder: bytes, or a copy of a file. `name` may have folders in it."""
         path = PurePosixPath(name)
         if self.kind != "folder":
             raise ValueError("only a folder takes files beside its weights")
-        taken = {RECEIPT, self._index, *self._companions, *(shard.name for shard in self._shards)}
+        taken = {RECEIPT, self._index, *self._companions, *(shard.name for shard in self.shards)}
         if path.is_absolute() or ".." in path.parts or not path.parts or name in taken:
             raise ValueError(f"{name!r} is not a name for a file beside the weights, or is taken")
-        with _reporting(self.target):
-            place = self._workspace.path / path
+        with reporting(self.target):
+            place = self._home / path
             place.parent.mkdir(parents=True, exist_ok=True)
             if isinstance(data, Path):
                 shutil.copyfile(data, place)
@@ -374,31 +322,27 @@ class Output:
         Raises OutputExists when something appeared at the target meanwhile, ValueError when a tensor is not wholly
         written. Without `force` nothing that is there is ever replaced.
         """
-        for name, info in self._infos.items():
-            if self._written[name] < info.size:
-                raise ValueError(f"tensor {name!r}: {self._written[name]} of {info.size} elements were written")
+        self.weights.require_whole()
         content = receipt if isinstance(receipt, bytes) else receipt(self.files)
-        with _reporting(self.target):
-            for shard in range(len(self._shards)):
-                with self._opened(shard) as fd:
-                    disk.sync(fd)
-            place = self._workspace.path / (RECEIPT if self.kind == "folder" else receipt_beside(self.target).name)
+        with reporting(self.target):
+            self.weights.sync()
+            place = self._home / (RECEIPT if self.kind == "folder" else receipt_beside(self.target).name)
             _write_file(place, content, durable=True)
             _check_target(self.target, self.kind, self._force, self._began)
             if self.kind == "folder":
                 self._publish_folder()
             else:
                 self._publish_file()
+        self._published = True
         self.discard()
 
     def _publish_folder(self) -> None:
-        work = self._workspace.path
-        if len(self._shards) > 1:
+        work = self._home
+        if len(self.shards) > 1:
+            places = [(name, self.shards[shard].name) for name, shard in sorted(self.weights.home.items())]
             index = {
-                "metadata": {"total_size": sum(info.nbytes for info in self._infos.values())},
-                "weight_map": {
-                    name: PurePosixPath(self._shards[shard].name).name for name, shard in sorted(self._home.items())
-                },
+                "metadata": {"total_size": sum(info.nbytes for info in self.weights.infos.values())},
+                "weight_map": {name: PurePosixPath(file).name for name, file in places},
             }
             _write_file(
                 work / self._index,
@@ -412,7 +356,7 @@ class Output:
         for folder in sorted(folders, reverse=True):
             disk.sync_path(folder)
         if self._force and os.path.lexists(self.target):
-            old = atomic.replace_folder(work, self.target)
+            old = atomic.replace_folder(work, self.target, aside=self._workspace.path.with_suffix(".old"))
             disk.sync_path(self.target.parent)
             disk.remove(old)
         else:
@@ -420,7 +364,7 @@ class Output:
             disk.sync_path(self.target.parent)
 
     def _publish_file(self) -> None:
-        work, target = self._workspace.path, self.target
+        work, target = self._home, self.target
         receipt = receipt_beside(target)
         put = os.replace if self._force else atomic.rename_new
         old = work / f"{target.name}.old"
@@ -434,7 +378,9 @@ class Output:
             disk.sync_path(target.parent)
             put(work / receipt.name, receipt)
         except BaseException:
-            if disk.names(target, self._fds[0]) and (work / receipt.name).exists():
+            with self.weights.opened(0) as fd:
+                in_place = disk.names(target, fd)
+            if in_place and (work / receipt.name).exists():
                 try:
                     if replaces:
                         os.replace(old, target)
@@ -446,18 +392,14 @@ class Output:
         disk.sync_path(target.parent)
 
     def discard(self) -> None:
-        """Remove every trace but an output that was published, and release the target."""
-        self._close()
-        if self._stranded:
+        """Remove every trace but an output that was published and pieces to resume from, and release the target."""
+        if self._weights is not None:
+            self._weights.close()
+        if self._stranded or (self._resume and not self._published):
             self._workspace.release()
         else:
             self._workspace.discard()
         self._claim.release()
-
-    def _close(self) -> None:
-        self._mapped.clear()
-        while self._fds:
-            os.close(self._fds.popitem()[1])  # an interrupted call may come again
 
     def __enter__(self) -> Output:
         return self
@@ -468,18 +410,10 @@ class Output:
         self.discard()
 
 
-def _write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
-    """pwrite until everything is written: one call takes 2 GiB at most."""
-    rest = memoryview(data)
-    while rest:
-        done = os.pwrite(fd, rest, offset)
-        rest, offset = rest[done:], offset + done
-
-
 def _write_file(path: Path, data: bytes, *, durable: bool = False) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
-        _write_all(fd, data, 0)
+        write_all(fd, data, 0)
         if durable:
             disk.sync(fd)
     finally:

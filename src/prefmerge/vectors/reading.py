@@ -45,6 +45,13 @@ class ThreadBuffers(threading.local):
         self.buffers: dict[str, np.ndarray] = {}
         self.kept: dict[str, tuple[tuple[str, int, int], np.ndarray]] = {}  # (tensor, start, stop) of what is in one
         self.gathered: tuple[str, np.ndarray, np.ndarray] | None = None  # tensor, indices, the base's elements there
+        self.block: tuple[int, int] | None = None  # the stretch that several plans are at, one after the other
+        self.decoded: dict[int, tuple[np.ndarray, bool]] = {}  # by task: its vector there, and whether any is not zero
+
+    def begin(self, block: tuple[int, int] | None) -> None:
+        """Several plans will ask for `block` of one tensor; None: no longer."""
+        self.block = block
+        self.decoded.clear()
 
     def buffer(self, name: str, nbytes: int) -> np.ndarray:
         """A buffer of bytes; its contents are lost."""

@@ -53,7 +53,7 @@ class Workspace:
         self.part = block * PARTS
         self.scratch = scratch
         self.heavy = threading.BoundedSemaphore(HEAVY)  # held by whoever fills memory beyond blocks and `allocate`
-        self._left = memory
+        self._left = self.memory = memory
         self._spilled = 0
         self._lock = threading.Lock()
         self._local = threading.local()

@@ -1,0 +1,162 @@
+"""Merges on a cluster of two workers: the bytes and the receipt of one machine, also where a worker is lost.
+
+The cluster is started here, on this machine, and ends with the tests. Not here: clusters of several machines.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefmerge import Receipt, merge
+from prefmerge.errors import MissingExtra, NonFiniteValue, UsageError
+from prefmerge.ground import atomic
+from prefmerge.merging import engine, on_ray
+from prefmerge.merging.api import recipe_of
+from prefmerge.merging.plan import make_plan
+from prefmerge.merging.sweep import sweep
+from tests.field.attacked import call
+from tests.merging.killed_on_ray import FLAG
+from tests.merging.test_candidates import files
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where a file makes the next worker kill itself."""
+    ray: Any = pytest.importorskip("ray", reason="needs the extra ray")
+    flag = tmp_path_factory.mktemp("flags") / "kill"
+    variables = {FLAG: str(flag), "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patched:
+        warnings.simplefilter("ignore")
+        patched.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        try:
+            ray.init(
+                num_cpus=2,
+                include_dashboard=False,
+                log_to_driver=False,
+                configure_logging=False,
+                runtime_env={"env_vars": variables, "worker_process_setup_hook": "tests.merging.killed_on_ray.setup"},
+            )
+            yield flag
+        finally:
+            ray.shutdown()
+
+
+@pytest.fixture
+def filled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The tensors that this process fills, and no worker."""
+    names: list[str] = []
+    ready = engine._Merge.ready  # pyright: ignore[reportPrivateUsage]
+
+    def counted(self: Any, filling: Any) -> Any:
+        names.append(filling.entry.name)
+        return ready(self, filling)
+
+    monkeypatch.setattr(engine._Merge, "ready", counted)  # pyright: ignore[reportPrivateUsage]
+    return names
+
+
+def of(receipt: Receipt) -> dict[str, Any]:
+    return replace(receipt, run=None, output=replace(receipt.output, path=None)).to_json()  # pyright: ignore
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix == ".safetensors"}
+
+
+def test_the_bytes_and_the_receipt_are_those_of_one_machine(
+    cluster: Path, tmp_path: Path, filled: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, tasks = files(tmp_path, tasks=3)
+    given: dict[str, Any] = {"preference": "0.5,0.2,0.3", "max_shard_size": 300}
+    given["report"] = True
+    whole = merge(base, tasks, tmp_path / "whole", **given)
+    filled.clear()
+    monkeypatch.chdir(tmp_path)
+    local = [Path(path.name) for path in (base, *tasks)]  # relative paths begin where the caller is
+    receipt = merge(local[0], local[1:], Path("out"), ray="local", **given)
+    assert filled == []
+    assert weights(tmp_path / "out") == weights(tmp_path / "whole")
+    assert len(weights(tmp_path / "out")) > 1
+    assert of(receipt) == of(whole)
+    assert (tmp_path / "out" / "report.html").read_bytes() == (tmp_path / "whole" / "report.html").read_bytes()
+    assert receipt.run.kept is None
+    assert atomic.work_folders(tmp_path / "out") == []
+
+
+def test_a_worker_that_is_killed_is_replaced(cluster: Path, tmp_path: Path, filled: list[str]) -> None:
+    base, tasks = files(tmp_path, "bfloat16", 3)
+    merge(base, tasks, tmp_path / "whole.safetensors", method="ties")
+    filled.clear()
+    cluster.touch()
+    merge(base, tasks, tmp_path / "out.safetensors", method="ties", ray="local")
+    assert len(list(cluster.parent.glob("killed-*"))) == 1
+    assert filled == []
+    assert (tmp_path / "out.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+
+
+def test_a_sweep(cluster: Path, tmp_path: Path, filled: list[str]) -> None:
+    base, tasks = files(tmp_path, tasks=2)
+    recipe, vary = recipe_of(base, tasks), {"scale": ["0.5", "1"]}
+    whole = sweep(recipe, tmp_path / "whole", vary)
+    filled.clear()
+    made = sweep(recipe, tmp_path / "out", vary, ray="local")
+    assert filled == []
+    assert [one.out.read_bytes() for one in made] == [one.out.read_bytes() for one in whole]
+
+
+def test_what_a_task_raises_is_raised_here_and_nothing_is_left(cluster: Path, tmp_path: Path) -> None:
+    import numpy as np
+    from safetensors.numpy import load_file, save_file
+
+    base, tasks = files(tmp_path, tasks=2)
+    state = load_file(tasks[0])
+    name = max(state, key=lambda one: state[one].size)
+    state[name].flat[0] = np.nan
+    save_file(state, tasks[0])
+    with pytest.raises(NonFiniteValue, match=name):
+        merge(base, tasks, tmp_path / "out.safetensors", ray="local")
+    assert not [path for path in tmp_path.iterdir() if "out" in path.name]
+
+
+# Without a cluster
+
+
+def test_groups_are_neighbours_of_about_one_size(tmp_path: Path) -> None:
+    base, tasks = files(tmp_path, tasks=2)
+    with make_plan(recipe_of(base, tasks)) as plan:
+        names = sorted(entry.name for entry in plan.of_role("merge"))
+        for most in (1, 3, 1000):
+            groups = on_ray.grouped([plan, plan], most)
+            assert [name for group, _ in groups for name in group] == names
+            assert sum(size for _, size in groups) == 2 * sum(4 * plan.base.checkpoint.tensors[n].size for n in names)
+        assert len(on_ray.grouped([plan], 1)) == 1
+
+
+def test_budgets_over_the_whole_model_are_refused(tmp_path: Path) -> None:
+    base, tasks = files(tmp_path, tasks=2)
+    with pytest.raises(UsageError, match="--ray and --scope model do not go together"):
+        merge(base, tasks, tmp_path / "out.safetensors", scope="model", ray="local")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_without_ray_the_message_is_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    base, tasks = files(tmp_path, tasks=2)
+    with pytest.raises(MissingExtra, match=r"--ray needs .* pip install 'prefmerge\[ray\]'"):
+        merge(base, tasks, tmp_path / "out.safetensors", ray="local")
+    line = ("merge", base, *tasks, "-o", tmp_path / "out.safetensors", "--ray", "local")
+    assert call(*line).stderr.startswith("error: --ray needs an optional dependency.")
+    assert [path for path in tmp_path.iterdir() if "out" in path.name] == []
