@@ -37,7 +37,7 @@ from prefmerge.cli import app
 from prefmerge.models.head_file import read_head
 from prefmerge.target.fit import one_thread
 from prefmerge.training.steps import torch_threads
-from tests.cli.test_adapt_command import write_words
+from tests.cli.adapting import write_words
 from tests.documents import commands, documents, python_blocks, unfenced_python
 from tests.lab.quick import two_candidates
 from tests.models.tiny import tiny_bert, tiny_image_classifier, tiny_text_classifier
