@@ -56,7 +56,7 @@ def is_report(file: str | Path) -> bool:
 
 def require_free(file: Path, *, force: bool = False) -> None:
     """Raise OutputExists unless the report may be written there, UsageError where its folder is not there."""
-    if file.is_dir() or (file.exists() and not force and not _is_ours(file)):
+    if file.is_dir() or (file.exists() and not force and not is_ours(file)):
         what = "is a folder" if file.is_dir() else "exists already, and prefmerge did not make it"
         raise OutputExists(f"{file}: {what}. Give the report another name.")
     if not file.absolute().parent.is_dir():
@@ -72,7 +72,8 @@ def write(file: Path, text: str) -> None:
         raise OutputError(f"{file}: the report cannot be written: {error.strerror or error}. {way}") from error
 
 
-def _is_ours(file: Path) -> bool:
+def is_ours(file: Path) -> bool:
+    """Whether a file says in its head that it is a report of ours."""
     try:
         with file.open("rb") as opened:
             return f'name="generator" content="{GENERATOR} '.encode() in opened.read(_HEAD)

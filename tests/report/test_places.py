@@ -1,0 +1,68 @@
+"""Where reports go: beside the model, never over what is not ours, and never from one merge into another's output."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import prefmerge
+from prefmerge import Receipt
+
+MINE = "<html>mine</html>"
+OLD = "<!doctype html><title>Adapted to a target</title>"  # the first versions did not sign their reports
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for name in ("base", "a", "b"):
+        (tmp_path / name).mkdir()
+        save_file({"w": rng.standard_normal(30).astype(np.float32)}, tmp_path / name / "model.safetensors")
+    return tmp_path
+
+
+def merged(folder: Path, out: str, *, base: str = "base", **given: Any) -> Receipt:
+    given.setdefault("method", "magmax")
+    return prefmerge.merge(folder / base, [folder / "a", folder / "b"], folder / out, **given)
+
+
+def signed(file: Path) -> str:
+    text = file.read_text()
+    assert 'name="generator" content="prefmerge ' in text
+    return text
+
+
+# What a base has
+
+
+def test_a_merge_of_a_merge_has_no_report_or_its_own(files: Path) -> None:
+    merged(files, "first", report=True)
+    (files / "first" / "other.html").write_text((files / "first" / "report.html").read_text())
+    plain = merged(files, "plain", base="first")
+    assert not list((files / "plain").glob("*.html"))
+    assert not [note for note in plain.notes if "html" in note]
+    merged(files, "again", base="first", method="ties", report=True)
+    assert "ties" in signed(files / "again" / "report.html")
+    assert [path.name for path in (files / "again").glob("*.html")] == ["report.html"]
+
+
+def test_an_old_report_is_known_by_the_receipt_beside_it(files: Path) -> None:
+    merged(files, "first")
+    (files / "first" / "report.html").write_text(OLD)
+    plain = merged(files, "plain", base="first")
+    assert not (files / "plain" / "report.html").exists()
+    assert "not copied from the base's folder: report.html (the report of another merge)." in plain.notes
+
+
+def test_a_page_of_somebody_else_is_copied_unless_ours_takes_its_place(files: Path) -> None:
+    (files / "base" / "report.html").write_text(MINE)
+    merged(files, "plain")
+    assert (files / "plain" / "report.html").read_text() == MINE
+    merged(files, "elsewhere", report=files / "page.html")
+    assert (files / "elsewhere" / "report.html").read_text() == MINE
+    merged(files, "shown", report=True)
+    signed(files / "shown" / "report.html")
