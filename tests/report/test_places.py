@@ -11,6 +11,8 @@ from safetensors.numpy import save_file
 
 import prefmerge
 from prefmerge import Receipt
+from prefmerge.checkpoints.hub_files import RepositoryFiles
+from prefmerge.outputs.companions import companions_among
 
 MINE = "<html>mine</html>"
 OLD = "<!doctype html><title>Adapted to a target</title>"  # the first versions did not sign their reports
@@ -66,3 +68,31 @@ def test_a_page_of_somebody_else_is_copied_unless_ours_takes_its_place(files: Pa
     assert (files / "elsewhere" / "report.html").read_text() == MINE
     merged(files, "shown", report=True)
     signed(files / "shown" / "report.html")
+
+
+@pytest.mark.parametrize(("receipt", "fetched"), [([], ["x/report.html"]), (["x/receipt.json"], [])])
+def test_a_report_is_not_fetched_with_a_merged_base(receipt: list[str], fetched: list[str]) -> None:
+    names = ["x/model.safetensors", "x/report.html", *receipt]
+    assert companions_among(names, RepositoryFiles("x/", ("x/model.safetensors",))) == fetched
+
+
+# What an output had
+
+
+@pytest.mark.parametrize("report", [None, "page.html"])
+def test_a_file_that_is_replaced_takes_its_report_along(files: Path, report: str | None) -> None:
+    beside = files / "out.safetensors.report.html"
+    merged(files, "out.safetensors", report=True)
+    signed(beside)
+    merged(files, "out.safetensors", method="ties", force=True, report=report and files / report)
+    assert not beside.exists()
+    merged(files, "out.safetensors", force=True, report=beside)
+    signed(beside)
+
+
+def test_a_page_of_somebody_else_stays_beside_a_file(files: Path) -> None:
+    beside = files / "out.safetensors.report.html"
+    beside.write_text(MINE)
+    merged(files, "out.safetensors")
+    merged(files, "out.safetensors", force=True)
+    assert beside.read_text() == MINE

@@ -242,8 +242,12 @@ class _Writing:
             base = base_model(self.plan.home.path, self.files.companions.files)
             self.output.add_file(CARD, model_card(receipt, base, order.card).encode())
         written = _published(self.output, receipt)
-        if report is not None and (self.kind == "file" or file is not None):
-            place.write(place.ReportPlace(file).of(order.out, folder=self.kind == "folder"), report)
+        beside_file = None if self.kind == "folder" else place.ReportPlace().of(self.output.target, folder=False)
+        if beside_file is not None:
+            place.remove(beside_file)  # of the output that was there before
+        to = file or beside_file
+        if report is not None and to is not None:
+            place.write(to, report)
         return written
 
     def report(self, asked: Reporting, receipt: Receipt, outcome: Outcome) -> str | None:

@@ -72,6 +72,19 @@ def write(file: Path, text: str) -> None:
         raise OutputError(f"{file}: the report cannot be written: {error.strerror or error}. {way}") from error
 
 
+def remove(file: Path) -> None:
+    """Remove a report of ours, for what it told of is there no more; leave anything else. Raises OutputError."""
+    if not is_ours(file):
+        return
+    try:
+        file.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{file}: cannot be removed ({error.strerror or error}), and it tells of the model that was there before. "
+            "Remove it yourself."
+        ) from error
+
+
 def is_ours(file: Path) -> bool:
     """Whether a file says in its head that it is a report of ours."""
     try:
