@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 import prefmerge
 from prefmerge import Receipt
 from prefmerge.checkpoints.hub_files import RepositoryFiles
+from prefmerge.errors import OutputExists, UsageError
 from prefmerge.outputs.companions import companions_among
 
 MINE = "<html>mine</html>"
@@ -96,3 +97,61 @@ def test_a_page_of_somebody_else_stays_beside_a_file(files: Path) -> None:
     merged(files, "out.safetensors")
     merged(files, "out.safetensors", force=True)
     assert beside.read_text() == MINE
+
+
+# What is refused before anything is merged
+
+
+def test_a_page_of_somebody_else_beside_a_file_is_replaced_with_force_only(files: Path) -> None:
+    beside = files / "out.safetensors.report.html"
+    beside.write_text(MINE)
+    with pytest.raises(OutputExists, match=r"report\.html: exists already, and prefmerge did not make it"):
+        merged(files, "out.safetensors", report=True)
+    assert not (files / "out.safetensors").exists()
+    assert beside.read_text() == MINE
+    merged(files, "out.safetensors", report=True, force=True)
+    signed(beside)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_folder_is_where_the_report_goes(files: Path, force: bool) -> None:
+    (files / "out.safetensors.report.html").mkdir()
+    with pytest.raises(OutputExists, match=r"report\.html: is a folder\. Give the report another name"):
+        merged(files, "out.safetensors", report=True, force=force)
+    assert not (files / "out.safetensors").exists()
+
+
+def test_a_file_in_a_folder_that_is_yet_to_be_made_may_have_a_report(files: Path) -> None:
+    merged(files, "new/out.safetensors", report=True)
+    signed(files / "new" / "out.safetensors.report.html")
+
+
+def test_the_report_of_a_folder_may_be_called_by_its_name(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (files / "link").symlink_to(files)
+    monkeypatch.chdir(files)
+    for where in ("out/report.html", files / "link" / "out" / "report.html", "out/report.html"):
+        merged(files, "out", report=where, force=True)
+        signed(files / "out" / "report.html")
+    (files / "out" / "report.html").write_text(MINE)  # it goes with the folder, as all that is in it
+    merged(files, "out", report="out/report.html", force=True)
+    signed(files / "out" / "report.html")
+
+
+@pytest.mark.parametrize("name", ["page.html", "sub/report.html", "Report.html"])
+@pytest.mark.parametrize("there", [False, True])
+def test_no_other_page_in_the_output_folder(files: Path, name: str, there: bool) -> None:
+    if there:
+        merged(files, "out")
+    kept = [] if not there else sorted(path.name for path in (files / "out").iterdir())
+    with pytest.raises(UsageError, match=r"in the output folder .*Give --report alone for it, or a file outside"):
+        merged(files, "out", report=files / "out" / name, force=True)
+    assert (sorted(path.name for path in (files / "out").iterdir()) if there else []) == kept
+    assert (files / "out").exists() == there
+
+
+@pytest.mark.parametrize("name", ["page.html", "page.HTM"])
+def test_a_page_is_no_model(files: Path, name: str) -> None:
+    for report in (None, files / name):
+        with pytest.raises(UsageError, match=r"writes a \.safetensors file or a folder, not \.(html|HTM)"):
+            merged(files, name, report=report)
+    assert not (files / name).exists()

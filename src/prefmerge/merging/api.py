@@ -20,6 +20,7 @@ from prefmerge.checkpoints import (
     from_state_dict,
     is_torch_tensor,
 )
+from prefmerge.checkpoints.paths import expanded
 from prefmerge.errors import UsageError
 from prefmerge.ground.progress import Progress
 from prefmerge.merging.added import Added
@@ -35,6 +36,7 @@ from prefmerge.merging.receipt import Receipt, ReceiptOutput, ReceiptRun
 from prefmerge.merging.recipe import Recipe, TaskEntry
 from prefmerge.merging.recording import inputs_of, record, versions
 from prefmerge.merging.sinks import HashedSink, MemorySink
+from prefmerge.outputs.write import kind_of
 from prefmerge.report import place
 from prefmerge.vectors.workspace import BLOCK, Workspace
 
@@ -96,14 +98,14 @@ def merge(
         tokenizer_from=tokenizer_from,
         resume=resume,
         ray=ray,
-        report=reporting(report, force=force),
+        report=reporting(report, Path(out), force=force),
         progress=progress,
     )
 
 
-def reporting(where: place.ReportWhere, *, force: bool = False) -> Reporting | None:
-    """The report of a merge that a caller asks for. Raises UsageError, OutputExists where it cannot go there."""
-    asked = place.asked(where, force=force)
+def reporting(where: place.ReportWhere, out: Path, *, force: bool = False) -> Reporting | None:
+    """The report of the merge to `out` that is asked for. Raises UsageError, OutputExists where it cannot go there."""
+    asked = place.asked_of(where, expanded(out), folder=kind_of(out) == "folder", force=force)
     return None if asked is None else Reporting(page, asked.file)
 
 
