@@ -65,6 +65,15 @@ def merge(
         ),
     ] = False,
     ray: o.Ray = None,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            "--push",
+            metavar="ORG/NAME",
+            help="Upload the output folder to the Hugging Face hub when it is made, as `prefmerge push` does.",
+        ),
+    ] = None,
+    private: o.Private = False,
     json: o.Json = False,
     **given: Any,
 ) -> None:
@@ -80,10 +89,18 @@ def merge(
 
     if out is not None:
         kind_of(out)
+    if push is not None or private:
+        from prefmerge.cli.push import require_pushable
+
+        require_pushable(push, private, out, dry_run)
     how: dict[str, Any] = {"threads": threads, "max_memory": max_memory, "force": force, "sha256": sha256}
     how |= {"max_shard_size": max_shard_size, "tokenizer_from": tokenizer_from, "resume": resume, "ray": ray}
     flags = given_flags(given)
     if run is None and recipes.holds_several(inputs or []):
+        if push is not None:
+            raise UsageError(
+                f"{(inputs or [])[0]} has several recipes, and --push has one repository: push each output."
+            )
         several = recipes.Several((inputs or [])[0], out, partial(_with_flags, flags=flags), json=json)
         several.plan() if dry_run else several.merge(how)
         return
@@ -92,6 +109,8 @@ def merge(
 
     if dry_run or out is None:
         _plan(recipe, json)
+        if push is not None:
+            say(f"note: the folder would be pushed to {push}.")
         return
     from prefmerge.merging import api
 
@@ -105,6 +124,10 @@ def merge(
         show.merged(receipt, recipe, out)
         if run is not None or given.get(PREFERENCE.name) is not None:
             show.say_adapt("BASE TASK..." if run is None else f"--run {quote(str(run))}")
+    if push is not None:
+        from prefmerge.cli.push import send
+
+        send(out, push, private, to=say if json else None)
 
 
 @command

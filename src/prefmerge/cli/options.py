@@ -47,6 +47,10 @@ Ray = Annotated[
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
+Private = Annotated[
+    bool,
+    typer.Option("--private", help="Make the repository private. By default it is what the hub makes it."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 
 EXAMPLES = {
@@ -64,6 +68,10 @@ EXAMPLES = {
     "verify": (
         "prefmerge verify merged.safetensors",
         "prefmerge verify merged/ --inputs --rerun",
+    ),
+    "push": (
+        "prefmerge push merged/ my-org/my-model --dry-run",
+        "prefmerge push merged/ my-org/my-model --private",
     ),
     "inspect": (
         "prefmerge inspect merged.safetensors --png ownership.png",

@@ -79,6 +79,7 @@ class ReceiptOutput:
     kind: Literal["file", "folder", "memory"]
     files: tuple[ReceiptFile, ...]
     fingerprint: str
+    beside: tuple[str, ...] | None = None  # the other files of a folder, by their paths in it; not the receipt
 
 
 @dataclass(frozen=True, kw_only=True)
