@@ -151,8 +151,10 @@ def plan(
 def verify(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A merged file or folder.")],
     inputs: Annotated[
-        bool, typer.Option("--inputs", help="Also compare the inputs with their fingerprints, where they still are.")
+        bool,
+        typer.Option("--with-inputs", help="Also compare the inputs with their fingerprints, where they still are."),
     ] = False,
+    inputs_before: Annotated[bool, typer.Option("--inputs", hidden=True)] = False,
     rerun: Annotated[
         bool, typer.Option("--rerun", help="Also merge again from the receipt, into a temporary folder, and compare.")
     ] = False,
@@ -163,8 +165,10 @@ def verify(
     from prefmerge.cli import progress, show
     from prefmerge.merging.verify import verify as check
 
+    if inputs_before:
+        say("note: --inputs is called --with-inputs now.")
     with progress.merging() as report:
-        result = check(out, inputs=inputs, rerun=rerun, threads=threads, progress=report)
+        result = check(out, inputs=inputs or inputs_before, rerun=rerun, threads=threads, progress=report)
     if json:
         show.as_json(result.to_json())
     else:

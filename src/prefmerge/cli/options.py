@@ -67,7 +67,7 @@ EXAMPLES = {
     ),
     "verify": (
         "prefmerge verify merged.safetensors",
-        "prefmerge verify merged/ --inputs --rerun",
+        "prefmerge verify merged/ --with-inputs --rerun",
     ),
     "push": (
         "prefmerge push merged/ my-org/my-model --dry-run",
