@@ -108,7 +108,7 @@ def merge(
     from prefmerge.cli import progress, show
 
     if dry_run or out is None:
-        _plan(recipe, json)
+        _plan(recipe, json, out)
         if push is not None:
             say(f"note: the folder would be pushed to {push}.")
         return
@@ -234,14 +234,14 @@ def of_run(folder: Path) -> Recipe:
     return Recipe(base=str(run.base_path), tasks=tasks)
 
 
-def _plan(recipe: Recipe, json: bool) -> None:
+def _plan(recipe: Recipe, json: bool, out: Path | None = None) -> None:
     from prefmerge.cli import progress, show
-    from prefmerge.merging.api import make_plan
+    from prefmerge.merging.api import planned
 
     with progress.merging():
-        opened = make_plan(recipe)
-    with opened as planned:
+        opened = planned(recipe, out)
+    with opened as made:
         if json:
-            show.as_json(planned.to_json())
+            show.as_json(made.to_json())
         else:
-            show.planned(planned, recipe)
+            show.planned(made, recipe)
