@@ -104,9 +104,13 @@ def test_a_plan_refuses_a_chat_template_as_merge_does(models: Path, template: st
         (models / name / "chat_template.jinja").unlink(missing_ok=True)
         edit(models / name / "tokenizer_config.json", lambda whole: {**whole, "chat_template": None})
     given: dict[str, Any] = {"rows_from": "base", "chat_template": template}
-    for made in (prefmerge.plan, lambda *places, **asked: prefmerge.merge(*places, models / "no", **asked)):
+    tasks = [models / name for name in TASKS]
+    for made in (
+        lambda: prefmerge.plan(models / "base", tasks, **given),
+        lambda: prefmerge.merge(models / "base", tasks, models / "no", **given),
+    ):
         with pytest.raises((RecipeError, CheckpointMismatch)) as caught:
-            made(models / "base", [models / name for name in TASKS], **given)
+            made()
         assert str(caught.value).startswith(message)
     words = ["--rows-from", "base", "--chat-template", template]
     places = [str(models / name) for name in ("base", *TASKS)]
