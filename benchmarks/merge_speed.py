@@ -271,6 +271,14 @@ def _timed(seconds: dict[str, float]) -> list[str]:
     return [f"{seconds['median']:.2f}", f"{seconds['least']:.2f} - {seconds['most']:.2f}"]
 
 
+def _processor(stick: dict[str, Any]) -> str:
+    return f"{stick['processor_seconds']['median']:.2f}" if "processor_seconds" in stick else ""
+
+
+def _times(row: dict[str, Any], name: str) -> str:
+    return f"{row[name]:.1f}" if name in row else ""
+
+
 def render(data: dict[str, Any]) -> str:
     """docs/speed.md, but for what other benchmarks write below."""
     made_by = "python -m benchmarks.merge_speed --render-only --docs docs/speed.md"
@@ -293,7 +301,7 @@ def render(data: dict[str, Any]) -> str:
                     [
                         name,
                         *_timed(seconds),
-                        f"{measured[key]['processor_seconds']['median']:.2f}",
+                        _processor(measured[key]),
                         f"{measured['input_gb'] / seconds['median']:.1f}",
                         "1",
                         "1",
@@ -304,7 +312,7 @@ def render(data: dict[str, Any]) -> str:
         for row in measured["rows"]:
             processor = f"{row['processor_seconds']['median']:.2f}"
             speed = f"{row['gb_per_second']:.1f}"
-            times = [f"{row[times]:.1f}" for times in ("times_yardstick", "times_yardstick_processor")]
+            times = [_times(row, name) for name in ("times_yardstick", "times_yardstick_processor")]
             memory = [f"{row['anonymous_mb']:.0f}", f"{row['resident_mb']:.0f}"]
             rows.append([row["method"], *_timed(row["seconds"]), processor, speed, *times, *memory])
         parts.append(common.table([f"T = {measured['tasks']}", *COLUMNS], rows))

@@ -7,7 +7,6 @@ import dataclasses
 import inspect
 import json
 import os
-import random
 import shlex
 import shutil
 import signal
@@ -28,8 +27,10 @@ from prefmerge.cli.options import EXAMPLES
 from prefmerge.errors import MissingExtra, UsageError
 from prefmerge.models.head_file import read_head
 from prefmerge.target.parameters import Parameters, declarations
+from tests.cli.adapting import name_of, tasks_of, without_cost, write_words
 from tests.cli.conftest import Result
 from tests.outputs.traces import traces
+from tests.report.pages import lawful
 
 pytest.importorskip("transformers", reason="adapt needs the extra places")
 pytest.importorskip("sklearn", reason="adapt needs the extra places")
@@ -44,15 +45,6 @@ held_out: 12
 seed: 1
 """
 CLASSES = ("ab", "cd", "ef", "gh", "ij", "kl")
-
-
-def write_words(path: Path, counts: dict[str, int], seed: int) -> None:
-    rng = random.Random(seed)
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("text", "label"))
-        for label, count in counts.items():
-            writer.writerows(("".join(rng.choices(label, k=8)), label) for _ in range(count))
 
 
 @pytest.fixture(scope="module")
@@ -148,10 +140,35 @@ def test_the_head_answers_with_prior_and_bias(
 
 def test_nothing_that_is_published_tells_of_this_machine(site: Path) -> None:
     assert traces(site / "site", site, site.parent) == []
-    page = (site / "site" / "report.html").read_text()
-    assert "<script" not in page
-    assert "http://" not in page
-    assert "https://" not in page
+    lawful((site / "site" / "report.html").read_text())
+
+
+def test_the_report_has_the_merge_too(site: Path) -> None:
+    page, receipt = (
+        lawful((site / "site" / "report.html").read_text()),
+        json.loads((site / "site" / "receipt.json").read_text()),
+    )
+    assert page.row("base")[1] == "base"
+    assert receipt["recipe"]["method"] in page.shown
+    assert receipt["output"]["fingerprint"] in page.shown
+    assert "What each layer keeps" in page.shown
+    assert json.loads((site / "site" / "adapt.json").read_text())["command"] in page.shown
+
+
+def test_a_report_goes_elsewhere_too(place: Path, call: Callable[[str], Result]) -> None:
+    done = call("adapt --run my-run --labels seen.csv -o out --report page.html")
+    assert (done.code, done.exception) == (0, None), done.stderr
+    assert "Report: page.html" in done.stdout
+    assert (place / "page.html").read_bytes() == (place / "out" / "report.html").read_bytes()
+    for line, said in (
+        ("-o out --force --report page.html", ""),
+        ("-o out2 --report page.html", "error: page.html: exists already"),
+        ("--report other.html", "--report has no use without -o OUT"),
+    ):
+        (place / "page.html").write_text("mine")
+        done = call(f"adapt --run my-run --labels seen.csv {line}")
+        assert (done.code == 0) == (not said)
+        assert said in done.stderr
 
 
 def test_the_model_card_says_what_to_expect(site: Path) -> None:
@@ -258,12 +275,11 @@ def test_the_report_shows_what_each_class_gains_and_loses(site: Path) -> None:
     )
     # As it is, without a prior: balanced accuracy is the plain mean of what stands beside each class.
     assert before["balanced"]["value"] == pytest.approx(sum(one["before"] for one in recall.values()) / len(recall))
-    page = (site / "site" / "report.html").read_text()
-    assert f'<th class="n">this model<th class="n">{made["estimates"]["there"]}<th class="n">change' in page
+    page = lawful((site / "site" / "report.html").read_text())
+    assert page.row("class")[3:] == ["this model", made["estimates"]["there"], "change"]
     for name, one in recall.items():
-        shown = f'<td class="n">{one["samples"]}<td class="n">{100 * one["recall"]:.0f} %<td class="n">'
-        assert f"<td>{name}<td" in page
-        assert f"{shown}{100 * one['before']:.0f} %" in page
+        shown = [str(one["samples"]), f"{100 * one['recall']:.0f} %", f"{100 * one['before']:.0f} %"]
+        assert page.row(name)[2:5] == shown
 
 
 @pytest.mark.parametrize(
@@ -289,11 +305,6 @@ def test_what_is_known_of_the_target_goes_together(place: Path, call: Callable[[
     assert 0 <= row["low"] <= row["value"] <= row["high"] <= 1
     names = {row["how"] for row in found["estimates"]["rows"]}
     assert ("with the prior" in names) == ("--no-prior" not in line)
-
-
-def tasks_of(place: Path) -> dict[str, list[str]]:
-    run = json.loads((place / "my-run" / "run.json").read_text())
-    return {task["name"]: task["classes"] for task in run["tasks"]}
 
 
 def test_a_recipe_of_ones_own_is_tried(place: Path, call: Callable[[str], Result]) -> None:
@@ -344,10 +355,6 @@ def test_checkpoints_without_any_sample_of_their_tasks(place: Path, call: Callab
     assert json.loads(done.stdout)["estimates"]["samples"] == 24
 
 
-def name_of(label: str, tasks: dict[str, list[str]]) -> str:
-    return next(name for name, classes in tasks.items() if label in classes)
-
-
 @pytest.mark.parametrize(
     ("given", "told"),
     [
@@ -370,10 +377,6 @@ def test_what_is_wrong_without_samples(place: Path, call: Callable[[str], Result
     assert done.code in (1, 2)
     assert told in done.stderr
     assert not (place / "out").exists()
-
-
-def without_cost(found: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in found.items() if name not in ("cost", "command")}
 
 
 KILLS = int(os.environ.get("PREFMERGE_KILLS", "3"))  # a call more takes seconds, so 20 moments are for who asks

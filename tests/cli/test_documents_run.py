@@ -37,8 +37,9 @@ from prefmerge.cli import app
 from prefmerge.models.head_file import read_head
 from prefmerge.target.fit import one_thread
 from prefmerge.training.steps import torch_threads
-from tests.cli.test_adapt_command import write_words
+from tests.cli.adapting import write_words
 from tests.documents import commands, documents, python_blocks, unfenced_python
+from tests.lab.quick import two_candidates
 from tests.models.tiny import tiny_bert, tiny_image_classifier, tiny_text_classifier
 
 TASKS = {"birds": ("ef", "gh"), "cars": ("ab", "cd"), "digits": ("ij", "kl")}
@@ -77,6 +78,7 @@ NOT_RUN = {
     "prefmerge finetune examples/finetune/own-images.yaml -o my-run": HUB,
     "prefmerge merge base/ cars/ birds/ -o merged/ --ray 10.0.0.1:6379": "tests/merging/test_on_ray.py has a cluster",
     "prefmerge push merged/ my-org/my-model --private": "tests/merging/test_push.py has a stand-in for the hub",
+    "prefmerge merge recipe.yaml -o merged/ --ray auto": "tests/merging/test_on_ray.py has a cluster",
     "accelerate launch -m prefmerge finetune CONFIG.yaml -o RUN": "tests/training/test_processes.py starts processes",
 }
 STUDIO = "prefmerge studio"
@@ -117,6 +119,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("desk")
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patched, torch_threads(1), one_thread():
         patched.setenv("PREFMERGE_CACHE", str(folder / "cache"))
+        patched.setattr("prefmerge.target.adapt.candidates", two_candidates)
         tiny_bert(Path("tiny"))
         write_words(Path("words.csv"), dict.fromkeys(CLASSES, 24), 0)
         Path("CONFIG.yaml").write_text(CONFIG)

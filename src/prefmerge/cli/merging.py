@@ -74,6 +74,7 @@ def merge(
         ),
     ] = None,
     private: o.Private = False,
+    report: o.MergeReportFlag = None,
     json: o.Json = False,
     **given: Any,
 ) -> None:
@@ -102,7 +103,7 @@ def merge(
                 f"{(inputs or [])[0]} has several recipes, and --push has one repository: push each output."
             )
         several = recipes.Several((inputs or [])[0], out, partial(_with_flags, flags=flags), json=json)
-        several.plan() if dry_run else several.merge(how)
+        several.plan() if dry_run else several.merge(how, o.where(report))
         return
     recipe = recipe_given(inputs or [], run, flags)
     from prefmerge.cli import progress, show
@@ -114,14 +115,16 @@ def merge(
         return
     from prefmerge.merging import api
 
+    how["report"] = api.reporting(o.where(report), force=force)
     show.say_compiling()
-    with progress.merging() as report:
-        receipt = api.run(recipe, out, progress=report, **how)
+    with progress.merging() as shown:
+        receipt = api.run(recipe, out, progress=shown, **how)
     if json:
         folder = out if receipt.output.kind == "folder" else out.absolute().parent
         show.as_json(receipt.published(folder).to_json())
     else:
         show.merged(receipt, recipe, out)
+        show.say_report(o.where(report), out, folder=receipt.output.kind == "folder")
         if run is not None or given.get(PREFERENCE.name) is not None:
             show.say_adapt("BASE TASK..." if run is None else f"--run {quote(str(run))}")
     if push is not None:
