@@ -320,7 +320,8 @@ def _published(output: Output, receipt: Receipt) -> Receipt:
 
     def content(files: list[dict[str, Any]]) -> bytes:
         listed = tuple(ReceiptFile(**file) for file in files)
-        written.append(replace(receipt, output=replace(receipt.output, files=listed)))
+        beside = output.beside if output.kind == "folder" else None
+        written.append(replace(receipt, output=replace(receipt.output, files=listed, beside=beside)))
         return written[-1].written(output.target if output.kind == "folder" else output.target.parent)
 
     with phase("waiting for the disk"):
