@@ -115,7 +115,7 @@ def merge(
         return
     from prefmerge.merging import api
 
-    how["report"] = api.reporting(o.where(report), force=force)
+    how["report"] = api.reporting(o.where(report), out, force=force)
     show.say_compiling()
     with progress.merging() as shown:
         receipt = api.run(recipe, out, progress=shown, **how)

@@ -50,9 +50,10 @@ class Several:
             raise UsageError(f"--tokenizer-from names a task of one recipe, and {self.file} has several.")
         if isinstance(report, str):
             raise UsageError(f"--report {report} is one file, and {self.file} has several recipes. Leave the name out.")
-        how["report"] = api.reporting(report)
         several = read_documents(self.file, self.out or OUT)
         require_all_free(several, force=how["force"] or how["resume"])
+        for one in several:
+            how["report"] = api.reporting(report, one.out, force=how["force"])
         show.say_compiling()
         told: list[dict[str, Any]] = []
         for one in several:

@@ -21,6 +21,7 @@ from prefmerge.checkpoints import (
     is_torch_tensor,
 )
 from prefmerge.checkpoints.folder import Folder
+from prefmerge.checkpoints.paths import expanded
 from prefmerge.errors import UsageError
 from prefmerge.ground.progress import Progress
 from prefmerge.merging.added import Added
@@ -99,14 +100,14 @@ def merge(
         tokenizer_from=tokenizer_from,
         resume=resume,
         ray=ray,
-        report=reporting(report, force=force),
+        report=reporting(report, Path(out), force=force),
         progress=progress,
     )
 
 
-def reporting(where: place.ReportWhere, *, force: bool = False) -> Reporting | None:
-    """The report of a merge that a caller asks for. Raises UsageError, OutputExists where it cannot go there."""
-    asked = place.asked(where, force=force)
+def reporting(where: place.ReportWhere, out: Path, *, force: bool = False) -> Reporting | None:
+    """The report of the merge to `out` that is asked for. Raises UsageError, OutputExists where it cannot go there."""
+    asked = place.asked_of(where, expanded(out), folder=kind_of(out) == "folder", force=force)
     return None if asked is None else Reporting(page, asked.file)
 
 

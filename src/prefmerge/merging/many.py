@@ -243,19 +243,22 @@ class _Writing:
             notes=[*([note(order.added)] if order.added else []), *self.files.companions.notes()],
             added=order.added,
         )
+        report = None if order.report is None else self.report(order.report, receipt, outcome)
+        file = None if order.report is None else order.report.file
         if self.kind == "folder":
-            _add_companions(self.output, self.plan, self.files, order.beside)
+            beside = dict(order.beside)
+            if report is not None and file is None:
+                beside[place.REPORT] = report.encode()  # in place of one that the base has
+            _add_companions(self.output, self.plan, self.files, beside)
             base = base_model(self.plan.home.path, self.files.companions.files)
             self.output.add_file(CARD, model_card(receipt, base, order.card).encode())
-        report = None if order.report is None else self.report(order.report, receipt, outcome)
-        if report is None or order.report is None:
-            return _published(self.output, receipt)
-        file = order.report.file
-        if self.kind == "folder" and file is None:
-            self.output.add_file(place.REPORT, report.encode())
-            return _published(self.output, receipt)
         written = _published(self.output, receipt)
-        place.write(place.ReportPlace(file).of(order.out, folder=self.kind == "folder"), report)
+        beside_file = None if self.kind == "folder" else place.ReportPlace().of(self.output.target, folder=False)
+        if beside_file is not None:
+            place.remove(beside_file)  # of the output that was there before
+        to = file or beside_file
+        if report is not None and to is not None:
+            place.write(to, report)
         return written
 
     def report(self, asked: Reporting, receipt: Receipt, outcome: Outcome) -> str | None:

@@ -98,7 +98,7 @@ def sweep(
 
     Raises UsageError for a parameter that there is not, OutputExists, and what `merge` raises.
     """
-    wanted, asked = combinations(recipe, vary), place.asked(report, force=force)
+    wanted, asked = combinations(recipe, vary), place.asked_of(report, out, folder=True, force=force)
     if asked is not None and asked.file is None and out.is_dir():
         place.require_free(out / place.REPORT, force=force)
     with make_plan(wanted[0].recipe) as first:

@@ -1,12 +1,12 @@
 """The files of a base folder that belong beside merged weights: without them nobody can load the result.
 
 Everything is taken but what is known not to belong: weights and their indexes, the state of a training, sub-folders
-that are other checkpoints or logs, links that leave the folder, hidden and temporary files, and what the merge writes
-itself (model card, receipt). Modules of sentence-transformers and of diffusers are part of the model, so the weights of
-those that are not merged are taken too.
+that are other checkpoints or logs, links that leave the folder, hidden and temporary files, and what a merge writes
+itself (model card, receipt, report). Modules of sentence-transformers and of diffusers are part of the model, so the
+weights of those that are not merged are taken too.
 `Companions.notes` names what is left out, except what nobody expects: the base's own weights, indexes, hidden files,
-the model card, the receipt. Cost: one listing of the folder and its sub-folders. Not here: the contents of
-the files, but for the first bytes of those that only seem to be torch's.
+the model card, the receipt, our reports. Cost: one listing of the folder and its sub-folders. Not here: the contents
+of the files, but for the first bytes of those that only seem to be torch's, and of HTML.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from prefmerge.checkpoints.names import TORCH_SUFFIXES, indexed, is_index, outpu
 from prefmerge.checkpoints.protocol import Checkpoint, TensorInfo
 from prefmerge.errors import CheckpointError
 from prefmerge.ground.words import listed
+from prefmerge.outputs.receipts import RECEIPT
+from prefmerge.report import place
 
 LINKS = "links out of the folder, or to nothing"
 SHOWN = 5  # names of one kind that a note lists
@@ -52,7 +54,7 @@ OTHER_FOLDERS = (
     *("runs", "wandb", "mlruns", "lightning_logs", "tensorboard", "__pycache__"),
     *("onnx", "openvino", "original", "coreml", "gguf", "tflite", "*.mlpackage", "*.mlmodelc"),
 )
-RECEIPTS = ("receipt.json", "*.receipt.json", "*.receipt.json.new")
+RECEIPTS = (RECEIPT, "*.receipt.json", "*.receipt.json.new")
 NOT_TORCH = (  # first bytes of files that end in .bin and hold no weights of the model
     b"mmap lm http://kheafield.com/code",  # KenLM, beside a speech recogniser
     (793712314).to_bytes(4, "little"),  # fastText
@@ -148,6 +150,8 @@ def companions_among(names: Sequence[str], of: RepositoryFiles) -> list[str]:
         lower = file.lower()
         if lower.startswith(".") or (not folders and lower == "readme.md"):
             return False
+        if name == place.REPORT and RECEIPT in inside:
+            return False
         weights = indexed(lower) if is_index(lower) else lower
         return not _any(lower, (*RECEIPTS, *TEMPORARY, *STATE)) and not _any(weights, WEIGHTS)
 
@@ -210,7 +214,11 @@ class _Search:
     def _file(self, real: Path, name: str, module: bool) -> None:
         lower = name.rpartition("/")[2].lower()
         weights = _any(lower, WEIGHTS)
-        if _any(lower, TEMPORARY):
+        if place.is_report(name) and place.is_ours(real):
+            return  # on the merge that made the base, and the output's own has its name
+        if name == place.REPORT and (self._root / RECEIPT).is_file():
+            self._leave("the report of another merge", name)  # by its name: the first versions did not sign it
+        elif _any(lower, TEMPORARY):
             self._leave("temporary files", name)
         elif _any(lower, STATE):
             # Tensorboard puts the name of the host into that of the file.

@@ -45,7 +45,7 @@ ReceiptBytes = bytes | Callable[[list[dict[str, Any]]], bytes]
 
 # Endings of files that others write: a folder that is called so would be taken for one.
 _FOREIGN = re.compile(
-    r".*\.(pt|pth|bin|ckpt|pkl|pickle|tar|gz|zip|npz|npy|h5|hdf5|keras|gguf|ggml|onnx|msgpack|ot|safe-?tensors?|json|ya?ml|txt)",
+    r".*\.(pt|pth|bin|ckpt|pkl|pickle|tar|gz|zip|npz|npy|h5|hdf5|keras|gguf|ggml|onnx|msgpack|ot|safe-?tensors?|json|ya?ml|txt|html?)",
     re.IGNORECASE,
 )
 

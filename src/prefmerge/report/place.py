@@ -4,11 +4,13 @@
     report="page.html"    there
 
 The rule is the same for every command. A file that is there is replaced where it is a report of ours, or with `force`.
+An output folder is made whole, so of what lies in it only its report.html can be asked for.
 Cost: a look at the file. Not here: what a report says.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +40,34 @@ class ReportPlace:
 
 def asked(where: ReportWhere, *, force: bool = False) -> ReportPlace | None:
     """The place that a caller names; None where no report is wanted. Raises UsageError, OutputExists."""
+    to = _named(where)
+    if to is not None and to.file is not None:
+        require_free(to.file, force=force)
+    return to
+
+
+def asked_of(where: ReportWhere, out: Path, *, folder: bool, force: bool = False) -> ReportPlace | None:
+    """The same for a report on the output at `out`, which need not be there yet. Raises UsageError, OutputExists."""
+    to = _named(where)
+    if to is None:
+        return None
+    own = ReportPlace().of(out, folder=folder)
+    if to.file is not None and _real(to.file) == _real(own):
+        to = ReportPlace()
+    if to.file is None:
+        if not folder:  # what is in a folder goes with it
+            _require_ours(own, force=force)
+        return to
+    if folder and _real(out) in (_real(to.file), *_real(to.file).parents):
+        raise UsageError(
+            f"--report {to.file}: that is in the output folder {out}, whose report is called {REPORT}. "
+            "Give --report alone for it, or a file outside the folder."
+        )
+    require_free(to.file, force=force)
+    return to
+
+
+def _named(where: ReportWhere) -> ReportPlace | None:
     if where is None or where is False:
         return None
     if where is True or str(where) in ("", "."):
@@ -45,8 +75,13 @@ def asked(where: ReportWhere, *, force: bool = False) -> ReportPlace | None:
     file = Path(where)
     if not is_report(file):
         raise UsageError(f"--report {file}: a report is an HTML file. Give a name that ends in .html.")
-    require_free(file, force=force)
     return ReportPlace(file)
+
+
+def _real(path: Path) -> Path:
+    """Where a path leads, but for a link at its end, which a report would replace."""
+    path = path.absolute()
+    return Path(os.path.realpath(path.parent)) / path.name
 
 
 def is_report(file: str | Path) -> bool:
@@ -56,11 +91,15 @@ def is_report(file: str | Path) -> bool:
 
 def require_free(file: Path, *, force: bool = False) -> None:
     """Raise OutputExists unless the report may be written there, UsageError where its folder is not there."""
-    if file.is_dir() or (file.exists() and not force and not _is_ours(file)):
-        what = "is a folder" if file.is_dir() else "exists already, and prefmerge did not make it"
-        raise OutputExists(f"{file}: {what}. Give the report another name.")
+    _require_ours(file, force=force)
     if not file.absolute().parent.is_dir():
         raise UsageError(f"--report {file}: there is no folder {file.absolute().parent}. Make it first.")
+
+
+def _require_ours(file: Path, *, force: bool) -> None:
+    if file.is_dir() or (file.exists() and not force and not is_ours(file)):
+        what = "is a folder" if file.is_dir() else "exists already, and prefmerge did not make it"
+        raise OutputExists(f"{file}: {what}. Give the report another name.")
 
 
 def write(file: Path, text: str) -> None:
@@ -72,7 +111,21 @@ def write(file: Path, text: str) -> None:
         raise OutputError(f"{file}: the report cannot be written: {error.strerror or error}. {way}") from error
 
 
-def _is_ours(file: Path) -> bool:
+def remove(file: Path) -> None:
+    """Remove a report of ours, for what it told of is there no more; leave anything else. Raises OutputError."""
+    if not is_ours(file):
+        return
+    try:
+        file.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{file}: cannot be removed ({error.strerror or error}), and it tells of the model that was there before. "
+            "Remove it yourself."
+        ) from error
+
+
+def is_ours(file: Path) -> bool:
+    """Whether a file says in its head that it is a report of ours."""
     try:
         with file.open("rb") as opened:
             return f'name="generator" content="{GENERATOR} '.encode() in opened.read(_HEAD)

@@ -58,9 +58,9 @@ def adapt(
     progress = progress or (lambda *_: None)
     if asked.out is not None:
         check_output(asked.out, asked.force)
+        place.asked_of(asked.report, asked.out, folder=True, force=asked.force)
     elif asked.report is not None:
         raise UsageError("--report has no use without -o OUT: nothing is written.")
-    place.asked(asked.report, force=asked.force)
     progress(0, 0, "opening the tasks")
     source = source or open_source(asked)
     bias = None if source.classifier is None or asked.no_prior else _bias(source)

@@ -67,7 +67,7 @@ def write(made: Adapted, out: Path) -> Receipt:
         text.append(report(told, line, merged))
         return text[-1]
 
-    elsewhere = place.asked(asked.report, force=asked.force)
+    elsewhere = place.asked_of(asked.report, out, folder=True, force=asked.force)
     receipt = run(
         recipe(made),
         out,
