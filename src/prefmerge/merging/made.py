@@ -57,8 +57,9 @@ def all_made(
             prints = [_content(each) for each in (inputs[0], *inputs[1])]
         plan = plan_over(recipe, *inputs, same)
         settings, files = plan.recipe.settings(first.names), weights_files(plan, out, max_shard_size)
-        read = [receipt.inputs.base, *receipt.inputs.tasks]
-        if receipt.recipe == settings and all(map(_is, read, prints)) and _is_there(receipt, out, files):
+        read, names = [receipt.inputs.base, *receipt.inputs.tasks], tuple(plan.names)
+        same_inputs = receipt.tasks == names and len(read) == len(prints) and all(map(_is, read, prints))
+        if receipt.recipe == settings and same_inputs and _is_there(receipt, out, files):
             receipts[-1] = receipt
     return receipts
 
