@@ -82,7 +82,7 @@ def test_a_model_of_other_tasks_is_not_kept(first: tuple[int, ...], then: tuple[
     tasks[2].write_bytes(tasks[1].read_bytes())
 
     def recipe(chosen: tuple[int, ...]) -> Recipe:
-        return recipe_of(base, [tasks[i] for i in chosen], method="task_arithmetic")
+        return recipe_of(base, [tasks[i] for i in chosen])
 
     sweep(recipe(first), out, vary)
     with pytest.raises(OutputExists, match="was made otherwise"):
