@@ -77,6 +77,7 @@ NOT_RUN = {
     "prefmerge bench RECIPE.yaml -o OUT": "half a minute; tests/lab/test_command.py runs such a recipe",
     "prefmerge finetune examples/finetune/own-images.yaml -o my-run": HUB,
     "prefmerge merge base/ cars/ birds/ -o merged/ --ray 10.0.0.1:6379": "tests/merging/test_on_ray.py has a cluster",
+    "prefmerge push merged/ my-org/my-model --private": "tests/merging/test_push.py has a stand-in for the hub",
     "prefmerge merge recipe.yaml -o merged/ --ray auto": "tests/merging/test_on_ray.py has a cluster",
     "accelerate launch -m prefmerge finetune CONFIG.yaml -o RUN": "tests/training/test_processes.py starts processes",
 }
