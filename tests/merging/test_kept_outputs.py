@@ -41,27 +41,31 @@ def folders(base: Path, tasks: list[Path]) -> tuple[Path, list[Path]]:
 @pytest.mark.parametrize("given", [{}, {"dtype": "bfloat16"}, {"as_task_vector": True}, {"preference": "1,0"}])
 def test_a_finished_output_is_kept(given: dict[str, Any], tmp_path: Path) -> None:
     base, tasks = folders(*files(tmp_path, tasks=2))
-    first = merge(base, tasks, tmp_path / "out", resume=True, **given)
+    first = merge(base, tasks, tmp_path / "out", resume=True, report=True, max_shard_size=300, **given)
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
-    again = merge(base, tasks, tmp_path / "out", resume=True, **given)
+    again = merge(base, tasks, tmp_path / "out", resume=True, max_shard_size=300, **given)
     assert again == first
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
     with pytest.raises(OutputExists):
-        merge(base, tasks, tmp_path / "out", **given)
+        merge(base, tasks, tmp_path / "out", max_shard_size=300, **given)
     with pytest.raises(OutputExists):
-        merge(base, tasks, tmp_path / "out", resume=True, sha256=True, **given)
+        merge(base, tasks, tmp_path / "out", resume=True, sha256=True, max_shard_size=300, **given)
     with pytest.raises(OutputExists):
-        merge(base, tasks[:1], tmp_path / "out", resume=True)
+        merge(base, tasks[:1], tmp_path / "out", resume=True, max_shard_size=300)
 
 
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "vocab.txt"])
-def test_an_output_beside_which_a_file_would_be_another_is_not_kept(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "vocab.txt", None])
+def test_an_output_beside_which_a_file_would_be_another_is_not_kept(name: str | None, tmp_path: Path) -> None:
     base, tasks = folders(*files(tmp_path, tasks=2))
     recipe, vary = recipe_of(base, tasks), {"scale": ["0.5"]}
     sweep(recipe, tmp_path / "swept", vary)
+    (tmp_path / "swept" / "scale-0.5" / "scores.txt").touch()  # of the user's
     assert sweep(recipe, tmp_path / "swept", vary, resume=True)[0].kept
     config = '{"torch_dtype": "float16", "_name_or_path": "/home/someone/base"}'
-    (base / name).write_text(config if name == "config.json" else "[]")
+    if name is None:
+        (base / "tokenizer.json").unlink()
+    else:
+        (base / name).write_text(config if name == "config.json" else "[]")
     with pytest.raises(OutputExists, match="was made otherwise"):
         sweep(recipe, tmp_path / "swept", vary, resume=True)
 

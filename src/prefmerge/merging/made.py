@@ -4,7 +4,7 @@
 
 The same: parameters, number, order, names and contents of the inputs, what was added to the values, names and sizes of
 the weights files, version, and the files beside the weights. Of these the bytes are compared up to `SMALL`, else the
-sizes; the card is not compared, nor are files of the output that the base does not have. The weights themselves are not
+sizes; the card is not compared, nor is what others put into the folder. The weights themselves are not
 read: `verify` does that. What an interrupted merge left beside an output goes where the output is kept, and stays for a
 merge that resumes where it is not.
 Cost: one reading of the inputs where an output seems to be the same, once for all orders over them. Not here: parts of
@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from prefmerge.checkpoints import content_fingerprint, header_fingerprint
+from prefmerge.checkpoints.names import is_index
 from prefmerge.checkpoints.rearranged import original
 from prefmerge.errors import CheckpointCorrupt
 from prefmerge.merging.added import Added, entries
+from prefmerge.merging.card import CARD
 from prefmerge.merging.many import Order, files_beside, planned_files, weights_files
 from prefmerge.merging.plan import Plan, make_plan, plan_over
 from prefmerge.merging.receipt import Receipt, ReceiptFile, ReceiptInput
@@ -29,6 +31,7 @@ from prefmerge.merging.recording import versions
 from prefmerge.merging.sameness import Sameness
 from prefmerge.outputs.receipts import RECEIPT, receipt_beside
 from prefmerge.outputs.write import kind_of, tidy
+from prefmerge.report.place import REPORT
 from prefmerge.vectors.adapter import AdapterVector
 
 SMALL = 50_000_000  # bytes of a file beside the weights that are compared
@@ -68,7 +71,7 @@ def all_made(
             continue
         if not _is_there(receipt, order.out, weights_files(plan, order.out, max_shard_size)):
             continue
-        if not _has_beside(plan, order, tokenizer_from):
+        if not _has_beside(receipt, plan, order, tokenizer_from):
             continue
         told = [receipt.inputs.base, *receipt.inputs.tasks]
         if len(told) == len(read) and all(one.is_as(entry) for one, entry in zip(read, told, strict=True)):
@@ -90,13 +93,17 @@ def _is_there(receipt: Receipt, out: Path, files: tuple[ReceiptFile, ...]) -> bo
     return same and all(path.is_file() and path.stat().st_size == size for path, size in there)
 
 
-def _has_beside(plan: Plan, order: Order, tokenizer_from: str | None) -> bool:
-    """Whether the files that would be written beside the weights are there, as they would be written."""
+def _has_beside(receipt: Receipt, plan: Plan, order: Order, tokenizer_from: str | None) -> bool:
+    """Whether the files that would be written beside the weights are there, as they would be written, and no others
+    were.
+    """
     kind = kind_of(order.out)
     files = planned_files(plan, kind, tokenizer_from)
     if kind == "file":
         return True
-    return all(_is_file(order.out / name, content) for name, content in files_beside(plan, files, order.beside))
+    wanted = dict(files_beside(plan, files, order.beside))
+    others = {*(receipt.output.beside or ())} - {*wanted, CARD, REPORT}
+    return all(map(is_index, others)) and all(_is_file(order.out / name, wanted[name]) for name in wanted)
 
 
 def _is_file(path: Path, content: bytes | Path) -> bool:
