@@ -402,7 +402,7 @@ def test_without_resume_nothing_is_left_and_what_was_left_goes(tmp_path: Path) -
     assert merge(base, tasks, out).run.kept is None
     assert left(out) == []
     with pytest.raises(OutputExists):
-        merge(base, tasks, out, resume=True)
+        merge(base, tasks, out, resume=True, scale="0.25")
 
 
 # Several outputs

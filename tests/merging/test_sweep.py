@@ -14,6 +14,7 @@ from prefmerge import Receipt, merge
 from prefmerge.errors import MethodError, OutputExists, PreferenceError, UsageError
 from prefmerge.merging import sweep as work
 from prefmerge.merging.api import recipe_of
+from prefmerge.merging.recipe import Recipe
 from prefmerge.merging.sweep import combinations, sweep
 from tests.merging.test_candidates import files
 
@@ -63,6 +64,30 @@ def test_what_is_the_same_is_kept_and_the_rest_is_made(tmp_path: Path):
         sweep(recipe, out, {"scale": ["0.5"]}, resume=True)
     again = sweep(recipe, out, {"scale": ["0.5"]}, resume=True, force=True)
     assert [one.kept for one in again] == [False]
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ((0, 1, 2), (0, 1)),
+        ((0, 1), (0, 1, 2)),
+        ((0, 1), (1, 0)),
+        ((0, 1), (0, 2)),
+    ],
+)
+def test_a_model_of_other_tasks_is_not_kept(first: tuple[int, ...], then: tuple[int, ...], tmp_path: Path):
+    base, tasks = files(tmp_path)
+    out, vary = tmp_path / "swept", {"scale": ["0.5"]}
+    tasks = [*tasks[:2], tmp_path / "copy.safetensors"]  # a copy of the second, by another name
+    tasks[2].write_bytes(tasks[1].read_bytes())
+
+    def recipe(chosen: tuple[int, ...]) -> Recipe:
+        return recipe_of(base, [tasks[i] for i in chosen])
+
+    sweep(recipe(first), out, vary)
+    with pytest.raises(OutputExists, match="was made otherwise"):
+        sweep(recipe(then), out, vary, resume=True)
+    assert sweep(recipe(first), out, vary, resume=True)[0].kept
 
 
 def test_folders_are_swept_into_folders(tmp_path: Path):

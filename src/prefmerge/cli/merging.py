@@ -61,7 +61,8 @@ def merge(
         bool,
         typer.Option(
             "--resume",
-            help="Keep finished tensors when it is interrupted; the same command then makes only what is missing.",
+            help="Keep finished tensors when it is interrupted; the same command then makes only what is missing. An "
+            "output that was made so already is kept.",
         ),
     ] = False,
     ray: o.Ray = None,
@@ -118,10 +119,13 @@ def merge(
     how["report"] = api.reporting(o.where(report), out, force=force)
     show.say_compiling()
     with progress.merging() as shown:
-        receipt = api.run(recipe, out, progress=shown, **how)
+        kept: list[Path] = []
+        receipt = api.run(recipe, out, progress=shown, on_kept=partial(kept.append, out), **how)
     if json:
         folder = out if receipt.output.kind == "folder" else out.absolute().parent
         show.as_json(receipt.published(folder).to_json())
+    elif kept:
+        show.say_kept(out)
     else:
         show.merged(receipt, recipe, out)
         show.say_report(o.where(report), out, folder=receipt.output.kind == "folder")

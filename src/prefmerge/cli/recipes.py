@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,6 @@ class Several:
         """Merge them all. `how`: what `run` takes beside a recipe and its output. `report`: whether each has one."""
         from prefmerge.cli import progress, show
         from prefmerge.merging import api
-        from prefmerge.merging.made import made
         from prefmerge.merging.recipe_documents import read_documents, require_all_free
 
         if how["tokenizer_from"] is not None:
@@ -59,16 +59,18 @@ class Several:
         for one in several:
             recipe = self.changed(one.recipe())
             with progress.merging() as shown:
-                receipt = made(recipe, one.out, how["max_shard_size"]) if how["resume"] else None
-                kept = receipt is not None
-                receipt = receipt or api.run(recipe, one.out, progress=shown, **how)
+                kept: list[Path] = []
+                receipt = api.run(recipe, one.out, progress=shown, on_kept=partial(kept.append, one.out), **how)
             if self.json:
                 folder = one.out if receipt.output.kind == "folder" else one.out.absolute().parent
                 told.append({"name": one.name, "receipt": receipt.published(folder).to_json()})
             else:
                 _say_which(one)
+                if kept:
+                    show.say_kept(one.out)
+                    continue
                 show.merged(receipt, recipe, one.out)
-                show.say_report(None if kept else report, one.out, folder=receipt.output.kind == "folder")
+                show.say_report(report, one.out, folder=receipt.output.kind == "folder")
         if self.json:
             show.as_json({"format": "prefmerge-receipts/1", "recipes": told})
 

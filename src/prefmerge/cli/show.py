@@ -173,6 +173,11 @@ def merged(receipt: Receipt, recipe: Recipe, out: Path) -> None:
     console.print(f"Receipt: {find_receipt(out)}", soft_wrap=True)
 
 
+def say_kept(out: Path) -> None:
+    """One line: an output was there."""
+    screen.console().print(f"kept: {out} was made so already.", soft_wrap=True)
+
+
 def say_adapt(inputs: str, target: str = "--labels FILE") -> None:
     """One line: what would choose the model by measurement."""
     screen.console().print(

@@ -31,7 +31,11 @@ def sweep(
     run: o.RunFlag = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Keep the models and tensors that are finished, and make the others."),
+        typer.Option(
+            "--resume",
+            help="Keep the models that are there and would be made the same, and what an interrupted sweep had "
+            "finished; make the rest.",
+        ),
     ] = False,
     ray: o.Ray = None,
     threads: o.Threads = None,

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Unpack
@@ -29,6 +30,7 @@ from prefmerge.merging.arguments import RecipeArguments, stated, with_declared
 from prefmerge.merging.engine import merge_into
 from prefmerge.merging.in_memory import InMemory, base_state, name_of_task, require_list, task_of
 from prefmerge.merging.limits import checked_threads
+from prefmerge.merging.made import made
 from prefmerge.merging.many import Order, Reporting, write_all
 from prefmerge.merging.page import page
 from prefmerge.merging.parameters import per_task
@@ -81,7 +83,8 @@ def merge(
     `sha256` (put the SHA-256 of every file into the receipt), `max_shard_size` (how large a file of a folder may be,
     such as 5GB; by default a folder is cut as the base is), `tokenizer_from` (the name of the task whose tokenizer a
     folder gets in place of the base's), `resume` (take the tensors that an interrupted call with `resume` had finished
-    of the very same output, and keep what is finished when this one is interrupted), `ray` (the address of a cluster of
+    of the very same output, keep what is finished when this one is interrupted, and leave an output that was made so
+    already), `ray` (the address of a cluster of
     Ray to merge on, or `local`), `report` (also write an HTML file to look at: True for report.html in an output folder
     or NAME.report.html beside an output file, else its name), `progress` (called with what is done and how much there
     is). No value depends on these.
@@ -203,14 +206,22 @@ def run(
     card: str = "",
     added: Added | None = None,
     report: Reporting | None = None,
+    on_kept: Callable[[], object] | None = None,
     block: int = BLOCK,
 ) -> Receipt:
     """Carry out a recipe. `beside`: files, by name, to put beside the weights of a folder. `card`: Markdown on what the
     model is for, for its card. `added`: numbers, by tensor, to add to the merged ones. `report`: what to make of the
-    merge to look at. `block` (elements read at a time) is for tests: no value depends on it.
+    merge to look at. `on_kept` is called where `resume` finds that the output was made so already. `block` (elements
+    read at a time) is for tests: no value depends on it.
     """
+    order = Order(recipe, expanded(out), beside or {}, card, added, report)
+    there = made(order, max_shard_size, tokenizer_from) if resume else None
+    if there is not None and not (sha256 and there.inputs.base.sha256 is None):
+        if on_kept is not None:
+            on_kept()
+        return replace(there, output=replace(there.output, path=str(out)))
     (receipt,) = write_all(
-        [Order(recipe, out, beside or {}, card, added, report)],
+        [replace(order, out=out)],
         threads=threads,
         max_memory=max_memory,
         force=force,

@@ -16,7 +16,7 @@ import datetime
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,9 @@ def write_all(
         plans = [first, *(plan_over(order.recipe, *inputs, sameness) for order in orders[1:])]
         _require_one_set_of_rows(orders, plans)
         rows = zip(orders, plans, kinds, strict=True)
-        writings = [_Writing(order, plan, kind, _files(plan, kind, tokenizer_from)) for order, plan, kind in rows]
+        writings = [
+            _Writing(order, plan, kind, planned_files(plan, kind, tokenizer_from)) for order, plan, kind in rows
+        ]
         if ray is not None:
             for plan in plans:
                 on_ray.require_by_tensor(plan)
@@ -249,7 +251,8 @@ class _Writing:
             beside = dict(order.beside)
             if report is not None and file is None:
                 beside[place.REPORT] = report.encode()  # in place of one that the base has
-            _add_companions(self.output, self.plan, self.files, beside)
+            for name, content in files_beside(self.plan, self.files, beside):
+                self.output.add_file(name, content)
             base = base_model(self.plan.home.path, self.files.companions.files)
             self.output.add_file(CARD, model_card(receipt, base, order.card).encode())
         written = _published(self.output, receipt)
@@ -277,7 +280,7 @@ def formats_of_plan(planned: Plan) -> tuple[str, ...]:
     return tuple(formats_of(one.tensors.values()) for one in checkpoints)
 
 
-def _files(planned: Plan, kind: OutputKind, tokenizer_from: str | None) -> VocabularyFiles:
+def planned_files(planned: Plan, kind: OutputKind, tokenizer_from: str | None) -> VocabularyFiles:
     """What goes beside the weights, with the vocabulary and the chat template of the recipe."""
     companions = _companions(planned, kind, tokenizer_from)
     if kind == "file":
@@ -410,14 +413,16 @@ def _base_content(planned: Plan) -> str:
     return content_fingerprint(planned.given_base)
 
 
-def _add_companions(output: Output, planned: Plan, files: VocabularyFiles, beside: Mapping[str, bytes]) -> None:
+def files_beside(
+    planned: Plan, files: VocabularyFiles, beside: Mapping[str, bytes]
+) -> Iterator[tuple[str, bytes | Path]]:
+    """What a folder has beside its weights but for the card and the report, by name: bytes, or a file to copy."""
     base = planned.given_base
     stack = base if isinstance(base, Stack) else None
     module = home.module if isinstance(home := planned.home, Folder) else ""
     config = f"{module}/config.json" if module else "config.json"
-    for name, content in {**files.written, **beside}.items():
-        output.add_file(name, content)
+    yield from {**files.written, **beside}.items()
     for name, path in files.companions.files.items():
         if name not in beside and name not in files.written:
             content = as_published(name, path, planned.recipe, config, stack)
-            output.add_file(name, files.adapted(name, content))
+            yield name, files.adapted(name, content)

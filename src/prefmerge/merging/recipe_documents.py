@@ -24,7 +24,6 @@ from prefmerge.errors import PrefmergeError, RecipeError, UsageError
 from prefmerge.ground.progress import Progress
 from prefmerge.ground.words import joined
 from prefmerge.merging.api import run
-from prefmerge.merging.made import made
 from prefmerge.merging.receipt import Receipt
 from prefmerge.merging.recipe import Recipe
 from prefmerge.merging.recipe_file import RecipeDocument, documents
@@ -50,10 +49,6 @@ class Document:
     def is_ready(self) -> bool:
         """Whether the models of other documents that it takes are there."""
         return all(map(is_there, self.takes))
-
-    def made(self) -> Receipt | None:
-        """The receipt of its model where that is there, made as it would be made now."""
-        return made(self.recipe(), self.out) if self.is_ready else None
 
     @property
     def called(self) -> str:
@@ -89,8 +84,7 @@ def merge_recipes(
     several = read_documents(path, out)
     require_all_free(several, force=force or resume)
     return {
-        one.name: (one.made() if resume else None)
-        or run(
+        one.name: run(
             one.recipe(),
             one.out,
             threads=threads,

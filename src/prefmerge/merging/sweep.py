@@ -3,9 +3,8 @@
     sweep(recipe, out, {"scale": ["0.5", "1"], "method": ["ties", "linear"]})     out/scale-0.5_method-ties ...
 
 A combination in which the method has no use for a value is the one without it, and is made once; so are two that say
-the same in other words (1 and 1.0). With `resume` an
-output that is there is kept where its receipt says that it was made with the same parameters from the same inputs, and
-of the others what an interrupted sweep had finished.
+the same in other words (1 and 1.0). With `resume` an output that is there is kept where it was made with the same
+parameters from the same inputs (`made`), and of the others what an interrupted sweep had finished.
 Cost: a reading for every `TOGETHER` merges, and the writing. Not here: scores (`target.by_command`).
 """
 
@@ -104,7 +103,7 @@ def sweep(
     with make_plan(wanted[0].recipe) as first:
         ending = "" if isinstance(first.home, Folder) else ".safetensors"
         outs = {one.name: out / f"{one.name}{ending}" for one in wanted}
-        kept = all_made([(one.recipe, outs[one.name]) for one in wanted], first) if resume else []
+        kept = all_made([Order(one.recipe, outs[one.name]) for one in wanted], first) if resume else []
         formats = formats_of_plan(first)
     receipts = {one.name: receipt for one, receipt in zip(wanted, kept, strict=False) if receipt is not None}
     there = [path for path in outs.values() if os.path.lexists(path)]

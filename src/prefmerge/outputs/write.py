@@ -110,9 +110,7 @@ def create_output(
             if key is None or not resume:
                 atomic.recover(target, lambda workspace: settle(target, workspace))
             else:  # which folder is this one's is known once the layout is
-                atomic.restore(target)
-                for workspace in atomic.work_folders(target):
-                    settle(target, workspace)
+                _settle_all(target)
             _check_target(target, kind, force, began)
         pairs = metadata() if callable(metadata) else metadata
         limit = max_shard_bytes if kind == "folder" else None
@@ -140,15 +138,25 @@ def _taken(path: Path) -> int:
     return path.lstat().st_blocks * 512
 
 
-def tidy(target: Path) -> None:
+def _settle_all(target: Path) -> None:
+    """Finish what killed merges had begun at the target, and leave what they left beside it."""
+    atomic.restore(target)
+    for workspace in atomic.work_folders(target):
+        settle(target, workspace)
+
+
+def tidy(target: Path, *, leave: bool = False) -> None:
     """Finish what a merge that was killed at its very end had yet to do at an output that is there, and remove what it
-    left. Raises OutputBusy, OutputError.
+    left. `leave`: remove nothing, as a merge that resumes may take it. Raises OutputBusy, OutputError.
     """
     target = Path(os.path.abspath(expanded(target)))
     if not (atomic.work_folders(target) or locks.lock_file(target).exists()):
         return
     with reporting(target), locks.claim(target):
-        atomic.recover(target, lambda workspace: settle(target, workspace))
+        if leave:
+            _settle_all(target)
+        else:
+            atomic.recover(target, lambda workspace: settle(target, workspace))
 
 
 def require_free(target: Path, kind: OutputKind, *, force: bool) -> None:
