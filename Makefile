@@ -50,7 +50,7 @@ docs: .venv/ready
 	.venv/bin/python -m benchmarks.targets --render-only --docs docs/targets.md
 	.venv/bin/python -m benchmarks.targets_tables
 	.venv/bin/python -m benchmarks.similarity_encoders --render-only --docs docs/similarities.md
-	.venv/bin/python -m prefmerge.cli.listing > docs/parameters.md
+	.venv/bin/python -m pages.reference
 
 .venv/ready .venv-demo/ready: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "prefmerge needs Python 3.11 or later with venv; set PYTHON=/path/to/python3"; exit 1; }
