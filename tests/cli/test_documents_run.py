@@ -65,6 +65,7 @@ NOT_RUN = {
     "make check": SETS_UP,
     "make bench": BENCHMARK,
     "pip install 'prefmerge[studio]'": SETS_UP,
+    "make site": "tests/pages builds it",
     "make docs": "tests/benchmarks compares every page with what its script writes",
     ". .venv-demo/bin/activate": "changes the shell that types it",
     "python -m benchmarks.targets --docs docs/targets.md": BENCHMARK,
