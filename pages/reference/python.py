@@ -32,6 +32,7 @@ RESULTS = {  # what annotations name that are not imported where they stand
     "Measured": "prefmerge.analysis",
     "Ownership": "prefmerge.analysis",
     "Run": "prefmerge.runs",
+    "SweptModel": "prefmerge.merging.sweep",
     "VerifyReport": "prefmerge.merging.verify",
 }
 FEW = 5  # parameters of a merge that a function lists; it says of more that they are those of merge

@@ -67,7 +67,7 @@ class SweptModel:
 
 def sweep(
     recipe: Recipe,
-    out: Path,
+    out: str | Path,
     vary: Mapping[str, Sequence[str]],
     *,
     resume: bool = False,
@@ -77,10 +77,18 @@ def sweep(
     max_memory: str | int = "1GiB",
     progress: Progress | None = None,
 ) -> list[SweptModel]:
-    """Write a model for each combination into the folder `out`, and `sweep.json` with a row for each.
+    """Write a model for each combination of values into the folder `out`, and `sweep.json` with a row for each.
+
+        models = prefmerge.sweep(prefmerge.read_recipe("recipe.yaml"), "swept", {"scale": ["0.5", "1"]})
+        [(one.out, one.receipt.owned) for one in models]
+
+    `recipe`: what all have in common, from a file, from `plan(...).recipe`, or made by hand. `vary`: for each
+    parameter its values, as text. `resume`: outputs that are there and were made so are kept, and of the others what an
+    interrupted sweep had finished. The other arguments are those of `merge`.
 
     Raises UsageError for a parameter that there is not, OutputExists, and what `merge` raises.
     """
+    out = Path(out)
     wanted = combinations(recipe, vary)
     with make_plan(wanted[0].recipe) as first:
         ending = "" if isinstance(first.home, Folder) else ".safetensors"
