@@ -14,7 +14,7 @@ demo: .venv-demo/ready
 
 # Two files of tests at a time, each with its own fixtures: `make test JOBS=4` where there are more cores and memory.
 test: .venv/ready
-	.venv/bin/python -m pytest -n $(or $(JOBS),2) --dist loadfile
+	.venv/bin/python -m pytest -n $(or $(JOBS),2) --dist loadfile --no-loadscope-reorder
 
 check: .venv/ready
 	.venv/bin/ruff format --check .

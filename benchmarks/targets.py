@@ -12,6 +12,7 @@ writes.
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ import yaml
 
 from benchmarks import common, wordnet
 from benchmarks.targets_page import NAMES, write_page
-from benchmarks.targets_results import collected, summary
+from benchmarks.targets_results import collected, extended, summary
 from prefmerge.lab.results import Results
 
 WORK = Path(__file__).parent / "scratch" / "targets"
@@ -47,6 +48,16 @@ def bench(file: Path, work: Path, definitions: Path, model: Path, changes: dict[
     return out
 
 
+def add(recipe: Path) -> None:
+    """Extend targets.json."""
+    out, result = recipe.with_suffix(""), common.RESULTS / "targets.json"
+    asked_for = yaml.safe_load(wordnet.RECIPE.read_text(encoding="utf-8"))
+    results = collected(recipe, out)
+    names = {results.about["recipe"]["finetune"]["model"]["id"]: wordnet.MODEL, recipe.parent: "WORK"}
+    more = summary(results, out, __doc__, names, asked_for)
+    common.write_result(result, extended(json.loads(result.read_text(encoding="utf-8")), more, asked_for))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=WORK, help="where all is kept; what is finished is not done again")
@@ -54,12 +65,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, help="folder of the encoder; default: the package's")
     parser.add_argument("--jobs", type=int, help="cells side by side; default: one per core")
     parser.add_argument("--recipe", type=Path, help="another of the recipes on WordNet, and not the two")
+    parser.add_argument(
+        "--add",
+        type=Path,
+        metavar="RECIPE",
+        help="add what is finished of a shortened copy of wordnet.yaml to targets.json: entries that it had not; the "
+        "output lies beside RECIPE, without its ending",
+    )
     parser.add_argument("--docs", type=Path, help="also write the page into this file, with its figures beside it")
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--collect", action="store_true", help="write the results of what is finished; measure nothing")
     only.add_argument("--render-only", action="store_true", help="write the page of the results; measure nothing")
     asked = parser.parse_args(arguments)
-    if not asked.render_only:
+    if asked.add is not None:
+        add(asked.add.resolve())
+    elif not asked.render_only:
         work, model = asked.work.resolve(), asked.model or wordnet.encoder_folder()
         if not asked.collect:
             wordnet.require(asked.wordnet)

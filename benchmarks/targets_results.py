@@ -70,6 +70,38 @@ def _not_measured(results: Results, asked: Mapping[str, Any]) -> list[str]:
     return [*seeds, *entries, *few]
 
 
+def extended(data: Mapping[str, Any], more: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """A result with the entries that another output of the same recipe measured. Both must have the same targets, and
+    the same answers of every entry that both have: else they are of other checkpoints, and ValueError says where.
+    """
+    if data["environments"] != more["environments"]:
+        raise ValueError("the targets are others")
+    rows = {_key(row): row for row in data["scores"]}
+    for row in more["scores"]:
+        if rows.setdefault(_key(row), row)["right"] != row["right"]:
+            raise ValueError(f"{_key(row)} has other answers")
+    if not {_key(row) for row in data["scores"]} & {_key(row) for row in more["scores"]}:
+        raise ValueError("no entry is in both, so nothing shows that the checkpoints are the same")
+    recipe = data["about"]["recipe"]
+    entries = [name for name in asked["methods"] if name in (*recipe["methods"], *more["about"]["recipe"]["methods"])]
+    about = {**data["about"], "recipe": {**recipe, "methods": entries}}
+    whole = {**data, "scores": list(rows.values()), "about": about}
+    missing = [name for name in asked["methods"] if name not in entries]
+    seeds = {name: {row["seed"] for row in rows.values() if row["method"] == name} for name in entries}
+    missing += [
+        f"{name} with seed {seed}"
+        for name, measured in seeds.items()
+        for seed in data["seeds"]
+        if measured and seed not in measured
+    ]
+    days = sorted({*data["measured"], *more["measured"]})
+    return {**whole, "measured": [days[0], days[-1]], "not_measured": missing, "added": more["commit"]}
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return (row["study"], row["method"], row["scale"], row["seed"])
+
+
 def compact(results: Results) -> dict[str, Any]:
     """A JSON object for `expanded`."""
     names = [(one.name, one.variant) for one in results.environments]

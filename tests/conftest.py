@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -17,11 +19,45 @@ if (workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 FEW_MODULES = 100
+# Files that take longest. They begin first where files run side by side (`--no-loadscope-reorder` keeps their order):
+# one of them at the end would be waited for by all other workers. By default pytest-xdist begins with those of most
+# tests, which leaves these to the end.
+LONGEST = (
+    "lab/demo/test_run.py",
+    "lab/test_bench.py",
+    "benchmarks/test_targets.py",
+    "benchmarks/test_benchmarks.py",
+    "cli/test_adapt_command.py",
+    "target/by_command/test_search.py",
+    "vectors/test_kernel_cache.py",
+    "target/search/test_by_score.py",
+    "merging/test_changing_inputs.py",
+    "lab/test_at_target.py",
+    "cli/test_documents_run.py",
+    "benchmarks/test_adapt.py",
+    "field/test_many_tensors.py",
+    "field/test_attacks_ending.py",
+    "lab/demo/test_demo_benchmarks.py",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fuzz", type=int, default=0, metavar="N", help="Try N damaged files, in tests/fuzz.")
     parser.addoption("--attacks", type=int, default=0, metavar="N", help="Repeat attacks on running commands N times.")
+
+
+def pytest_configure() -> None:
+    """A shell that starts tests in the background has them ignore Ctrl-C, and with them every command that they start,
+    of which some are tested to end by it.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    place = {here / name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(LONGEST)))
 
 
 class Frozen:

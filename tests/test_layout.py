@@ -22,6 +22,7 @@ LAYERS = [
     "errors",
     "version",
     "ground",
+    "report",
     "plotting",
     "runs",
     "preference",

@@ -13,12 +13,14 @@ from typer.testing import CliRunner
 
 from benchmarks import adapt_tables, common, similarity_encoders, targets, targets_page, targets_tables
 from benchmarks import wordnet as definitions
-from benchmarks.targets_results import collected, compact, expanded, summary
+from benchmarks.targets_results import collected, compact, expanded, extended, summary
 from prefmerge.cli import app
 from prefmerge.lab import findings, tables, target_tables
+from prefmerge.lab import trainings as training
 from prefmerge.lab.results import Results
 from prefmerge.lab.statistics import StudyScores
 from tests.lab.made import made
+from tests.lab.quick import train_all, two_candidates
 from tests.models.tiny import tiny_bert
 
 STUDIES = ("places", "diversity")
@@ -63,6 +65,8 @@ def tables_of(results: Results) -> list[str]:
 def test_from_definitions_to_a_page(wordnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PREFMERGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(targets.subprocess, "run", in_this_process)
+    monkeypatch.setattr(training, "_train_all", train_all)
+    monkeypatch.setattr("prefmerge.target.adapt.candidates", two_candidates)
     monkeypatch.setattr(definitions, "TRAIN", 10)
     monkeypatch.setattr(definitions, "TEST", 6)
     work, model = tmp_path / "work", tiny_bert(tmp_path / "tiny")
@@ -105,6 +109,36 @@ def test_how_shares_are_judged():
     assert similarity_encoders.judged([0.5, 0.5, 0.0], [0.5, 0.5, 0.0]) == (0.0, 1.0)
     assert similarity_encoders.judged([0.25, 0.25, 0.5], [0.5, 0.5, 0.0]) == (0.5, 0.5)
     assert similarity_encoders.judged([0.0, 0.0, 1.0], [0.5, 0.5, 0.0]) == (1.0, 0.0)
+
+
+def test_entries_that_were_measured_apart_join_a_result():
+    names = ["Baseline", "MAGMAX", "Adapt (labels)", "Adapt (pairs)"]
+    results = made(methods=names, studies=("places",))
+    origin = {"measured": ["2026-01-01", "2026-01-02"], "not_measured": [], "commit": "a"}
+
+    def part(methods: list[str], seeds: tuple[int, ...], days: list[str]) -> dict[str, Any]:
+        scores = tuple(one for one in results.scores if one.method.split(",")[0] in methods and one.seed in seeds)
+        data = {**origin, **compact(replace(results, scores=scores)), "measured": days}
+        recipe = {**data["about"]["recipe"], "methods": methods}
+        return {**data, "about": {**data["about"], "recipe": recipe}}
+
+    asked = {"methods": ["Baseline", "Average", *names[1:]]}
+    first, last = results.seeds[0], results.seeds[-1]
+    data = part(names[:3], results.seeds, ["2026-01-01", "2026-01-02"])
+    more = part(["Baseline", "Adapt (pairs)"], (first,), ["2026-01-03", "2026-01-03"])
+    whole = extended(data, {**more, "commit": "b"}, asked)
+    assert whole["not_measured"] == ["Average", *(f"Adapt (pairs) with seed {n}" for n in results.seeds if n != first)]
+    assert (whole["measured"], whole["added"]) == (["2026-01-01", "2026-01-03"], "b")
+    everything = part(names, results.seeds, ["2026-01-01", "2026-01-03"])
+    missing = {(row["method"], row["seed"]) for row in everything["scores"] if row not in whole["scores"]}
+    assert missing == {("Adapt (pairs)", last)}
+    other = {**more, "scores": [{**row, "right": [n + 1 for n in row["right"]]} for row in more["scores"]]}
+    with pytest.raises(ValueError, match="has other answers"):
+        extended(data, other, asked)
+    with pytest.raises(ValueError, match="no entry is in both"):
+        extended(data, part(["Adapt (pairs)"], (first,), ["2026-01-03", "2026-01-03"]), asked)
+    with pytest.raises(ValueError, match="the targets are others"):
+        extended(data, {**more, "environments": more["environments"][1:]}, asked)
 
 
 def test_a_page_of_entries_that_one_training_has():

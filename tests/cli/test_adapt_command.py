@@ -30,6 +30,7 @@ from prefmerge.models.head_file import read_head
 from prefmerge.target.parameters import Parameters, declarations
 from tests.cli.conftest import Result
 from tests.outputs.traces import traces
+from tests.report.pages import lawful
 
 pytest.importorskip("transformers", reason="adapt needs the extra places")
 pytest.importorskip("sklearn", reason="adapt needs the extra places")
@@ -148,10 +149,35 @@ def test_the_head_answers_with_prior_and_bias(
 
 def test_nothing_that_is_published_tells_of_this_machine(site: Path) -> None:
     assert traces(site / "site", site, site.parent) == []
-    page = (site / "site" / "report.html").read_text()
-    assert "<script" not in page
-    assert "http://" not in page
-    assert "https://" not in page
+    lawful((site / "site" / "report.html").read_text())
+
+
+def test_the_report_has_the_merge_too(site: Path) -> None:
+    page, receipt = (
+        lawful((site / "site" / "report.html").read_text()),
+        json.loads((site / "site" / "receipt.json").read_text()),
+    )
+    assert page.row("base")[1] == "base"
+    assert receipt["recipe"]["method"] in page.shown
+    assert receipt["output"]["fingerprint"] in page.shown
+    assert "What each layer keeps" in page.shown
+    assert json.loads((site / "site" / "adapt.json").read_text())["command"] in page.shown
+
+
+def test_a_report_goes_elsewhere_too(place: Path, call: Callable[[str], Result]) -> None:
+    done = call("adapt --run my-run --labels seen.csv -o out --report page.html")
+    assert (done.code, done.exception) == (0, None), done.stderr
+    assert "Report: page.html" in done.stdout
+    assert (place / "page.html").read_bytes() == (place / "out" / "report.html").read_bytes()
+    for line, said in (
+        ("-o out --force --report page.html", ""),
+        ("-o out2 --report page.html", "error: page.html: exists already"),
+        ("--report other.html", "--report has no use without -o OUT"),
+    ):
+        (place / "page.html").write_text("mine")
+        done = call(f"adapt --run my-run --labels seen.csv {line}")
+        assert (done.code == 0) == (not said)
+        assert said in done.stderr
 
 
 def test_the_model_card_says_what_to_expect(site: Path) -> None:
@@ -258,12 +284,11 @@ def test_the_report_shows_what_each_class_gains_and_loses(site: Path) -> None:
     )
     # As it is, without a prior: balanced accuracy is the plain mean of what stands beside each class.
     assert before["balanced"]["value"] == pytest.approx(sum(one["before"] for one in recall.values()) / len(recall))
-    page = (site / "site" / "report.html").read_text()
-    assert f'<th class="n">this model<th class="n">{made["estimates"]["there"]}<th class="n">change' in page
+    page = lawful((site / "site" / "report.html").read_text())
+    assert page.row("class")[3:] == ["this model", made["estimates"]["there"], "change"]
     for name, one in recall.items():
-        shown = f'<td class="n">{one["samples"]}<td class="n">{100 * one["recall"]:.0f} %<td class="n">'
-        assert f"<td>{name}<td" in page
-        assert f"{shown}{100 * one['before']:.0f} %" in page
+        shown = [str(one["samples"]), f"{100 * one['recall']:.0f} %", f"{100 * one['before']:.0f} %"]
+        assert page.row(name)[2:5] == shown
 
 
 @pytest.mark.parametrize(

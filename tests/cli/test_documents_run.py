@@ -40,6 +40,7 @@ from prefmerge.target.fit import one_thread
 from prefmerge.training.steps import torch_threads
 from tests.cli.test_adapt_command import write_words
 from tests.documents import ROOT, commands, documents, python_blocks, unfenced_python
+from tests.lab.quick import two_candidates
 from tests.models.tiny import tiny_bert, tiny_image_classifier, tiny_text_classifier
 
 TASKS = {"birds": ("ef", "gh"), "cars": ("ab", "cd"), "digits": ("ij", "kl")}
@@ -120,6 +121,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("desk")
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patched, torch_threads(1), one_thread():
         patched.setenv("PREFMERGE_CACHE", str(folder / "cache"))
+        patched.setattr("prefmerge.target.adapt.candidates", two_candidates)
         tiny_bert(Path("tiny"))
         write_words(Path("words.csv"), dict.fromkeys(CLASSES, 24), 0)
         Path("CONFIG.yaml").write_text(CONFIG)

@@ -80,13 +80,16 @@ def test_ctrl_c_ends_the_commands_and_the_same_command_resumes(place: Path) -> N
     words = ["base", "cars", "birds", "-o", "found", "--jobs", "2", "--trials", "9", "--lower-is-better"]
     slow = f"test $(wc -l < calls.log) -lt 5 || {python('slow.py')}; {SCORE}"
     (place / "calls.log").touch()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "prefmerge", "search", *words, "--score", slow], stderr=subprocess.PIPE, text=True
-    )
-    while not (place / "pids.log").exists():
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    line = [sys.executable, "-m", "prefmerge", "search", *words, "--score", slow]
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            while not (place / "pids.log").exists():
+                assert process.poll() is None, "it ended before it could be interrupted"
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=50)  # less than what it waits for takes
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert err.splitlines()[-1] == "error: interrupted; the same command resumes."
     assert not (place / "found" / "candidates").exists()

@@ -162,7 +162,8 @@ def test_attack_m9_the_model_card(inputs: list[str], name: str) -> None:
     shown, _, code = rest.partition("```yaml\n")
     code, _, end = code.partition("\n```\n")
     assert not re.search(r"(?<!\\)(<img|\[x\]|\|b`|&lt;)", shown + end)
-    assert yaml.safe_load(head)["base_model"] == base.name
+    assert "base_model" not in yaml.safe_load(head)  # it is no model of a hub
+    assert yaml.safe_load(code)["base_model"] == base.name
     assert [model["name"] for model in yaml.safe_load(code)["models"]] == [name, "t2"]
     rows = [line for line in card.splitlines() if line.startswith("| 1 |")]
     assert len(rows) == 1

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from prefmerge import merge
 
 EACH = 16 << 10  # bytes; what one more tensor of 16 elements may take: three headers, a plan, a receipt
-FEW, MANY = 200, 1200
+FEW, MANY = 100, 500
 
 
 def made(folder: Path, count: int) -> list[Path]:

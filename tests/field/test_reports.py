@@ -11,7 +11,8 @@ import pytest
 
 from prefmerge.lab import report, tables, target_tables
 from prefmerge.lab.results import Results
-from prefmerge.lab.table import HINT, Table, Value
+from prefmerge.lab.table import Table, Value
+from prefmerge.report.parts import HINT
 from tests.lab.made import ABOUT, made
 
 METHODS = ("Baseline", "MAGMAX", "Tunable (Label)", "Tunable (OT)")

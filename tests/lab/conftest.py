@@ -4,7 +4,9 @@ samples held out."""
 from __future__ import annotations
 
 import csv
+import os
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -40,13 +42,28 @@ def words(file: Path, per_class: int, seed: int) -> None:
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `sequential-1`, `sequential-2`, `independent-1` and `held-out-1`."""
+    """A folder with `sequential-1`, `sequential-2`, `independent-1` and `held-out-1`; one for all workers."""
     pytest.importorskip("transformers", reason="experiments need the extra train")
+    from filelock import FileLock
+
+    place = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent
+    folder = place / "runs-of-experiments"
+    with FileLock(folder.with_suffix(".lock")):
+        if not (folder / "made").exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a process that could not finish it
+            folder.mkdir()
+            make_runs(folder)
+            (folder / "made").touch()
+    return folder
+
+
+def make_runs(folder: Path) -> None:
     from prefmerge.training.config_file import read_config
     from prefmerge.training.finetuning import finetune
     from tests.models.tiny import tiny_bert
 
-    folder = tmp_path_factory.mktemp("runs")
     tiny_bert(folder / "tiny")
     words(folder / "train.csv", 20, 0)
     words(folder / "test.csv", 20, 1)
@@ -56,7 +73,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text = CONFIG.replace("METHOD", method).replace("SEED", str(seed)).replace("HELD_OUT", held_out)
         file.write_text(text)
         finetune(read_config(file), folder / f"{name}-{seed}")
-    return folder
 
 
 @pytest.fixture(autouse=True)

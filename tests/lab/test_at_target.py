@@ -15,6 +15,7 @@ import pytest
 import prefmerge
 from prefmerge.data.examples import Examples, concatenated
 from prefmerge.errors import RunError
+from prefmerge.lab import trainings
 from prefmerge.lab.at_target import train_on
 from prefmerge.lab.bench import run
 from prefmerge.lab.entries import KNOWN
@@ -216,7 +217,11 @@ def test_a_seed_without_a_run_that_holds_samples_out_is_refused(runs: Path, tmp_
         run(read_experiment(tmp_path / "words.yaml"), tmp_path / "out", jobs=1)
 
 
-def test_a_recipe_trains_runs_of_their_own_for_them(runs: Path, tmp_path: Path):
+def test_a_recipe_trains_runs_of_their_own_for_them(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from tests.lab.quick import train_all, two_candidates
+
+    monkeypatch.setattr(trainings, "_train_all", train_all)
+    monkeypatch.setattr("prefmerge.target.adapt.candidates", two_candidates)
     from prefmerge.runs import read_run
     from prefmerge.training.kept import read_kept
 

@@ -53,13 +53,15 @@ def test_a_recipe_becomes_a_report(
     assert not (tmp_path / "my-results").exists()
 
     (line,) = EXAMPLES["bench"]
-    code, told, said = call(f"{line.removeprefix('prefmerge ')} --jobs 1")
+    code, told, said = call(f"{line.removeprefix('prefmerge ')} --jobs 1 --report page.html")
     assert code == 0, said
+    assert "Report:  page.html" in told
     assert "report.html" in told
     assert "MAGMAX" in told
     assert "pieces of work, 0 of them done" in said
     out = tmp_path / "my-results"
     page = (out / "report.html").read_text()
+    assert (tmp_path / "page.html").read_text() == page
     for word in ("Tunable (Label)", "Search", "my-runs", "data:image/png;base64"):
         assert word in page
     assert not re.search(r'(?:src|href)="(?!data:|#)', page)  # nothing is loaded from elsewhere

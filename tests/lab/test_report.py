@@ -19,6 +19,7 @@ from prefmerge.lab.results import Results, Score, Shown, TaskScores
 from prefmerge.lab.statistics import Difference
 from prefmerge.shown import marked
 from tests.lab.made import KINDS, made, places, pools
+from tests.report.pages import lawful
 
 pytest.importorskip("matplotlib", reason="figures need the extra plot")
 
@@ -76,6 +77,10 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+
+
+def test_the_page_keeps_the_law_of_reports(written: Path):
+    lawful((written / "report.html").read_text(encoding="utf-8"))
 
 
 def test_the_page_stands_alone(written: Path):

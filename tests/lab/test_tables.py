@@ -81,11 +81,11 @@ def test_a_small_table_of_environments():
 def test_html_says_the_same_with_every_text_escaped():
     table = Table("t", "a < b & c", ("Method", "e1"), ((Value("<script>"), Value("1.0", True)),), ('"quoted" > note',))
     assert table.html() == (
-        '<div class="scroll" tabindex="0"><table id="t">\n'
-        "<caption>a &lt; b &amp; c</caption>\n"
-        '<thead><tr><th scope="col" class="w">Method</th><th scope="col">e1</th></tr></thead><tbody>\n'
-        '<tr><th scope="row" class="w">&lt;script&gt;</th><td><strong>1.0</strong></td></tr>\n'
-        "</tbody></table></div>\n"
+        '<div class="scroll" tabindex="0" role="region" aria-label="a &lt; b &amp; c"><table id="t">'
+        "<caption><span>a &lt; b &amp; c</span></caption>"
+        '<thead><tr><th scope="col" class="w">Method</th><th scope="col">e1</th></tr></thead><tbody>'
+        '<tr><th scope="row" class="w"><bdi>&lt;script&gt;</bdi></th><td><strong>1.0</strong></td></tr>'
+        "</tbody></table></div>"
         '<ul class="notes"><li>&quot;quoted&quot; &gt; note</li></ul>'
     )
 

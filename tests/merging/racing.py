@@ -1,10 +1,11 @@
 """Several merges at once into one output, round after round. A program, for test_at_once.py.
 
-    python racing.py PLACE KIND FORCE PROCESSES ROUNDS
+    python racing.py PLACE ROUNDS KIND,FORCE,PROCESSES...
 
 KIND is file or folder; with FORCE 1 an output is there before, and all of them may replace it. Each process is a fork
 that calls the command line with another scale, so that no two outputs are equal. They set out together, at moments
-that differ by up to the length of a merge. Printed: per round a line of JSON, [process, exit code, what it said] each.
+that differ by up to the length of a merge. The races follow each other in one process, as its imports take longer than
+they do; each has a folder of its name. Printed: per round a line of JSON, [process, exit code, what it said] each.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def call(scale: float, out: Path, force: bool) -> tuple[int, str]:
     return found.exit_code, found.stderr if found.exit_code else ""
 
 
-def main(place: Path, kind: str, force: bool, processes: int, rounds: int) -> None:
+def race(place: Path, kind: str, force: bool, processes: int, rounds: int) -> None:
     place.mkdir()
     os.chdir(place)
     rng = np.random.default_rng(0)
@@ -71,4 +72,6 @@ def main(place: Path, kind: str, force: bool, processes: int, rounds: int) -> No
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "1", int(sys.argv[4]), int(sys.argv[5]))
+    for asked in sys.argv[3:]:
+        kind, force, processes = asked.split(",")
+        race(Path(sys.argv[1]) / asked, kind, force == "1", int(processes), int(sys.argv[2]))

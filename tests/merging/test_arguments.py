@@ -33,6 +33,7 @@ OWN = {
         "tokenizer_from",
         "resume",
         "ray",
+        "report",
         "progress",
     ],
     "plan": ["base", "tasks", "names", "parameters"],

@@ -19,23 +19,34 @@ from tests.merging import racing
 ROUNDS = 4  # of each; what is decisive is forced in tests/outputs/test_two_writers.py
 
 
-@pytest.mark.parametrize(("processes", "force"), [(2, False), (3, False), (3, True)])
-@pytest.mark.parametrize("kind", ["file", "folder"])
-def test_attack_s1_processes_at_once(
-    tmp_path: Path, request: pytest.FixtureRequest, processes: int, kind: str, force: bool
-) -> None:
+RACES = [(kind, processes, force) for kind in ("file", "folder") for processes, force in ((2, 0), (3, 0), (3, 1))]
+
+
+@pytest.fixture(scope="module")
+def raced(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> tuple[Path, list[list[str]]]:
+    """Where all races were run, and what they printed, by race."""
     rounds = request.config.getoption("--attacks") or ROUNDS
-    counts = race(tmp_path / "race", kind, force, processes, rounds)
-    assert counts["won"] + counts["refused"] == processes * rounds
+    place = tmp_path_factory.mktemp("races")
+    asked = [f"{kind},{force},{processes}" for kind, processes, force in RACES]
+    command = [sys.executable, racing.__file__, str(place), str(rounds), *asked]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert len(lines) == rounds * len(RACES)
+    return place, [lines[i * rounds : (i + 1) * rounds] for i in range(len(RACES))]
 
 
-def race(place: Path, kind: str, force: bool, processes: int, rounds: int) -> dict[str, int]:
-    """Run the rounds, check each, and return how many processes wrote an output and how many were refused, and how."""
-    command = [sys.executable, racing.__file__, str(place), kind, str(int(force)), str(processes), str(rounds)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+@pytest.mark.parametrize(("kind", "processes", "force"), RACES)
+def test_attack_s1_processes_at_once(
+    raced: tuple[Path, list[list[str]]], kind: str, processes: int, force: int
+) -> None:
+    place, printed = raced
+    lines = printed[RACES.index((kind, processes, force))]
+    counts = counted(place / f"{kind},{force},{processes}", kind, bool(force), lines)
+    assert counts["won"] + counts["refused"] == processes * len(lines)
+
+
+def counted(place: Path, kind: str, force: bool, lines: list[str]) -> dict[str, int]:
+    """Check each round, and return how many processes wrote an output and how many were refused, and how."""
     counts: dict[str, int] = dict.fromkeys(("won", "refused", "busy", "meanwhile"), 0)
-    lines = done.stdout.splitlines()
-    assert len(lines) == rounds
     for n, line in enumerate(lines):
         heard = json.loads(line)
         out = place / str(n) / racing.OUT[kind]

@@ -14,7 +14,7 @@ import yaml
 
 import prefmerge
 from prefmerge.merging.card import BaseModel, base_model, model_card
-from prefmerge.merging.receipt import Receipt
+from prefmerge.merging.receipt import Receipt, ReceiptInput, ReceiptInputs
 from prefmerge.merging.recipe_text import recipe_text
 from prefmerge.methods import METHODS
 from prefmerge.preference import Preference
@@ -102,9 +102,7 @@ def test_what_a_hub_reads(tmp_path: Path) -> None:
     receipt = merged("folder", tmp_path)
     card = (tmp_path / "out" / "README.md").read_text()
     assert head_of(card) == {
-        "base_model": "base",
-        "base_model_relation": "merge",
-        "library_name": "transformers",
+        "library_name": "transformers",  # no base_model: a hub refuses a name that is none of its models
         "tags": ["merge", "prefmerge"],
     }
     assert f"`{receipt.fingerprint}`" in card
@@ -145,6 +143,46 @@ def test_what_the_base_says_of_itself_is_kept(tmp_path: Path) -> None:
     assert base_model(snapshot, []).hub == "org/self"
 
 
+def in_cache(entry: ReceiptInput, *names: str) -> ReceiptInput:
+    """The input as it is where it came from the hub; `names` are two for an adapter over its model."""
+    places = [f"/home/x/hub/models--{name.replace('/', '--')}/snapshots/0a1b" for name in names]
+    return replace(entry, path="+".join(places))
+
+
+def test_models_of_the_hub_are_listed_the_base_first() -> None:
+    receipt = Receipt.load(GOLDEN / "folder.json")
+    first, *rest = receipt.inputs.tasks
+    for own, expected in (
+        ((), "org/base"),
+        (("me/cars",), ["org/base", "me/cars"]),
+        (("org/base", "me/lora"), ["org/base", "me/lora"]),
+        (("org/base",), "org/base"),
+    ):
+        tasks = (in_cache(first, *own) if own else first, *rest)
+        made = replace(receipt, inputs=ReceiptInputs(base=in_cache(receipt.inputs.base, "org/base"), tasks=tasks))
+        head = head_of(model_card(made))
+        assert (head["base_model"], head["base_model_relation"]) == (expected, "merge")
+    made = replace(receipt, inputs=ReceiptInputs(base=receipt.inputs.base, tasks=(in_cache(first, "me/cars"), *rest)))
+    assert head_of(model_card(made))["base_model"] == "me/cars"
+
+
+def test_the_hubs_own_reader_takes_it() -> None:
+    hub = pytest.importorskip("huggingface_hub", reason="it reads cards with the extra hub")
+    receipt = Receipt.load(GOLDEN / "folder.json")
+    inputs = replace(receipt.inputs, base=in_cache(receipt.inputs.base, "org/base"))
+    base = BaseModel(library="transformers", card={"license": "apache-2.0", "language": ["en", "de"]})
+    card = hub.ModelCard(model_card(replace(receipt, inputs=inputs), base), ignore_metadata_errors=False)
+    assert card.data.to_dict() == {
+        "base_model": "org/base",
+        "base_model_relation": "merge",
+        "library_name": "transformers",
+        "license": "apache-2.0",
+        "language": ["en", "de"],
+        "tags": ["merge", "prefmerge"],
+    }
+    assert card.text.lstrip().startswith("# A merged model")
+
+
 @pytest.mark.parametrize(
     "text", ["", "---\n", "---\na: [\n---\n", "---\n- a\n---\n", "no card", "---\nx: &a [*a]\n---\n"]
 )
@@ -176,7 +214,7 @@ def test_names_that_yaml_or_markdown_could_misread(name: str) -> None:
     receipt = Receipt.load(GOLDEN / "paper.json")
     inputs = replace(receipt.inputs, base=replace(receipt.inputs.base, name=name))
     card = model_card(replace(receipt, inputs=inputs, tasks=(name, *receipt.tasks[1:])))
-    assert head_of(card)["base_model"] == name
+    assert head_of(card) == {"tags": ["merge", "prefmerge"]}
     file = yaml.safe_load(recipe_of(card))
     assert file["models"][0]["name"] == name
     assert Fraction(str(file["parameters"]["prefer"][name])) == Fraction("0.7")

@@ -79,6 +79,7 @@ def test_the_bytes_and_the_receipt_are_those_of_one_machine(
 ) -> None:
     base, tasks = files(tmp_path, tasks=3)
     given: dict[str, Any] = {"preference": "0.5,0.2,0.3", "max_shard_size": 300}
+    given["report"] = True
     whole = merge(base, tasks, tmp_path / "whole", **given)
     filled.clear()
     monkeypatch.chdir(tmp_path)
@@ -88,6 +89,7 @@ def test_the_bytes_and_the_receipt_are_those_of_one_machine(
     assert weights(tmp_path / "out") == weights(tmp_path / "whole")
     assert len(weights(tmp_path / "out")) > 1
     assert of(receipt) == of(whole)
+    assert (tmp_path / "out" / "report.html").read_bytes() == (tmp_path / "whole" / "report.html").read_bytes()
     assert receipt.run.kept is None
     assert atomic.work_folders(tmp_path / "out") == []
 

@@ -491,3 +491,20 @@ def test_what_the_command_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert call(*line).stderr == "error: interrupted; the same command resumes.\n"
     said = call(*line).stdout
     assert re.search(r"^1 tensor of \d+ had been finished before\.$", said, re.MULTILINE), said
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_report_has_what_was_measured_before(before: bool, tmp_path: Path, merged: list[str]) -> None:
+    """Without a report before, nothing was measured, so all is merged again."""
+    base, tasks = files(tmp_path)
+    whole, out = tmp_path / "whole.safetensors", tmp_path / "out.safetensors"
+    merge(base, tasks, whole, method="magmax", report=True)
+    every = len(merged)
+    interrupt(base, tasks, out, method="magmax", report=before)
+    merged.clear()
+    receipt = merge(base, tasks, out, resume=True, method="magmax", report=True)
+    assert len(merged) == (every - 2 if before else every)
+    assert out.read_bytes() == whole.read_bytes()
+    assert receipt.run.kept == (2 if before else None)
+    reports = [path.with_name(f"{path.name}.report.html").read_bytes() for path in (whole, out)]
+    assert reports[0] == reports[1]

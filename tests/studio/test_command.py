@@ -145,14 +145,18 @@ def test_it_answers_until_it_is_interrupted(recipe: Path, tmp_path: Path):
         "--port",
         "0",
     ]
-    process = subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-    assert process.stderr is not None
-    address = re.search(r"http://\S+", process.stderr.readline())
-    assert address is not None
-    with urllib.request.urlopen(address[0], timeout=30) as page:
-        assert b"prefmerge studio" in page.read()
-    process.send_signal(signal.SIGINT)
-    out, rest = process.communicate(timeout=30)
+    streams: dict[str, Any] = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(line, **streams, env=environment) as process:
+        try:
+            assert process.stderr is not None
+            address = re.search(r"http://\S+", process.stderr.readline())
+            assert address is not None
+            with urllib.request.urlopen(address[0], timeout=120) as page:
+                assert b"prefmerge studio" in page.read()
+            process.send_signal(signal.SIGINT)
+            out, rest = process.communicate(timeout=120)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert out == ""
     assert rest == "error: interrupted; nothing is left half written.\n"

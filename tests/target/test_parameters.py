@@ -289,6 +289,8 @@ def _typed(name: str) -> list[str]:
         return [flag(name), "balanced"]
     if name == "dtype":
         return [flag(name), "float16"]
+    if name == "report":
+        return [flag(name), "7.html"]
     if kind is float:
         return [flag(name), "0.75"]
     return [flag(name), "7"]  # a number, a path, a text

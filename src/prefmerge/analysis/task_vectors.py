@@ -27,9 +27,9 @@ import numpy as np
 from prefmerge.analysis import kernels
 from prefmerge.analysis.layer_types import layer_type
 from prefmerge.analysis.measured import BIAS, DENSITIES, Measured, MeasuredPart, Signs, Spread
-from prefmerge.analysis.ownership import layers, natural
 from prefmerge.merging.api import recipe_of
 from prefmerge.merging.engine import Progress
+from prefmerge.merging.layer_names import layers, natural
 from prefmerge.merging.limits import checked_threads
 from prefmerge.merging.order import training_of
 from prefmerge.merging.plan import Plan, make_plan

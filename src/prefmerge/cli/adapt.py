@@ -13,6 +13,7 @@ from prefmerge.cli import screen
 from prefmerge.cli.app import command
 from prefmerge.cli.of_target import flags_of, parameters, typed
 from prefmerge.ground.words import listed
+from prefmerge.report.place import is_report
 from prefmerge.target.parameters import Parameters
 
 if TYPE_CHECKING:
@@ -129,6 +130,9 @@ def adapted(made: Adapted) -> None:
     if out is not None:
         head = "" if made.head is None else "head, "
         console.print(f"Output: {out} (weights, {head}report.html)", soft_wrap=True)
+    elsewhere = made.parameters.report
+    if elsewhere is not None and is_report(elsewhere):
+        console.print(f"Report: {elsewhere}", soft_wrap=True)
     if by_itself is not None:
         console.print(by_itself[0], soft_wrap=True)
         for line in by_itself[1].splitlines():

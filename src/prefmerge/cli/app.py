@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import typer
+from typer.core import TyperCommand
 
 from prefmerge.cli import options as o
+from prefmerge.report.place import is_report
+
+REPORT = "--report"
 
 app = typer.Typer(
     name="prefmerge",
@@ -21,4 +26,20 @@ app = typer.Typer(
 
 def command(run: Callable[..., None]) -> Callable[..., None]:
     """Register `run` as a command."""
-    return app.command(epilog=o.examples(run.__name__))(run)
+    return app.command(epilog=o.examples(run.__name__), cls=ReportingCommand)(run)
+
+
+class ReportingCommand(TyperCommand):
+    """A command whose `--report` may stand alone."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, reports_alone(args))
+
+
+def reports_alone(args: list[str]) -> list[str]:
+    """The arguments with an empty value for a `--report` that no HTML file follows: what follows is no part of it."""
+    end = args.index("--") if "--" in args else len(args)
+    return [
+        f"{word}=" if word == REPORT and i < end and not is_report(args[i + 1] if i + 1 < end else "") else word
+        for i, word in enumerate(args)
+    ]

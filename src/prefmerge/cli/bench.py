@@ -11,6 +11,7 @@ from prefmerge.cli import options as o
 from prefmerge.cli.app import command
 from prefmerge.errors import PrefmergeError, UsageError, require
 from prefmerge.ground.progress import phase
+from prefmerge.report import place
 
 if TYPE_CHECKING:
     from prefmerge.lab.recipe import Experiment
@@ -42,6 +43,7 @@ def bench(
     force: Annotated[
         bool, typer.Option("--force", help="Freeze other environments than those that are frozen in OUT.")
     ] = False,
+    report: o.BenchReportFlag = None,
     json: o.Json = False,
 ) -> None:
     """Run the papers' experiments on a run's checkpoints: tables, figures, one HTML report. Needs the extra `places`.
@@ -57,6 +59,7 @@ def bench(
     from prefmerge.lab import bench as experiment
     from prefmerge.lab.recipe import read_experiment
 
+    place.asked(o.where(report))
     require("an experiment", "places", "accelerate", "torch")
     asked = read_experiment(recipe)
     if dry_run:
@@ -67,11 +70,12 @@ def bench(
             asked, out, jobs=jobs, progress=shown.cells, watch=shown.runs, say=shown.say, force=force
         )
         with phase("drawing the report"):
-            written = experiment.report(results, out)
+            written = experiment.report(results, out, o.where(report))
     if json:
         show.as_json(results.to_json())
     else:
         _done(results, out, written)
+        show.say_report(o.where(report), out)
     if results.missing:
         raise PrefmergeError(
             f"{len(results.missing)} pieces of work could not be done, the first: {results.missing[0]} The report "

@@ -13,6 +13,7 @@ from prefmerge.cli import options as o
 from prefmerge.cli.app import command
 from prefmerge.errors import UsageError, require_one_source
 from prefmerge.ground.words import counted
+from prefmerge.report.place import ReportWhere
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,6 +60,7 @@ def inspect(
     ] = None,
     by: Annotated[str, typer.Option("--by", metavar="layer|tensor", help="One row per layer or per tensor.")] = "layer",
     threads: o.Threads = None,
+    report: o.ReportFlag = None,
     json: o.Json = False,
 ) -> None:
     """Show which task owns how much, per layer. For a checkpoint without a receipt: its tensors.
@@ -77,9 +79,9 @@ def inspect(
         for given, flag in of_vectors:
             if given:
                 raise UsageError(f"{flag} is for task vectors; {paths[0]} is alone. Give a base and its tasks.")
-        _one(paths[0], png, grouping, json)
+        _one(paths[0], png, grouping, json, o.where(report))
     else:
-        _several(paths, run, against, exclude or [], rename or [], png, grouping, threads, json)
+        _several(paths, run, against, exclude or [], rename or [], png, grouping, threads, json, o.where(report))
 
 
 def _grouping(by: str) -> By:
@@ -88,10 +90,12 @@ def _grouping(by: str) -> By:
     raise UsageError(f"--by: expected layer or tensor, found {by!r}.")
 
 
-def _one(path: Path, png: Path | None, by: By, json: bool) -> None:
+def _one(path: Path, png: Path | None, by: By, json: bool, report: ReportWhere) -> None:
     from prefmerge import analysis
+    from prefmerge.analysis.inspecting import report_place, write_report_of
     from prefmerge.cli import show
 
+    to = report_place(report)
     result = analysis.look(path, by=by)
     if png is not None:
         if not isinstance(result, analysis.Ownership):
@@ -100,10 +104,13 @@ def _one(path: Path, png: Path | None, by: By, json: bool) -> None:
                 f"merged model."
             )
         analysis.draw(result, png)
+    if to is not None:
+        write_report_of(path, result, to)
     if json:
         show.as_json(result.to_json())
     else:
         show.inspected(result, png)
+        show.say_report_at(to)
 
 
 def _several(
@@ -116,11 +123,14 @@ def _several(
     by: By,
     threads: int | None,
     json: bool,
+    report: ReportWhere,
 ) -> None:
     from prefmerge import analysis, plotting
+    from prefmerge.analysis.inspecting import report_place, write_report_of_vectors
     from prefmerge.analysis.measured import require_one_base
     from prefmerge.cli import progress, show
 
+    to = report_place(report)
     if png is not None:
         _require_folder(png)
         plotting.new_figure(1, 1)  # without matplotlib: say so before anything is read
@@ -132,13 +142,17 @@ def _several(
     show.say_compiling()
     sets: list[Measured] = []
     for base, tasks, names in given:
-        with progress.merging() as report:
-            sets.append(analysis.measure(base, tasks, names, threads, report, exclude=exclude, rename=rename))
+        with progress.merging() as shown:
+            sets.append(analysis.measure(base, tasks, names, threads, shown, exclude=exclude, rename=rename))
     sets = _labelled(sets, run, against)
     require_one_base(sets)
     pictures: list[Path] = []
     if png is not None:
         pictures = analysis.figures.draw_all(sets, png)
+    if to is not None:
+        words = ["--run", run.name] if run is not None else [path.name for path in paths]
+        words += [part for one in against for part in ("--against", one.name)]
+        write_report_of_vectors(sets, words, to)
     if json:
         show.as_json(
             {
@@ -150,6 +164,7 @@ def _several(
         )
     else:
         _show(sets, by, pictures)
+        show.say_report_at(to)
 
 
 def _require_folder(png: Path) -> None:

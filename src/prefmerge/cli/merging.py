@@ -65,6 +65,7 @@ def merge(
         ),
     ] = False,
     ray: o.Ray = None,
+    report: o.MergeReportFlag = None,
     json: o.Json = False,
     **given: Any,
 ) -> None:
@@ -85,7 +86,7 @@ def merge(
     flags = given_flags(given)
     if run is None and recipes.holds_several(inputs or []):
         several = recipes.Several((inputs or [])[0], out, partial(_with_flags, flags=flags), json=json)
-        several.plan() if dry_run else several.merge(how)
+        several.plan() if dry_run else several.merge(how, o.where(report))
         return
     recipe = recipe_given(inputs or [], run, flags)
     from prefmerge.cli import progress, show
@@ -95,14 +96,16 @@ def merge(
         return
     from prefmerge.merging import api
 
+    how["report"] = api.reporting(o.where(report), force=force)
     show.say_compiling()
-    with progress.merging() as report:
-        receipt = api.run(recipe, out, progress=report, **how)
+    with progress.merging() as shown:
+        receipt = api.run(recipe, out, progress=shown, **how)
     if json:
         folder = out if receipt.output.kind == "folder" else out.absolute().parent
         show.as_json(receipt.published(folder).to_json())
     else:
         show.merged(receipt, recipe, out)
+        show.say_report(o.where(report), out, folder=receipt.output.kind == "folder")
         if run is not None or given.get(PREFERENCE.name) is not None:
             show.say_adapt("BASE TASK..." if run is None else f"--run {quote(str(run))}")
 

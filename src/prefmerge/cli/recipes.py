@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from prefmerge.cli.screen import console
 from prefmerge.errors import UsageError
 from prefmerge.ground.words import joined
+from prefmerge.report.place import ReportWhere
 
 if TYPE_CHECKING:
     from prefmerge.merging.recipe import Recipe
@@ -38,8 +39,8 @@ class Several:
     changed: Callable[[Recipe], Recipe]
     json: bool
 
-    def merge(self, how: dict[str, Any]) -> None:
-        """Merge them all. `how`: what `run` takes beside a recipe and its output."""
+    def merge(self, how: dict[str, Any], report: ReportWhere) -> None:
+        """Merge them all. `how`: what `run` takes beside a recipe and its output. `report`: whether each has one."""
         from prefmerge.cli import progress, show
         from prefmerge.merging import api
         from prefmerge.merging.made import made
@@ -47,21 +48,26 @@ class Several:
 
         if how["tokenizer_from"] is not None:
             raise UsageError(f"--tokenizer-from names a task of one recipe, and {self.file} has several.")
+        if isinstance(report, str):
+            raise UsageError(f"--report {report} is one file, and {self.file} has several recipes. Leave the name out.")
+        how["report"] = api.reporting(report)
         several = read_documents(self.file, self.out or OUT)
         require_all_free(several, force=how["force"] or how["resume"])
         show.say_compiling()
         told: list[dict[str, Any]] = []
         for one in several:
             recipe = self.changed(one.recipe())
-            with progress.merging() as report:
+            with progress.merging() as shown:
                 receipt = made(recipe, one.out, how["max_shard_size"]) if how["resume"] else None
-                receipt = receipt or api.run(recipe, one.out, progress=report, **how)
+                kept = receipt is not None
+                receipt = receipt or api.run(recipe, one.out, progress=shown, **how)
             if self.json:
                 folder = one.out if receipt.output.kind == "folder" else one.out.absolute().parent
                 told.append({"name": one.name, "receipt": receipt.published(folder).to_json()})
             else:
                 _say_which(one)
                 show.merged(receipt, recipe, one.out)
+                show.say_report(None if kept else report, one.out, folder=receipt.output.kind == "folder")
         if self.json:
             show.as_json({"format": "prefmerge-receipts/1", "recipes": told})
 

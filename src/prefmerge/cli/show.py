@@ -20,6 +20,8 @@ from prefmerge.ground.words import counted, listed
 from prefmerge.methods import declared
 from prefmerge.methods.parameters import PREFERENCE, SEQUENTIAL
 from prefmerge.preference import Preference
+from prefmerge.report import place
+from prefmerge.report.place import ReportWhere
 from prefmerge.shown import line as in_one_line
 
 if TYPE_CHECKING:
@@ -38,6 +40,20 @@ MOST_TASKS = 8  # columns; beyond that a layer shows its largest owners
 LARGEST = 4
 SETTING = 60  # characters of a value
 MOST_PASSES = 3  # columns; a merge with more passes shows the last ones summed
+
+
+def say_report(where: ReportWhere, out: Path, *, folder: bool = True) -> None:
+    """Where the report is, where one was asked for."""
+    asked, console = place.asked(where, force=True), screen.console()
+    if asked is not None:
+        console.print(f"Report:  {asked.of(out, folder=folder)}", soft_wrap=True)
+
+
+def say_report_at(file: Path | None) -> None:
+    """The same for a report that is there."""
+    console = screen.console()
+    if file is not None:
+        console.print(f"Report: {file}", soft_wrap=True)
 
 
 def as_json(data: Any) -> None:

@@ -37,6 +37,7 @@ def sweep(
     threads: o.Threads = None,
     max_memory: o.MaxMemory = "1GiB",
     force: o.Force = False,
+    report: o.MergeReportFlag = None,
     json: o.Json = False,
     **given: Any,
 ) -> None:
@@ -54,22 +55,14 @@ def sweep(
     from prefmerge.merging import sweep as work
 
     show.say_compiling()
-    with progress.merging() as report:
-        models = work.sweep(
-            recipe,
-            out,
-            values,
-            resume=resume,
-            ray=ray,
-            force=force,
-            threads=threads,
-            max_memory=max_memory,
-            progress=report,
-        )
+    how: dict[str, Any] = {"threads": threads, "max_memory": max_memory, "ray": ray, "report": o.where(report)}
+    with progress.merging() as shown:
+        models = work.sweep(recipe, out, values, resume=resume, force=force, progress=shown, **how)
     if json:
         show.as_json(jsons.read(out / work.TABLE))
     else:
         _table(models, out)
+        show.say_report(o.where(report), out)
 
 
 def _values(vary: list[str]) -> dict[str, list[str]]:

@@ -32,6 +32,7 @@ from prefmerge.lab.prepare import prepare
 from prefmerge.lab.recipe import Experiment
 from prefmerge.lab.results import Results
 from prefmerge.lab.trainings import Watch
+from prefmerge.report import place
 
 MADE_OF = "report.json"
 
@@ -100,10 +101,19 @@ def do_cells(cells: Sequence[Cell[Any]], out: Path, *, jobs: int, progress: Prog
     return failed
 
 
-def report(results: Results, out: Path) -> list[Path]:
+def report(results: Results, out: Path, to: place.ReportWhere = None) -> list[Path]:
     """Write the report below `out`, with the measurements of task vectors that a `run` left there, and return its
-    files, report.html first. A report that is whole, and of these results and this code, is left as it is.
+    files, report.html first. A report that is whole, and of these results and this code, is left as it is. `to`: an
+    HTML file that gets the same page.
     """
+    written = _report(results, out)
+    asked = place.asked(to)
+    if asked is not None and asked.file is not None:
+        place.write(asked.file, written[0].read_text(encoding="utf-8"))
+    return written
+
+
+def _report(results: Results, out: Path) -> list[Path]:
     from prefmerge.lab import report as reporting
 
     made_of, kept = _made_of(results, out), _read_kept(out / MADE_OF)
@@ -122,9 +132,10 @@ def _made_of(results: Results, out: Path) -> str:
     import matplotlib
 
     from prefmerge import analysis, lab, plotting
+    from prefmerge import report as reports
 
-    folders = [Path(module.__file__).parent for module in (lab, analysis) if module.__file__]
-    code = sorted(file for folder in folders for file in folder.rglob("*.py"))
+    folders = [Path(module.__file__).parent for module in (lab, analysis, reports) if module.__file__]
+    code = sorted(file for folder in folders for kind in ("*.py", "*.css") for file in folder.rglob(kind))
     measured = [file for file in _measured(out) if file.is_file()]
     parts = [digest_of_file(file) for file in (*code, Path(plotting.__file__), *measured)]
     return digest([results.to_json(), matplotlib.__version__, parts], sort=True)

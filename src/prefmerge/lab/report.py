@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import csv
-import html
 import io
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,10 +28,13 @@ from prefmerge.lab import figures, findings, tables, target_tables
 from prefmerge.lab.figures import Picture
 from prefmerge.lab.results import SHARED, Results
 from prefmerge.lab.statistics import StudyScores
-from prefmerge.lab.table import HINT, Table
+from prefmerge.lab.table import Table
 from prefmerge.lab.table_parts import scales_of
 from prefmerge.lab.tables import OURS, RIVAL
 from prefmerge.lab.target_tables import ADAPTED
+from prefmerge.report import page as template
+from prefmerge.report.markup import Html, tag
+from prefmerge.report.parts import HINT, PageSection, code, listing, paragraph, section
 from prefmerge.shown import cell, marked
 
 LEAD = 3  # sentences before the first table of a chapter
@@ -70,10 +72,6 @@ class Chapter:
     @property
     def rest(self) -> tuple[str, ...]:
         return self.sentences[LEAD:]
-
-    @property
-    def anchor(self) -> str:
-        return "".join(c if c.isalnum() else "-" for c in self.title.lower()).strip("-")
 
 
 def write(results: Results, out: Path, figures_extra: Sequence[Path] = ()) -> list[Path]:
@@ -209,6 +207,8 @@ def _how(results: Results) -> Chapter:
         if key not in ("recipe", SHARED):
             said.append(f"{key.capitalize()}: {_flat(value)}.")
     recipe = results.about.get("recipe")
+    if recipe is not None:
+        said.append("The recipe stands below: `prefmerge bench recipe.yaml -o OUT` makes the same.")
     return Chapter(
         "How it was made",
         tuple(said),
@@ -255,72 +255,25 @@ def _in_markdown(part: Table | Image) -> list[str]:
     return [f"![{marked(part.caption)}](figures/{quote(part.name)})", "", marked(part.caption), ""]
 
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1b1b1b; --paper: #fff; --line: #d0d0d0; --faint: #5b5b5b; --band: #f4f4f4; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e6e6; --paper: #16181b; --line: #3d4147; --faint: #a4a8ae; --band: #1f2226; }
-}
-body { color: var(--ink); background: var(--paper); font: 16px/1.5 system-ui, sans-serif; margin: 0 auto;
-  max-width: 84rem; padding: 1rem 1.25rem 4rem; }
-h1, h2 { line-height: 1.2; } h2 { border-top: 1px solid var(--line); margin-top: 2.5rem; padding-top: 1.5rem; }
-p, li { max-width: 50rem; } a { color: inherit; }
-nav ul { columns: 16rem; padding-left: 1.2rem; }
-.scroll { overflow-x: auto; margin-top: 1.75rem; }
-table { border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; font-weight: 600; font-size: 0.95rem; padding-bottom: 0.4rem; }
-th, td { border-bottom: 1px solid var(--line); padding: 0.25rem 0.6rem; text-align: right; white-space: nowrap; }
-th.w, td.w { text-align: left; } tbody th { font-weight: 400; }
-thead th { border-bottom: 2px solid var(--line); } tbody tr:nth-child(even) { background: var(--band); }
-td.long { white-space: normal; min-width: 16rem; }
-tbody th { position: sticky; left: 0; background: var(--paper); }
-tbody tr:nth-child(even) th { background: var(--band); }
-.notes { color: var(--faint); font-size: 0.85rem; padding-left: 1.2rem; }
-figure { margin: 1.75rem 0; } figure img { background: #fff; max-width: 100%; height: auto; }
-.hint { color: var(--faint); font-size: 0.85rem; margin: 0.3rem 0 0; }
-figure .hint { display: none; }
-@media (max-width: 48rem) { figure.wide img { max-width: none; width: 60rem; } figure.wide .hint { display: block; } }
-figcaption { color: var(--faint); font-size: 0.9rem; max-width: 50rem; }
-pre { background: var(--band); overflow-x: auto; padding: 0.75rem; font-size: 0.8rem; }
-"""
-
-
 def page(results: Results, chapters: Sequence[Chapter]) -> str:
     """The report as one file of HTML."""
-    title = html.escape(results.title)
-    lines = [
-        "<!doctype html>",
-        '<html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; style-src '
-        "'unsafe-inline'\">",
-        f"<title>{title}</title><style>{STYLE}</style></head><body>",
-        f"<h1>{title}</h1>",
-        '<nav aria-label="Contents"><ul>',
-        *(f'<li><a href="#{one.anchor}">{html.escape(one.title)}</a></li>' for one in chapters),
-        "</ul></nav><main>",
-    ]
-    for chapter in chapters:
-        lines.append(f'<section id="{chapter.anchor}"><h2>{html.escape(chapter.title)}</h2>')
-        blocks = [part.html() if isinstance(part, Table) else _figure(part) for part in chapter.parts]
-        lead, rest = ([f"<p>{html.escape(text)}</p>" for text in several] for several in (chapter.lead, chapter.rest))
-        lines += [*lead, *blocks[:1], *rest, *blocks[1:]]
-        if chapter.listed:
-            lines += ["<ul>", *(f"<li>{html.escape(text)}</li>" for text in chapter.listed), "</ul>"]
-        if chapter.code:
-            lines.append(f"<pre>{html.escape(chapter.code)}</pre>")
-        lines.append("</section>")
-    return "\n".join([*lines, "</main></body></html>"]) + "\n"
+    return template.page(results.title, map(_section, chapters), contents=True)
 
 
-def _figure(image: Image) -> str:
+def _section(chapter: Chapter) -> PageSection:
+    blocks = [part.html() if isinstance(part, Table) else _figure(part) for part in chapter.parts]
+    lead, rest = ([paragraph(text) for text in texts] for texts in (chapter.lead, chapter.rest))
+    listed = [listing(chapter.listed), *([code(chapter.code)] if chapter.code else [])]
+    return section(chapter.title, *lead, *blocks[:1], *rest, *blocks[1:], *listed)
+
+
+def _figure(image: Image) -> Html:
     kind = MEDIA[Path(image.name).suffix.lower()]
-    caption = html.escape(image.caption)
     data = base64.b64encode(image.data).decode()
-    wide = ' class="wide"' if image.width > WIDE else ""
-    return (
-        f'<figure{wide}><div class="scroll" tabindex="0"><img alt="{caption}" src="data:{kind};base64,{data}"></div>'
-        f'<p class="hint">{HINT}</p><figcaption>{caption}</figcaption></figure>'
-    )
+    picture = tag("img", alt=image.caption, src=Html(f"data:{kind};base64,{data}"))
+    shown = tag("div", picture, class_="scroll", tabindex="0")
+    wide = "wide" if image.width > WIDE else None
+    return tag("figure", shown, tag("p", HINT, class_="hint"), tag("figcaption", image.caption), class_=wide)
 
 
 def raw(results: Results) -> dict[str, str]:

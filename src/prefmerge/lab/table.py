@@ -7,16 +7,12 @@ which tables an experiment has (`tables`).
 from __future__ import annotations
 
 import csv
-import html
 import io
 from dataclasses import dataclass
 
+from prefmerge.report.markup import Html
+from prefmerge.report.parts import strong, table
 from prefmerge.shown import cell, marked
-
-HINT = "Wider than the window? It scrolls sideways."
-NARROW = 6  # columns that any window but a phone's can show
-
-LONG = 45  # characters of a value that may be folded
 
 
 @dataclass(frozen=True)
@@ -57,29 +53,7 @@ class Table:
         writer.writerows([cell(value.text) for value in row] for row in self.rows)
         return file.getvalue()
 
-    def html(self) -> str:
+    def html(self) -> Html:
         """A `table` element in a box that scrolls, followed by its notes; every text escaped."""
-        parts = [f'<div class="scroll" tabindex="0"><table id="{html.escape(self.name)}">']
-        parts.append(f"<caption>{html.escape(self.caption)}</caption>")
-        titles = "".join(
-            f'<th scope="col"{_align(i < self.words)}>{html.escape(text)}</th>' for i, text in enumerate(self.header)
-        )
-        parts.append(f"<thead><tr>{titles}</tr></thead><tbody>")
-        for row in self.rows:
-            values = []
-            for i, value in enumerate(row):
-                text = html.escape(value.text)
-                text = f"<strong>{text}</strong>" if value.bold else text
-                kind = _align(i < self.words, len(value.text) > LONG)
-                values.append(f'<th scope="row"{kind}>{text}</th>' if i == 0 else f"<td{kind}>{text}</td>")
-            parts.append(f"<tr>{''.join(values)}</tr>")
-        parts.append("</tbody></table></div>")
-        if len(self.header) > NARROW:
-            parts.append(f'<p class="hint">{HINT}</p>')
-        if self.notes:
-            parts.append('<ul class="notes">' + "".join(f"<li>{html.escape(n)}</li>" for n in self.notes) + "</ul>")
-        return "\n".join(parts)
-
-
-def _align(words: bool, long: bool = False) -> str:
-    return f' class="w{" long" * long}"' if words else ""
+        rows = [[strong(value.text) if value.bold else value.text for value in row] for row in self.rows]
+        return table(self.caption, self.header, rows, words=self.words, notes=self.notes, id=self.name)

@@ -27,13 +27,15 @@ from prefmerge.merging.arguments import RecipeArguments, stated, with_declared
 from prefmerge.merging.engine import merge_into
 from prefmerge.merging.in_memory import InMemory, base_state, name_of_task, require_list, task_of
 from prefmerge.merging.limits import checked_threads
-from prefmerge.merging.many import Order, write_all
+from prefmerge.merging.many import Order, Reporting, write_all
+from prefmerge.merging.page import page
 from prefmerge.merging.parameters import per_task
 from prefmerge.merging.plan import Plan, make_plan, plan_over
 from prefmerge.merging.receipt import Receipt, ReceiptOutput, ReceiptRun
 from prefmerge.merging.recipe import Recipe, TaskEntry
 from prefmerge.merging.recording import inputs_of, record, versions
 from prefmerge.merging.sinks import HashedSink, MemorySink
+from prefmerge.report import place
 from prefmerge.vectors.workspace import BLOCK, Workspace
 
 
@@ -53,6 +55,7 @@ def merge(
     tokenizer_from: str | None = None,
     resume: bool = False,
     ray: str | None = None,
+    report: place.ReportWhere = None,
     progress: Progress | None = None,
     **given: Unpack[RecipeArguments],
 ) -> Receipt:
@@ -75,8 +78,9 @@ def merge(
     such as 5GB; by default a folder is cut as the base is), `tokenizer_from` (the name of the task whose tokenizer a
     folder gets in place of the base's), `resume` (take the tensors that an interrupted call with `resume` had finished
     of the very same output, and keep what is finished when this one is interrupted), `ray` (the address of a cluster of
-    Ray to merge on, or `local`), `progress` (called with what is done and how much there is). No value depends on
-    these.
+    Ray to merge on, or `local`), `report` (also write an HTML file to look at: True for report.html in an output folder
+    or NAME.report.html beside an output file, else its name), `progress` (called with what is done and how much there
+    is). No value depends on these.
 
     Raises PrefmergeError with one message when it cannot be done; then nothing has appeared at `out`. Raises TypeError
     for a keyword argument that there is not.
@@ -92,8 +96,15 @@ def merge(
         tokenizer_from=tokenizer_from,
         resume=resume,
         ray=ray,
+        report=reporting(report, force=force),
         progress=progress,
     )
+
+
+def reporting(where: place.ReportWhere, *, force: bool = False) -> Reporting | None:
+    """The report of a merge that a caller asks for. Raises UsageError, OutputExists where it cannot go there."""
+    asked = place.asked(where, force=force)
+    return None if asked is None else Reporting(page, asked.file)
 
 
 @with_declared
@@ -172,14 +183,15 @@ def run(
     beside: Mapping[str, bytes] | None = None,
     card: str = "",
     added: Added | None = None,
+    report: Reporting | None = None,
     block: int = BLOCK,
 ) -> Receipt:
     """Carry out a recipe. `beside`: files, by name, to put beside the weights of a folder. `card`: Markdown on what the
-    model is for, for its card. `added`: numbers, by tensor, to add to the merged ones. `block` (elements read at a
-    time) is for tests: no value depends on it.
+    model is for, for its card. `added`: numbers, by tensor, to add to the merged ones. `report`: what to make of the
+    merge to look at. `block` (elements read at a time) is for tests: no value depends on it.
     """
     (receipt,) = write_all(
-        [Order(recipe, out, beside or {}, card, added)],
+        [Order(recipe, out, beside or {}, card, added, report)],
         threads=threads,
         max_memory=max_memory,
         force=force,

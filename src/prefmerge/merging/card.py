@@ -64,11 +64,21 @@ def model_card(receipt: Receipt, base: BaseModel | None = None, more: str = "") 
     """The card, in Markdown. `more`: paragraphs on what the model is for."""
     base = base or BaseModel()
     vector = receipt.recipe[AS_TASK_VECTOR.name]
-    head: dict[str, Any] = {"base_model": base.hub or receipt.inputs.base.name, "base_model_relation": "merge"}
+    head: dict[str, Any] = {}
+    models = hub_models(receipt, base)
+    if models:  # a hub refuses a card that names a model which it does not have
+        head = {"base_model": models[0] if len(models) == 1 else models, "base_model_relation": "merge"}
     if base.library and not vector:
         head["library_name"] = base.library
     head |= {**base.card, "tags": ["merge", "prefmerge"]}
     return "\n".join(["---", yaml_text(head) + "---", "", *_body(receipt, base, more, vector)])
+
+
+def hub_models(receipt: Receipt, base: BaseModel) -> list[str]:
+    """The ids of what was merged, the base first: of all inputs that came from the hub."""
+    paths = [receipt.inputs.base.path, *(task.path for task in receipt.inputs.tasks)]
+    known = [base.hub, *(hub_id(part) for path in paths for part in (path or "").split("+"))]
+    return list(dict.fromkeys(one for one in known if one is not None))
 
 
 def _body(receipt: Receipt, base: BaseModel, more: str, vector: bool) -> Iterator[str]:
@@ -83,7 +93,7 @@ def _body(receipt: Receipt, base: BaseModel, more: str, vector: bool) -> Iterato
         yield f"{more.rstrip()}\n"
     yield "## Tasks\n"
     yield "| | task | share asked | elements owned |"
-    yield "| --- | --- | --- | --- |"
+    yield "| ---: | --- | ---: | ---: |"
     owned = receipt.owned
     all_owned = sum(owned or ())
     for i, name in enumerate(receipt.tasks):

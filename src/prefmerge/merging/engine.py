@@ -26,6 +26,7 @@ from prefmerge.checkpoints import TensorInfo, same_elements
 from prefmerge.checkpoints.dtypes import from_float32, to_float32
 from prefmerge.ground.progress import Progress
 from prefmerge.ground.words import quoted
+from prefmerge.merging.kept import Keeping, KeptMagnitude, added
 from prefmerge.merging.parameters import AS_TASK_VECTOR
 from prefmerge.merging.plan import Plan, PlannedTensor
 from prefmerge.merging.sinks import Sink, rounded
@@ -62,6 +63,8 @@ class Outcome:
     changed: dict[str, bool] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     kept: int = 0  # tensors that an interrupted merge had finished
+    measured: bool = False  # whether `magnitudes` was asked for
+    magnitudes: dict[str, KeptMagnitude] = field(default_factory=dict)  # of the changes, what each tensor keeps
 
 
 def merge_into(plan: Plan, sink: Sink, work: Workspace, progress: Progress | None = None) -> Outcome:
@@ -80,10 +83,12 @@ def merge_all(
     hashed: bool,
     hold: int = 1 << 62,
     finished: Sequence[Finished | None] = (),
+    measured: bool = False,
 ) -> list[Outcome]:
     """Merge each plan into its sink, from one reading. The plans are over the same open checkpoints. `hashed`: receipts
     will say what was read. `hold`: bytes that decoded task vectors may take; a tensor of which they take more is
     decoded again for each rule that is prepared from it. `finished`: for each plan, what is not to be merged again.
+    `measured`: the outcomes say what of the changes is kept.
 
     Raises NonFiniteValue or DtypeOverflow naming the tensor.
     """
@@ -95,8 +100,9 @@ def merge_all(
     reading = Reading.of(first.base, first.tasks, hashed=hashed)
     reporter = _Reporter(progress, sum(plan.output_bytes for plan, _ in jobs))
     kept, alike = finished or [None] * len(jobs), _alike([plan for plan, _ in jobs])
+    keeping = Keeping(first, work) if measured else None
     merges = [
-        _Merge(*job, reading, work, reporter, first_alike, own)
+        _Merge(*job, reading, work, reporter, first_alike, own, keeping)
         for job, first_alike, own in zip(jobs, alike, kept, strict=True)
     ]
     for merge in merges:
@@ -128,7 +134,12 @@ def _alike(plans: Sequence[Plan]) -> list[int]:
 
 
 def merge_some(
-    jobs: Sequence[tuple[Plan, Sink, Finished]], work: Workspace, names: frozenset[str], *, hold: int = 1 << 62
+    jobs: Sequence[tuple[Plan, Sink, Finished]],
+    work: Workspace,
+    names: frozenset[str],
+    *,
+    hold: int = 1 << 62,
+    measured: bool = False,
 ) -> None:
     """Merge the tensors of these names, each a scope of its own, for every plan that merges them, and keep them as
     finished. Nothing is copied. Raises as `merge_all`.
@@ -136,8 +147,9 @@ def merge_some(
     first = jobs[0][0]
     reading, reporter = Reading.of(first.base, first.tasks, hashed=True), _Reporter(None, 0)
     alike = _alike([plan for plan, _, _ in jobs])
+    keeping = Keeping(first, work) if measured else None
     merges = [
-        _Merge(plan, sink, reading, work, reporter, first_alike, finished)
+        _Merge(plan, sink, reading, work, reporter, first_alike, finished, keeping)
         for (plan, sink, finished), first_alike in zip(jobs, alike, strict=True)
     ]
     _tensor_by_tensor(merges, reading, work, hold, names)
@@ -203,6 +215,7 @@ class _Filling:
     scale: np.float32
     index: int = 0  # of the tensor in the rule's scope
     owned: list[np.ndarray | None] = field(default_factory=list)
+    kept: dict[int, KeptMagnitude] = field(default_factory=dict)  # by where a block begins, where it is measured
 
 
 def _fill(filling: Sequence[_Filling], reading: Reading, work: Workspace) -> None:
@@ -250,12 +263,14 @@ class _Merge:
         reporter: _Reporter,
         alike: int,
         finished: Finished | None,
+        keeping: Keeping | None,
     ) -> None:
         self.plan, self.sink, self.reading, self.work, self.reporter = plan, sink, reading, work, reporter
         self.alike = alike  # equal where the merged task vectors are
         self.finished = finished
         self.counting = threading.Lock()
-        self.outcome = Outcome(reading)
+        self.keeping = keeping
+        self.outcome = Outcome(reading, measured=keeping is not None)
         self.vector = plan.recipe[AS_TASK_VECTOR]  # asked for every block
         self.by_tensor = plan.method.by_tensor(plan.settings)
         self.differing: dict[tuple[str, str], list[str]] = {}  # number format, tasks -> the buffers that differ there
@@ -345,13 +360,20 @@ class _Merge:
             model = self.work.buffer("model", stop - start, np.float64)
             owned = filling.rule.block(filling.index, start, stop, model, self.work)
             filling.owned.append(owned)
+            if self.keeping is not None:
+                filling.kept[start] = self.keeping.model(filling.entry, start, model, filling.scale)
             self.put_model(filling.entry, start, model, filling.vectors)
             return owned
         tau = self.work.buffer("merged", stop - start)
         if before is None or before[0].merge.alike != self.alike:
             owned = filling.rule.block(filling.index, start, stop, tau, self.work)
+            if self.keeping is not None:
+                owner = filling.rule.owner_of(filling.index, start, stop, self.work)
+                filling.kept[start] = self.keeping.vector(filling.entry, start, tau, owner)
         else:
             owned = before[1]
+            if self.keeping is not None:
+                filling.kept[start] = before[0].kept[start]
             filling.vectors.changed |= before[0].vectors.changed
         filling.owned.append(owned)
         self.put(filling.entry, start, tau, filling.vectors, filling.scale)
@@ -364,6 +386,8 @@ class _Merge:
         self.outcome.changed[name] = filling.vectors.changed or (
             self.plan.method.gives_model and bool(rule.base_weight)
         )
+        if filling.kept and self.outcome.changed[name]:
+            self.outcome.magnitudes[name] = added([filling.kept[start] for start in sorted(filling.kept)])
         known = [count for count in filling.owned if count is not None]
         if len(known) == len(filling.owned):
             self.outcome.owned[name] = sum(known, start=np.zeros(len(self.plan.names), np.int64))

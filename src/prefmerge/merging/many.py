@@ -16,7 +16,7 @@ import datetime
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from prefmerge.merging.card import CARD, base_model, model_card
 from prefmerge.merging.configs import as_published
 from prefmerge.merging.engine import Outcome, merge_all
 from prefmerge.merging.limits import allowance, checked_threads, parse_bytes
+from prefmerge.merging.page import ReportedMerge, formats_of
 from prefmerge.merging.pieces import Pieces, key_of
 from prefmerge.merging.plan import Plan, make_plan, names_its_base, plan_over
 from prefmerge.merging.receipt import Receipt, ReceiptFile, ReceiptInputs, ReceiptOutput, ReceiptRun
@@ -47,13 +48,23 @@ from prefmerge.outputs.companions import Companions, find_companions, placed_as,
 from prefmerge.outputs.shards import lay_out
 from prefmerge.outputs.tokenizer import with_tokenizer
 from prefmerge.outputs.write import MAX_SHARD_BYTES, Output, OutputKind, create_output, kind_of
+from prefmerge.report import place
 from prefmerge.vectors.workspace import BLOCK, Workspace
+
+
+@dataclass(frozen=True)
+class Reporting:
+    """A report on a merge: the text that `page` makes of it, if any, to `file`, by default beside the weights."""
+
+    page: Callable[[ReportedMerge], str | None]
+    file: Path | None = None
 
 
 @dataclass(frozen=True)
 class Order:
     """A recipe and where its model goes. `beside`: files, by name, to put beside the weights of a folder. `card`:
-    Markdown on what the model is for, for its card. `added`: numbers, by tensor, to add to the merged ones.
+    Markdown on what the model is for, for its card. `added`: numbers, by tensor, to add to the merged ones. `report`:
+    what is made of the merge to look at; it costs another look at every task.
     """
 
     recipe: Recipe
@@ -61,6 +72,7 @@ class Order:
     beside: Mapping[str, bytes] = field(default_factory=dict)
     card: str = ""
     added: Added | None = None
+    report: Reporting | None = None
 
 
 def write_all(
@@ -114,14 +126,18 @@ def write_all(
             later = 0  # the first has asked for the space of all
         beside = writings[0].output.target.parent
         before = [None if one.pieces is None else one.pieces.load() for one in writings]
+        measured = any(order.report is not None for order in orders)
         if ray is not None:
-            _on_ray(writings, ray, threads=asked, memory=memory - hold, hold=hold, progress=progress)
+            how = {"threads": asked, "memory": memory - hold, "hold": hold, "measured": measured}
+            _on_ray(writings, ray, how, progress)
         outputs.callback(lambda: [one.keep() for one in writings])  # once the threads have ended
         with Workspace(threads=threads, block=block, memory=memory - hold, scratch=beside) as work:
             with first.reading():
                 sinks = [(one.plan, one.sink) for one in writings]
                 finished = [one.pieces for one in writings]
-                outcomes = merge_all(sinks, work, progress, hashed=True, hold=hold, finished=finished)
+                outcomes = merge_all(
+                    sinks, work, progress, hashed=True, hold=hold, finished=finished, measured=measured
+                )
                 read = inputs_of(outcomes[0].reading, sha256=sha256)
             for one in writings:
                 one.keep()
@@ -220,7 +236,31 @@ class _Writing:
             _add_companions(self.output, self.plan, self.files, order.beside)
             base = base_model(self.plan.home.path, self.files.companions.files)
             self.output.add_file(CARD, model_card(receipt, base, order.card).encode())
-        return _published(self.output, receipt)
+        report = None if order.report is None else self.report(order.report, receipt, outcome)
+        if report is None or order.report is None:
+            return _published(self.output, receipt)
+        file = order.report.file
+        if self.kind == "folder" and file is None:
+            self.output.add_file(place.REPORT, report.encode())
+            return _published(self.output, receipt)
+        written = _published(self.output, receipt)
+        place.write(place.ReportPlace(file).of(order.out, folder=self.kind == "folder"), report)
+        return written
+
+    def report(self, asked: Reporting, receipt: Receipt, outcome: Outcome) -> str | None:
+        """The text of the report that was asked for."""
+        files = tuple(ReceiptFile(**file) for file in self.output.files)
+        whole = replace(receipt, output=replace(receipt.output, files=files))
+        formats = formats_of_plan(self.plan)
+        home = self.output.target
+        folder = home if self.kind == "folder" else home.parent
+        return asked.page(ReportedMerge(whole.published(folder), outcome.magnitudes, formats))
+
+
+def formats_of_plan(planned: Plan) -> tuple[str, ...]:
+    """The number formats of the base and of each task."""
+    checkpoints = [planned.given_base, *(original(task.checkpoint) for task in planned.tasks)]
+    return tuple(formats_of(one.tensors.values()) for one in checkpoints)
 
 
 def _files(planned: Plan, kind: OutputKind, tokenizer_from: str | None) -> VocabularyFiles:
@@ -288,13 +328,13 @@ def _sharding(size: str | int | None, out: Path, kind: OutputKind) -> dict[str, 
     return {"max_shard_bytes": parse_bytes(size, "--max-shard-size")}
 
 
-def _on_ray(
-    writings: Sequence[_Writing], address: str, *, threads: int, memory: int, hold: int, progress: Progress | None
-) -> None:
-    """Have the merged tensors made on a cluster; what it made is then there as from an interrupted merge."""
+def _on_ray(writings: Sequence[_Writing], address: str, how: Mapping[str, Any], progress: Progress | None) -> None:
+    """Have the merged tensors made on a cluster; what it made is then there as from an interrupted merge. `how`: as
+    `on_ray.make` takes it.
+    """
     parts = [on_ray.OnRay.of(one.order.recipe, one.order.added, one.key or "", one.output) for one in writings]
     plans = [one.plan for one in writings]
-    on_ray.make(parts, plans, address, threads=threads, memory=memory, hold=hold, progress=progress)
+    on_ray.make(parts, plans, address, progress=progress, **how)
     for one in writings:
         one.output.look_again()
         one.begin()

@@ -76,11 +76,12 @@ def make(
     threads: int,
     memory: int,
     hold: int,
+    measured: bool = False,
     progress: Progress | None = None,
 ) -> None:
     """Have all merged tensors of all parts made. `address`: of a cluster, or `local` for one on this machine that ends
     with the call; a cluster that this process is connected to is used as it is. `threads`, `memory`, `hold`: of each
-    task.
+    task. `measured`: the pieces say what of the changes is kept.
 
     Raises MissingExtra, UsageError where no cluster answers, OutputError where a group's workers are lost again and
     again, and what a merge raises.
@@ -93,7 +94,7 @@ def make(
         groups = grouped(plans, GROUPS * processors)
         everything, done = sum(size for _, size in groups), 0
         task = ray.remote(num_cpus=threads, max_retries=TRIES - 1)(_merge_group)
-        shared = ray.put((list(parts), os.getcwd(), threads, memory, hold))
+        shared = ray.put((list(parts), os.getcwd(), threads, memory, hold, measured))
         waiting = {task.remote(shared, names): size for names, size in groups}
         while waiting:
             ready, _ = ray.wait(list(waiting), num_returns=1)
@@ -161,9 +162,9 @@ def _said(target: Path) -> Iterator[None]:
         ) from error
 
 
-def _merge_group(shared: tuple[list[OnRay], str, int, int, int], names: list[str]) -> None:
+def _merge_group(shared: tuple[list[OnRay], str, int, int, int, bool], names: list[str]) -> None:
     """What a worker does: merge these tensors for every part that wants them."""
-    parts, cwd, threads, memory, hold = shared
+    parts, cwd, threads, memory, hold, measured = shared
     os.chdir(cwd)  # paths in a recipe may begin there
     same = Sameness()
     with contextlib.ExitStack() as stack:
@@ -184,7 +185,7 @@ def _merge_group(shared: tuple[list[OnRay], str, int, int, int], names: list[str
             jobs.append((plan, sink, Pieces(part.pieces, part.output_key, plan, files, hashed, part.target)))
         with Workspace(threads=threads, memory=memory) as work, first.reading():
             try:
-                merge_some(jobs, work, frozenset(names), hold=hold)
+                merge_some(jobs, work, frozenset(names), hold=hold, measured=measured)
             finally:
                 for _, _, pieces in jobs:
                     with contextlib.suppress(PrefmergeError):

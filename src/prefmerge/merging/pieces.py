@@ -30,6 +30,7 @@ from prefmerge.checkpoints.rearranged import Rearranged, original
 from prefmerge.ground.store import Store, digest, digest_of_file
 from prefmerge.merging.added import Added, entries
 from prefmerge.merging.engine import Outcome
+from prefmerge.merging.kept import KeptMagnitude
 from prefmerge.merging.plan import Plan, PlannedTensor
 from prefmerge.merging.recording import versions
 from prefmerge.merging.sinks import HashedSink
@@ -136,6 +137,8 @@ class Pieces:
         record = self._records.get(entry.name)
         if record is None or not self._same_inputs(entry, record, outcome.reading):
             return False
+        if outcome.measured and record["changed"] and record["kept"] is None:
+            return False
         written = {name: self._hashes_written(name, work) for name in self._names(entry)}
         if {name: digest(hashes) for name, hashes in written.items()} != record["written"]:
             return False
@@ -148,6 +151,8 @@ class Pieces:
                 if source.fingerprint is not None:
                     source.fingerprint.take(name, bytes.fromhex(record["read"][place][1]))
         outcome.changed[entry.name] = record["changed"]
+        if outcome.measured and record["kept"] is not None:
+            outcome.magnitudes[entry.name] = KeptMagnitude.from_json(record["kept"])
         if record["owned"] is not None:
             outcome.owned[entry.name] = np.array(record["owned"], np.int64)
         report = Report.of(record["report"])
@@ -162,7 +167,7 @@ class Pieces:
         if any(name in self._moved[int(place)] for place, _, name in self._inputs(entry, outcome.reading)):
             return
         owned, report = outcome.owned.get(entry.name), outcome.reports.get(entry.name)
-        inputs = self._inputs(entry, outcome.reading)
+        inputs, kept = self._inputs(entry, outcome.reading), outcome.magnitudes.get(entry.name)
         touched = [place for place, source, _ in inputs if source.touched]
         read = {
             place: [source.checkpoint.file_of(name), _hashes_read(source, name)]
@@ -177,6 +182,7 @@ class Pieces:
             "changed": outcome.changed[entry.name],
             "owned": None if owned is None else owned.tolist(),
             "report": None if report is None else report.entries(),
+            "kept": None if kept is None else kept.to_json(),
         }
         with self._pending_lock:
             self._pending.append(record)

@@ -15,6 +15,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,17 @@ from prefmerge.errors import OutputExists, UsageError
 from prefmerge.ground import jsons
 from prefmerge.ground.progress import Progress
 from prefmerge.ground.words import did_you_mean
+from prefmerge.merging import sweep_page
+from prefmerge.merging.kept import NOTHING, KeptMagnitude
 from prefmerge.merging.made import all_made
-from prefmerge.merging.many import Order, write_all
+from prefmerge.merging.many import Order, Reporting, formats_of_plan, write_all
+from prefmerge.merging.page import ReportedMerge
 from prefmerge.merging.parameters import METHOD, every
 from prefmerge.merging.plan import make_plan
 from prefmerge.merging.receipt import Receipt
 from prefmerge.merging.recipe import Recipe
 from prefmerge.methods import METHODS
+from prefmerge.report import place
 
 FORMAT = "prefmerge-sweep/1"
 TABLE = "sweep.json"
@@ -48,21 +53,28 @@ class Combination:
 
 @dataclass(frozen=True)
 class SweptModel:
-    """One output. `kept`: an earlier sweep has made it."""
+    """One output. `kept`: an earlier sweep has made it. `measured`: what it keeps of the changes, in all and by layer,
+    where a report was asked for.
+    """
 
     combination: Combination
     out: Path
     receipt: Receipt
     kept: bool
+    measured: tuple[KeptMagnitude, Mapping[str, KeptMagnitude]] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        data: dict[str, Any] = {
             "name": self.combination.name,
             "varied": dict(self.combination.varied),
             "fingerprint": self.receipt.fingerprint,
             "owned": None if self.receipt.owned is None else list(self.receipt.owned),
             "recipe": dict(self.receipt.recipe),
         }
+        if self.measured is not None:
+            total, layers = self.measured
+            data["kept"] = {"total": total.to_json(), "layers": {name: one.to_json() for name, one in layers.items()}}
+        return data
 
 
 def sweep(
@@ -75,6 +87,7 @@ def sweep(
     force: bool = False,
     threads: int | None = None,
     max_memory: str | int = "1GiB",
+    report: place.ReportWhere = None,
     progress: Progress | None = None,
 ) -> list[SweptModel]:
     """Write a model for each combination of values into the folder `out`, and `sweep.json` with a row for each.
@@ -84,16 +97,20 @@ def sweep(
 
     `recipe`: what all have in common, from a file, from `plan(...).recipe`, or made by hand. `vary`: for each
     parameter its values, as text. `resume`: outputs that are there and were made so are kept, and of the others what an
-    interrupted sweep had finished. The other arguments are those of `merge`.
+    interrupted sweep had finished. `report`: one to look at too, True for report.html in the folder, or the name of an
+    HTML file. The other arguments are those of `merge`.
 
     Raises UsageError for a parameter that there is not, OutputExists, and what `merge` raises.
     """
     out = Path(out)
-    wanted = combinations(recipe, vary)
+    wanted, asked = combinations(recipe, vary), place.asked(report, force=force)
+    if asked is not None and asked.file is None and out.is_dir():
+        place.require_free(out / place.REPORT, force=force)
     with make_plan(wanted[0].recipe) as first:
         ending = "" if isinstance(first.home, Folder) else ".safetensors"
         outs = {one.name: out / f"{one.name}{ending}" for one in wanted}
         kept = all_made([(one.recipe, outs[one.name]) for one in wanted], first) if resume else []
+        formats = formats_of_plan(first)
     receipts = {one.name: receipt for one, receipt in zip(wanted, kept, strict=False) if receipt is not None}
     there = [path for path in outs.values() if os.path.lexists(path)]
     taken = [path for path in there if path not in {outs[name] for name in receipts}]
@@ -101,16 +118,56 @@ def sweep(
         how = "was made otherwise" if resume else "already exists; --resume keeps what is the same"
         raise OutputExists(f"{taken[0]}: {how}. Choose another output, or overwrite it with --force.")
     already, missing = set(receipts), [one for one in wanted if one.name not in receipts]
+    measured = _measured(out, receipts) if asked is not None else {}
+    merged: dict[str, ReportedMerge] = {}
     for i in range(0, len(missing), TOGETHER):
         some = missing[i : i + TOGETHER]
-        orders = [Order(one.recipe, outs[one.name]) for one in some]
+        notes = {one.name: None if asked is None else Reporting(partial(_note, merged, one.name)) for one in some}
+        orders = [Order(one.recipe, outs[one.name], report=notes[one.name]) for one in some]
         made = write_all(
             orders, threads=threads, max_memory=max_memory, force=force, resume=resume, ray=ray, progress=progress
         )
         receipts |= {one.name: receipt for one, receipt in zip(some, made, strict=True)}
-    swept = [SweptModel(one, outs[one.name], receipts[one.name], one.name in already) for one in wanted]
+    measured |= {name: (one.total or NOTHING, one.layers()) for name, one in merged.items()}
+    swept = [
+        SweptModel(one, outs[one.name], receipts[one.name], one.name in already, measured.get(one.name))
+        for one in wanted
+    ]
     jsons.write(out / TABLE, {"format": FORMAT, "models": [one.to_json() for one in swept]})
+    if asked is not None:
+        file = asked.of(out, folder=True)
+        place.write(file, sweep_page.page([_told(one, formats) for one in swept], vary))
     return swept
+
+
+def _note(merged: dict[str, ReportedMerge], name: str, made: ReportedMerge) -> None:
+    merged[name] = made
+
+
+def _measured(
+    out: Path, receipts: Mapping[str, Receipt]
+) -> dict[str, tuple[KeptMagnitude, Mapping[str, KeptMagnitude]]]:
+    """What an earlier sweep has measured of the models that are kept."""
+    try:
+        rows = {row["name"]: row for row in jsons.read(out / TABLE)["models"]}
+        return {
+            name: (
+                KeptMagnitude.from_json(rows[name]["kept"]["total"]),
+                {layer: KeptMagnitude.from_json(one) for layer, one in rows[name]["kept"]["layers"].items()},
+            )
+            for name, receipt in receipts.items()
+            if name in rows and "kept" in rows[name] and rows[name]["fingerprint"] == receipt.fingerprint
+        }
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return {}  # it only saves measuring
+
+
+def _told(one: SweptModel, formats: tuple[str, ...]) -> sweep_page.ReportedModel:
+    """A model as the report has it."""
+    total, by_layer = one.measured or (None, None)
+    folder = one.out if one.receipt.output.kind == "folder" else one.out.absolute().parent
+    merged = ReportedMerge(one.receipt.published(folder), formats=formats)
+    return sweep_page.ReportedModel(one.combination.name, one.combination.varied, merged, total, by_layer)
 
 
 def combinations(recipe: Recipe, vary: Mapping[str, Sequence[str]]) -> list[Combination]:

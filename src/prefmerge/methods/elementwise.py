@@ -41,6 +41,11 @@ class _MaxRule(Rule):
             kernels.fold_max(tau, out, owner, np.uint8(task))
         return np.bincount(owner, minlength=self.settings.tasks)
 
+    def owner_of(self, tensor: int, start: int, stop: int, work: Workspace) -> np.ndarray:
+        import numpy as np
+
+        return work.buffer("owner", stop - start, np.uint8)
+
 
 class _LastRule(Rule):
     def block(self, tensor: int, start: int, stop: int, out: np.ndarray, work: Workspace) -> np.ndarray:
@@ -51,6 +56,11 @@ class _LastRule(Rule):
         owners = np.zeros(self.settings.tasks, np.int64)
         owners[last] = stop - start
         return owners
+
+    def owner_of(self, tensor: int, start: int, stop: int, work: Workspace) -> np.ndarray:
+        import numpy as np
+
+        return np.full(stop - start, self.settings.tasks - 1, np.int64)
 
 
 class _RandomRule(Rule):
@@ -69,6 +79,11 @@ class _RandomRule(Rule):
                 deltas.read(task, start, stop, tau)
                 kernels.take_owned(tau, owner, np.uint8(task), out)
         return owners
+
+    def owner_of(self, tensor: int, start: int, stop: int, work: Workspace) -> np.ndarray:
+        import numpy as np
+
+        return work.buffer("owner", stop - start, np.uint8)
 
 
 @dataclass

@@ -178,6 +178,10 @@ class Rule(abc.ABC):
         owners per task, shape (T,), where every element has one. Thread-safe.
         """
 
+    def owner_of(self, tensor: int, start: int, stop: int, work: Workspace) -> np.ndarray | None:
+        """The owner of each element, where every element has one. Asked for right after `block`, in the same thread."""
+        return None
+
 
 class Method(abc.ABC):
     """One entry of the registry: what it is called, the parameters that it honours, and how it merges."""

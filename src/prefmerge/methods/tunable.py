@@ -112,6 +112,10 @@ class _OwnerRule(Rule):
             out[:] = (1 - toward) * out.astype(np.float64) + toward * tau.astype(np.float64)
         return counts
 
+    def owner_of(self, tensor: int, start: int, stop: int, work: Workspace) -> np.ndarray | None:
+        owners = self.owners[tensor]
+        return None if owners is None else owners[start:stop]
+
 
 class TunableMagmax(Method):
     """See the module."""

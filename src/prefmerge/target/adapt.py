@@ -19,9 +19,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from prefmerge.errors import require
+from prefmerge.errors import UsageError, require
 from prefmerge.ground.progress import Progress
 from prefmerge.models.head_file import FrozenHead
+from prefmerge.report import place
 from prefmerge.target.choice import Choice
 from prefmerge.target.compared import NOT_COMPARED
 from prefmerge.target.evidence import EmbedBase, Evidence, read_evidence
@@ -57,6 +58,9 @@ def adapt(
     progress = progress or (lambda *_: None)
     if asked.out is not None:
         check_output(asked.out, asked.force)
+    elif asked.report is not None:
+        raise UsageError("--report has no use without -o OUT: nothing is written.")
+    place.asked(asked.report, force=asked.force)
     progress(0, 0, "opening the tasks")
     source = source or open_source(asked)
     bias = None if source.classifier is None or asked.no_prior else _bias(source)

@@ -41,6 +41,7 @@ class AdaptArguments(TypedDict, total=False):
     batch: int
     dtype: str | None
     no_cache: bool
+    report: Where | None
     threads: int | None
     force: bool
 

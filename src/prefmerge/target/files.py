@@ -1,4 +1,6 @@
 """The files that `adapt` leaves beside the weights, by name. Cost: none."""
 
+from prefmerge.report.place import REPORT as REPORT
+
 FORMAT = "prefmerge-adapt/1"  # of RESULT
-RESULT, HEAD, REPORT, RECEIPT = "adapt.json", "head.safetensors", "report.html", "receipt.json"
+RESULT, HEAD, RECEIPT = "adapt.json", "head.safetensors", "receipt.json"

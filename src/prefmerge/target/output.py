@@ -19,12 +19,15 @@ from pathlib import Path
 from prefmerge.errors import OutputError, OutputExists, UsageError
 from prefmerge.ground import jsons
 from prefmerge.merging.api import run
+from prefmerge.merging.many import Reporting
+from prefmerge.merging.page import ReportedMerge
 from prefmerge.merging.places import without_places
 from prefmerge.merging.receipt import Receipt
 from prefmerge.outputs.receipts import find_receipt
 from prefmerge.outputs.write import kind_of
+from prefmerge.report import place
 from prefmerge.target.card import about
-from prefmerge.target.files import HEAD, REPORT, RESULT
+from prefmerge.target.files import HEAD, RESULT
 from prefmerge.target.report import report
 from prefmerge.target.result import Adapted, command, recipe
 
@@ -55,10 +58,26 @@ def write(made: Adapted, out: Path) -> Receipt:
     beside = {RESULT: jsons.encoded({**made.to_json(), "command": line})}
     if made.head is not None:
         beside[HEAD] = made.head.to_bytes()
-    beside[REPORT] = report(made, line).encode()
-    asked, added = made.parameters, None
+    asked, added, told = made.parameters, None, made
     if made.added is not None:
         added = {made.added.tensor: made.added.values}
-    return run(
-        recipe(made), out, threads=asked.threads, force=asked.force, beside=beside, card=about(made), added=added
+    text: list[str] = []
+
+    def page(merged: ReportedMerge) -> str:
+        text.append(report(told, line, merged))
+        return text[-1]
+
+    elsewhere = place.asked(asked.report, force=asked.force)
+    receipt = run(
+        recipe(made),
+        out,
+        threads=asked.threads,
+        force=asked.force,
+        beside=beside,
+        card=about(made),
+        added=added,
+        report=Reporting(page),
     )
+    if elsewhere is not None and elsewhere.file is not None:
+        place.write(elsewhere.file, text[-1])
+    return receipt

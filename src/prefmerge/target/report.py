@@ -1,37 +1,23 @@
 """report.html: what is known of the target and what the model is worth there, in one file without a script.
 
-Nothing is computed here. Every name is escaped; nothing is fetched; light and dark, phone and paper. Cost: some
-kilobytes. Not here: who owns which element, which `prefmerge inspect OUT` shows.
+Nothing is computed here. The merge itself is told as `prefmerge merge --report` tells it. Cost: some kilobytes. Not
+here: how a report looks (`prefmerge.report`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from html import escape
 
+from prefmerge.merging import page as of_a_merge
+from prefmerge.merging.page import ReportedMerge
+from prefmerge.report.charts import Bar, bars
+from prefmerge.report.markup import Html, tag
+from prefmerge.report.page import page
+from prefmerge.report.parts import code, paragraph, section, strong, table
 from prefmerge.target.estimates import Estimate, Row
+from prefmerge.target.files import HEAD
 from prefmerge.target.result import Adapted
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1b1f24; --paper: #ffffff; --soft: #6b7280; --line: #d8dce2; --bar: #9aa5b4;
-  --ours: #0072b2; --box: #f4f6f8; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e8eb; --paper: #14171b; --soft: #9aa3ae; --line: #343a42;
-  --bar: #5b6675; --ours: #56b4e9; --box: #1d2127; } }
-* { box-sizing: border-box; }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 0 auto;
-  max-width: 60rem; padding: 1.5rem 1rem 4rem; }
-h1 { font-size: 1.5rem; margin: 0 0 .5rem; } h2 { font-size: 1.1rem; margin: 2.2rem 0 .6rem; }
-.gain { font-size: 1.25rem; margin: .2rem 0 1rem; } .soft { color: var(--soft); }
-table { border-collapse: collapse; width: 100%; } td, th { text-align: left; padding: .25rem .6rem .25rem 0;
-  border-bottom: 1px solid var(--line); vertical-align: top; } td.n, th.n { text-align: right; white-space: nowrap; }
-tr.ours td { font-weight: 600; }
-.track { position: relative; height: 1.1rem; background: var(--box); min-width: 8rem; }
-.fill { position: absolute; inset: 0 auto 0 0; background: var(--bar); } .ours .fill { background: var(--ours); }
-.span { position: absolute; top: 45%; height: 2px; background: var(--ink); }
-.wide { overflow-x: auto; } pre { background: var(--box); padding: .8rem; overflow-x: auto; font-size: .85rem; }
-@media (max-width: 40rem) { .track { min-width: 4rem; } td, th { font-size: .85rem; padding-right: .35rem; } }
-@media print { pre { white-space: pre-wrap; } }
-"""
 _DRIFT = "The prior and the bias hold for this mix. Where the mix drifts, part of the gain is lost."
 USE = {
     "With CLIP or another image encoder": """from safetensors import safe_open
@@ -52,157 +38,161 @@ answers = layer(torch.nn.functional.normalize(embeddings, dim=-1)).argmax(-1)"""
 }
 
 
-def report(made: Adapted, command: str) -> str:
-    """The page, as HTML."""
-    parts = [
-        "<!doctype html>",
-        '<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>Adapted to a target</title><style>{_STYLE}</style>",
-        "<h1>Adapted to a target</h1>",
-        f'<p class="gain">{_gain(made)}</p>',
-        f"<p>{escape(made.verdict)}</p>",
-        *(f"<p>Note: {escape(note)}</p>" for note in made.notes),
-        *_accuracies(made),
-        *_target(made),
-        *_recall(made),
-        *_others(made),
-        *_candidates(made),
-        f"<h2>{escape(made.by_hand)}</h2>",
-        f"<pre>{escape(command)}</pre>",
-        *_use(made),
-        "<h2>Cost</h2>",
-        f"<p>{', '.join(f'{value:g} {escape(name)}' for name, value in made.cost.items())}.</p>",
-        "</html>",
+def report(made: Adapted, command: str, merged: ReportedMerge) -> str:
+    """The page, as HTML. `command`: the line that makes the same weights. `merged`: how they were made."""
+    shown = [
+        section("What was chosen", paragraph(made.verdict), *map(_note, made.notes)),
+        section("Accuracy at the target", *_accuracies(made)),
+        section("The target", *_target(made)),
+        section("Recall by class", *_recall(made)),
+        section("What it costs on the other tasks", *_others(made)),
+        section("What was tried", *_candidates(made)),
+        section("What was merged", of_a_merge.inputs(merged)),
+        section("How", of_a_merge.how(merged.receipt)),
+        section("Who owns what", of_a_merge.owners(merged), of_a_merge.layers_kept(merged)),
+        section(made.by_hand, code(command), of_a_merge.again(merged.receipt)),
+        section("Use it in your own code", *_use(made)),
+        section("Cost", *_cost(made)),
     ]
-    return "\n".join(parts) + "\n"
+    lead = tag("p", *_gain(made), class_="lead")
+    return page("Adapted to a target", [one for one in shown if one.parts], lead=[lead])
 
 
-def _gain(made: Adapted) -> str:
+def _note(note: str) -> Html:
+    return paragraph(f"Note: {note}")
+
+
+def _gain(made: Adapted) -> list[object]:
     """What the user gained, in one line."""
     if made.estimates is None:
-        return "There was nothing to judge by, so how good the model is there is not known."
+        return ["There was nothing to judge by, so how good the model is there is not known."]
     rows, chosen = made.estimates.rows, made.estimates.chosen
     there = [row for row in rows if row.how == "as it is" and row.name != "base"]
     before = next((row for row in there if row.name == "last checkpoint"), there[0] if there else None)
     of = "of the target's samples named correctly"
     if made.parameters.metric == "balanced":
         of = "mean recall of the target's classes"
-    told = f"<b>{_percent(chosen.accuracy)}</b> {of} {chosen.accuracy.interval}"
+    told: list[object] = [strong(_percent(chosen.accuracy)), f" {of} {chosen.accuracy.interval}"]
     if before is None or before.ahead is None:
-        return told + "."
+        return [*told, "."]
     apart = "" if before.clear else " (no clear difference)"
-    return (
-        f"{told}; the {escape(before.name)}: {_percent(before.accuracy)}. Gain: {_signed(before.ahead)} points{apart}."
-    )
+    gain = f"{_signed(before.ahead)} points{apart}"
+    return [*told, f"; the {before.name}: {_percent(before.accuracy)}. Gain: {gain}."]
 
 
-def _accuracies(made: Adapted) -> Iterable[str]:
+def _accuracies(made: Adapted) -> Iterable[Html]:
     if made.estimates is None:
         return
     level = f"{100 * made.estimates.level:g} %"
-    yield f"<h2>Accuracy at the target, estimated from {made.estimates.samples:,} samples</h2>"
     what = "mean recall" if made.parameters.metric == "balanced" else "accuracy"
-    yield f'<div class="wide"><table><tr><th>model<th><th class="n">{what}'
-    yield f'<th class="n">{level} interval<th class="n">this model is ahead by<th class="n">balanced accuracy</tr>'
-    for row in made.estimates.rows:
-        ours = ' class="ours"' if row is made.estimates.chosen else ""
-        yield (
-            f"<tr{ours}><td>{escape(row.title)}<td>{_bar(row.accuracy)}"
-            f'<td class="n">{_percent(row.accuracy)}<td class="n">{row.accuracy.interval}'
-            f'<td class="n">{_ahead(row)}<td class="n">{_balanced(row)}</tr>'
-        )
-    yield "</table></div>"
-    yield (
-        '<p class="soft">The first row is measured on samples that took no part in choosing or fitting: the score that '
-        "it was chosen by would be too high. The others are judged on the same samples. Balanced accuracy is the mean "
-        "recall of the classes that occur at the target.</p>"
+    rows = made.estimates.rows
+    ours = next((i for i, row in enumerate(rows) if row is made.estimates.chosen), None)
+    numbers = table(
+        f"{what.capitalize()} at the target, estimated from {made.estimates.samples:,} samples",
+        ["model", what, f"{level} interval", "this model is ahead by", "balanced accuracy"],
+        [[row.title, _percent(row.accuracy), row.accuracy.interval, _ahead(row), _balanced(row)] for row in rows],
+        ours=ours,
     )
-    yield f"<p>{escape(_DRIFT)} {escape(made.drift or '')}</p>"
+    drawn = [_bar(row.title, row.accuracy, ours=i == ours) for i, row in enumerate(rows)]
+    said = f"Estimated from {made.estimates.samples:,} samples. A line is the {level} interval."
+    yield bars("accuracy", f"{what.capitalize()} at the target", said, drawn, numbers, opened=True)
+    yield paragraph(
+        "The first row is measured on samples that took no part in choosing or fitting: the score that it was chosen "
+        "by would be too high. The others are judged on the same samples. Balanced accuracy is the mean recall of the "
+        "classes that occur at the target.",
+        soft=True,
+    )
+    yield paragraph(f"{_DRIFT} {made.drift or ''}".strip())
 
 
-def _target(made: Adapted) -> Iterable[str]:
+def _target(made: Adapted) -> Iterable[Html]:
     shares = made.evidence.shares
-    yield f"<h2>The target, by {escape(shares.source)}</h2>"
-    yield '<div class="wide"><table><tr><th>task<th><th class="n">share<th class="n">interval</tr>'
+    stated = shares.source == "stated"
+    drawn: list[Bar] = []
+    rows: list[list[str]] = []
     for t in sorted(range(len(shares.names)), key=lambda t: -shares.shares[t]):
         one = Estimate(float(shares.shares[t]), float(shares.low[t]), float(shares.high[t]))
-        yield (
-            f'<tr class="ours"><td>{escape(shares.names[t])}<td>{_bar(one)}<td class="n">{_percent(one)}'
-            f'<td class="n">{"" if shares.source == "stated" else one.interval}</tr>'
-        )
-    yield "</table></div>"
+        drawn.append(_bar(shares.names[t], one, ours=True, sure=not stated))
+        rows.append([shares.names[t], _percent(one), "" if stated else one.interval])
+    numbers = table("Shares of the tasks", ["task", "share", "interval"], rows)
+    said = "As it was stated." if stated else f"Estimated from {shares.samples:,} {shares.source}, with intervals."
+    yield bars("target", "Shares of the tasks at the target", said, drawn, numbers)
 
 
-def _recall(made: Adapted) -> Iterable[str]:
+def _recall(made: Adapted) -> Iterable[Html]:
     if made.estimates is None or not made.estimates.recall:
         return
-    yield "<h2>Recall by class</h2>"
-    yield '<div class="wide"><table><tr><th>class<th class="n">at the target<th class="n">samples'
-    yield f'<th class="n">this model<th class="n">{escape(made.estimates.there)}<th class="n">change</tr>'
     of_class = dict(zip(made.source.tasks.classes, made.prior.classes.tolist(), strict=True))
-    for name, one in sorted(made.estimates.recall.items(), key=lambda pair: -of_class[pair[0]]):
-        yield (
-            f'<tr><td>{escape(name)}<td class="n">{100 * of_class[name]:.0f} %<td class="n">{one.samples}'
-            f'<td class="n">{100 * one.value:.0f} %<td class="n">{100 * one.before:.0f} %'
-            f'<td class="n">{100 * (one.value - one.before):+.0f}</tr>'
-        )
-    yield "</table></div>"
-    yield (
-        '<p class="soft">On samples that took no part in choosing or fitting. The checkpoint beside it is judged as it '
-        "is. With few samples a change of some points is no sign of anything.</p>"
+    rows = [
+        [
+            name,
+            f"{100 * of_class[name]:.0f} %",
+            str(one.samples),
+            f"{100 * one.value:.0f} %",
+            f"{100 * one.before:.0f} %",
+            f"{100 * (one.value - one.before):+.0f}",
+        ]
+        for name, one in sorted(made.estimates.recall.items(), key=lambda pair: -of_class[pair[0]])
+    ]
+    header = ["class", "at the target", "samples", "this model", made.estimates.there, "change"]
+    yield table("Which part of each class is named correctly", header, rows)
+    yield paragraph(
+        "On samples that took no part in choosing or fitting. The checkpoint beside it is judged as it is. With few "
+        "samples a change of some points is no sign of anything.",
+        soft=True,
     )
 
 
-def _others(made: Adapted) -> Iterable[str]:
+def _others(made: Adapted) -> Iterable[Html]:
     if made.estimates is None or not made.estimates.others:
         return
-    yield "<h2>What it costs on the other tasks</h2>"
-    yield '<div class="wide"><table><tr><th>task<th class="n">samples'
-    yield f'<th class="n">{escape(made.estimates.there)}<th class="n">this model</tr>'
-    for name, (n, before, after) in made.estimates.others.items():
-        yield (
-            f'<tr><td>{escape(name)}<td class="n">{n}<td class="n">{100 * before:.0f} %'
-            f'<td class="n">{100 * after:.0f} %</tr>'
-        )
-    yield "</table></div>"
+    rows = [
+        [name, f"{n}", f"{100 * before:.0f} %", f"{100 * after:.0f} %"]
+        for name, (n, before, after) in made.estimates.others.items()
+    ]
+    yield table("Accuracy on the other tasks", ["task", "samples", made.estimates.there, "this model"], rows)
 
 
-def _candidates(made: Adapted) -> Iterable[str]:
-    if made.choice is None:
+def _candidates(made: Adapted) -> Iterable[Html]:
+    choice = made.choice
+    if choice is None:
         return
-    yield "<h2>What was tried</h2>"
-    yield '<p class="soft">Soft accuracy, for ranking only: the best of many scores is too high to be believed.</p>'
-    yield '<div class="wide"><table><tr><th>candidate<th class="n">first samples<th class="n">all samples</tr>'
-    for i in sorted(range(len(made.pool)), key=lambda i: -made.choice.first[i] if made.choice else 0.0):
-        score, ours = made.choice.scores[i], ' class="ours"' if i == made.choice.index else ""
-        final = "" if score != score else f"{100 * score:.1f}"
-        yield (
-            f'<tr{ours}><td>{escape(made.pool[i].name)}<td class="n">{100 * made.choice.first[i]:.1f}'
-            f'<td class="n">{final}</tr>'
-        )
-    yield "</table></div>"
+    yield paragraph("Soft accuracy, for ranking only: the best of many scores is too high to be believed.", soft=True)
+    order = sorted(range(len(made.pool)), key=lambda i: -choice.first[i])
+    rows = [
+        [
+            made.pool[i].name,
+            f"{100 * choice.first[i]:.1f}",
+            "" if choice.scores[i] != choice.scores[i] else f"{100 * choice.scores[i]:.1f}",
+        ]
+        for i in order
+    ]
+    yield table("Candidates", ["candidate", "first samples", "all samples"], rows, ours=order.index(choice.index))
 
 
-def _use(made: Adapted) -> Iterable[str]:
+def _use(made: Adapted) -> Iterable[Html]:
     by_itself = made.use()
     if by_itself is not None:
-        told, code = by_itself
-        yield "<h2>Use it in your own code</h2>"
-        yield f"<p>{escape(told)}</p><pre>{escape(code)}</pre>"
+        told, lines = by_itself
+        yield paragraph(told)
+        yield code(lines)
         return
     if made.head is None:
         return
-    yield "<h2>Use it in your own code</h2>"
-    yield "<p>The answers need the head: <code>head.safetensors</code> holds rows, bias, scale and class names.</p>"
-    for title, code in USE.items():
-        yield f"<p>{escape(title)}:</p><pre>{escape(code)}</pre>"
+    yield paragraph("The answers need the head: ", tag("code", HEAD), " holds rows, bias, scale and class names.")
+    for title, lines in USE.items():
+        yield paragraph(f"{title}:")
+        yield code(lines)
 
 
-def _bar(one: Estimate) -> str:
-    low, high = 100 * one.low, 100 * one.high
-    fill = f'<div class="fill" style="width:{100 * one.value:.1f}%"></div>'
-    span = f'<div class="span" style="left:{low:.1f}%;width:{max(high - low, 0):.1f}%"></div>'
-    return f'<div class="track" role="img" aria-label="{_percent(one)}">{fill}{span}</div>'
+def _cost(made: Adapted) -> Iterable[Html]:
+    """Counts: times differ from run to run, and the same inputs give the same report."""
+    counts = [f"{value:g} {name}" for name, value in made.cost.items() if name != "seconds"]
+    yield paragraph(f"{', '.join(counts)}.")
+
+
+def _bar(name: str, one: Estimate, *, ours: bool, sure: bool = True) -> Bar:
+    return Bar(name, one.value, _percent(one), one.low if sure else None, one.high if sure else None, ours)
 
 
 def _percent(one: Estimate) -> str:

@@ -23,7 +23,10 @@ pytest.importorskip("accelerate", reason="training is accelerate's (extra demo)"
 pytest.importorskip("sklearn", reason="the demo's digits come with scikit-learn (extra demo)")
 pytest.importorskip("matplotlib", reason="the demo draws with matplotlib (extra demo)")
 
+from typer.testing import CliRunner
+
 import prefmerge
+from prefmerge.cli import app
 from prefmerge.errors import MissingExtra, OutputExists, RunError
 from prefmerge.lab.demo import run
 from prefmerge.lab.demo.digits import NAMES, SHOWN, TASKS, Digits, load_digits
@@ -35,10 +38,10 @@ from prefmerge.lab.demo.train import REGIME
 from prefmerge.models.encoders.digits import DigitsEncoder
 from prefmerge.models.heads import Head
 from prefmerge.runs import read_run
-from prefmerge.target import pool
 from prefmerge.training.job import TrainingProgress
 from prefmerge.training.kept import read_kept
 from prefmerge.training.opened import evaluate_checkpoint, open_run
+from tests.lab.quick import two_candidates
 
 QUICK = REGIME.model_copy(update={"learning_rate": 1e-3, "epochs": 1})
 HEADS = ("without_prior", "with_prior")
@@ -143,7 +146,9 @@ def test_the_printed_commands_make_the_same_models(
     assert len(result["commands"]) == 2
     for line, what in zip(result["commands"], ("labels", "images"), strict=True):
         assert line.replace(" ", "") in screen.replace("\n", "").replace(" ", "")
-        subprocess.run([sys.executable, "-m", *shlex.split(line)], check=True, capture_output=True)
+        name, *words = shlex.split(line)
+        typed = CliRunner().invoke(app, words, prog_name=name)
+        assert (name, typed.exit_code) == ("prefmerge", 0), typed.output
         for file in ("model.safetensors", "head.safetensors"):
             assert (out / f"by-hand-from-{what}" / file).read_bytes() == (out / f"from-{what}" / file).read_bytes()
 
@@ -230,11 +235,6 @@ def test_a_folder_with_files_is_not_written_into(tmp_path: Path, force: bool) ->
     with pytest.raises(OutputExists, match=r"holds something that is not a run of prefmerge"):
         run(tmp_path, quiet=True, force=force)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
-
-
-def two_candidates(*mix: Any) -> list[pool.Candidate]:
-    every = pool.candidates(*mix)
-    return [every[0], next(one for one in every if not one.single)]
 
 
 @pytest.fixture

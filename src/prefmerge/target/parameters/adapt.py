@@ -113,6 +113,14 @@ class Parameters(Declaring):
     no_cache: Annotated[
         bool, Declared("Keep no embeddings on disk: an interrupted run then starts again from nothing.", local=True)
     ] = False
+    report: Annotated[
+        Path | None,
+        Declared(
+            "Write the report of OUT to this HTML file too. It is in OUT as report.html in any case.",
+            metavar="[FILE.html]",
+            local=True,
+        ),
+    ] = None
     threads: Annotated[int | None, THREADS] = None
     force: Annotated[bool, FORCE] = False
 
