@@ -51,6 +51,7 @@ docs: .venv/ready
 	.venv/bin/python -m benchmarks.targets_tables
 	.venv/bin/python -m benchmarks.similarity_encoders --render-only --docs docs/similarities.md
 	.venv/bin/python -m pages.reference
+	.venv/bin/python -m pages.drawings
 
 # README and docs as static pages, in build/site. A few seconds.
 site: .venv/ready
