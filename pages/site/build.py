@@ -20,7 +20,7 @@ from typing import Any
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from pages.site.document import Document, Heading, broken_links, is_elsewhere, plain, read_documents
+from pages.site.document import NOTEBOOK, Document, Heading, broken_links, is_elsewhere, plain, read_documents
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -64,7 +64,7 @@ def build(out: Path, root: Path = ROOT) -> list[Path]:
 
 def html_name(name: str) -> str:
     """The page of a document, or the same name for another file."""
-    return "index.html" if name == "README.md" else re.sub(r"\.md$", ".html", name)
+    return "index.html" if name == "README.md" else re.sub(r"\.(md|ipynb)$", ".html", name)
 
 
 def page(document: Document, documents: Sequence[Document]) -> str:
@@ -117,7 +117,7 @@ def groups_of(readme: Document) -> list[tuple[str, list[tuple[str, str]]]]:
         if readme.tokens[i - 1].level == 0 and token.content.endswith(":"):
             groups.append((token.content.rstrip(":"), []))
         for text, target in readme.linked([token]):
-            if groups and target.endswith(".md") and not is_elsewhere(target) and target not in seen:
+            if groups and target.endswith((".md", NOTEBOOK)) and not is_elsewhere(target) and target not in seen:
                 seen.add(target)
                 groups[-1][1].append((text, target))
     return groups

@@ -15,7 +15,10 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from pages.notebook import as_markdown, read_notebook
+
 PARSER = MarkdownIt("commonmark").enable("table")
+NOTEBOOK = ".ipynb"
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Document:
-    """`name`: where it is below the root, such as docs/adapt.md."""
+    """`name`: where it is below the root, such as docs/adapt.md. A notebook is one too."""
 
     name: str
     text: str
@@ -84,12 +87,16 @@ def is_elsewhere(target: str) -> bool:
 
 
 def read_documents(root: Path) -> list[Document]:
-    """README, the documents that it links in that order, and the others by name."""
+    """README, the documents and notebooks that it links in that order, and the other documents by name."""
     readme = Document("README.md", (root / "README.md").read_text(encoding="utf-8"))
     there = ["CONTRIBUTING.md", "CHANGELOG.md", *sorted(f"docs/{file.name}" for file in (root / "docs").glob("*.md"))]
-    first = [name for name in dict.fromkeys(one.partition("#")[0] for one in readme.links) if name in there]
-    names = dict.fromkeys([*first, *there])
-    return [readme, *(Document(name, (root / name).read_text(encoding="utf-8")) for name in names)]
+    linked = dict.fromkeys(one.partition("#")[0] for one in readme.links)
+    names = dict.fromkeys([*(one for one in linked if one in there or one.endswith(NOTEBOOK)), *there])
+    return [readme, *(Document(name, _read(root / name)) for name in names)]
+
+
+def _read(file: Path) -> str:
+    return as_markdown(read_notebook(file)) if file.suffix == NOTEBOOK else file.read_text(encoding="utf-8")
 
 
 def broken_links(documents: Sequence[Document], root: Path) -> list[str]:
