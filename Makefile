@@ -50,6 +50,7 @@ docs: .venv/ready
 	.venv/bin/python -m benchmarks.targets --render-only --docs docs/targets.md
 	.venv/bin/python -m benchmarks.targets_tables
 	.venv/bin/python -m benchmarks.similarity_encoders --render-only --docs docs/similarities.md
+	.venv/bin/python -m benchmarks.papers --render-only
 	.venv/bin/python -m pages.reference
 	.venv/bin/python -m pages.drawings
 
