@@ -24,6 +24,7 @@ check: .venv/ready
 # An hour or two, and 15 GB of disk. Writes benchmarks/results/*.json and the documents made from them.
 bench: .venv/ready
 	.venv/bin/python -m benchmarks.merge_speed --docs docs/speed.md
+	.venv/bin/python -m benchmarks.scale --docs docs/scale.md
 	.venv/bin/python -m benchmarks.read_vectors
 	.venv/bin/python -m benchmarks.optimal_gap
 	.venv/bin/python -m benchmarks.training_speed
@@ -43,6 +44,7 @@ bench-real: .venv/ready
 # Every document that is made from results or declarations, again. A minute; measures nothing.
 docs: .venv/ready
 	.venv/bin/python -m benchmarks.merge_speed --render-only --docs docs/speed.md
+	.venv/bin/python -m benchmarks.scale --docs docs/scale.md
 	.venv/bin/python -m benchmarks.against_mergekit --render-only --docs docs/speed.md --readme README.md
 	.venv/bin/python -m benchmarks.demo_tables
 	.venv/bin/python -m benchmarks.adapt_tables

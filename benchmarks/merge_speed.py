@@ -25,6 +25,7 @@ from benchmarks import common, yardstick
 from benchmarks.make_checkpoints import LANGUAGE_MODELS, MODELS, encoded, make
 
 TEN = 10  # models of a sweep
+MANY = 10  # tasks from which on no sweeps are timed, which takes long
 CHECKED = ("visual.ln_post.weight", "visual.class_embedding", "visual.proj")
 CHECKED_OF_LANGUAGE = ("model.norm.weight", "model.layers.0.self_attn.q_proj.bias")
 
@@ -74,11 +75,14 @@ def cases(tasks: int, cold: bool) -> list[Case]:
         Case("tunable-magmax, optimal + step, alpha 1", (*optimal, "alpha:1", "--sequential")),
         Case("tunable-magmax, optimal + step, a target of two tasks", (*optimal, target_of_two(tasks), "--sequential")),
         *(Case(method, ("--method", method)) for method in ("magmax", "average", "task-arithmetic", "ties")),
+    ]
+    ten = [
         Case("magmax, ten scales", ("--method", "magmax"), vary=f"scale={_ten(lambda i: f'{i / 10}')}"),
         Case("ties, ten densities", ("--method", "ties"), vary=f"density={_ten(lambda i: f'{i / 20}')}"),
         Case("tunable-magmax, ten preferences", tunable[:-1], vary=f"prefer={_ten(lambda i: f'alpha:{1 + i / 10}')}"),
     ]
-    return rows + [Case("tunable-magmax, alpha 1, cold cache", (*tunable, "alpha:1"), cold=True)] if cold else rows
+    last = [Case("tunable-magmax, alpha 1, cold cache", (*tunable, "alpha:1"), cold=True)] if cold else []
+    return [*rows, *(ten if tasks < MANY else []), *last]
 
 
 def every_method(tasks: int) -> list[Case]:
@@ -271,11 +275,21 @@ def _timed(seconds: dict[str, float]) -> list[str]:
     return [f"{seconds['median']:.2f}", f"{seconds['least']:.2f} - {seconds['most']:.2f}"]
 
 
+def _processor(stick: dict[str, Any]) -> str:
+    return f"{stick['processor_seconds']['median']:.2f}" if "processor_seconds" in stick else ""
+
+
+def _times(row: dict[str, Any], name: str) -> str:
+    return f"{row[name]:.1f}" if name in row else ""
+
+
 def render(data: dict[str, Any]) -> str:
     """docs/speed.md, but for what other benchmarks write below."""
     made_by = "python -m benchmarks.merge_speed --render-only --docs docs/speed.md"
+    count = min(row["seconds"]["runs"] for measured in data["sets"] for row in measured["rows"])
+    runs = f"median of {count} runs" if count > 1 else "one run each, after a first that checks"
     about = (
-        f"Model: {data['model']}, {data['dtype']}. Whole processes (`prefmerge merge`), median of several runs. "
+        f"Model: {data['model']}, {data['dtype']}. Whole processes (`prefmerge merge`), {runs}. "
         "One *yardstick* is all inputs read once through memory maps on all cores plus one output written and fsynced, "
         "measured between the runs. *x yardstick* compares wall seconds, *x CPU* those of all cores: the number to "
         "trust, since other programs ran on the machine. Ten models are written by `prefmerge sweep`. Anonymous "
@@ -293,7 +307,7 @@ def render(data: dict[str, Any]) -> str:
                     [
                         name,
                         *_timed(seconds),
-                        f"{measured[key]['processor_seconds']['median']:.2f}",
+                        _processor(measured[key]),
                         f"{measured['input_gb'] / seconds['median']:.1f}",
                         "1",
                         "1",
@@ -304,7 +318,7 @@ def render(data: dict[str, Any]) -> str:
         for row in measured["rows"]:
             processor = f"{row['processor_seconds']['median']:.2f}"
             speed = f"{row['gb_per_second']:.1f}"
-            times = [f"{row[times]:.1f}" for times in ("times_yardstick", "times_yardstick_processor")]
+            times = [_times(row, name) for name in ("times_yardstick", "times_yardstick_processor")]
             memory = [f"{row['anonymous_mb']:.0f}", f"{row['resident_mb']:.0f}"]
             rows.append([row["method"], *_timed(row["seconds"]), processor, speed, *times, *memory])
         parts.append(common.table([f"T = {measured['tasks']}", *COLUMNS], rows))

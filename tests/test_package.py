@@ -105,7 +105,7 @@ def test_what_the_wheel_installs_merges(built: tuple[Path, Path], tmp_path: Path
     assert Path(found.stdout).is_relative_to(site), "these sources would be tried in place of the wheel's"
     assert run("--version") == f"prefmerge {prefmerge.__version__}\n"
     run("merge", str(base), *map(str, tasks), "-o", "merged.safetensors")
-    assert "ok" in run("verify", "merged.safetensors", "--inputs")
+    assert "ok" in run("verify", "merged.safetensors", "--with-inputs")
 
 
 def test_the_changelog_begins_with_this_version():

@@ -38,7 +38,7 @@ mergekit's keys mean here what they mean there, so its recipes run unchanged ([f
 [The methods](parameters.md) have different parameters; one that the method has no use for is refused, or noted where
 mergekit ignores it too. A number among the parameters may also be a list, which is interpolated over the layers, or a
 list of `{filter: PATTERN, value: NUMBER}`, where mergekit's may. Several documents in one file are several recipes,
-which may take each other's models by their `name`.
+which may take each other's models by their `name`. Keys that begin with `x-` may hold anchors, and say nothing.
 """
 WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false", Any: "anything"}
 BOUNDS = (("gt", "above"), ("ge", "at least"), ("lt", "below"), ("le", "at most"))

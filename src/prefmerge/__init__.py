@@ -5,6 +5,7 @@
 
 merge, merge_state_dicts, plan, verify    from checkpoints to a model with a receipt
 merge_recipes, sweep                      the same from a file of recipes, and for many values over one reading
+push                                      a merged folder to the Hugging Face hub
 adapt, check, prefer, search              from what is known of the target to a model or a preference for it
 finetune, evaluate                        the checkpoints, and how good a model is
 inspect                                   who owns what, and what is in the task vectors
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from prefmerge.errors import PrefmergeError
     from prefmerge.merging.api import merge, merge_state_dicts, plan
     from prefmerge.merging.plan import Plan
+    from prefmerge.merging.push import push
     from prefmerge.merging.receipt import Receipt
     from prefmerge.merging.recipe import Recipe
     from prefmerge.merging.recipe_documents import merge_recipes
@@ -55,6 +57,7 @@ _HOMES = {
     "open_checkpoint": "prefmerge.checkpoints",
     "plan": "prefmerge.merging.api",
     "prefer": "prefmerge.target.api",
+    "push": "prefmerge.merging.push",
     "read_config": "prefmerge.training.config_file",
     "read_recipe": "prefmerge.merging.recipe_file",
     "search": "prefmerge.target.api",
@@ -82,6 +85,7 @@ __all__ = [
     "open_checkpoint",
     "plan",
     "prefer",
+    "push",
     "read_config",
     "read_recipe",
     "search",

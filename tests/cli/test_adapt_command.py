@@ -7,7 +7,6 @@ import dataclasses
 import inspect
 import json
 import os
-import random
 import shlex
 import shutil
 import signal
@@ -28,6 +27,7 @@ from prefmerge.cli.options import EXAMPLES
 from prefmerge.errors import MissingExtra, UsageError
 from prefmerge.models.head_file import read_head
 from prefmerge.target.parameters import Parameters, declarations
+from tests.cli.adapting import name_of, tasks_of, without_cost, write_words
 from tests.cli.conftest import Result
 from tests.outputs.traces import traces
 from tests.report.pages import lawful
@@ -45,15 +45,6 @@ held_out: 12
 seed: 1
 """
 CLASSES = ("ab", "cd", "ef", "gh", "ij", "kl")
-
-
-def write_words(path: Path, counts: dict[str, int], seed: int) -> None:
-    rng = random.Random(seed)
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("text", "label"))
-        for label, count in counts.items():
-            writer.writerows(("".join(rng.choices(label, k=8)), label) for _ in range(count))
 
 
 @pytest.fixture(scope="module")
@@ -316,11 +307,6 @@ def test_what_is_known_of_the_target_goes_together(place: Path, call: Callable[[
     assert ("with the prior" in names) == ("--no-prior" not in line)
 
 
-def tasks_of(place: Path) -> dict[str, list[str]]:
-    run = json.loads((place / "my-run" / "run.json").read_text())
-    return {task["name"]: task["classes"] for task in run["tasks"]}
-
-
 def test_a_recipe_of_ones_own_is_tried(place: Path, call: Callable[[str], Result]) -> None:
     tasks = "\n".join(f"  - model: my-run/tasks/{name}" for name in tasks_of(place))
     (place / "mine.yaml").write_text(
@@ -369,10 +355,6 @@ def test_checkpoints_without_any_sample_of_their_tasks(place: Path, call: Callab
     assert json.loads(done.stdout)["estimates"]["samples"] == 24
 
 
-def name_of(label: str, tasks: dict[str, list[str]]) -> str:
-    return next(name for name, classes in tasks.items() if label in classes)
-
-
 @pytest.mark.parametrize(
     ("given", "told"),
     [
@@ -395,10 +377,6 @@ def test_what_is_wrong_without_samples(place: Path, call: Callable[[str], Result
     assert done.code in (1, 2)
     assert told in done.stderr
     assert not (place / "out").exists()
-
-
-def without_cost(found: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in found.items() if name not in ("cost", "command")}
 
 
 KILLS = int(os.environ.get("PREFMERGE_KILLS", "3"))  # a call more takes seconds, so 20 moments are for who asks

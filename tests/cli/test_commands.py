@@ -226,7 +226,11 @@ def test_plan_and_dry_run_write_nothing(call: Call, folder: Path) -> None:
 
 def test_verify(call: Call, folder: Path) -> None:
     call("merge recipe.yaml -o out.safetensors")
-    done = call("verify out.safetensors --inputs --rerun")
+    before = call("verify out.safetensors --inputs")
+    assert (before.code, before.stderr) == (0, "note: --inputs is called --with-inputs now.\n")
+    assert before.stdout == call("verify out.safetensors --with-inputs").stdout
+    assert "task 'cars': content fingerprint" in before.stdout
+    done = call("verify out.safetensors --with-inputs --rerun")
     fingerprint = content_fingerprint(open_checkpoint("out.safetensors"))
     assert (done.code, done.stderr) == (0, "")
     assert (

@@ -38,7 +38,7 @@ from prefmerge.cli import app
 from prefmerge.models.head_file import read_head
 from prefmerge.target.fit import one_thread
 from prefmerge.training.steps import torch_threads
-from tests.cli.test_adapt_command import write_words
+from tests.cli.adapting import write_words
 from tests.documents import ROOT, commands, documents, python_blocks, unfenced_python
 from tests.lab.quick import two_candidates
 from tests.models.tiny import tiny_bert, tiny_image_classifier, tiny_text_classifier
@@ -82,6 +82,8 @@ NOT_RUN = {
     "prefmerge bench RECIPE.yaml -o OUT": "half a minute; tests/lab/test_command.py runs such a recipe",
     "prefmerge finetune examples/finetune/own-images.yaml -o my-run": HUB,
     "prefmerge merge base/ cars/ birds/ -o merged/ --ray 10.0.0.1:6379": "tests/merging/test_on_ray.py has a cluster",
+    "prefmerge push merged/ my-org/my-model --private": "tests/merging/test_push.py has a stand-in for the hub",
+    "prefmerge merge recipe.yaml -o merged/ --ray auto": "tests/merging/test_on_ray.py has a cluster",
     "accelerate launch -m prefmerge finetune CONFIG.yaml -o RUN": "tests/training/test_processes.py starts processes",
 }
 STUDIO = "prefmerge studio"
@@ -222,6 +224,7 @@ def python_of_documents() -> list[Any]:
         for number, code in enumerate(python_blocks(page.read_text()), 1)
         if page.stem != "any-model"  # a script: tests/target/by_command/test_document.py runs it
         and "prefmerge.search(" not in code  # half a minute; tests/target/search runs it
+        and "prefmerge.push(" not in code  # tests/merging/test_push.py has a hub to push to
         and "made = prefmerge.adapt(" not in code  # the example of check begins with it
     ]
 

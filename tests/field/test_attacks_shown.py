@@ -42,7 +42,7 @@ def test_attack_s7_names_of_tasks(inputs: list[str], name: str) -> None:
         ("plan", "r.yaml"),
         ("merge", "r.yaml", "-o", "out"),
         ("inspect", "out"),
-        ("verify", "out", "--inputs"),
+        ("verify", "out", "--with-inputs"),
     ):
         done = call(*words)
         assert done.code == 0

@@ -394,7 +394,7 @@ def test_the_command_line_over_a_pipeline(tmp_path: Path) -> None:
         assert "a pipeline of diffusers: the weights of its unet are taken" in " ".join(said.output.split())
     base_and_task = "Note: base, task 'task': a pipeline of diffusers: the weights of its unet are taken"
     assert base_and_task in " ".join(CliRunner().invoke(app, ["plan", str(base), str(task)]).output.split())
-    said = CliRunner().invoke(app, ["verify", str(tmp_path / "out"), "--inputs", "--rerun"])
+    said = CliRunner().invoke(app, ["verify", str(tmp_path / "out"), "--with-inputs", "--rerun"])
     assert said.exit_code == 0, said.output
 
 

@@ -11,11 +11,11 @@ import pytest
 
 import prefmerge
 from prefmerge.errors import UsageError
-from prefmerge.merging.arguments import OverLayers, RecipeArguments
+from prefmerge.merging.arguments import OnePreference, OverLayers, RecipeArguments
 from prefmerge.merging.parameters import METHOD, every
 from prefmerge.merging.vocabularies import TOKENIZER
 from prefmerge.methods.parameters import PREFERENCE, YES_OR_NO, Parameter
-from prefmerge.preference import Number, Preference
+from prefmerge.preference import Number
 
 FUNCTIONS = [prefmerge.merge, prefmerge.plan, prefmerge.merge_state_dicts]
 OWN = {
@@ -44,7 +44,7 @@ OWN = {
 def expected(one: Parameter[Any]) -> Any:
     """The type that Python callers may give, from what the command line and recipes may write."""
     if one is PREFERENCE:
-        return Preference | str | Sequence[Number] | Mapping[str, Number] | None
+        return OnePreference | Sequence[OnePreference] | Sequence[Mapping[str, Any]] | None
     if one is TOKENIZER:
         return str | Mapping[str, Any] | None
     if one.several:

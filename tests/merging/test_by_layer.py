@@ -180,3 +180,16 @@ def test_a_scale_by_layer_with_budgets_over_the_model(tmp_path: Path) -> None:
     for name, values in mixed.items():
         if "layers.1." not in name:
             assert np.array_equal(values, (last if "layers.2." in name else first)[name]), name
+
+
+def test_keys_of_the_users_own_hold_anchors(tmp_path: Path) -> None:
+    held = "x-more: &more {scale: 0.5}\nx-: [what, {ever: it is}]\n"
+    recipe = read(tmp_path, f"{held}merge_method: magmax\n{LISTED}parameters: *more\n")
+    assert (recipe[SCALE], recipe.notes) == (0.5, ())
+    with pytest.raises(RecipeError, match="line 4: unknown key 'x-scale' in parameters"):
+        read(tmp_path, f"merge_method: magmax\n{LISTED}parameters: {{x-scale: 1}}\n")
+
+
+def test_a_base_may_be_written_as_any_model(tmp_path: Path) -> None:
+    written = LISTED.replace(f"base_model: {BASE}", f"base_model: {{model: {{path: {BASE}}}}}")
+    assert read(tmp_path, f"merge_method: magmax\n{written}").base == str(BASE)

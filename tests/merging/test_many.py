@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from prefmerge import Receipt, merge, verify
 from prefmerge.errors import DiskFull, DtypeOverflow, OutputExists, UsageError
-from prefmerge.merging.api import recipe_of
+from prefmerge.merging.api import recipe_of, run
 from prefmerge.merging.many import Order, write_all
 from prefmerge.vectors.reader import StoredVector
 from tests.merging.test_candidates import NAMES, SETTINGS, files
@@ -129,6 +130,31 @@ def test_orders_that_differ_in_the_scale_are_what_merge_writes(block: int, threa
             alone.tensors,
             alone.totals,
         ), one
+        assert order.out.read_bytes() == (tmp_path / "alone.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("scope", ["tensor", "model"])
+@pytest.mark.parametrize("method", ["tunable_magmax", "ties"])
+def test_orders_that_call_the_tensors_otherwise_share_nothing(method: str, scope: str, tmp_path: Path):
+    rng = np.random.default_rng(0)
+    base = {name: rng.standard_normal(500, np.float32) for name in "ab"}
+    tasks = [
+        {f"x.{name}": values + rng.standard_normal(500, np.float32) * n for name, values in base.items()}
+        for n in (0.1, 0.3)
+    ]
+    paths = [tmp_path / f"{name}.safetensors" for name in ("base", "one", "two")]
+    for path, tensors in zip(paths, (base, *tasks), strict=True):
+        save_file(tensors, path)
+    wanted = [
+        Order(
+            recipe_of(paths[0], paths[1:], method=method, scope=scope, scale="1", rename=rename),
+            tmp_path / f"{i}.safetensors",
+        )
+        for i, rename in enumerate((["x.a=a", "x.b=b"], ["x.a=b", "x.b=a"]))
+    ]
+    write_all(wanted)
+    for order in wanted:
+        run(order.recipe, tmp_path / "alone.safetensors", force=True)
         assert order.out.read_bytes() == (tmp_path / "alone.safetensors").read_bytes()
 
 

@@ -160,3 +160,12 @@ def test_without_ray_the_message_is_the_command_that_installs_it(
     line = ("merge", base, *tasks, "-o", tmp_path / "out.safetensors", "--ray", "local")
     assert call(*line).stderr.startswith("error: --ray needs an optional dependency.")
     assert [path for path in tmp_path.iterdir() if "out" in path.name] == []
+
+
+def test_more_threads_than_a_machine_has_are_refused(cluster: Path, tmp_path: Path) -> None:
+    base, tasks = files(tmp_path, tasks=2)
+    with pytest.raises(
+        UsageError, match=r"--threads 999: the largest machine of the cluster has \d+ processors?\. Give"
+    ):
+        merge(base, tasks, tmp_path / "out.safetensors", ray="local", threads=999)
+    assert not (tmp_path / "out.safetensors").exists()

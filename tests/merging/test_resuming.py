@@ -27,6 +27,7 @@ from prefmerge.merging.sweep import sweep
 from prefmerge.methods import METHODS
 from prefmerge.outputs import shards
 from tests.field.attacked import call
+from tests.merging.damaging import DAMAGES
 from tests.merging.test_candidates import files
 
 OWN: dict[str, dict[str, Any]] = {
@@ -295,35 +296,7 @@ def test_an_input_that_changes_meanwhile_and_back_leaves_nothing_wrong(tmp_path:
 # Damage
 
 
-def damage_piece(work: Path) -> None:
-    for piece in (work / "pieces").iterdir():
-        content = bytearray(piece.read_bytes())
-        content[len(content) // 2] ^= 1
-        piece.write_bytes(content)
-
-
-def cut_piece(work: Path) -> None:
-    for piece in (work / "pieces").iterdir():
-        piece.write_bytes(piece.read_bytes()[:40])
-
-
-def cut_weights(work: Path) -> None:
-    (weights,) = (work / "output").iterdir()
-    os.truncate(weights, weights.stat().st_size - 4)
-
-
-def damage_header(work: Path) -> None:
-    (weights,) = (work / "output").iterdir()
-    with weights.open("r+b") as file:
-        file.seek(20)
-        file.write(b"?")
-
-
-def lose_weights(work: Path) -> None:
-    shutil.rmtree(work / "output")
-
-
-@pytest.mark.parametrize("damage", [damage_piece, cut_piece, cut_weights, damage_header, lose_weights])
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_what_is_damaged_is_made_again(damage: Callable[[Path], None], tmp_path: Path) -> None:
     base, tasks = files(tmp_path, tasks=2)
     out = tmp_path / "out.safetensors"

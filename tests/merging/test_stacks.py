@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from prefmerge import merge, read_recipe, verify
 from prefmerge.checkpoints.paths import PathOfLayers, name_of, split_stack
-from prefmerge.errors import CheckpointMismatch, RecipeError
+from prefmerge.errors import CheckpointMismatch, CheckpointNotFound, RecipeError
 from prefmerge.merging.api import run
 from prefmerge.merging.opening import open_base
 from prefmerge.merging.plan import make_plan
@@ -239,6 +239,30 @@ def test_models_that_make_no_stack(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(CheckpointMismatch, match=message):
             open_base(one)
+
+
+@pytest.mark.parametrize(
+    ("slices", "problem"),
+    [("gone[0:3]", "gone: no such file or folder."), ("FULL[0:9]", "FULL: it has 3 layers, and a slice ends at 9.")],
+)
+def test_what_is_wrong_with_one_model_is_said_of_the_whole_stack(slices: str, problem: str, tmp_path: Path) -> None:
+    typed = f"{BASE}[0:2]|{slices}".replace("FULL", str(CARS))
+    for base, task in ((typed, str(BASE)), (str(BASE), typed)):
+        with pytest.raises((CheckpointNotFound, CheckpointMismatch)) as caught:
+            merge(base, [task], tmp_path / "out", method="linear")
+        assert str(caught.value).startswith(f"stack {typed}: {problem.replace('FULL', str(CARS))}")
+
+
+@pytest.mark.parametrize(("layers", "count"), [("[0:2]", 2), (f"[0:3]|{BIRDS}[0:3]", 6)])
+def test_a_stack_of_another_height_than_the_base_is_not_to_be_cut(layers: str, count: int, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointMismatch) as caught:
+        merge(BASE, [f"{CARS}{layers}"], tmp_path / "out", names=["high"], method="linear")
+    assert str(caught.value).startswith(f"task 'high' ({CARS}{layers}) ")
+    assert str(caught.value).endswith(
+        f"model.layers has {count} layers in high, and 3 in the base. Give models of as many layers: the base can be a "
+        "stack too, such as BASE[0:8]|BASE[4:12]."
+    )
+    assert "--exclude" not in str(caught.value)
 
 
 def test_one_stack_twice_is_one_input(tmp_path: Path) -> None:

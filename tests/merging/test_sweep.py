@@ -97,3 +97,33 @@ def test_folders_are_swept_into_folders(tmp_path: Path):
 def test_what_makes_no_sense_is_refused(vary: dict[str, list[str]], error: type[Exception], message: str):
     with pytest.raises(error, match=re.escape(message)):
         combinations(recipe_of("base", ["cars", "birds"]), vary)
+
+
+def test_two_ways_to_write_one_value_are_one_model():
+    made = combinations(recipe_of("base", ["cars", "birds"]), {"scale": ["1", "1.0", "0.5"], "seed": ["1", "2"]})
+    assert [one.name for one in made] == [f"scale-{scale}_seed-{seed}" for scale in ("1", "0.5") for seed in (1, 2)]
+
+
+def test_rows_of_earlier_sweeps_stay_while_their_models_do(tmp_path: Path):
+    base, tasks = files(tmp_path)
+    recipe, out = recipe_of(base, tasks), tmp_path / "swept"
+
+    def names() -> list[str]:
+        return [row["name"] for row in json.loads((out / "sweep.json").read_text())["models"]]
+
+    sweep(recipe, out, {"scale": ["0.5", "1", "2"]})
+    before = json.loads((out / "sweep.json").read_text())["models"]
+    (out / "scale-1.safetensors").unlink()
+    sweep(recipe, out, {"method": ["magmax"]})
+    assert names() == ["scale-0.5", "scale-2", "method-magmax"]
+    assert json.loads((out / "sweep.json").read_text())["models"][:2] == [before[0], before[2]]
+    sweep(recipe, out, {"scale": ["2"]}, resume=True)
+    assert names() == ["scale-0.5", "method-magmax", "scale-2"]
+    table = json.loads((out / "sweep.json").read_text())
+    table["models"] += [{"name": "../base"}, {"name": 3}, "x"]
+    (out / "sweep.json").write_text(json.dumps(table))
+    sweep(recipe, out, {"scale": ["2"]}, resume=True)
+    assert names() == ["scale-0.5", "method-magmax", "scale-2"]
+    (out / "sweep.json").write_text("{")
+    sweep(recipe, out, {"scale": ["2"]}, resume=True)
+    assert names() == ["scale-2"]

@@ -192,7 +192,7 @@ def test_a_changed_input(inputs: list[Path]) -> None:
     tensors = load_file(inputs[2])
     tensors["head.bias"] += 1
     save_file(tensors, inputs[2])
-    assert verify(out).skipped == ()  # without --inputs nobody looks
+    assert verify(out).skipped == ()  # without it nobody looks
     with pytest.raises(
         VerificationFailed,
         match=r"task 'birds' \(.*birds\.safetensors\) is not what was merged: fingerprint .* the output itself "

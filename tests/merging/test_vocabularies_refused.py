@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+import prefmerge
+from prefmerge.cli import app
 from prefmerge.errors import CheckpointMismatch, MethodError, RecipeError
 from tests.golden.make_vocabularies import MERGES, TOOL, WORDS, save_model, tokenizer_json
 from tests.merging.test_vocabularies import GOLDEN, TASKS, edit, merged
@@ -87,3 +90,32 @@ def test_a_tokenizer_that_only_sentencepiece_reads(models: Path) -> None:
 def test_a_token_needs_a_source(models: Path) -> None:
     with pytest.raises(MethodError, match="tokenizer: token '<a>': 'source' is missing"):
         merged(models, tokenizer={"tokens": {"<a>": {"force": True}}})
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("base", "--chat-template: base has no chat template. Name another model."),
+        ("catml", "--chat-template: 'catml' is no chat template that prefmerge has, and none of the models."),
+    ],
+)
+def test_a_plan_refuses_a_chat_template_as_merge_does(models: Path, template: str, message: str) -> None:
+    for name in ("base", *TASKS):
+        (models / name / "chat_template.jinja").unlink(missing_ok=True)
+        edit(models / name / "tokenizer_config.json", lambda whole: {**whole, "chat_template": None})
+    given: dict[str, Any] = {"rows_from": "base", "chat_template": template}
+    tasks = [models / name for name in TASKS]
+    for made in (
+        lambda: prefmerge.plan(models / "base", tasks, **given),
+        lambda: prefmerge.merge(models / "base", tasks, models / "no", **given),
+    ):
+        with pytest.raises((RecipeError, CheckpointMismatch)) as caught:
+            made()
+        assert str(caught.value).startswith(message)
+    words = ["--rows-from", "base", "--chat-template", template]
+    places = [str(models / name) for name in ("base", *TASKS)]
+    for command in (["plan"], ["merge", "-o", str(models / "no"), "--dry-run"]):
+        done = CliRunner().invoke(app, [*command, *places, *words], prog_name="prefmerge")
+        assert (done.exit_code, message in done.stderr) == (1, True)
+    ignored = ["merge", *places, "-o", str(models / "no.safetensors"), "--dry-run", *words]
+    assert CliRunner().invoke(app, ignored, prog_name="prefmerge").exit_code == 0

@@ -30,9 +30,9 @@ Beside = Callable[
     [Sequence[str], RepositoryFiles], Sequence[str]
 ]  # all names, the checkpoint's files -> others to take
 
-_WAIT = 10.0  # seconds for the hub to answer
+WAIT = 10.0  # seconds for the hub to answer
 _SNAPSHOT = re.compile(r"(?:.*/)?models--(?P<org>[^/]+?)--(?P<name>[^/]+)/snapshots/(?P<commit>[0-9a-f]{40})(?:/.*)?")
-_LOG_IN = "log in with `hf auth login`"
+LOG_IN = "log in with `hf auth login`"
 _OR_LOCAL = "or give a local folder"
 
 
@@ -53,7 +53,7 @@ def fetch(what: HubId, beside: Beside | None = None) -> Path:
         wish = f"{what}: no such file or folder here, and fetching it from the Hugging Face hub"
         raise MissingExtra(wish, "hub") from None
     try:
-        info = hub.HfApi().model_info(what.repository, revision=what.revision, files_metadata=True, timeout=_WAIT)
+        info = hub.HfApi().model_info(what.repository, revision=what.revision, files_metadata=True, timeout=WAIT)
     except Exception as error:  # what fails, and how it is called, depends on the version and on what it fetches with
         return _cached(what, beside, error)
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
@@ -81,7 +81,7 @@ def _wanted(names: Sequence[str], where: str, beside: Beside | None) -> list[str
 def _snapshot(what: HubId, **how: Any) -> Path:
     import huggingface_hub as hub
 
-    with _quietly():
+    with quietly():
         return Path(hub.snapshot_download(what.repository, revision=what.revision, **how))
 
 
@@ -99,7 +99,7 @@ def _cached(what: HubId, beside: Beside | None, error: Exception) -> Path:
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     with contextlib.suppress(Exception):  # older versions keep no list of what the repository has
         names = [file.path for file in hub.get_cached_repo_tree(what.repository, revision=what.revision)]
-    return _complete(what, folder, _wanted(names, f"{what}, in the cache", beside), _why(error))
+    return _complete(what, folder, _wanted(names, f"{what}, in the cache", beside), why_not(error))
 
 
 def _complete(what: HubId, folder: Path, wanted: Sequence[str], why: str) -> Path:
@@ -113,7 +113,7 @@ def _complete(what: HubId, folder: Path, wanted: Sequence[str], why: str) -> Pat
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Inside, the library draws no bars and gives no advice, unless the user asked it to."""
     from huggingface_hub import constants, utils
 
@@ -151,7 +151,7 @@ def _refusal(what: HubId, error: BaseException) -> PrefmergeError:
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-    here, status = f"{what}: no such file or folder here", _status(error)
+    here, status = f"{what}: no such file or folder here", status_of(error)
     if isinstance(error, RevisionNotFoundError):
         return CheckpointNotFound(
             f"{what}: {what.repository} of the Hugging Face hub has no revision {what.revision!r}. Give one of its "
@@ -160,17 +160,17 @@ def _refusal(what: HubId, error: BaseException) -> PrefmergeError:
     if isinstance(error, GatedRepoError):
         return CheckpointNotFound(
             f"{what}: its owner decides who may read it. Ask for access on its page of the Hugging Face hub, and "
-            f"{_LOG_IN}."
+            f"{LOG_IN}."
         )
     if status == 403 or (status == 401 and not isinstance(error, RepositoryNotFoundError)):
         return CheckpointNotFound(
             f"{what}: the Hugging Face hub does not let you read it (status {status}). Use a token that may read it: "
-            f"{_LOG_IN}, or set HF_TOKEN."
+            f"{LOG_IN}, or set HF_TOKEN."
         )
     if isinstance(error, RepositoryNotFoundError):
         return CheckpointNotFound(
             f"{here}, and no such model on the Hugging Face hub, or a private one. Correct the path or the name; for a "
-            f"private one {_LOG_IN}."
+            f"private one {LOG_IN}."
         )
     if _is_full(error):
         return DiskFull(
@@ -182,23 +182,26 @@ def _refusal(what: HubId, error: BaseException) -> PrefmergeError:
         if constants.HF_HUB_OFFLINE
         else f"Correct the path, check the network, {_OR_LOCAL}"
     )
-    return CheckpointNotFound(f"{here}, and the cache of the Hugging Face hub has no copy; {_why(error)}. {next_step}.")
+    return CheckpointNotFound(
+        f"{here}, and the cache of the Hugging Face hub has no copy; {why_not(error)}. {next_step}."
+    )
 
 
-def _why(error: BaseException) -> str:
+def why_not(error: BaseException) -> str:
     """Why the hub was of no help. Addresses may hold secrets, so none is shown."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set, so the hub was not asked"
-    if status := _status(error):
+    if status := status_of(error):
         return f"the hub answered with status {status}"
     said = str(error).strip().partition("\n")[0].rstrip(".")
     kind = type(error).__name__
     return f"the hub cannot be reached ({kind if not said or '://' in said else f'{kind}: {said}'})"
 
 
-def _status(error: BaseException) -> int | None:
+def status_of(error: BaseException) -> int | None:
+    """The status that the hub answered with; None where there was no answer."""
     return getattr(getattr(error, "response", None), "status_code", None)
 
 

@@ -50,8 +50,13 @@ def hub_id(path: str | Path) -> HubId | None:
     """The id that `path` is: `org/name` or `org/name@revision`. None where a file or folder of that name is there, and
     where it is called as a file of weights is.
     """
-    match = _HUB_ID.fullmatch(os.fspath(path))
-    if match is None or match["name"].lower().endswith(_NO_HUB_ID) or os.path.lexists(path):
+    return None if os.path.lexists(path) else as_hub_id(os.fspath(path))
+
+
+def as_hub_id(text: str) -> HubId | None:
+    """The id that `text` is, whatever is on the disk; None where it is written in another way."""
+    match = _HUB_ID.fullmatch(text)
+    if match is None or match["name"].lower().endswith(_NO_HUB_ID):
         return None
     return HubId(match["repository"], match["name"], match["revision"])
 

@@ -23,6 +23,7 @@ COMMANDS = {  # in the order of the help: the module that has the command, and w
     "sweep": ("sweep", "Write many merges of the same checkpoints over one reading."),
     "plan": ("merging", "Say what merge would do."),
     "verify": ("merging", "Check a merged model against its receipt."),
+    "push": ("push", "Upload a merged model to the Hugging Face hub."),
     "adapt": ("adapt", "Make the best model for a target, and say how good it will be."),
     "prefer": ("prefer", "Find the preference for a target from what is known of it."),
     "search": ("search", "Search for the parameters of a merge that do best, by any score."),

@@ -65,6 +65,15 @@ def merge(
         ),
     ] = False,
     ray: o.Ray = None,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            "--push",
+            metavar="ORG/NAME",
+            help="Upload the output folder to the Hugging Face hub when it is made, as `prefmerge push` does.",
+        ),
+    ] = None,
+    private: o.Private = False,
     report: o.MergeReportFlag = None,
     json: o.Json = False,
     **given: Any,
@@ -81,10 +90,18 @@ def merge(
 
     if out is not None:
         kind_of(out)
+    if push is not None or private:
+        from prefmerge.cli.push import require_pushable
+
+        require_pushable(push, private, out, dry_run)
     how: dict[str, Any] = {"threads": threads, "max_memory": max_memory, "force": force, "sha256": sha256}
     how |= {"max_shard_size": max_shard_size, "tokenizer_from": tokenizer_from, "resume": resume, "ray": ray}
     flags = given_flags(given)
     if run is None and recipes.holds_several(inputs or []):
+        if push is not None:
+            raise UsageError(
+                f"{(inputs or [])[0]} has several recipes, and --push has one repository: push each output."
+            )
         several = recipes.Several((inputs or [])[0], out, partial(_with_flags, flags=flags), json=json)
         several.plan() if dry_run else several.merge(how, o.where(report))
         return
@@ -92,7 +109,9 @@ def merge(
     from prefmerge.cli import progress, show
 
     if dry_run or out is None:
-        _plan(recipe, json)
+        _plan(recipe, json, out)
+        if push is not None:
+            say(f"note: the folder would be pushed to {push}.")
         return
     from prefmerge.merging import api
 
@@ -108,6 +127,10 @@ def merge(
         show.say_report(o.where(report), out, folder=receipt.output.kind == "folder")
         if run is not None or given.get(PREFERENCE.name) is not None:
             show.say_adapt("BASE TASK..." if run is None else f"--run {quote(str(run))}")
+    if push is not None:
+        from prefmerge.cli.push import send
+
+        send(out, push, private, to=say if json else None)
 
 
 @command
@@ -131,8 +154,10 @@ def plan(
 def verify(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A merged file or folder.")],
     inputs: Annotated[
-        bool, typer.Option("--inputs", help="Also compare the inputs with their fingerprints, where they still are.")
+        bool,
+        typer.Option("--with-inputs", help="Also compare the inputs with their fingerprints, where they still are."),
     ] = False,
+    inputs_before: Annotated[bool, typer.Option("--inputs", hidden=True)] = False,
     rerun: Annotated[
         bool, typer.Option("--rerun", help="Also merge again from the receipt, into a temporary folder, and compare.")
     ] = False,
@@ -143,8 +168,10 @@ def verify(
     from prefmerge.cli import progress, show
     from prefmerge.merging.verify import verify as check
 
+    if inputs_before:
+        say("note: --inputs is called --with-inputs now.")
     with progress.merging() as report:
-        result = check(out, inputs=inputs, rerun=rerun, threads=threads, progress=report)
+        result = check(out, inputs=inputs or inputs_before, rerun=rerun, threads=threads, progress=report)
     if json:
         show.as_json(result.to_json())
     else:
@@ -210,14 +237,14 @@ def of_run(folder: Path) -> Recipe:
     return Recipe(base=str(run.base_path), tasks=tasks)
 
 
-def _plan(recipe: Recipe, json: bool) -> None:
+def _plan(recipe: Recipe, json: bool, out: Path | None = None) -> None:
     from prefmerge.cli import progress, show
-    from prefmerge.merging.api import make_plan
+    from prefmerge.merging.api import planned
 
     with progress.merging():
-        opened = make_plan(recipe)
-    with opened as planned:
+        opened = planned(recipe, out)
+    with opened as made:
         if json:
-            show.as_json(planned.to_json())
+            show.as_json(made.to_json())
         else:
-            show.planned(planned, recipe)
+            show.planned(made, recipe)

@@ -47,6 +47,10 @@ Ray = Annotated[
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
+Private = Annotated[
+    bool,
+    typer.Option("--private", help="Make the repository private. By default it is what the hub makes it."),
+]
 MergeReportFlag = Annotated[
     str | None,
     typer.Option(
@@ -95,7 +99,11 @@ EXAMPLES = {
     ),
     "verify": (
         "prefmerge verify merged.safetensors",
-        "prefmerge verify merged/ --inputs --rerun",
+        "prefmerge verify merged/ --with-inputs --rerun",
+    ),
+    "push": (
+        "prefmerge push merged/ my-org/my-model --dry-run",
+        "prefmerge push merged/ my-org/my-model --private",
     ),
     "inspect": (
         "prefmerge inspect merged.safetensors --png ownership.png",

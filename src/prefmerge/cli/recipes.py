@@ -74,7 +74,7 @@ class Several:
     def plan(self) -> None:
         """Say what merging them would do; of a recipe whose models are yet to be made, what it takes."""
         from prefmerge.cli import progress, show
-        from prefmerge.merging.plan import make_plan
+        from prefmerge.merging import api
         from prefmerge.merging.recipe_documents import read_documents
 
         told: list[dict[str, Any]] = []
@@ -82,7 +82,7 @@ class Several:
             recipe, plan = self.changed(one.recipe()), None
             if one.is_ready:
                 with progress.merging():
-                    opened = make_plan(recipe)
+                    opened = api.planned(recipe, one.out)
                 with opened as planned:
                     plan = planned.to_json()
                     if not self.json:

@@ -19,6 +19,7 @@ from prefmerge.cli import screen
 from prefmerge.ground.words import counted, listed
 from prefmerge.methods import declared
 from prefmerge.methods.parameters import PREFERENCE, SEQUENTIAL
+from prefmerge.methods.shares_by_layer import describe
 from prefmerge.preference import Preference
 from prefmerge.report import place
 from prefmerge.report.place import ReportWhere
@@ -306,7 +307,7 @@ def _owners(receipt: Receipt, owned: Sequence[int]) -> Table:
 def _say_how(console: Console, settings: Mapping[str, Any], recipe: Recipe) -> None:
     """Preference and parameters, whether they were given or not."""
     if settings[PREFERENCE.name] is not None:
-        given = "uniform (none was given)" if recipe.preference is None else _in_percent(recipe.preference)
+        given = "uniform (none was given)" if recipe.preference is None else describe(recipe.preference, _in_percent)
         console.print(f"Preference: {given}", soft_wrap=True)
     limited = ((one.name, one.unless) for one in declared().values() if one.unless is not None)
     unused = [name for name, unless in limited if settings[unless.other.name] == unless.value]

@@ -20,6 +20,7 @@ from prefmerge.checkpoints import (
     from_state_dict,
     is_torch_tensor,
 )
+from prefmerge.checkpoints.folder import Folder
 from prefmerge.errors import UsageError
 from prefmerge.ground.progress import Progress
 from prefmerge.merging.added import Added
@@ -35,6 +36,8 @@ from prefmerge.merging.receipt import Receipt, ReceiptOutput, ReceiptRun
 from prefmerge.merging.recipe import Recipe, TaskEntry
 from prefmerge.merging.recording import inputs_of, record, versions
 from prefmerge.merging.sinks import HashedSink, MemorySink
+from prefmerge.merging.vocabulary_files import require_template
+from prefmerge.outputs.write import kind_of
 from prefmerge.report import place
 from prefmerge.vectors.workspace import BLOCK, Workspace
 
@@ -123,7 +126,22 @@ def plan(
 
     A plan holds its inputs open: use `with`, or close it. Raises what `merge` raises before it reads values.
     """
-    return make_plan(recipe_of(base, tasks, names=names, **stated(plan, given, parameters)))
+    return planned(recipe_of(base, tasks, names=names, **stated(plan, given, parameters)))
+
+
+def planned(recipe: Recipe, out: Path | None = None) -> Plan:
+    """The plan of a recipe, with what is known of the files beside the weights checked too. `out`: where the output
+    would go; None: to a place of the base's kind.
+    """
+    made = make_plan(recipe)
+    try:
+        folder = isinstance(made.home, Folder) if out is None else kind_of(out) == "folder"
+        if folder:
+            require_template(made)
+    except BaseException:
+        made.close()
+        raise
+    return made
 
 
 def recipe_of(

@@ -23,6 +23,7 @@ from prefmerge.preference import Number, Preference
 F = TypeVar("F", bound=Callable[..., Any])
 # One value, several from the first layer to the last, or rules {filter, value} (`methods.by_layer`).
 OverLayers = Number | Sequence[Number] | Sequence[Mapping[str, Any]]
+OnePreference = Preference | str | Sequence[Number] | Mapping[str, Number]
 
 
 class RecipeArguments(TypedDict, total=False):
@@ -31,17 +32,17 @@ class RecipeArguments(TypedDict, total=False):
     """
 
     method: str
-    preference: Preference | str | Sequence[Number] | Mapping[str, Number] | None
+    preference: OnePreference | Sequence[OnePreference] | Sequence[Mapping[str, Any]] | None
     scale: OverLayers | None
     seed: int
     selection: Literal["paper", "optimal", "printed", "released"] | None
     importance: Literal["magnitude", "step"] | None
-    strength: Number
+    strength: OverLayers
     carry: Number
-    toward_last: Number
-    start: Number
-    boost: Number
-    drop: Number
+    toward_last: OverLayers
+    start: OverLayers
+    boost: OverLayers
+    drop: OverLayers
     t: OverLayers
     nuslerp_row_wise: bool
     nuslerp_flatten: bool

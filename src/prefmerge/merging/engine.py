@@ -293,7 +293,7 @@ class _Merge:
             self.outcome.report = self.finished.report
             return
         tensors = [TaskVectors.of(self.reading, entry.info, entry.stored_as) for entry in entries]
-        rule = self.prepare(tensors, self.plan.settings, prepared)
+        rule = self.prepare(entries, tensors, self.plan.settings, prepared)
         self.outcome.report = rule.report
         for i, (entry, vectors) in enumerate(zip(entries, tensors, strict=True)):
             if not taken[i]:
@@ -302,7 +302,7 @@ class _Merge:
 
     def begin(self, entry: PlannedTensor, vectors: TaskVectors, prepared: RulesOfScope | None) -> _Filling | None:
         """What merges one tensor, as a scope of its own; None where it is the base's, and is written."""
-        rule = self.prepare([vectors], self.plan.settings_of(entry.name), prepared)
+        rule = self.prepare([entry], [vectors], self.plan.settings_of(entry.name), prepared)
         self.outcome.reports[entry.name] = rule.report
         return self.ready(_Filling(self, entry, vectors, rule, self.scale(entry)))
 
@@ -320,14 +320,21 @@ class _Merge:
         if self.finished is not None:
             self.finished.add(entry, self.outcome)
 
-    def prepare(self, tensors: Sequence[TaskVectors], settings: Settings, prepared: RulesOfScope | None) -> Rule:
-        """The rule of a scope; of an earlier merge with this one's settings where they make no other. `prepared`: None
-        where there is no other merge.
+    def prepare(
+        self,
+        entries: Sequence[PlannedTensor],
+        tensors: Sequence[TaskVectors],
+        settings: Settings,
+        prepared: RulesOfScope | None,
+    ) -> Rule:
+        """The rule of a scope; of an earlier merge of the same tensors of the tasks with this one's settings where they
+        make no other. `prepared`: None where there is no other merge.
         """
         method = self.plan.method
         if prepared is None:
             return method.prepare(tensors, settings, self.work)
-        key = (method.name, method.prepared_from(settings) or self.alike, *(vectors.name for vectors in tensors))
+        of = ((entry.name, entry.stored_as) for entry in entries)
+        key = (method.name, method.prepared_from(settings) or self.alike, *of)
         if key not in prepared:
             prepared[key] = method.prepare(tensors, settings, self.work)
             return prepared[key]

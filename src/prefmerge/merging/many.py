@@ -112,6 +112,7 @@ def write_all(
     with first, contextlib.ExitStack() as outputs:
         inputs = (first.given_base, [original(task.checkpoint) for task in first.tasks])
         plans = [first, *(plan_over(order.recipe, *inputs, sameness) for order in orders[1:])]
+        _require_one_set_of_rows(orders, plans)
         rows = zip(orders, plans, kinds, strict=True)
         writings = [_Writing(order, plan, kind, _files(plan, kind, tokenizer_from)) for order, plan, kind in rows]
         if ray is not None:
@@ -165,6 +166,16 @@ def _require_one_reading(orders: Sequence[Order]) -> None:
         raise UsageError(
             f"{orders[other].out}: its recipe is over other checkpoints than that of {orders[0].out}. Merges that are "
             "written together have one base and the same tasks, in one order."
+        )
+
+
+def _require_one_set_of_rows(orders: Sequence[Order], plans: Sequence[Plan]) -> None:
+    """Raise UsageError where vocabularies make other checkpoints of the same files."""
+    other = next((i for i, plan in enumerate(plans) if plan.checkpoints != plans[0].checkpoints), None)
+    if other is not None:
+        raise UsageError(
+            f"{orders[other].out}: its recipe moves the rows of vocabularies otherwise than that of {orders[0].out}. "
+            f"Write models with other {TOKENIZER.spelled} or --rows-from one by one, with merge."
         )
 
 
@@ -309,7 +320,8 @@ def _published(output: Output, receipt: Receipt) -> Receipt:
 
     def content(files: list[dict[str, Any]]) -> bytes:
         listed = tuple(ReceiptFile(**file) for file in files)
-        written.append(replace(receipt, output=replace(receipt.output, files=listed)))
+        beside = output.beside if output.kind == "folder" else None
+        written.append(replace(receipt, output=replace(receipt.output, files=listed, beside=beside)))
         return written[-1].written(output.target if output.kind == "folder" else output.target.parent)
 
     with phase("waiting for the disk"):

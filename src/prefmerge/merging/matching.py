@@ -23,6 +23,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from prefmerge.checkpoints import Checkpoint
+from prefmerge.checkpoints.paths import split_stack
 from prefmerge.errors import RecipeError
 from prefmerge.ground.words import counted, nearest, quoted
 from prefmerge.merging.known_names import branches, is_buffer, is_head, plain_names, without_wrappers, wrappers_in
@@ -158,7 +159,8 @@ class _Matcher:
 
     def names(self) -> Names:
         path = self.task.path
-        result = Names(self.who, f"task {self.who!r} ({path.name if path else self.task.name})")
+        called = self.task.name if path is None else path.name if split_stack(path) is None else str(path)
+        result = Names(self.who, f"task {self.who!r} ({called})")
         pairing = Pairing({name: name for name in self.base.tensors}, dict(self.called))
         self._pair(result, pairing)
         if result.missing:

@@ -13,13 +13,16 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from difflib import SequenceMatcher
 
 from prefmerge.checkpoints import Checkpoint
+from prefmerge.checkpoints.rearranged import original
 from prefmerge.errors import PrefmergeError
 from prefmerge.ground.words import counted, listed, quoted
 from prefmerge.merging.known_names import branches
+from prefmerge.merging.layers import layer_of, stacks
 from prefmerge.merging.matching import Names, excluder
 from prefmerge.merging.parameters import EXCLUDE, RENAME, rename_rule
 from prefmerge.merging.recipe import Recipe
 from prefmerge.merging.rows import of_vocabulary
+from prefmerge.merging.stacks import Stack
 from prefmerge.merging.vocabularies import ROWS_FROM, TOKENIZER
 
 MOST = 1500  # characters of a message
@@ -39,13 +42,14 @@ def explained(
     wrong = [(task, names) for task, names in zip(tasks, matched, strict=True) if names.wrong]
     renames = {names.who: _renames(base, task, names) for task, names in wrong}
     suggested = list(dict.fromkeys(rule for rules in renames.values() for rule in rules))
-    remedy = _remedy(recipe, base, tasks, suggested, again)
+    deeper = _layers(base, wrong)
+    remedy = deeper or [_remedy(recipe, base, tasks, suggested, again)]
     message = ""
     for shown in range(SHOWN, 0, -1):
         facts = [fact for task, names in wrong[:2] for fact in _facts(base, task, names, renames[names.who], shown)]
         if len(wrong) > 2:
             facts.append(f"It is alike in {quoted((_short(names.who) for _, names in wrong[2:]), 2)}.")
-        message = " ".join([*facts, *_vocabularies(base, wrong), remedy]).replace("\n ", "\n").replace("\t", "  ")
+        message = " ".join([*facts, *_vocabularies(base, wrong), *remedy]).replace("\n ", "\n").replace("\t", "  ")
         if len(message) <= MOST:
             break
     return _cut(message, MOST)
@@ -83,6 +87,28 @@ def _vocabularies(base: Checkpoint, wrong: Sequence[tuple[Checkpoint, Names]]) -
         f"Their vocabularies differ: give {TOKENIZER.spelled} union (or base, or the name of a task) to merge the rows "
         f"of one token with one another, or {ROWS_FROM.spelled} base (or a task) to merge the rows that all have."
     ]
+
+
+def _layers(base: Checkpoint, wrong: Sequence[tuple[Checkpoint, Names]]) -> list[str]:
+    """What to do where all that is wrong is that a stack has another number of layers, a sentence each."""
+    if not any(isinstance(original(one), Stack) for one in (base, *(task for task, _ in wrong))):
+        return []  # to leave a few layers out of whole models may be what is meant
+    own, told = stacks(base.tensors), list[str]()
+    for task, names in wrong:
+        counts = stacks(task.tensors)
+        if counts.keys() != own.keys() or counts == own or names.double or names.unlike:
+            return []
+        alone = {name: layer for name in (*names.missing, *names.foreign) if (layer := layer_of(name))}
+        shared = {stack: min(own[stack], counts[stack]) for stack in own}
+        others = [name for name in (*names.missing, *names.foreign) if name not in alone]
+        if others or any(layer.number < shared[layer.stack] for layer in alone.values()):
+            return []
+        told += [
+            f"{_short(stack)} has {counted(count, 'layer')} in {_short(names.who)}, and {own[stack]} in the base."
+            for stack, count in counts.items()
+            if count != own[stack]
+        ]
+    return [*told[:2], "Give models of as many layers: the base can be a stack too, such as BASE[0:8]|BASE[4:12]."]
 
 
 def _unlike(base: Checkpoint, task: Checkpoint, name: str, own: str) -> str:

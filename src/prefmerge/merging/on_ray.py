@@ -24,6 +24,7 @@ from typing import Any
 from prefmerge.checkpoints.rearranged import original
 from prefmerge.errors import OutputError, PrefmergeError, UsageError, require
 from prefmerge.ground.progress import Progress
+from prefmerge.ground.words import counted
 from prefmerge.merging.added import Added, Adding
 from prefmerge.merging.engine import merge_some
 from prefmerge.merging.pieces import Pieces, key_of
@@ -90,6 +91,12 @@ def make(
     import ray
 
     with _connected(address):
+        most = max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
+        if threads > most:
+            raise UsageError(
+                f"--threads {threads}: the largest machine of the cluster has {counted(most, 'processor')}. Give "
+                f"--threads {most} or less, or leave it out."
+            )
         processors = max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
         groups = grouped(plans, GROUPS * processors)
         everything, done = sum(size for _, size in groups), 0
@@ -132,7 +139,8 @@ def _connected(address: str) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    given: dict[str, Any] = {"include_dashboard": False} if address == "local" else {"address": address}
+    # Without an address Ray would join what RAY_ADDRESS names, or what runs here already.
+    given: dict[str, Any] = {"address": address} | ({"include_dashboard": False} if address == "local" else {})
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **given)
     except (ConnectionError, RuntimeError, ValueError) as error:

@@ -11,7 +11,9 @@ Cost: headers, and the values of an adapter's small file for none. Not here: whe
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from prefmerge.checkpoints import Checkpoint, content_fingerprint, open_checkpoint, split_adapter
@@ -19,7 +21,7 @@ from prefmerge.checkpoints.adapter import find_adapter, open_adapter
 from prefmerge.checkpoints.hub import Beside, fetch
 from prefmerge.checkpoints.paths import expanded, hub_id, in_stack, name_of, split_stack
 from prefmerge.checkpoints.rearranged import original
-from prefmerge.errors import CheckpointMismatch
+from prefmerge.errors import CheckpointError, CheckpointMismatch, DiskFull
 from prefmerge.merging.stacks import Stack, open_stack
 from prefmerge.outputs.companions import companions_among
 from prefmerge.vectors.adapter import AdapterVector
@@ -57,7 +59,8 @@ def local_task(path: str | Path, beside: Beside | None = None) -> Path:
 
 def open_base(path: str | Path) -> Checkpoint:
     """The checkpoint of a base. Raises what `local_base` and `open_checkpoint` raise."""
-    return open_model(local_base(path))
+    with _as_typed(path):
+        return open_model(local_base(path))
 
 
 def open_model(path: Path, *, name: str | None = None) -> Checkpoint:
@@ -76,6 +79,9 @@ def open_task(
     """The checkpoint of a task. `beside`: what else is fetched of what is on the hub. Raises what `local_task` and
     `open_checkpoint` raise, and CheckpointMismatch for an adapter that does not belong to the base.
     """
+    with _as_typed(path):
+        if split_stack(path) is not None:
+            return open_model(local_base(path), name=name)
     path = local_task(path, beside)
     model, own = split_adapter(path)
     if model is not None and find_adapter(own) is None:
@@ -100,6 +106,17 @@ def open_task(
         if over is not None:
             over.close()
         raise
+
+
+@contextlib.contextmanager
+def _as_typed(path: str | Path) -> Iterator[None]:
+    """What is wrong with a model of a stack, with the whole of what was typed for the stack."""
+    try:
+        yield
+    except (CheckpointError, CheckpointMismatch, DiskFull) as error:
+        if split_stack(path) is None or str(path) in str(error):
+            raise
+        raise type(error)(f"stack {path}: {error}") from error
 
 
 def content_of(opened: Checkpoint) -> str:

@@ -119,9 +119,9 @@ def inputs(made: ReportedMerge, *, output: bool = True) -> Html:
 
 def how(receipt: Receipt) -> Html:
     """The method and every parameter that it has, those of single tasks left out: they stand beside the tasks."""
-    pairs: list[tuple[str, object]] = [("method", receipt.recipe[METHOD.name])]
+    pairs: list[tuple[str, object]] = [(METHOD.name, receipt.recipe[METHOD.name])]
     if receipt.preference:
-        pairs.append(("preference", receipt.preference))
+        pairs.append((PREFERENCE.name, receipt.preference))
     for key, value in receipt.recipe.items():
         one = parameter(key)
         unused = (

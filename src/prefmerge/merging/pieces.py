@@ -19,7 +19,8 @@ import inspect
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from prefmerge.merging.plan import Plan, PlannedTensor
 from prefmerge.merging.recording import versions
 from prefmerge.merging.sinks import HashedSink
 from prefmerge.methods import Report
+from prefmerge.methods.by_layer import ByLayer
 from prefmerge.outputs.refusals import reporting
 from prefmerge.outputs.shards import ShardFiles
 from prefmerge.preference import as_text
@@ -60,7 +62,7 @@ def key_of(plan: Plan, added: Added | None) -> str:
             "versions": versions(),
             "recipe": plan.recipe.settings(plan.names),
             "tasks": plan.names,
-            "shares": None if shares is None else list(map(as_text, shares)),
+            "shares": shares.to_json(_texts) if isinstance(shares, ByLayer) else shares and _texts(shares),
             "counts": plan.settings.counts,
             "tensors": [
                 [one.name, one.info.dtype.code, one.info.shape, one.dtype.code, one.role, one.stored_as, one.tied_to]
@@ -72,6 +74,10 @@ def key_of(plan: Plan, added: Added | None) -> str:
         },
         sort=True,
     )
+
+
+def _texts(shares: Sequence[Fraction]) -> list[str]:
+    return list(map(as_text, shares))
 
 
 def _header(checkpoint: Checkpoint) -> str:

@@ -143,16 +143,18 @@ class Plan:
         """Elements per task if every merged tensor turns out changed; None where there are no budgets or they depend on
         the values (strength).
         """
-        if not self.method.honours(PREFERENCE) or self.settings[STRENGTH] < 1:
+        if not self.method.honours(PREFERENCE):
             return None
         if self.settings.counts is not None:
             return self.settings.counts
-        sizes = [entry.info.size for entry in self.of_role("merge")]
+        each = [(self.settings_of(entry.name), entry.info.size) for entry in self.of_role("merge")]
+        if any(settings[STRENGTH] < 1 for settings, _ in each) or (not each and self.settings[STRENGTH] != 1):
+            return None
         if self.settings[SCOPE] == "model":
-            return self.method.most_budgets(self.settings, sum(sizes))
+            return self.method.most_budgets(self.settings, sum(size for _, size in each))
         total = (
-            np.sum([self.method.budgets(self.settings, size) for size in sizes], axis=0)
-            if sizes
+            np.sum([self.method.budgets(settings, size) for settings, size in each], axis=0)
+            if each
             else np.zeros(len(self.names), np.int64)
         )
         return tuple(int(n) for n in total)
@@ -170,7 +172,7 @@ class Plan:
                     "name": name,
                     "path": _shown(source.checkpoint),
                     "task_vector": source.vector,
-                    "share": None if shares is None else as_text(shares[i]),
+                    "share": as_text(shares[i]) if isinstance(shares, tuple) else None,
                     "most_elements": None if bounds is None else bounds[i],
                 }
                 for i, (name, source) in enumerate(zip(self.names, self.tasks, strict=True))

@@ -28,7 +28,8 @@ from prefmerge.ground.brief import brief
 from prefmerge.merging import places
 from prefmerge.merging.parameters import AS_TASK_VECTOR, METHOD, parameter
 from prefmerge.methods.parameters import PREFERENCE
-from prefmerge.preference import Preference, exact
+from prefmerge.methods.shares_by_layer import from_json
+from prefmerge.preference import exact
 
 FORMAT = "prefmerge-receipt/1"
 AGAIN = "Merge again to have one."
@@ -79,6 +80,7 @@ class ReceiptOutput:
     kind: Literal["file", "folder", "memory"]
     files: tuple[ReceiptFile, ...]
     fingerprint: str
+    beside: tuple[str, ...] | None = None  # the other files of a folder, by their paths in it; not the receipt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +149,7 @@ class Receipt:
     inputs: ReceiptInputs
     output: ReceiptOutput
     tasks: tuple[str, ...]  # their names
-    shares: tuple[str, ...] | None  # exact numbers as text; None for a method without a preference
+    shares: tuple[str, ...] | None  # exact numbers as text; None without a preference, and where it differs by layer
     preference: str | None
     elements: ReceiptElements
     totals: ReceiptTotals
@@ -270,7 +272,7 @@ class Receipt:
                 continue
             try:
                 for each in value if one.per_task else [value]:
-                    Preference.from_json(each) if one is PREFERENCE else one.read(each)
+                    from_json(each) if one is PREFERENCE else one.read(each)
             except MethodError:
                 pass  # of a method that is not registered here
             except (ValueError, PreferenceError) as error:

@@ -31,6 +31,7 @@ from prefmerge.merging.parameters import (
 from prefmerge.methods import DEFAULT, METHODS, declared
 from prefmerge.methods.by_layer import ByLayer
 from prefmerge.methods.parameters import AS_PUBLISHED, PREFERENCE, SCALE, SEQUENTIAL, Parameter
+from prefmerge.methods.shares_by_layer import from_json, resolved
 from prefmerge.preference import Preference
 
 T = TypeVar("T")
@@ -138,7 +139,8 @@ class Recipe(BaseModel):
         """The value, or a tuple with one for each task."""
         common = self[parameter]
         if isinstance(common, ByLayer):
-            common = common.or_else(METHODS[self.method].own(parameter).default_where(self.__getitem__))
+            default = METHODS[self.method].own(parameter).default_where(self.__getitem__)
+            common = common.or_else(Preference.uniform() if parameter is PREFERENCE else default)
         if not parameter.per_task:
             return common
         own = (task.own.get(parameter.name, common) for task in self.tasks)
@@ -170,14 +172,11 @@ class Recipe(BaseModel):
         values = {one.name: one.to_json(self.used(one)) for one in recorded if one is not PREFERENCE}
         preference = None
         if METHODS[self.method].honours(PREFERENCE):
-            preference = self[PREFERENCE] or Preference.uniform()
-            if preference.names is not None:
-                called = self.names if names is None else list(names)
-                preference = Preference.explicit(preference.shares(called))
+            preference = resolved(self[PREFERENCE] or Preference.uniform(), self.names if names is None else names)
         return {
             METHOD.name: self.method,
             **values,
-            PREFERENCE.name: None if preference is None else preference.to_json(),
+            PREFERENCE.name: None if preference is None else PREFERENCE.to_json(preference),
         }
 
     @classmethod
@@ -190,7 +189,7 @@ class Recipe(BaseModel):
         called = names or [None] * len(tasks)
         given = {one.name: value for one, value in stated.items() if not one.per_task}
         if PREFERENCE.name in given:
-            given[PREFERENCE.name] = Preference.from_json(given[PREFERENCE.name])
+            given[PREFERENCE.name] = from_json(given[PREFERENCE.name])
         rows = zip(tasks, called, own, strict=True)
         return cls(
             base=base,

@@ -23,6 +23,7 @@ from prefmerge.merging.recipe_keys import unknown
 from prefmerge.methods.parameters import Parameter
 
 MOST = 12  # faults that one message lists
+OWN = "x-"  # how keys begin that say nothing: they hold what an alias repeats
 
 
 class Fault(Exception):
@@ -76,7 +77,7 @@ class Nodes:
 
     def mapping(self, node: Any, place: str, known: tuple[str, ...] | None) -> dict[str, Any]:
         """Key -> value node. `known` None allows any key. Keys that are not known or there twice are kept as wrong, and
-        the others are given.
+        the others are given. A key of the recipe itself that begins with `x-` is the user's own, and left alone.
         """
         if kind(node) == "nothing":
             return {}
@@ -90,6 +91,8 @@ class Nodes:
         where = f" in {place}" if place else ""
         for key_node, value in node.value:
             key = key_node.value if kind(key_node) == "scalar" else kind(key_node)
+            if known is not None and not place and key.startswith(OWN):
+                continue
             if known is not None and key not in known:
                 self.add(self.error(key_node, unknown(key, where, known)))
                 self._meant.add((id(node), nearest(key, known)))

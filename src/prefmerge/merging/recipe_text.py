@@ -27,8 +27,10 @@ from prefmerge.merging.places import name_alone
 from prefmerge.merging.receipt import Receipt
 from prefmerge.merging.recipe import Recipe
 from prefmerge.methods import METHODS
+from prefmerge.methods.by_layer import ByLayer
 from prefmerge.methods.parameters import BASE_WEIGHT, PREFERENCE, WEIGHTS, Parameter
-from prefmerge.preference import Preference, as_text
+from prefmerge.methods.shares_by_layer import plain
+from prefmerge.preference import Preference
 
 
 def recipe_text(receipt: Receipt) -> str | None:
@@ -66,7 +68,7 @@ def text_of(recipe: Recipe) -> str | None:
     common = {one: _plain(one.to_json(recipe.value(one))) for one in stated if not one.per_task}
     parameters = {one.keys[0]: value for one, value in common.items() if not one.top}
     if method.honours(PREFERENCE):
-        parameters[PREFERENCE.keys[0]] = _preference(recipe[PREFERENCE], tuple(names))
+        parameters[PREFERENCE.keys[0]] = _preference(recipe[PREFERENCE] or Preference.uniform(), names)
     file = {METHOD.keys[0]: recipe.method, "base_model": base, "models": models}
     file |= {"parameters": parameters} if parameters else {}
     return yaml_text({**file, **{one.keys[0]: value for one, value in common.items() if one.top}})
@@ -101,10 +103,10 @@ def _is_stated(recipe: Recipe, one: Parameter[Any]) -> bool:
     return one.recorded and bool(one.keys) and value not in (None, ()) and not (one.top and value is False)
 
 
-def _preference(preference: Preference | None, names: Sequence[str]) -> Any:
-    if preference is None or preference.kind in ("uniform", "geometric"):
-        return (preference or Preference.uniform()).describe()
-    return {name: _plain(as_text(share)) for name, share in zip(names, preference.values, strict=True)}
+def _preference(preference: Preference | ByLayer, names: Sequence[str]) -> Any:
+    if isinstance(preference, ByLayer):
+        return preference.to_json(lambda one: plain(one, names, _plain))
+    return plain(preference, names, _plain)
 
 
 def _plain(value: Any) -> Any:

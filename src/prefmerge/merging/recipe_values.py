@@ -7,6 +7,7 @@ where (`recipe_keys`), what is said of tokenizers (`vocabularies`), what the met
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from prefmerge.errors import PreferenceError
@@ -16,6 +17,7 @@ from prefmerge.merging.vocabularies import KEYS
 from prefmerge.methods.by_layer import ByLayer
 from prefmerge.methods.parameters import PREFERENCE
 from prefmerge.methods.protocol import Method
+from prefmerge.methods.shares_by_layer import by_layer
 from prefmerge.preference import Preference
 
 
@@ -80,19 +82,31 @@ def _idle(nodes: Nodes, node: Any, key: str, notes: list[str]) -> None:
         )
 
 
-def _prefer(nodes: Nodes, node: Any) -> Preference:
+def _prefer(nodes: Nodes, node: Any) -> Preference | ByLayer:
     place = "parameters.prefer"
     try:
+        rules = by_layer(_beside(nodes.path.parent, nodes.plain(node, place)))
+        if rules is not None:
+            return rules
         if kind(node) == "list":
             return Preference.explicit([nodes.text(item, place) for item in node.value])
         if kind(node) == "mapping":
             return Preference.named(
                 {key: nodes.text(value, place) for key, value in nodes.mapping(node, place, None).items()}
             )
-        spec = nodes.text(node, place)
-        if spec.startswith("@"):
-            beside = nodes.path.parent / spec[1:]
-            spec = f"@{beside}" if beside.exists() else spec
-        return Preference.parse(spec)
+        return Preference.parse(_beside(nodes.path.parent, nodes.text(node, place)))
     except PreferenceError as error:
         raise nodes.error(node, f"{place}: {error}", PreferenceError) from error
+    except ValueError as error:
+        raise nodes.error(node, f"{place}: {error}.", PreferenceError) from error
+
+
+def _beside(folder: Path, written: Any) -> Any:
+    """What is written, with the files that lie beside the recipe in place of their names."""
+    if isinstance(written, list):
+        return [_beside(folder, one) for one in written]
+    if isinstance(written, dict):
+        return {key: _beside(folder, one) for key, one in written.items()}
+    if isinstance(written, str) and written.startswith("@") and (folder / written[1:]).exists():
+        return f"@{folder / written[1:]}"
+    return written

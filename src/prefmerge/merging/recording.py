@@ -35,6 +35,7 @@ from prefmerge.merging.receipt import (
     ReceiptTotals,
 )
 from prefmerge.merging.stacks import Stack
+from prefmerge.methods.shares_by_layer import describe
 from prefmerge.preference import Preference, as_text
 from prefmerge.vectors.adapter import AdapterVector
 from prefmerge.vectors.reading import Reading, ReadInput
@@ -81,8 +82,8 @@ def record(
         inputs=inputs,
         output=output,
         tasks=tuple(planned.names),
-        shares=None if shares is None else tuple(map(as_text, shares)),
-        preference=asked.describe() if asked else None,
+        shares=tuple(map(as_text, shares)) if isinstance(shares, tuple) else None,
+        preference=describe(asked) if asked else None,
         elements=ReceiptElements(**{role: elements[role] for role in ReceiptElements.__dataclass_fields__}),
         totals=_totals([tensor for tensor in tensors.values() if tensor.role == "merged"], outcome),
         tensors=tensors,

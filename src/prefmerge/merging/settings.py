@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 from prefmerge.checkpoints import Checkpoint, is_task_vector
-from prefmerge.errors import PreferenceError
+from prefmerge.errors import MethodError, PreferenceError
 from prefmerge.merging.order import refuse_independent
 from prefmerge.merging.recipe import Recipe
 from prefmerge.methods import Method, NeedsOrder, Settings
+from prefmerge.methods.by_layer import ByLayer
 from prefmerge.methods.parameters import CARRY, PREFERENCE, SCALE, SCOPE, STRENGTH
+from prefmerge.methods.protocol import varies
 from prefmerge.preference import Preference, as_text, carried
 
 
@@ -32,25 +34,27 @@ def settings_of(
     shares = counts = None
     if method.honours(PREFERENCE):
         preference = recipe[PREFERENCE] or Preference.uniform()
-        asked = preference.kind in ("shares", "counts")
-        active = names if asked else [name for name in names if name not in idle] or names
-        given = dict(zip(active, carried(preference.shares(active), recipe[CARRY]), strict=True))
-        shares = tuple(given.get(name, Fraction(0)) for name in names)
-        for name in idle:
-            share = given.get(name)
-            notes.append(
-                f"task {name!r} does not differ from the base: "
-                + (
-                    "it gets no share unless you ask for one by name."
-                    if share is None
-                    else f"the elements of its share ({as_text(share)}) stay the base's."
-                )
-            )
-        left_out = preference.left_out(names)
+
+        def resolved(one: Preference) -> tuple[Fraction, ...]:
+            given = _shares(one, recipe[CARRY], names, idle)
+            return tuple(given.get(name, Fraction(0)) for name in names)
+
+        if isinstance(preference, ByLayer):
+            rules = preference.or_else(Preference.uniform())
+            shares = rules.map(resolved)
+            notes += [
+                f"task {name!r} does not differ from the base: the elements of its shares stay the base's."
+                for name in idle
+            ]
+            left_out = [name for name in names if all(name in one.left_out(names) for one in rules.values())]
+        else:
+            shares = resolved(preference)
+            given = _shares(preference, recipe[CARRY], names, idle)
+            notes += [_of_idle(name, given.get(name)) for name in idle]
+            left_out = preference.left_out(names)
+            counts = _counts(recipe, preference) if preference.kind == "counts" else None
         if left_out:
             notes.append(f"the preference does not mention {', '.join(left_out)}: share 0.")
-        if preference.kind == "counts":
-            counts = _counts(recipe, preference)
     else:
         notes += [f"task {name!r} does not differ from the base." for name in idle]
     settings = Settings(
@@ -60,6 +64,7 @@ def settings_of(
         counts=counts,
         values={one.name: recipe.value(one) for one in method.parameters if one.name != SCALE.name},
     )
+    _require_scope(method, settings)
     for needed in _checked(method, settings, layers):
         refuse_independent(
             tasks, names, f"{needed.what} looks at what each task changed after the one before it", needed.instead
@@ -73,9 +78,35 @@ def settings_of(
     return settings
 
 
+def _shares(preference: Preference, carry: Fraction, names: Sequence[str], idle: Sequence[str]) -> dict[str, Fraction]:
+    """The share of each task that may have one. Tasks that change nothing have none unless they were asked for."""
+    asked = preference.kind in ("shares", "counts")
+    active = names if asked else [name for name in names if name not in idle] or names
+    return dict(zip(active, carried(preference.shares(active), carry), strict=True))
+
+
+def _of_idle(name: str, share: Fraction | None) -> str:
+    unless = "it gets no share unless you ask for one by name."
+    stay = unless if share is None else f"the elements of its share ({as_text(share)}) stay the base's."
+    return f"task {name!r} does not differ from the base: {stay}"
+
+
+def _require_scope(method: Method, settings: Settings) -> None:
+    """Raise MethodError where what is chosen over the whole model would differ from layer to layer."""
+    if method.by_tensor(settings):
+        return
+    several = {PREFERENCE.name: settings.shares, **settings.values}
+    name = next((name for name, value in several.items() if varies(value)), None)
+    if name is not None:
+        raise MethodError(
+            f"{name} differs from layer to layer, and with --scope model one choice is made over all layers. Use "
+            f"--scope tensor, or give one value."
+        )
+
+
 def _checked(method: Method, settings: Settings, layers: Mapping[str, tuple[Fraction, int]]) -> Sequence[NeedsOrder]:
     """What a method needs. Raises MethodError for what it cannot merge, in any layer."""
-    each = {"": settings}
+    each = {"": settings.at("", Fraction(0))}
     if settings.varies and layers:
         each = {repr(one): one for one in (settings.at(name, *where) for name, where in layers.items())}
     return [method.check(one) for one in each.values()][-1]

@@ -2,7 +2,8 @@
 
     sweep(recipe, out, {"scale": ["0.5", "1"], "method": ["ties", "linear"]})     out/scale-0.5_method-ties ...
 
-A combination in which the method has no use for a value is the one without it, and is made once. With `resume` an
+A combination in which the method has no use for a value is the one without it, and is made once; so are two that say
+the same in other words (1 and 1.0). With `resume` an
 output that is there is kept where its receipt says that it was made with the same parameters from the same inputs, and
 of the others what an interrupted sweep had finished.
 Cost: a reading for every `TOGETHER` merges, and the writing. Not here: scores (`target.by_command`).
@@ -13,7 +14,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,7 @@ from prefmerge.merging.plan import make_plan
 from prefmerge.merging.receipt import Receipt
 from prefmerge.merging.recipe import Recipe
 from prefmerge.methods import METHODS
+from prefmerge.outputs.receipts import find_receipt
 from prefmerge.report import place
 
 FORMAT = "prefmerge-sweep/1"
@@ -90,7 +92,8 @@ def sweep(
     report: place.ReportWhere = None,
     progress: Progress | None = None,
 ) -> list[SweptModel]:
-    """Write a model for each combination of values into the folder `out`, and `sweep.json` with a row for each.
+    """Write a model for each combination of values into the folder `out`, and `sweep.json` with a row for each, behind
+    those of earlier sweeps whose models are there still.
 
         models = prefmerge.sweep(prefmerge.read_recipe("recipe.yaml"), "swept", {"scale": ["0.5", "1"]})
         [(one.out, one.receipt.owned) for one in models]
@@ -133,11 +136,27 @@ def sweep(
         SweptModel(one, outs[one.name], receipts[one.name], one.name in already, measured.get(one.name))
         for one in wanted
     ]
-    jsons.write(out / TABLE, {"format": FORMAT, "models": [one.to_json() for one in swept]})
+    rows = [one.to_json() for one in swept]
+    earlier = _earlier(out, {one.combination.name for one in swept})
+    jsons.write(out / TABLE, {"format": FORMAT, "models": [*earlier, *rows]})
     if asked is not None:
         file = asked.of(out, folder=True)
         place.write(file, sweep_page.page([_told(one, formats) for one in swept], vary))
     return swept
+
+
+def _earlier(out: Path, made: Collection[str]) -> list[Mapping[str, Any]]:
+    """The rows that earlier sweeps left of models that are still there, but for those that are made again."""
+    table = jsons.peek(out / TABLE)
+    rows = table.get("models") if isinstance(table, dict) and table.get("format") == FORMAT else None
+
+    def is_there(row: Any) -> bool:
+        name = row.get("name") if isinstance(row, dict) else None
+        if not isinstance(name, str) or _plain(name) != name or name in made:
+            return False
+        return any(find_receipt(out / f"{name}{ending}") is not None for ending in ("", ".safetensors"))
+
+    return [row for row in rows if is_there(row)] if isinstance(rows, list) else []
 
 
 def _note(merged: dict[str, ReportedMerge], name: str, made: ReportedMerge) -> None:
@@ -180,15 +199,15 @@ def combinations(recipe: Recipe, vary: Mapping[str, Sequence[str]]) -> list[Comb
             raise UsageError(f"--vary {name}: give values, such as {name}=ONE|ANOTHER.")
     if not vary:
         raise UsageError("nothing to vary: give --vary NAME=ONE|ANOTHER, such as --vary 'scale=0.5|1'.")
-    made: dict[tuple[tuple[str, str], ...], Combination] = {}
+    made: dict[str, Combination] = {}
     for values in itertools.product(*vary.values()):
         varied = dict(zip(vary, values, strict=True))
         method = METHODS[METHOD.read(varied.get(METHOD.name, recipe.method))]
         used: dict[str, Any] = {
             name: value for name, value in varied.items() if name == METHOD.name or _has(method.name, name)
         }
-        if tuple(used.items()) not in made:
-            made[tuple(used.items())] = Combination(_name(used), used, recipe.with_overrides(**used))
+        one = recipe.with_overrides(**used)
+        made.setdefault(_decides(one), Combination(_name(used), used, one))
     if len(made) > MOST:
         raise UsageError(f"--vary asks for {len(made)} models; a sweep makes {MOST} at most.")
     names = [one.name for one in made.values()]
@@ -203,5 +222,13 @@ def _has(method: str, name: str) -> bool:
 
 
 def _name(varied: Mapping[str, str]) -> str:
-    words = "_".join(f"{name}-{value}" for name, value in varied.items())
+    return _plain("_".join(f"{name}-{value}" for name, value in varied.items()))
+
+
+def _plain(words: str) -> str:
     return re.sub(r"[^A-Za-z0-9._+-]+", "-", words).strip("-.")
+
+
+def _decides(recipe: Recipe) -> str:
+    """What two recipes over the same checkpoints have in common that make the same model: 1 and 1.0 are one scale."""
+    return repr((recipe.method, recipe.given, [task.own for task in recipe.tasks]))

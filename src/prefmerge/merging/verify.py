@@ -250,7 +250,7 @@ def _check_rerun(
         out,
         "merging again from the receipt gives other elements in tensors",
         wrong,
-        "The output or an input was changed since; check with --inputs.",
+        "The output or an input was changed since; check with --with-inputs.",
     )
 
 

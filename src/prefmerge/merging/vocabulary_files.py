@@ -101,6 +101,13 @@ def vocabulary_files(planned: Plan, companions: Companions, *, keep_tokenizer: b
     return replace(files, companions=replace(files.companions, more=tuple(notes)))
 
 
+def require_template(planned: Plan) -> None:
+    """Raise RecipeError or CheckpointMismatch where an output folder could not get the chat template that is asked
+    for.
+    """
+    _template(planned)
+
+
 def _with_tokenizer(
     files: VocabularyFiles, planned: Plan, output: OutputVocabulary, notes: list[str]
 ) -> VocabularyFiles:

@@ -86,6 +86,11 @@ class ByLayer:
                 return _between(values, depth)
         raise KeyError(name)
 
+    def map(self, change: Callable[[Any], Any]) -> ByLayer:
+        """The same rules with `change` made to every value."""
+        rules = tuple((part, tuple(map(change, values))) for part, values in self.rules)
+        return ByLayer(rules, self.slices)
+
     def values(self) -> list[Any]:
         """Every value that is written."""
         return [value for _, values in self.rules for value in values]
@@ -119,6 +124,8 @@ def _of_rules(written: Any) -> bool:
 def _between(values: Sequence[Any], depth: Fraction) -> Any:
     place = depth * (len(values) - 1)
     first = int(place)
+    if all(isinstance(value, tuple) for value in values):  # of each task
+        return tuple(_between(each, depth) for each in zip(*values, strict=True))
     if not all(isinstance(value, (Fraction, float)) for value in values):
         return values[first]
     rest = place - first

@@ -28,13 +28,18 @@ if TYPE_CHECKING:
 
 PRESENT = Fraction(1, 50)  # the share from which on a task counts as present at the target
 
-START = Parameter("start", NUMBER, Fraction(1), "how much is kept of what each task changed", group=Group.RULE)
-BOOST = Parameter("boost", NUMBER, Fraction(0), "what is added to start, times the task's share", group=Group.RULE)
+START = Parameter(
+    "start", NUMBER, Fraction(1), "how much is kept of what each task changed", by_layer=True, group=Group.RULE
+)
+BOOST = Parameter(
+    "boost", NUMBER, Fraction(0), "what is added to start, times the task's share", by_layer=True, group=Group.RULE
+)
 DROP = Parameter(
     "drop",
     NUMBER,
     Fraction(0),
     f"what is taken from start where the task's share is below {100 * PRESENT} %",
+    by_layer=True,
     group=Group.RULE,
 )
 
@@ -43,11 +48,10 @@ def factors(settings: Settings) -> list[tuple[int | None, float]]:
     """(task, or None for theta_0; its factor) of every checkpoint whose factor is not zero. They sum to 1 before
     rounding.
     """
-    assert settings.shares is not None, "the caller resolves the preference"
     scale = Fraction(settings.scale)
     kept = [
         scale * (settings[START] + settings[BOOST] * share - (settings[DROP] if share < PRESENT else 0))
-        for share in settings.shares
+        for share in settings.of_all
     ]
     exact = [1 - kept[0], *(a - b for a, b in zip(kept, [*kept[1:], Fraction(0)], strict=True))]
     return [(None if i == 0 else i - 1, float(factor)) for i, factor in enumerate(exact) if factor]

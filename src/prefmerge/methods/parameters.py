@@ -9,7 +9,7 @@ nothing heavy is imported, for help texts need it. Not here: the values (`Settin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from fractions import Fraction
@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 from prefmerge.errors import PreferenceError
 from prefmerge.ground import words
 from prefmerge.methods.by_layer import ByLayer, is_by_layer
+from prefmerge.methods.shares_by_layer import by_layer, one_preference
 from prefmerge.preference import Preference, as_text, exact
 
 T = TypeVar("T")
@@ -32,6 +33,7 @@ class Kind(Generic[T]):
 
     read: Callable[[Any], T]
     metavar: str
+    rules: Callable[[Any], ByLayer | None] | None = None  # by layer, where its own values are lists or mappings too
 
 
 class Group(IntEnum):
@@ -143,14 +145,21 @@ class Parameter(Generic[T]):
 
     def read(self, value: Any) -> T:
         """The value that was written. Raises ValueError."""
-        if self.by_layer and is_by_layer(value):
-            return ByLayer.read(self.kind.read, value)  # pyright: ignore[reportReturnType]  # until a tensor is known
-        return self.kind.read(value)
+        several = self._by_layer(value) if self.by_layer else None
+        return self.kind.read(value) if several is None else several  # pyright: ignore[reportReturnType]  # see Settings
+
+    def _by_layer(self, value: Any) -> ByLayer | None:
+        """What is written, where that is more than one value."""
+        if self.kind.rules is not None:
+            return self.kind.rules(value)
+        return ByLayer.read(self.kind.read, value) if is_by_layer(value) else None
 
     def to_json(self, value: Any) -> Any:
         """A value of it for JSON; one for each task is a list."""
         if isinstance(value, ByLayer):
             return value.to_json(self.to_json)
+        if isinstance(value, Preference):
+            return value.to_json()
         if isinstance(value, tuple):
             return [self.to_json(one) for one in value]
         return as_text(value) if isinstance(value, Fraction) else value
@@ -201,18 +210,6 @@ def _yes_or_no(value: Any) -> bool:
     return value
 
 
-def _preference(value: Any) -> Preference | None:
-    if value is None or isinstance(value, Preference):
-        return value
-    if isinstance(value, str):
-        return Preference.parse(value)
-    if isinstance(value, Mapping):
-        return Preference.named(value)
-    if isinstance(value, Sequence):
-        return Preference.explicit(value)
-    raise ValueError(f"expected a preference such as 0.8,0.2 or alpha:2, found {value!r}")
-
-
 NUMBER = Kind(_fraction, "X")
 UNIT = Kind(_unit, "0..1")
 PART = Kind(_part, "0..1")  # without the 0
@@ -245,13 +242,14 @@ def choice(*options: str) -> Kind[str]:
 
 # What several methods share
 
-PREFERENCE: Parameter[Preference | None] = Parameter(
+PREFERENCE: Parameter[Preference | ByLayer | None] = Parameter(
     "preference",
-    Kind(_preference, "SPEC"),
+    Kind(one_preference, "SPEC", by_layer),
     None,
     "how much each task matters: uniform (default), alpha:2, 0.8,0.2,0 or 80%,20%,0, cars=0.8,birds=0.2 or "
     "@preference.json",
     flag_name="--prefer",
+    by_layer=True,
     key="prefer",
     search=TaskShares(),
     group=Group.TARGET,
@@ -275,6 +273,7 @@ STRENGTH = Parameter(
     UNIT,
     Fraction(1),
     "from MAGMAX's own shares (0) to the full preference (1)",
+    by_layer=True,
     search=Range(0.0, 1.0, 2, usual=True),
     group=Group.RULE,
 )

@@ -86,7 +86,7 @@ class Settings:
 
     tasks: int
     scale: float = 1.0
-    shares: tuple[Fraction, ...] | None = None  # after carry
+    shares: tuple[Fraction, ...] | ByLayer | None = None  # after carry
     counts: tuple[int, ...] | None = None  # explicit budgets over the model; only with strength 1
     values: Mapping[str, Any] = field(default_factory=dict)
 
@@ -100,7 +100,13 @@ class Settings:
     @cached_property
     def varies(self) -> bool:
         """Whether any tensor has settings of its own."""
-        return any(map(_varies, (self.scale, *self.values.values())))
+        return any(map(varies, (self.scale, self.shares, *self.values.values())))
+
+    @property
+    def of_all(self) -> tuple[Fraction, ...]:
+        """The shares, which are the same in all that these settings are for."""
+        assert isinstance(self.shares, tuple), "the caller resolves the preference, for a tensor where it differs"
+        return self.shares
 
     def at(self, tensor: str, depth: Fraction, slice: int = 0) -> Settings:
         """These settings for one tensor, which lies so deep in its stack of layers, or in a slice of a stack."""
@@ -112,10 +118,12 @@ class Settings:
                 return tuple(own(one) for one in value)
             return value.at(tensor, depth, slice) if isinstance(value, ByLayer) else value
 
-        return replace(self, scale=own(self.scale), values={name: own(value) for name, value in self.values.items()})
+        values = {name: own(value) for name, value in self.values.items()}
+        return replace(self, scale=own(self.scale), shares=own(self.shares), values=values)
 
 
-def _varies(value: Any) -> bool:
+def varies(value: Any) -> bool:
+    """Whether it is another one from layer to layer."""
     return isinstance(value, ByLayer) or (isinstance(value, tuple) and any(isinstance(one, ByLayer) for one in value))
 
 
@@ -241,8 +249,7 @@ class Method(abc.ABC):
 
     def budgets(self, settings: Settings, elements: int) -> tuple[int, ...]:
         """Elements per task, out of so many that share a budget (paper eq. 5, 6). For methods with a preference."""
-        assert settings.shares is not None, "the caller resolves the preference"
-        return budgets(settings.shares, elements)
+        return budgets(settings.of_all, elements)
 
     def most_budgets(self, settings: Settings, elements: int) -> tuple[int, ...]:
         """The most that each task may get where at most so many elements share a budget."""

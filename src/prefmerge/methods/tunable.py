@@ -70,6 +70,7 @@ TOWARD_LAST = Parameter(
     UNIT,
     Fraction(0),
     "how far to go from the owner's value (0) to that of the last checkpoint (1)",
+    by_layer=True,
     group=Group.RULE,
 )
 PASSES = Parameter(
@@ -234,8 +235,7 @@ def _speaks_for(settings: Settings) -> Sequence[Fraction | int]:
     """What the user asked for each task, before it meets a number of elements."""
     if settings.counts is not None:
         return settings.counts
-    assert settings.shares is not None, "the caller resolves the preference"
-    return settings.shares
+    return settings.of_all
 
 
 def _all_take_part(settings: Settings) -> bool:

@@ -290,6 +290,11 @@ class Output:
         """[{"name", "bytes"}] of the weights files, as the receipt lists them."""
         return [{"name": shard.name, "bytes": shard.size} for shard in self.shards]
 
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """The files beside the weights of a folder, but for the receipt: what was added, and the index of shards."""
+        return tuple(sorted({*self._companions, *([self._index] if len(self.shards) > 1 else [])}))
+
     def write(self, name: str, start: int, stored: np.ndarray) -> None:
         """Write the stored elements [start, start + len(stored)) of tensor `name`. Safe to call from any thread."""
         self.weights.write(name, start, stored)

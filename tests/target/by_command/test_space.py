@@ -59,6 +59,21 @@ def space(text: str | None, given: dict[str, Any] | None = None) -> CommandSpace
             {"method": "linear", "density": 0.333},
             {"method": "linear", "scale": "0.7"},
         ),
+        (
+            "preference:2",
+            {f"share {t}.{k}": (0.0, 1.0) for k in (1, 2) for t in (1, 2)},
+            {"share 1.1": 0.25, "share 2.1": 0.75, "share 1.2": 0, "share 2.2": 0.5},
+            {
+                "method": "tunable_magmax",
+                "preference": [{"cars": "0.25", "birds": "0.75"}, {"cars": "0", "birds": "1"}],
+            },
+        ),
+        (
+            "strength:2",
+            None,
+            {"strength.1": 0.5, "strength.2": 1},
+            {"method": "tunable_magmax", "strength": ["0.5", "1"]},
+        ),
         ("t:3", None, {"t.1": 0, "t.2": 0.5, "t.3": 1}, {"method": "slerp", "t": ["0", "0.5", "1"]}),
         ("scale:2", None, {"scale.1": 1, "scale.2": 0.5}, {"method": "task_arithmetic", "scale": ["1", "0.5"]}),
         (
@@ -101,7 +116,7 @@ def test_what_a_recipe_says_holds_where_nothing_is_searched():
         ("", "--space names nothing to search"),
         ("weights:0", "--space weights:0: expected how many values over the layers, from 1 to 64."),
         ("weights:many", "--space weights:many: expected how many values over the layers, from 1 to 64."),
-        ("strength:3", "--space strength:3: strength has no values over the layers."),
+        ("carry:3", "--space carry:3: carry has no values over the layers."),
         ("scale:3=1", "--space scale:3=1: one value is the same in every layer. Leave :3 out."),
         ("scale=2..1", "--space scale=2..1: the first number must be the smaller one."),
         ("scale=a..1", "--space scale=a..1: expected a range such as scale=0.2..1.5."),

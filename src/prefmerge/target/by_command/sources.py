@@ -29,6 +29,7 @@ from prefmerge.merging.recipe import Recipe
 from prefmerge.merging.recipe_file import read_recipe
 from prefmerge.merging.stacks import home_of
 from prefmerge.methods.parameters import PREFERENCE
+from prefmerge.methods.shares_by_layer import resolved
 from prefmerge.outputs.companions import find_companions
 from prefmerge.preference import Preference
 from prefmerge.runs import read_run, require_finished
@@ -142,9 +143,8 @@ def _given(recipe: Recipe) -> dict[str, Any]:
         if not known[name].per_task:
             given[name] = value if name == PREFERENCE.name else known[name].to_json(value)
     if (preference := recipe[PREFERENCE]) is not None and PREFERENCE.name in given:
-        given[PREFERENCE.name] = (
-            Preference.explicit(preference.shares(recipe.names)) if preference.names is not None else preference
-        )
+        own = resolved(preference, recipe.names)
+        given[PREFERENCE.name] = own if isinstance(own, Preference) else PREFERENCE.to_json(own)
     for one in per_task():
         if (values := recipe.used(one)) is not None:
             given[one.name] = [one.to_json(value) for value in values]

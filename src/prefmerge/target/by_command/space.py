@@ -2,6 +2,7 @@
 
     weights              a number from 0 to 1 for each task
     weights:4            four for each task, spread over the layers from the first to the last
+    preference:4         a share for each task, in four places from the first layer to the last
     scale=0.2..2         a number in this range
     method=ties|linear   one of these
     density=0.5          fixed
@@ -24,6 +25,7 @@ from prefmerge.ground.words import did_you_mean
 from prefmerge.merging.parameters import AS_TASK_VECTOR, METHOD, OF_EVERY_MERGE, every, searchable
 from prefmerge.methods import METHODS
 from prefmerge.methods.parameters import DENSITY, PREFERENCE, WEIGHTS, Choices, Parameter, Range, TaskShares
+from prefmerge.methods.shares_by_layer import plain
 from prefmerge.preference import as_text, exact
 from prefmerge.target.by_command.sources import Sources
 from prefmerge.target.search.space import Dimension, ParameterValues, Params, Start, rounded
@@ -51,7 +53,8 @@ class Dial:
     def keys(self, tasks: int) -> list[str]:
         """What the sampler calls its numbers."""
         if isinstance(self.over, TaskShares):
-            return [f"share {t + 1}" for t in range(tasks)]
+            each = [f"share {t + 1}" for t in range(tasks)]
+            return each if self.values == 1 else [f"{one}.{k + 1}" for k in range(self.values) for one in each]
         layers = [f"{self.name}.{k + 1}" for k in range(self.values)] if self.values > 1 else [self.name]
         each = self.parameter is WEIGHTS
         return [f"{one} of task {t + 1}" for t in range(tasks) for one in layers] if each else layers
@@ -65,7 +68,9 @@ class Dial:
         """What `recipe_of` takes for these numbers."""
         keys = self.keys(len(names))
         if isinstance(self.over, TaskShares):
-            return rounded([float(params[key]) for key in keys], names)
+            rows = [keys[i : i + len(names)] for i in range(0, len(keys), len(names))]
+            several = [rounded([float(params[key]) for key in row], names) for row in rows]
+            return several[0] if self.values == 1 else [plain(one, names) for one in several]
         if isinstance(self.over, Choices):
             return str(params[keys[0]])
         digits = self.over.digits

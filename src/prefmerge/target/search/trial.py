@@ -135,7 +135,10 @@ def as_json(settings: ParameterValues) -> dict[str, Any]:
 
 def from_json(data: Mapping[str, Any]) -> ParameterValues:
     """The inverse of `as_json`."""
-    return {name: Preference.from_json(value) if name == PREFERENCE.name else value for name, value in data.items()}
+    return {
+        name: Preference.from_json(value) if name == PREFERENCE.name and not isinstance(value, list) else value
+        for name, value in data.items()
+    }
 
 
 def key_of(settings: ParameterValues, task: int | None = None) -> str:
