@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 PIP = -m pip --disable-pip-version-check install --quiet
 
-.PHONY: setup demo test check bench bench-real docs clean
+.PHONY: setup demo test check bench bench-real docs site clean
 
 setup: .venv/ready
 
@@ -52,7 +52,13 @@ docs: .venv/ready
 	.venv/bin/python -m benchmarks.targets --render-only --docs docs/targets.md
 	.venv/bin/python -m benchmarks.targets_tables
 	.venv/bin/python -m benchmarks.similarity_encoders --render-only --docs docs/similarities.md
-	.venv/bin/python -m prefmerge.cli.listing > docs/parameters.md
+	.venv/bin/python -m benchmarks.papers --render-only
+	.venv/bin/python -m pages.reference
+	.venv/bin/python -m pages.drawings
+
+# README and docs as static pages, in build/site. A few seconds.
+site: .venv/ready
+	.venv/bin/python -m pages.site build/site
 
 .venv/ready .venv-demo/ready: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "prefmerge needs Python 3.11 or later with venv; set PYTHON=/path/to/python3"; exit 1; }

@@ -4,7 +4,7 @@
     receipt = merge("base", ["cars", "birds"], "out", preference="cars=0.8,birds=0.2")
 
 merge, merge_state_dicts, plan, verify    from checkpoints to a model with a receipt
-merge_recipes                             the same from a file of recipes
+merge_recipes, sweep                      the same from a file of recipes, and for many values over one reading
 push                                      a merged folder to the Hugging Face hub
 adapt, check, prefer, search              from what is known of the target to a model or a preference for it
 finetune, evaluate                        the checkpoints, and how good a model is
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from prefmerge.merging.recipe import Recipe
     from prefmerge.merging.recipe_documents import merge_recipes
     from prefmerge.merging.recipe_file import read_recipe
+    from prefmerge.merging.sweep import sweep
     from prefmerge.merging.verify import verify
     from prefmerge.preference import Preference
     from prefmerge.target.api import adapt, check, prefer, search
@@ -60,6 +61,7 @@ _HOMES = {
     "read_config": "prefmerge.training.config_file",
     "read_recipe": "prefmerge.merging.recipe_file",
     "search": "prefmerge.target.api",
+    "sweep": "prefmerge.merging.sweep",
     "verify": "prefmerge.merging.verify",
 }
 _THERE = {"evaluate": "evaluate_checkpoint"}  # what it is called in its own module
@@ -87,6 +89,7 @@ __all__ = [
     "read_config",
     "read_recipe",
     "search",
+    "sweep",
     "verify",
 ]
 

@@ -37,7 +37,7 @@ class ModelConfig(Section):
 class DataConfig(Section):
     """One data set. A string in the file stands for `{name: STRING}`: a registered name, an image folder or a CSV."""
 
-    name: str
+    name: str  # a registered name, a folder of images, a CSV, or a hub id
     path: str | None = None  # a local copy, in the layout of the hub, in place of the hub
     test: str | None = None  # folder or CSV of test samples; None: the registry's, or a seeded fifth of the samples
     input: str | None = None  # column of the image or text; None: the registry's, or the first of image, img, text, ...
@@ -46,10 +46,10 @@ class DataConfig(Section):
     domain: str | None = None
     classes: tuple[str, ...] | None = None  # class names in the order of the labels; None: the data set's
     templates: tuple[str, ...] | None = None  # prompts with one {} each; None: the registry's, or "a photo of a {}."
-    kind: Literal["auto", "image", "text"] = "auto"
+    kind: Literal["auto", "image", "text"] = "auto"  # of the inputs; auto: as the column is
     revision: str | None = None  # of the hub
     train_per_class: int | None = Field(default=None, gt=0)  # at most so many training samples of a class
-    test_per_class: int | None = Field(default=None, gt=0)
+    test_per_class: int | None = Field(default=None, gt=0)  # at most so many test samples of a class
     epochs: int | None = Field(default=None, gt=0)  # of its tasks; None: training.epochs, else the papers'
     # Ids of samples that are left out; `unreadable`: the images that cannot be read, which the run then lists.
     skip: Literal["unreadable"] | tuple[str, ...] | None = None
@@ -99,14 +99,14 @@ class ScenarioConfig(Section):
 class LwfConfig(Section):
     """Learning without Forgetting: + coefficient * CE(softmax(old / temperature), softmax(new / temperature))."""
 
-    coefficient: float = Field(default=0.3, ge=0)
-    temperature: float = Field(default=2.0, gt=0)
+    coefficient: float = Field(default=0.3, ge=0)  # of the old answers, beside the labels
+    temperature: float = Field(default=2.0, gt=0)  # of both answers; above 1 it evens them out
 
 
 class EwcConfig(Section):
     """Elastic Weight Consolidation: + coefficient / 2 * sum F (theta - theta_prev)^2."""
 
-    coefficient: float = Field(default=1e6, ge=0)
+    coefficient: float = Field(default=1e6, ge=0)  # of the penalty on what earlier tasks need
     decay: float = Field(default=0.5, ge=0, le=1)  # F <- decay F + (1 - decay) F_task
     fisher_samples: int | None = Field(default=None, gt=0)  # per task, drawn without replacement; None: all
 
@@ -114,7 +114,7 @@ class EwcConfig(Section):
 class AdapterConfig(Section):
     """A LoRA adapter in place of all weights: W + alpha / rank * B A, and only A and B are trained."""
 
-    rank: int = Field(default=16, gt=0)
+    rank: int = Field(default=16, gt=0)  # r: rows of A, columns of B
     alpha: float | None = Field(default=None, gt=0, validate_default=True)  # None: twice the rank
     dropout: float = Field(default=0.0, ge=0, lt=1)  # of what A takes
     # Endings of the names of linear layers, as PEFT has them: [q_proj, v_proj]. None: all linear layers.
@@ -129,13 +129,14 @@ class AdapterConfig(Section):
 class TrainingConfig(Section):
     """How every task is fine-tuned."""
 
+    # sequential: each task from the checkpoint before it; independent: from the base; joint: one task with all classes.
     method: Training = "sequential"
     epochs: int | None = Field(default=None, gt=0)  # None: the papers' for a registered data set, else 10
     batch: int = Field(default=128, gt=0)  # samples of one step, over all processes
     micro_batch: int | None = Field(default=None, gt=0)  # samples in memory at once, per process; None: the whole batch
     learning_rate: float = Field(default=1e-5, gt=0)  # of an adapter: 2e-4 where nothing is said
     adapter: AdapterConfig | None = None  # None: all weights are trained, as in the papers
-    weight_decay: float = Field(default=0.1, ge=0)
+    weight_decay: float = Field(default=0.1, ge=0)  # AdamW's
     # Of each task. None: 500 for the papers' data sets, as in both papers; a tenth of the task's steps for other data.
     warmup_steps: int | None = Field(default=None, ge=0)
     warmup_fraction: float | None = Field(default=None, ge=0, lt=1)  # instead of warmup_steps: of each task's steps
@@ -146,7 +147,7 @@ class TrainingConfig(Section):
     lwf: LwfConfig = LwfConfig()
     ewc: EwcConfig = EwcConfig()
     precision: Literal["no", "fp16", "bf16"] = "no"  # accelerate's mixed precision; the papers train in float32
-    device: Literal["auto", "cpu"] = "auto"
+    device: Literal["auto", "cpu"] = "auto"  # auto: an accelerator, where there is one
     fused: bool = True  # PyTorch's one-kernel AdamW; not the same last bits as the other
     # PyTorch's threads on a CPU. None: its own choice; 1: the same bytes on any machine.
     threads: int | None = Field(default=None, gt=0, le=4096)
@@ -198,7 +199,7 @@ class FinetuneConfig(Section):
     # Samples of each task that training does not see and the run keeps, for where the data cannot be read. One number,
     # or one for each task. None: a tenth of the task, at most 100. 0: none, as in the papers.
     held_out: int | tuple[int, ...] | None = None
-    seed: int = Field(default=0, ge=0, lt=2**32)
+    seed: int = Field(default=0, ge=0, lt=2**32)  # of batches, augmentation, dropout and every split
 
     @model_validator(mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""What README and tutorial show below a command is what the command prints, on a demo that was trained for a moment.
+"""What README, tutorial and notebook show is what is printed, on a demo that was trained for a moment.
 
 Budgets depend on shapes alone, so a merge of any training owns as many elements. Accuracies depend on the training:
 tests/cli/test_documents_run.py runs the commands that print them.
@@ -9,6 +9,7 @@ tests/cli/test_documents_run.py runs the commands that print them.
 from __future__ import annotations
 
 import contextlib
+import copy
 import shutil
 from pathlib import Path
 
@@ -17,10 +18,15 @@ import pytest
 for package in ("torch", "accelerate", "sklearn", "matplotlib"):
     pytest.importorskip(package, reason="the demo needs its extra")
 
-from benchmarks import sessions
-from prefmerge.lab.demo.digits import load_digits
+import matplotlib
+
+from benchmarks import common, sessions
+from pages.notebook import code_cells, read_notebook, run_cells, text_of
+from prefmerge.lab.demo.digits import SHOWN, load_digits
 from prefmerge.lab.demo.model import load_base
+from prefmerge.lab.demo.run import write_place
 from prefmerge.lab.demo.train import REGIME, fine_tune_in_sequence
+from tests.lab.quick import two_candidates
 
 QUICK = REGIME.model_copy(update={"learning_rate": 1e-3, "epochs": 1})
 ANY_TRAINING = ("merge", "plan", "inspect", "verify")
@@ -43,6 +49,28 @@ def test_what_is_shown_is_what_is_printed(document: Path, demo: Path, tmp_path: 
                 assert sessions.steady("\n".join(one.printed)) == sessions.steady(sessions.printed(one.command))
                 compared += 1
     assert compared >= 2
+
+
+def test_the_notebook_shows_what_it_showed(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    matplotlib.use("agg")
+    monkeypatch.setenv("PREFMERGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("prefmerge.target.adapt.candidates", two_candidates)
+    shutil.copytree(demo, tmp_path / sessions.RUN)
+    digits = load_digits()
+    write_place(tmp_path / sessions.RUN, digits, digits.place(SHOWN))
+    kept = read_notebook(common.ROOT / "examples" / "tour.ipynb")
+    fresh = copy.deepcopy(kept)
+    with contextlib.chdir(tmp_path):
+        run_cells(fresh)
+    compared = pictures = 0
+    for old, new in zip(code_cells(kept), code_cells(fresh), strict=True):
+        assert (old["source"], old["execution_count"]) == (new["source"], new["execution_count"])
+        assert [one["output_type"] for one in old["outputs"]] == [one["output_type"] for one in new["outputs"]]
+        pictures += sum("image/png" in one.get("data", {}) for one in old["outputs"])
+        if "same" in old["metadata"].get("tags", ()):  # the others depend on the training
+            assert text_of(old["outputs"]) == text_of(new["outputs"])
+            compared += 1
+    assert (compared, pictures) == (5, 2)
 
 
 def test_a_session_ends_where_the_next_begins_or_the_text_goes_on():

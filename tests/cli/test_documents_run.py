@@ -29,16 +29,17 @@ for package in ("transformers", "sklearn", "ot", "optuna", "matplotlib"):
 
 import numpy as np
 from PIL import Image
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 import prefmerge
+from prefmerge import analysis
 from prefmerge.cli import app
 from prefmerge.models.head_file import read_head
 from prefmerge.target.fit import one_thread
 from prefmerge.training.steps import torch_threads
 from tests.cli.adapting import write_words
-from tests.documents import commands, documents, python_blocks, unfenced_python
+from tests.documents import ROOT, commands, documents, python_blocks, unfenced_python
 from tests.lab.quick import two_candidates
 from tests.models.tiny import tiny_bert, tiny_image_classifier, tiny_text_classifier
 
@@ -65,6 +66,8 @@ NOT_RUN = {
     "make check": SETS_UP,
     "make bench": BENCHMARK,
     "pip install 'prefmerge[studio]'": SETS_UP,
+    "pip install 'prefmerge[places]'": SETS_UP,
+    "make site": "tests/pages builds it",
     "make docs": "tests/benchmarks compares every page with what its script writes",
     ". .venv-demo/bin/activate": "changes the shell that types it",
     "python -m benchmarks.targets --docs docs/targets.md": BENCHMARK,
@@ -74,6 +77,8 @@ NOT_RUN = {
     "prefmerge bench examples/bench/wordnet.yaml -o wordnet": f"a day, and {HUB}",
     "prefmerge bench examples/bench/wordnet-17.yaml -o wordnet-17": f"a day, and {HUB}",
     "prefmerge bench examples/bench/cifar100-5.yaml -o cifar100-5": f"needs a GPU, and {HUB}",
+    "prefmerge bench examples/bench/cifar100-5.yaml -o cifar100-5 --dry-run": HUB,
+    "prefmerge bench examples/bench/cifar100-5.yaml -o cifar100-5 --jobs 2": f"needs GPUs, and {HUB}",
     "prefmerge bench RECIPE.yaml -o OUT": "half a minute; tests/lab/test_command.py runs such a recipe",
     "prefmerge finetune examples/finetune/own-images.yaml -o my-run": HUB,
     "prefmerge merge base/ cars/ birds/ -o merged/ --ray 10.0.0.1:6379": "tests/merging/test_on_ray.py has a cluster",
@@ -83,6 +88,8 @@ NOT_RUN = {
 }
 STUDIO = "prefmerge studio"
 STUDIO_REASON = "serves until it is stopped; tests/studio drives the page"
+# Examples of the help texts: tests/cli/test_help.py and the tests of the commands run them.
+TRIED_ELSEWHERE = ("commands",)
 FEW_TRIALS = ("--trials", "5", "--patience", "2")
 SCORED = "prefmerge search base/ math/ code/"
 SCORED_REASON = "needs a language model; tests/target/by_command/test_document.py runs its script and reads its flags"
@@ -190,7 +197,8 @@ def typed(command: str) -> str:
 
 
 def test_every_command_that_can_run_runs(desk: Path) -> None:
-    asked = [command for page in documents() for command in commands(page.read_text())]
+    pages = [page for page in documents() if page.stem not in TRIED_ELSEWHERE]
+    asked = [command for page in pages for command in commands(page.read_text())]
     failed = []
     for command in dict.fromkeys(at_desk(one) for one in asked if reason(one) is None):
         with contextlib.chdir(desk / "classifiers" if command == CLASSIFIERS else desk):
@@ -215,25 +223,32 @@ def python_of_documents() -> list[Any]:
         for page in documents()
         for number, code in enumerate(python_blocks(page.read_text()), 1)
         if page.stem != "any-model"  # a script: tests/target/by_command/test_document.py runs it
+        and "prefmerge.search(" not in code  # half a minute; tests/target/search runs it
+        and "prefmerge.push(" not in code  # tests/merging/test_push.py has a hub to push to
+        and "made = prefmerge.adapt(" not in code  # the example of check begins with it
     ]
 
 
 @pytest.mark.parametrize("code", python_of_documents())
 def test_every_python_block_runs(code: str, desk: Path, tmp_path: Path) -> None:
-    for name in ("base", "cars", "birds"):
+    for name in ("base", "cars", "birds", "digits"):
         shutil.copytree(desk / name, tmp_path / name)
     shutil.copytree(desk / "my-run", tmp_path / "my-run")
-    shutil.copy(desk / "seen.csv", tmp_path)
+    for name in ("seen.csv", "later.csv", "words.csv", "recipe.yaml"):
+        shutil.copy(desk / name, tmp_path)
+    shutil.copytree(desk / "tiny", tmp_path / "tiny")
     with contextlib.chdir(tmp_path):
         exec(code, names_for(code))
 
 
 def names_for(code: str) -> dict[str, Any]:
     """What a block takes for granted: models in memory, another measurement, an adapted model."""
+    if code in python_blocks((ROOT / "docs" / "python.md").read_text()):
+        return {"prefmerge": prefmerge} | examples_need(code)
     if "state_dict()" in code:
         return {name: SimpleNamespace(state_dict=partial(weights, name)) for name in ("base", "cars", "birds")}
     if "other" in code:
-        return {"other": prefmerge.analysis.measure("base", ["birds", "cars"], names=None, label="another order")}
+        return {"other": analysis.measure("base", ["birds", "cars"], names=None, label="another order")}
     if "head.safetensors" in code:
         Path("for-my-target").mkdir()
         shutil.copy("my-run/head.safetensors", "for-my-target")
@@ -242,6 +257,26 @@ def names_for(code: str) -> dict[str, Any]:
     if "pipeline(" in code:
         tiny_image_classifier(Path("for-my-target"), CLASSES)
         Image.new("RGB", (20, 20), "red").save("photo.jpg")
+    return {}
+
+
+def examples_need(code: str) -> dict[str, Any]:
+    """The files and models that the example of a docstring takes for granted."""
+    if '"merged' in code:
+        for name in ("merged", "merged.safetensors"):
+            prefmerge.merge("base", ["cars", "birds"], name, method="magmax")
+    if '"base.safetensors"' in code:
+        save_file({**weights("base"), "visual.proj": np.zeros((2, 3), np.float32)}, "base.safetensors")
+    Path("cifar100.yaml").write_text(CONFIG)
+    shutil.copy("recipe.yaml", "recipes.yaml")
+    if "check(" in code:
+        blocks = python_blocks((ROOT / "docs" / "python.md").read_text())
+        exec(next(one for one in blocks if "prefmerge.adapt(" in one), {"prefmerge": prefmerge})
+    if "load_state_dict(" in code:
+        import torch
+
+        models = {name: torch.nn.Linear(2, 3) for name in ("base", "cars", "birds")}
+        return {**models, **{name: model.state_dict() for name, model in models.items() if name != "base"}}
     return {}
 
 

@@ -132,7 +132,7 @@ from prefmerge.cli.ending import ending
 from prefmerge.lab.jobs import Processes
 from tests.lab.test_jobs import Writer, cell
 if __name__ == "__main__":
-    with ending(SimpleNamespace(invoked_subcommand="bench")):
+    with ending(SimpleNamespace(invoked_subcommand="bench", args=[])):
         Processes(partial(Writer, Path(sys.argv[1])), 2, 1).do([cell("sleeps"), cell("sleeps too", "b")], print)
 """
 

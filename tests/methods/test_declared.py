@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from prefmerge.cli.listing import page
 from prefmerge.errors import MethodError
 from prefmerge.merging.parameters import METHOD, every
 from prefmerge.methods import METHODS, register
@@ -137,10 +136,6 @@ def test_its_parameters_are_searched_and_listed(told: dict[str, Any]) -> None:
     assert (
         "| `tilt` | `--tilt` | `tilt` | slope: how much more each task weighs. Default 1. | 0.5 to 2 |" in told["page"]
     )
-
-
-def test_the_documentation_lists_what_is_declared() -> None:
-    assert (ROOT / "docs" / "parameters.md").read_text(encoding="utf-8") == page()
 
 
 def test_what_others_declare_otherwise_is_refused() -> None:

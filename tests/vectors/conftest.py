@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A module with a kernel, in a process that has not spoken of trouble yet."""
     monkeypatch.setattr(kernel_cache, "_told", set())
     monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # what lies in __pycache__ is then ours alone
     folder = tmp_path / "package"
     folder.mkdir()
     (folder / "sums.py").write_text(SOURCE)

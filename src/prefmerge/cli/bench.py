@@ -27,7 +27,9 @@ def bench(
     jobs: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=1, help="Pieces of work at once. Default: one per core; 1 where there is an accelerator."
+            metavar="N",
+            min=1,
+            help="Pieces of work at once. Default: one per accelerator, or one per core without any.",
         ),
     ] = None,
     dry_run: Annotated[

@@ -150,12 +150,14 @@ class Forecast:
         return f"Trainings and pieces of work: {at_once}{', on shared cores' if self.jobs > 1 else ''}."
 
 
-def forecast(ready: Ready, jobs: int) -> Forecast:
-    """What is still to be done of an experiment. Writes nothing. Raises what opening the data raises."""
+def forecast(ready: Ready, jobs: int, rates: Rates | None = None) -> Forecast:
+    """What is still to be done of an experiment. `rates`: what to assume in place of measuring. Writes nothing. Raises
+    what opening the data raises.
+    """
     cells = ready.work.cells()
     to_do = tuple(cell for cell in cells if cell.load(ready.out) is None)
     counted = sum((_count(ready, cell) for cell in to_do), WorkAhead())
-    measured = _measured(ready)
+    measured = rates or _measured(ready)
     spared = [_samples(ready, one, scenario) for one, scenario in ready.waiting]
     models = [_models(ready, one, scenario) for one, scenario in ready.waiting]
     at_once = min(jobs, len(models))

@@ -50,6 +50,12 @@ def _tables(kind: TableKind) -> dict[str, Any]:
     return part["tables"] if kind == "environments" else part["rows"]
 
 
+def number(kind: TableKind, key: str) -> int:
+    """The number of the table in its paper. Raises ConfigError for a key that there is not."""
+    table = _table(kind, key)
+    return _file("tunable_magmax")["ablation"]["table"] if kind == "ablation" else table["table"]
+
+
 def keys(kind: TableKind) -> tuple[str, ...]:
     """What can be asked for: scenarios ("cifar100-5"), numbers of tasks ("5"), models ("vit-b-16-laion400m")."""
     return tuple(_tables(kind))

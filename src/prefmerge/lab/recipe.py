@@ -50,9 +50,9 @@ def _number(value: Any) -> str:
 class MixConfig(Section):
     """A user's own environment: `{name: clinic, ratios: [8, 2], tasks: [cars, birds]}`; else tasks are drawn."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
-    ratios: tuple[str, ...] = Field(min_length=1)
-    tasks: tuple[str, ...] | None = None
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")  # letters, digits, - and _
+    ratios: tuple[str, ...] = Field(min_length=1)  # how often each task occurs there; they need not sum to 1
+    tasks: tuple[str, ...] | None = None  # which tasks; None: drawn for each variant
 
     @field_validator("name")
     @classmethod
@@ -86,18 +86,25 @@ class EnvironmentsConfig(Section):
 
 
 class OtConfig(Section):
+    """Optimal transport: similarity exp(-gamma x the transport cost)."""
+
+    # How the cost is found: regularised (the paper's), exactly, or regularised without its bias.
     solver: Literal["sinkhorn", "exact", "debiased"] = "sinkhorn"
     regularization: float = Field(default=0.1, gt=0)  # of the largest cost
-    iterations: int = Field(default=100, gt=0)
-    gamma: float = Field(default=100.0, gt=0)
+    iterations: int = Field(default=100, gt=0)  # at most
+    gamma: float = Field(default=100.0, gt=0)  # how sharply a distance tells
 
 
 class CosineConfig(Section):
-    gamma: float = Field(default=50.0, gt=0)
+    """Cosine distance of the mean embeddings: similarity exp(-gamma x distance)."""
+
+    gamma: float = Field(default=50.0, gt=0)  # how sharply a distance tells
 
 
 class MmdConfig(Section):
-    gamma: float = Field(default=100.0, gt=0)
+    """Maximum mean discrepancy: similarity exp(-gamma x distance)."""
+
+    gamma: float = Field(default=100.0, gt=0)  # how sharply a distance tells
 
 
 class SimilarityConfig(Section):
@@ -116,7 +123,7 @@ class SimilarityConfig(Section):
 class AlphaConfig(Section):
     """Figure 3: Tunable MAGMAX at geometric preferences."""
 
-    values: tuple[str, ...] = ("0.25", "0.5", "1", "2", "4")
+    values: tuple[str, ...] = ("0.25", "0.5", "1", "2", "4")  # above 1 earlier tasks get more
 
     @field_validator("values", mode="before")
     @classmethod
@@ -132,16 +139,16 @@ class AlphaConfig(Section):
 class DiversityConfig(Section):
     """Figure 4: equal shares of M tasks."""
 
-    counts: tuple[int, ...] = (1, 2, 3, 5, 10, 20)
-    variants: tuple[int, ...] = Field(default=(42, 123, 456), min_length=1)
-    methods: tuple[str, ...] = PAPERS
+    counts: tuple[int, ...] = (1, 2, 3, 5, 10, 20)  # M; those above the number of tasks are left out
+    variants: tuple[int, ...] = Field(default=(42, 123, 456), min_length=1)  # seeds of tasks and samples
+    methods: tuple[str, ...] = PAPERS  # names of entries
 
 
 class SearchConfig(Section):
     """The paper's search, `prefmerge search --paper`, for the entry `Search`."""
 
-    trials: int = Field(default=40, gt=0)
-    patience: int = Field(default=10, gt=0)  # the paper's
+    trials: int = Field(default=40, gt=0)  # merges that are tried at most
+    patience: int = Field(default=10, gt=0)  # it ends after so many trials that are no better; the paper's
 
 
 class HeldOutConfig(Section):
@@ -153,18 +160,19 @@ class HeldOutConfig(Section):
 class PaperConfig(Section):
     """Which published numbers stand beside ours; `prefmerge.lab.published` knows their names."""
 
-    environments: str | None = None
-    ablation: str | None = None
-    supplement: str | None = None
-    column: str | None = None
+    environments: str | None = None  # tables 2, 3 and 5 to 8: cifar100-5, ...
+    ablation: str | None = None  # table 4, by the number of tasks: "5"
+    supplement: str | None = None  # tables 1 and 2 of MAGMAX's supplement: vit-l-14-webimagetext, ...
+    column: str | None = None  # of the supplement's table: CIFAR100/5, ...; None: average
 
 
 class OwnEntry(Section):
     """An entry of the recipe's own: a merge with a preference from a similarity, or one without."""
 
-    name: str = Field(min_length=1)
+    name: str = Field(min_length=1)  # of the row
+    # Whence the preference; None: none.
     similarity: Literal["label", "ot", "cosine", "mmd"] | None = None
-    settings: dict[str, Any] = Field(default_factory=dict)
+    settings: dict[str, Any] = Field(default_factory=dict)  # method and parameters of the merge, without scale and seed
 
     @field_validator("name")
     @classmethod
@@ -191,13 +199,15 @@ class OwnEntry(Section):
 class Experiment(Section):
     """A whole recipe."""
 
-    title: str | None = None
+    title: str | None = None  # of the report; None: the file's name
     runs: dict[RunKind, tuple[str, ...]] | None = None  # folders of runs that are there
     finetune: str | dict[str, Any] | None = None  # or the configuration of fine-tuning, and what to train with it
     seeds: tuple[int, ...] = (3, 4, 5)  # of the trainings (authors' code)
     trainings: tuple[Training, ...] | dict[Training, tuple[int, ...]] = ("sequential",)  # or with seeds for each
+    # places: tables 2 to 8; alpha: figure 3; diversity: figure 4; methods, analysis: MAGMAX's supplement.
     studies: tuple[StudyName, ...] = ("places", "alpha", "diversity", "methods", "analysis")
     scales: tuple[str, ...] = Field(default=("0.5",), min_length=1)  # the paper's; every method at each
+    # Names of entries, `papers`, `all`, or entries of your own.
     methods: tuple[str | OwnEntry, ...] = PAPERS + ABLATION
     environments: EnvironmentsConfig = EnvironmentsConfig()
     similarity: SimilarityConfig = SimilarityConfig()

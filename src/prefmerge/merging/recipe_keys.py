@@ -17,8 +17,19 @@ SOURCE = ("model", "name", "layer_range", "parameters")
 # mergekit's keys that may be there and say nothing here
 IDLE = {key: Parameter(key, YES_OR_NO, False) for key in ("int8_mask", RESCALE.name)}
 OTHER_METHODS = ("multislerp", "nearswap", "ram", "ramplus_tl", "core_space")
+ABOUT = {  # what stands under the keys that set no parameter
+    "name": "What it is called: at the top level the recipe, for others of the file to take its model; else the task.",
+    "base_model": "The base, from which the tasks were trained: a path, a hub id, or the name of another recipe.",
+    "models": "The tasks in the order of training, one `- model: PATH` each.",
+    "slices": "In place of `models`: ranges of layers, one after another, each with its sources.",
+    "parameters": "What decides the merge: for all models, or for the one beside which it stands.",
+    "model": "Where the task's checkpoint is: a path, a hub id, or the name of another recipe.",
+    "sources": "The models of this slice, the tasks in the order of training.",
+    "layer_range": "Which layers of the model: `[FIRST, END]`, END not among them.",
+    "int8_mask": "Taken, without effect.",
+}
 _TOP = ("name", "merge_method", "base_model", "models", "slices", "parameters")  # and the parameters of this level
-_UNSUPPORTED = {  # mergekit's keys that prefmerge does not have -> what to do
+REFUSED = {  # mergekit's keys that prefmerge does not have -> what to do
     "modules": "List whole models under 'models', or layers of them under 'slices'.",
     "residual_weight": "Remove the key.",
     "filter": "A parameter holds for every tensor. To leave tensors out of the merge, use 'exclude'.",
@@ -48,8 +59,8 @@ def levels() -> dict[str, tuple[str, ...]]:
 
 def unknown(key: str, where: str, known: tuple[str, ...]) -> str:
     """What to say of a key that is not `known` there."""
-    if key in _UNSUPPORTED:
-        return f"{key!r}{where} is a key of mergekit that prefmerge does not support. {_UNSUPPORTED[key]}"
+    if key in REFUSED:
+        return f"{key!r}{where} is a key of mergekit that prefmerge does not support. {REFUSED[key]}"
     level = next((level for level, keys in levels().items() if key in keys), None)
     if level is not None:
         return f"unknown key {key!r}{where}. It belongs in {level}."

@@ -80,7 +80,7 @@ class SweptModel:
 
 def sweep(
     recipe: Recipe,
-    out: Path,
+    out: str | Path,
     vary: Mapping[str, Sequence[str]],
     *,
     resume: bool = False,
@@ -91,12 +91,20 @@ def sweep(
     report: place.ReportWhere = None,
     progress: Progress | None = None,
 ) -> list[SweptModel]:
-    """Write a model for each combination into the folder `out`, and `sweep.json` with a row for each, behind those of
-    earlier sweeps whose models are there still. `report`: one to look at too, True for report.html in the folder, or
-    the name of an HTML file.
+    """Write a model for each combination of values into the folder `out`, and `sweep.json` with a row for each, behind
+    those of earlier sweeps whose models are there still.
+
+        models = prefmerge.sweep(prefmerge.read_recipe("recipe.yaml"), "swept", {"scale": ["0.5", "1"]})
+        [(one.out, one.receipt.owned) for one in models]
+
+    `recipe`: what all have in common, from a file, from `plan(...).recipe`, or made by hand. `vary`: for each
+    parameter its values, as text. `resume`: outputs that are there and were made so are kept, and of the others what an
+    interrupted sweep had finished. `report`: one to look at too, True for report.html in the folder, or the name of an
+    HTML file. The other arguments are those of `merge`.
 
     Raises UsageError for a parameter that there is not, OutputExists, and what `merge` raises.
     """
+    out = Path(out)
     wanted, asked = combinations(recipe, vary), place.asked_of(report, out, folder=True, force=force)
     if asked is not None and asked.file is None and out.is_dir():
         place.require_free(out / place.REPORT, force=force)

@@ -103,7 +103,7 @@ def prefer(*, progress: Counted | None = None, **parameters: Unpack[PreferArgume
 
         chosen = prefmerge.prefer(run="my-run", labels="seen.csv")
         chosen.shares, chosen.sure()
-        prefmerge.merge("base", ["cars", "birds"], "out", preference=chosen.preference)
+        prefmerge.merge("base", ["cars", "birds", "digits"], "out", preference=chosen.preference)
 
     `parameters`: those of `prefmerge prefer`, with _ for -; paths as text or `Path`. Give `run`, or `checkpoints`, the
     base first. Give what you have of the target: `labels`, `inputs`, or `pairs`, with which it searches (that needs
