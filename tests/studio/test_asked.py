@@ -12,6 +12,7 @@ pytest.importorskip("starlette", reason="the studio is an application of Starlet
 from prefmerge.merging.recipe import Recipe
 from prefmerge.methods import METHODS
 from prefmerge.methods.parameters import PREFERENCE, SCALE
+from prefmerge.preference import Preference
 from prefmerge.studio.asked import Refused, offered, read_asked, recipe_of
 from prefmerge.studio.controls import methods, used
 from prefmerge.studio.front import UNITS, grid, in_units
@@ -71,7 +72,7 @@ def test_what_the_method_would_ignore_is_refused_beside_its_control():
 def test_dials_and_values_are_the_recipe_exactly():
     recipe = recipe_of(START, read_asked(asked((0.57, "0.43", 0), strength="0.1"), NAMES))
     preference = recipe[PREFERENCE]
-    assert preference is not None
+    assert isinstance(preference, Preference)
     assert [str(share) for share in preference.shares(NAMES)] == ["57/100", "43/100", "0"]
     assert used(recipe)["strength"] == "0.1"
     weighed = recipe_of(START, read_asked(asked(method="linear", weights="1, 0, 0.5", normalize="false"), NAMES))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import re
 import shlex
 import threading
 from dataclasses import replace
@@ -120,6 +121,13 @@ def test_what_can_not_be_opened_is_refused_at_the_start(recipe: Path, tmp_path: 
         open_path(tmp_path, tmp_path)
     with pytest.raises(prefmerge.PrefmergeError):
         open_path(tmp_path / "absent.yaml", tmp_path)
+    rules = [{"filter": "a", "value": "uniform"}, {"value": "alpha:2"}]
+    layered = {**yaml.safe_load(recipe.read_text()), "parameters": {"prefer": rules}}
+    file = tmp_path / "layered.yaml"
+    text = yaml.safe_dump(layered)
+    file.write_text(re.sub(r"(\w+\.safetensors)", lambda name: str(recipe.parent / name[0]), text))
+    with pytest.raises(UsageError, match="its preference differs from layer to layer, and the page has one dial"):
+        open_path(file, tmp_path)
 
 
 # What the answers hold

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from prefmerge.errors import MethodError, PrefmergeError, RecipeError, UsageErro
 from prefmerge.merging.api import recipe_of
 from prefmerge.merging.candidates import Candidates
 from prefmerge.merging.recipe_file import read_recipe
+from prefmerge.methods.by_layer import ByLayer
 from prefmerge.preference import Preference
 from prefmerge.target import merges as merging
 from prefmerge.target import pool
@@ -373,3 +375,19 @@ def test_a_preference_tells_settings_apart():
     other = {"method": "tunable_magmax", "preference": Preference.explicit(["0.4", "0.6"])}
     assert merging._key(one) != merging._key(other)
     assert merging._key(one) == merging._key({**one, "preference": Preference.explicit(["0.5", "0.5"])})
+
+
+def test_a_recipe_whose_shares_differ_from_layer_to_layer_is_tried_by_position(tmp_path: Path):
+    for name in ("base", "cars", "birds"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").touch()
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "merge_method: tunable_magmax\nbase_model: base\nmodels: [{model: cars}, {model: birds}]\n"
+        "parameters:\n  prefer:\n  - {filter: deep, value: 'alpha:2'}\n  - value: {cars: 0.25, birds: 0.75}\n"
+    )
+    found = candidates(("cars", "birds"), np.array([0.5, 0.5]), False, [file])[-1]
+    preference = found.settings["preference"]
+    assert isinstance(preference, ByLayer)
+    assert [one.names for one in preference.values()] == [None, None]
+    assert preference.values()[1].shares(("x", "y")) == (Fraction(1, 4), Fraction(3, 4))

@@ -15,6 +15,8 @@ from pathlib import Path
 from prefmerge.errors import UsageError
 from prefmerge.merging.recipe import Recipe, TaskEntry
 from prefmerge.merging.recipe_file import read_recipe
+from prefmerge.methods.by_layer import ByLayer
+from prefmerge.methods.parameters import PREFERENCE
 from prefmerge.runs import read_run, require_finished
 from prefmerge.target.parameters import Parameters
 from prefmerge.target.source import Source, open_source
@@ -63,6 +65,11 @@ def open_path(path: Path, out_dir: Path, threads: int | None = None) -> Opened:
 def _opened(path: Path, out_dir: Path, threads: int | None) -> Opened:
     if path.suffix.lower() in (".yaml", ".yml"):
         recipe = read_recipe(path)
+        if isinstance(recipe[PREFERENCE], ByLayer):
+            raise UsageError(
+                f"{path}: its preference differs from layer to layer, and the page has one dial for each task. Merge "
+                "it with `prefmerge merge`, or give the page a recipe with one preference."
+            )
         base = None if recipe.base is None else _absolute(recipe.base)
         tasks = tuple(task.model_copy(update={"path": _absolute(task.path)}) for task in recipe.tasks)
         return Opened(path, out_dir, recipe.model_copy(update={"base": base, "tasks": tasks}), threads=threads)

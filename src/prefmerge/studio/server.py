@@ -30,6 +30,7 @@ from starlette.types import ASGIApp
 from prefmerge.errors import PrefmergeError
 from prefmerge.ground.progress import Progress
 from prefmerge.merging.plan import make_plan
+from prefmerge.methods.by_layer import ByLayer
 from prefmerge.methods.parameters import PREFERENCE, SCALE
 from prefmerge.preference import Preference
 from prefmerge.studio import controls, front, given, written
@@ -86,6 +87,7 @@ class Studio:
         """What the page begins with."""
         opened, names = self.opened, list(self.opened.names)
         preference = opened.start[PREFERENCE] if opened.start.method else None
+        assert not isinstance(preference, ByLayer), "it is refused when it is opened"
         shares = (preference or Preference.uniform()).shares(names)
         source = opened.source
         return JSONResponse(

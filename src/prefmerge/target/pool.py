@@ -20,6 +20,7 @@ import numpy as np
 from prefmerge.errors import UsageError
 from prefmerge.merging.parameters import AS_TASK_VECTOR, every, per_task
 from prefmerge.merging.recipe_file import read_recipe
+from prefmerge.methods.by_layer import ByLayer
 from prefmerge.methods.parameters import BASE_WEIGHT, PREFERENCE
 from prefmerge.preference import Preference, as_text
 
@@ -111,6 +112,11 @@ def _weights(shares: np.ndarray) -> list[str]:
     return [as_text(Fraction(round(float(share) * DIGITS), DIGITS)) for share in shares]
 
 
+def _without_names(preference: Preference, names: Sequence[str]) -> Preference:
+    """The same by position: a run has its own names."""
+    return preference if preference.names is None else Preference.explicit(preference.shares(names))
+
+
 def _from_file(path: Path, names: Sequence[str]) -> Candidate:
     """The settings of a user's recipe, over the tasks that are adapted."""
     recipe = read_recipe(path)
@@ -133,8 +139,10 @@ def _from_file(path: Path, names: Sequence[str]) -> Candidate:
         )
     kept = {name: value for name, value in recipe.given.items() if not every()[name].per_task}
     preference = recipe[PREFERENCE]
-    if preference is not None and preference.names is not None:
-        kept[PREFERENCE.name] = Preference.explicit(preference.shares(recipe.names))  # a run has its own names
+    if isinstance(preference, ByLayer):
+        kept[PREFERENCE.name] = preference.map(lambda one: _without_names(one, recipe.names))
+    elif preference is not None:
+        kept[PREFERENCE.name] = _without_names(preference, recipe.names)
     for one in per_task():
         if recipe.used(one) is not None:
             kept[one.name] = list(recipe.used(one))
