@@ -100,7 +100,9 @@ def test_ctrl_c_ends_the_commands_and_the_same_command_resumes(place: Path) -> N
     (place / "slow.py").write_text("")
     code, _, err = call("search", *words, "--score", slow)
     assert (code, err) == (0, "")
-    assert len(calls(place)) == len(set(calls(place))) == 9 > before
+    assert len(set(calls(place))) == 9 > before
+    # The command beside the slow one may have been ended after it had noted its call: it is called again.
+    assert len(calls(place)) - 9 <= 1
 
 
 @pytest.mark.parametrize(

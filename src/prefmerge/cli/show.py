@@ -175,7 +175,8 @@ def merged(receipt: Receipt, recipe: Recipe, out: Path) -> None:
 
 def say_kept(out: Path) -> None:
     """One line: an output was there."""
-    screen.console().print(f"kept: {out} was made so already.", soft_wrap=True)
+    console = screen.console()
+    console.print(f"kept: {out} was made so already.", soft_wrap=True)
 
 
 def say_adapt(inputs: str, target: str = "--labels FILE") -> None:

@@ -36,7 +36,11 @@ def one_preference(value: Any) -> Preference | None:
 def by_layer(written: Any) -> ByLayer | None:
     """The preferences of the layers; None where one preference is written. Raises ValueError, PreferenceError."""
     if isinstance(written, str) and written.startswith("@"):
-        written = _rules_in(written[1:])
+        rules = _rules_in(written[1:])
+        try:
+            return by_layer(rules)
+        except (ValueError, PreferenceError) as error:
+            raise PreferenceError(f"preference file {written[1:]!r}: {error}") from error
     if isinstance(written, ByLayer):
         return written
     if _is_rule(written):

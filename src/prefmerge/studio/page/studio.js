@@ -37,7 +37,8 @@ async function ask(path, body, method = "POST") {
 
 // The lines of a job, one after the other: results to `on`, progress to the bar.
 async function job(path, body, on) {
-  const reader = (await ask(path, body)).body.pipeThrough(new TextDecoderStream()).getReader();
+  const answer = await ask(path, body), mine = running[path];
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
     const { done, value } = await reader.read();
@@ -48,6 +49,8 @@ async function job(path, body, on) {
       if (line.progress) progress(...line.progress);
       else if (line.error) throw Object.assign(new Error(line.error), line);
       else if (line.result) on(line.result);
+      // An older question that arrived after this one has ended it, and nobody waits for that one any more: ask again.
+      else if (line.cancelled && running[path] === mine) return job(path, body, on);
     }
     if (done) return;
   }
