@@ -1,4 +1,4 @@
-"""What tests of `prefmerge adapt` write and ask."""
+"""What tests of `prefmerge adapt` and `search` write and ask."""
 
 from __future__ import annotations
 

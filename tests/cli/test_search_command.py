@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import random
 import shlex
 import shutil
 from collections.abc import Callable
@@ -16,6 +14,7 @@ from safetensors.numpy import load_file
 
 from prefmerge.cli.options import EXAMPLES
 from prefmerge.preference import Preference
+from tests.cli.adapting import write_words
 from tests.cli.conftest import Result
 from tests.outputs.traces import traces
 
@@ -32,15 +31,6 @@ held_out: 0
 seed: 1
 """
 CLASSES = ("ab", "cd", "ef", "gh", "ij", "kl")
-
-
-def write_words(path: Path, counts: dict[str, int], seed: int) -> None:
-    rng = random.Random(seed)
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("text", "label"))
-        for label, count in counts.items():
-            writer.writerows(("".join(rng.choices(label, k=8)), label) for _ in range(count))
 
 
 @pytest.fixture(scope="module")

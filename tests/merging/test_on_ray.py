@@ -18,7 +18,7 @@ import pytest
 from prefmerge import Receipt, merge
 from prefmerge.errors import MissingExtra, NonFiniteValue, UsageError
 from prefmerge.ground import atomic
-from prefmerge.merging import engine, on_ray
+from prefmerge.merging import on_ray
 from prefmerge.merging.api import recipe_of
 from prefmerge.merging.plan import make_plan
 from prefmerge.merging.sweep import sweep
@@ -50,20 +50,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             yield flag
         finally:
             ray.shutdown()
-
-
-@pytest.fixture
-def filled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The tensors that this process fills, and no worker."""
-    names: list[str] = []
-    ready = engine._Merge.ready  # pyright: ignore[reportPrivateUsage]
-
-    def counted(self: Any, filling: Any) -> Any:
-        names.append(filling.entry.name)
-        return ready(self, filling)
-
-    monkeypatch.setattr(engine._Merge, "ready", counted)  # pyright: ignore[reportPrivateUsage]
-    return names
 
 
 def of(receipt: Receipt) -> dict[str, Any]:

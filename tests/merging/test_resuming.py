@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from prefmerge import Receipt, merge
 from prefmerge.errors import CheckpointChanged, DiskFull, OutputBusy, OutputError, OutputExists
 from prefmerge.ground import atomic, locks
-from prefmerge.merging import engine, many, pieces
+from prefmerge.merging import many, pieces
 from prefmerge.merging.api import recipe_of, run
 from prefmerge.merging.recipe_documents import merge_recipes
 from prefmerge.merging.sweep import sweep
@@ -44,20 +44,6 @@ class Stop(Exception):
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """A piece for every tensor, so that what is kept does not depend on the time."""
     monkeypatch.setattr(pieces, "EVERY", 0.0)
-
-
-@pytest.fixture
-def merged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The tensors that were filled since."""
-    names: list[str] = []
-    ready = engine._Merge.ready  # pyright: ignore[reportPrivateUsage]
-
-    def counted(self: Any, filling: Any) -> Any:
-        names.append(filling.entry.name)
-        return ready(self, filling)
-
-    monkeypatch.setattr(engine._Merge, "ready", counted)  # pyright: ignore[reportPrivateUsage]
-    return names
 
 
 @contextlib.contextmanager
@@ -106,20 +92,20 @@ def names_of(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_resumes_to_the_same_bytes_and_receipt(method: str, tmp_path: Path, merged: list[str]) -> None:
+def test_every_method_resumes_to_the_same_bytes_and_receipt(method: str, tmp_path: Path, filled: list[str]) -> None:
     rule = METHODS[method]
     base, tasks = files(tmp_path, tasks=min(rule.most if rule.most is not None else 2, 2))
     given: dict[str, Any] = {"method": method, **OWN.get(method, {})}
     whole = merge(base, tasks, tmp_path / "whole.safetensors", **given)
-    everything = sorted(merged)
-    merged.clear()
+    everything = sorted(filled)
+    filled.clear()
     interrupt(base, tasks, tmp_path / "out.safetensors", **given)
-    done = merged[:2]
-    merged.clear()
+    done = filled[:2]
+    filled.clear()
     receipt = merge(base, tasks, tmp_path / "out.safetensors", resume=True, **given)
     assert (tmp_path / "out.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
     assert receipt.run.kept == 2
-    assert sorted([*merged, *done]) == everything  # each tensor was finished once
+    assert sorted([*filled, *done]) == everything  # each tensor was finished once
     assert of(receipt) == of(whole)
     assert left(tmp_path / "out.safetensors") == []
 
@@ -152,7 +138,7 @@ def test_however_it_is_written(given: dict[str, Any], out: str, dtype: str, tmp_
 
 
 def test_a_model_as_one_scope_that_is_finished_needs_no_selection(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, merged: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, filled: list[str]
 ) -> None:
     base, tasks = files(tmp_path, tasks=2)
     whole = merge(base, tasks, tmp_path / "whole.safetensors", scope="model")
@@ -165,9 +151,9 @@ def test_a_model_as_one_scope_that_is_finished_needs_no_selection(
         patched.setattr(many, "_published", refuse)
         with pytest.raises(Stop):
             merge(base, tasks, out, scope="model", resume=True)
-    merged.clear()
+    filled.clear()
     receipt = merge(base, tasks, out, scope="model", resume=True)
-    assert merged == []
+    assert filled == []
     assert of(receipt) == of(whole)
     interrupt(base, tasks, out.with_name("more.safetensors"), scope="model")
     change(tasks[0], names_of(base)[-1])  # budgets over the whole model: nothing of before holds
@@ -228,19 +214,19 @@ def test_other_shards_and_another_version_take_nothing(tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize("which", ["base", "task"])
 def test_of_a_changed_input_the_tensors_that_are_the_same_are_taken(
-    which: str, tmp_path: Path, merged: list[str]
+    which: str, tmp_path: Path, filled: list[str]
 ) -> None:
     base, tasks = files(tmp_path, tasks=2)
     out = tmp_path / "out.safetensors"
     interrupt(base, tasks, out)
-    done = merged[:2]
+    done = filled[:2]
     changed = base if which == "base" else tasks[1]
     times = changed.stat()
     change(changed, done[0])
     os.utime(changed, ns=(times.st_atime_ns, times.st_mtime_ns))
-    merged.clear()
+    filled.clear()
     receipt = merge(base, tasks, out, resume=True)
-    assert (receipt.run.kept, done[0] in merged, done[1] in merged) == (1, True, False)
+    assert (receipt.run.kept, done[0] in filled, done[1] in filled) == (1, True, False)
     whole = merge(base, tasks, tmp_path / "whole.safetensors")
     assert of(receipt) == of(whole)
     assert out.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
@@ -307,20 +293,20 @@ def test_what_is_damaged_is_made_again(damage: Callable[[Path], None], tmp_path:
     assert out.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
 
 
-def test_of_damaged_weights_the_others_are_taken(tmp_path: Path, merged: list[str]) -> None:
+def test_of_damaged_weights_the_others_are_taken(tmp_path: Path, filled: list[str]) -> None:
     base, tasks = files(tmp_path, tasks=2)
     out = tmp_path / "out.safetensors"
     interrupt(base, tasks, out)
-    done = merged[:2]
+    done = filled[:2]
     (weights,) = (left(out)[0] / "output").iterdir()
     content = bytearray(weights.read_bytes())
     header = int.from_bytes(content[:8], "little")
     begin, end = json.loads(content[8 : 8 + header])[done[0]]["data_offsets"]
     content[8 + header + (begin + end) // 2] ^= 64
     weights.write_bytes(content)
-    merged.clear()
+    filled.clear()
     assert merge(base, tasks, out, resume=True).run.kept == 1
-    assert done[0] in merged
+    assert done[0] in filled
     merge(base, tasks, tmp_path / "whole.safetensors")
     assert out.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
 
@@ -467,16 +453,16 @@ def test_what_the_command_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_a_report_has_what_was_measured_before(before: bool, tmp_path: Path, merged: list[str]) -> None:
+def test_a_report_has_what_was_measured_before(before: bool, tmp_path: Path, filled: list[str]) -> None:
     """Without a report before, nothing was measured, so all is merged again."""
     base, tasks = files(tmp_path)
     whole, out = tmp_path / "whole.safetensors", tmp_path / "out.safetensors"
     merge(base, tasks, whole, method="magmax", report=True)
-    every = len(merged)
+    every = len(filled)
     interrupt(base, tasks, out, method="magmax", report=before)
-    merged.clear()
+    filled.clear()
     receipt = merge(base, tasks, out, resume=True, method="magmax", report=True)
-    assert len(merged) == (every - 2 if before else every)
+    assert len(filled) == (every - 2 if before else every)
     assert out.read_bytes() == whole.read_bytes()
     assert receipt.run.kept == (2 if before else None)
     reports = [path.with_name(f"{path.name}.report.html").read_bytes() for path in (whole, out)]

@@ -25,7 +25,7 @@ NARROWEST = 5.0  # % of the width that holds a task's number
 
 @dataclass(frozen=True)
 class Bar:
-    """A row: `value`, and the ends of its interval, as fractions; what is told of it. None: not known."""
+    """A row: its name, a value and the ends of its interval as fractions (None: not known), and `told`, the words."""
 
     name: str
     value: float | None
@@ -37,7 +37,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class StackedBar:
-    """A row: a fraction for each task, and what is told of their sum."""
+    """A row: its name, a fraction for each task, and `told`, the words for their sum."""
 
     name: str
     parts: tuple[float, ...]

@@ -1,7 +1,7 @@
 """report.html: what is known of the target and what the model is worth there, in one file without a script.
 
-Nothing is computed here. The merge itself is told as `prefmerge merge --report` tells it. Cost: some kilobytes. Not
-here: how a report looks (`prefmerge.report`).
+Nothing is computed here. The part on the merge is that of `prefmerge merge --report`. Cost: some kilobytes. Not here:
+how a report looks (`prefmerge.report`).
 """
 
 from __future__ import annotations
