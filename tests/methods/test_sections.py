@@ -73,14 +73,16 @@ def in_one(method: InSections, tensors: Sequence[Deltas], how: Settings, work: W
 def problems(draw: st.DrawFn) -> tuple[list[Deltas], list[int]]:
     """Tensors with ties, zeros, unchanged ones and empty ones among them; and where to cut."""
     sizes = draw(st.lists(st.sampled_from([0, 1, 7, 64, 300, 1000]), min_size=1, max_size=6))
-    kinds = draw(st.lists(st.sampled_from(["steps", "normal", "unchanged"]), min_size=len(sizes), max_size=len(sizes)))
+    kinds = draw(
+        st.lists(st.sampled_from(["steps", "steps", "normal", "unchanged"]), min_size=len(sizes), max_size=len(sizes))
+    )
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     tensors: list[Deltas] = []
     for i, (size, kind) in enumerate(zip(sizes, kinds, strict=True)):
         steps = rng.integers(-3, 4, (TASKS, size)) / 64 if kind == "steps" else rng.standard_normal((TASKS, size))
         steps = steps * (kind != "unchanged")
         tensors.append(Arrays(np.cumsum(steps, axis=0).astype(np.float32), f"layer.{i}"))
-    cuts = draw(st.sets(st.integers(0, len(sizes)), max_size=4))  # at an end: a section without tensors
+    cuts = draw(st.sets(st.integers(0, len(sizes)), min_size=1, max_size=4))  # at an end: a section without tensors
     return tensors, sorted(cuts)
 
 
@@ -115,6 +117,16 @@ def test_any_cut_gives_the_same(case: str, problem: tuple[list[Deltas], list[int
     (method, how), (tensors, cuts) = CASES[case], problem
     with Workspace(block=64) as work:
         assert of(method, tensors, how, cuts, work) == in_one(method, tensors, how, work)
+
+
+@pytest.mark.parametrize("cuts", [[1], [2], [1, 2], [0, 1, 1, 3]])
+def test_equals_are_kept_in_the_order_of_all_tensors(cuts: list[int]):
+    method, how = ties(density=(Fraction(1, 2),) * TASKS)
+    tensors: list[Deltas] = [Arrays(np.ones((TASKS, size), np.float32), str(size)) for size in (10, 20, 5)]
+    with Workspace(block=8) as work:
+        vectors, _ = of(method, tensors, how, cuts, work)
+    kept = np.concatenate([np.frombuffer(one, np.float32) for one in vectors])
+    assert kept.tolist() == [1.0] * 17 + [0.0] * 18
 
 
 def walk(sizes: Sequence[int], seed: int = 0) -> list[Deltas]:
