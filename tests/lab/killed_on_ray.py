@@ -1,5 +1,5 @@
-"""Set up in every worker of test_on_ray's cluster: one that finds the file CELL kills itself before it keeps a cell,
-one that finds TRAINING when a task of a training is kept. A file that is found goes, so that one worker dies.
+"""Set up in every worker of test_on_ray's cluster: one that finds the file TRAINING when a task of a training is kept
+kills itself. The file goes then, so that one worker dies.
 """
 
 from __future__ import annotations
@@ -9,21 +9,15 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from prefmerge.ground import atomic
-from prefmerge.lab.cells import Cell
 
 FLAGS = "PREFMERGE_TEST_FLAGS"  # the variable that names the folder of these files
-CELL, TRAINING = "cell", "training"
+CELL, TRAINING = "cell", "training"  # a test's own worker looks for CELL
 
 
 def setup() -> None:
-    keep, whole_folder = Cell.keep, atomic.whole_folder
-
-    def kept(*given: Any) -> None:
-        die(CELL)
-        keep(*given)
+    whole_folder = atomic.whole_folder
 
     @contextlib.contextmanager
     def filled(target: Path) -> Iterator[Path]:
@@ -32,7 +26,6 @@ def setup() -> None:
         if target.parent.name == "tasks":
             die(TRAINING)
 
-    Cell.keep = kept  # pyright: ignore[reportAttributeAccessIssue]
     atomic.whole_folder = filled
 
 

@@ -106,12 +106,10 @@ def test_trainings_and_cells_give_the_results_of_one_machine(cluster: Path, runs
     text = f"finetune: {runs}/sequential-1.yaml\nseeds: [1]\n{ONE_RUN}"
     told: list[str] = []
     watched: list[Any] = []
-    (cluster / CELL).touch()
     (cluster / TRAINING).touch()
     out = tmp_path / "out"
     asked = recipe(runs, tmp_path, text)
     found = run(asked, out, ray="local", jobs=1, say=told.append, watch=lambda *now: watched.append(now))
-    assert not (cluster / CELL).exists()
     assert not (cluster / TRAINING).exists()
     assert told[0] == "On Ray: one after another, with 2 processors, on 1 machine."
     assert {name for name, _ in watched} == {"sequential-seed-1"}
