@@ -44,6 +44,14 @@ class AdaptArguments(TypedDict, total=False):
     report: Where | None
     threads: int | None
     force: bool
+    score: str | None
+    confirm: str | None
+    score_key: str | None
+    lower_is_better: bool
+    budgets: str | None
+    jobs: int
+    timeout: float | None
+    max_memory: str
 
 
 class CheckArguments(TypedDict, total=False):

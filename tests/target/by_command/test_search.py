@@ -22,7 +22,7 @@ from prefmerge.errors import DiskFull, MethodError, OutputExists, RunError, Usag
 from prefmerge.merging.api import run
 from prefmerge.merging.recipe_file import read_recipe
 from prefmerge.target.by_command import CommandOutcome, scoring
-from tests.target.by_command.models import calls, make, python
+from tests.target.by_command.models import calls, make, python, score_of
 
 pytest.importorskip("optuna", reason="search needs the extra places")
 
@@ -50,14 +50,6 @@ def search(**given: Any) -> CommandOutcome:
     outcome = prefmerge.search(**asked)  # pyright: ignore[reportArgumentType]
     assert isinstance(outcome, CommandOutcome)
     return outcome
-
-
-def score_of(model: Path | str) -> float:
-    """The command's score, computed once more."""
-    file = Path(model)
-    tensors = load_file(file / "model.safetensors" if file.is_dir() else file)
-    goals = json.loads(Path("goal.json").read_text())
-    return sum(float(((tensors[f"layers.{i}.w"] - np.array(goal)) ** 2).sum()) for i, goal in enumerate(goals))
 
 
 def test_a_search_is_better_than_every_input_and_its_recipe_makes_the_same_bytes(place: Path):
@@ -169,8 +161,8 @@ def test_the_best_input_is_kept_where_the_winner_does_not_win(place: Path):
     outcome = search(confirm=f"{python('confirm.py')} {{model}}", model="chosen")
     assert outcome.best.task is None
     assert outcome.chosen.what == "task birds"
-    assert outcome.verdict.startswith("task birds, which you have, is no worse than the search's best")
-    assert "chose among the inputs" in outcome.doubt
+    assert outcome.verdict.startswith("task birds, which you have, is no worse than the best candidate, ")
+    assert "chose among what was compared" in outcome.doubt
     assert outcome.settings == {}
     assert read_recipe("found/recipe.yaml").method == "passthrough"
     birds, chosen = (load_file(place / name / "model.safetensors") for name in ("birds", "chosen"))
@@ -304,9 +296,12 @@ def test_confirming_scores_that_fail_are_noted(place: Path):
 
 def test_no_merge_better_than_an_input(place: Path):
     (place / "inputs.py").write_text("import sys\nprint(9 if 'candidates' in sys.argv[1] else 1)\n")
-    outcome = search(score=f"{python('inputs.py')} {{model}}", confirm=CONFIRM, trials=9)
-    assert outcome.best.what == "base"
+    outcome = search(score=f"{python('inputs.py')} {{model}}", trials=9)
+    assert outcome.chosen.what == outcome.best.what == "base"
     assert outcome.verdict == "No merge scored better than base, which you have (lower is better). It is kept."
+    outcome = search(score=f"{python('inputs.py')} {{model}}", confirm=CONFIRM, trials=9)
+    assert (outcome.best.what, outcome.chosen.what) == ("base", "task cars")
+    assert outcome.verdict.startswith("task cars, which you have, is no worse than the best candidate, base (")
 
 
 def test_a_method_that_cannot_merge_these_is_refused_at_once(place: Path):

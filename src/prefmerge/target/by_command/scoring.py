@@ -10,6 +10,7 @@ batch a reading of the inputs and the writing of its models; the command. Not he
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -73,6 +74,15 @@ class CommandScoring:
     def kept(self, start: Start, command: Command, budget: str) -> CommandScore | None:
         """The score that an earlier call has kept, or why there was none."""
         return self._known.get(key := self.key(start, command, budget)) or self._read(key)
+
+    def forget(self, starts: Sequence[Start], command: Command, budget: str) -> None:
+        """Keep nothing of these, and no folder of scores where that was all."""
+        for start in starts:
+            key = self.key(start, command, budget)
+            self._known.pop(key, None)
+            self._store.file(key).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty: then it stays
+            self._store.folder.rmdir()
 
     def each(
         self, starts: Sequence[Start], command: Command, budget: str = "", seen: Callable[[], None] | None = None
