@@ -290,6 +290,7 @@ def test_what_is_typed_is_what_is_asked(monkeypatch: pytest.MonkeyPatch):
         )
         needed = ("run", name) if name in ("inputs", "pairs") else needed
         needed = ("run", "labels", "out", "score") if name in ("score", *OF_SCORE) else needed
+        needed = (*needed, "confirm") if name == "confirm_repeats" else needed
         typed: list[str] = []
         for one in dict.fromkeys([*needed, name]):
             typed += _typed(one)

@@ -46,6 +46,7 @@ class AdaptArguments(TypedDict, total=False):
     force: bool
     score: str | None
     confirm: str | None
+    confirm_repeats: int
     score_key: str | None
     lower_is_better: bool
     budgets: str | None
@@ -114,6 +115,7 @@ class SearchArguments(TypedDict, total=False):
     force: bool
     score: str | None
     confirm: str | None
+    confirm_repeats: int
     score_key: str | None
     lower_is_better: bool
     budgets: str | None

@@ -5,17 +5,20 @@
 Compared are the inputs, and where there is one, what would be merged without scores (`default`). Where the best
 candidate is not ahead of all of them, the best of them is chosen. A score has an interval only where the command
 printed a standard error; that of a difference is then sqrt(e1^2 + e2^2), which is too wide where both were measured on
-the same samples. Cost: none. Not here: how the scores come about (`judge`).
+the same samples. Where the command was run several times, the interval of a difference is that of its mean over the
+runs (Student's t), or the one before where that is wider. Cost: none. Not here: how the scores come about (`judge`).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import stdev
 from typing import Any
 
+from prefmerge.ground.stats import LEVEL, t_quantile
 from prefmerge.target.by_command.command import CommandScore
-from prefmerge.target.by_command.number import MeasuredNumber
+from prefmerge.target.by_command.number import MeasuredNumber, RepeatedNumber
 from prefmerge.target.scored import ScoreTable
 from prefmerge.target.search.trial import ScoredTrial
 
@@ -35,6 +38,14 @@ class Contender:
         return self.score if isinstance(self.score, MeasuredNumber) else None
 
     @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of the score, where its error is known."""
+        if self.measured is None or self.measured.error is None:
+            return None
+        half = _sure(self.measured) * self.measured.error
+        return self.measured.value - half, self.measured.value + half
+
+    @property
     def text(self) -> str:
         """The score, with its standard error where there is one."""
         if self.measured is None:
@@ -45,7 +56,8 @@ class Contender:
     def to_json(self) -> dict[str, Any]:
         own = {"number": self.trial.number, "what": self.trial.what}
         if isinstance(self.score, MeasuredNumber):
-            return {**own, "score": self.score.value, "error": self.score.error}
+            runs = {"runs": list(self.score.runs)} if isinstance(self.score, RepeatedNumber) else {}
+            return {**own, "score": self.score.value, "error": self.score.error, **runs}
         return {**own, "score": None, "why": self.score.why}
 
 
@@ -64,7 +76,7 @@ class Rung:
 class CommandChoice:
     """`compared`: the best candidate first, unless it is one of those that it is compared with; then these, the best
     first. `confirm`: the confirming command, which scored them. `default`: the number of the trial that is merged where
-    there are no scores.
+    there are no scores. `repeats`: how often the confirming command was run for each.
     """
 
     command: str
@@ -75,6 +87,7 @@ class CommandChoice:
     chosen: ScoredTrial
     compared: tuple[Contender, ...]
     default: int | None = None
+    repeats: int = 1
 
     @property
     def confirmed(self) -> bool:
@@ -106,8 +119,8 @@ class CommandChoice:
                 f"{self.best.what} ({chosen.text} and {own.text}; {self.better}). It is kept."
             )
         rival = rivals[0]
-        ahead, error = ahead_of(own, rival, self.lower)
-        sure = "" if error is None else f", 95 % interval {ahead - SURE * error:.3g} to {ahead + SURE * error:.3g}"
+        ahead, half = ahead_of(own, rival, self.lower)
+        sure = "" if half is None else f", 95 % interval {ahead - half:.3g} to {ahead + half:.3g}"
         of = "the best input, " if rival.trial.task is not None else "the default, "
         return (
             f"{self.best.what} is chosen: {own.text}, better by {ahead:.3g} than {of}{rival.trial.what} "
@@ -122,8 +135,11 @@ class CommandChoice:
         """The score that is to be expected of the chosen model, in a sentence."""
         own = self.row(self.chosen)
         score = "none" if own is None else own.text
-        if self.confirmed:
-            return f"Expected: {score}, by the confirming command ({self.better})."
+        if self.confirmed and own is not None:
+            ends = own.interval
+            sure = "" if ends is None else f", 95 % interval {ends[0]:.{DIGITS}g} to {ends[1]:.{DIGITS}g}"
+            runs = f", the mean of {self.repeats} runs" if self.repeats > 1 else ""
+            return f"Expected: {score}{sure}{runs}, by the confirming command ({self.better})."
         return f"By the score that chose it: {score} ({self.better}). How good it is on other samples is not known."
 
     @property
@@ -136,6 +152,16 @@ class CommandChoice:
             )
         if self.chosen.number != self.best.number:
             return "The confirming scores chose among what was compared, so that of the best one is somewhat too good."
+        if self.repeats > 1:
+            if not any(row.interval for row in self.compared):
+                return (
+                    "All runs of the confirming command print the same, so there is no interval. Give it {repeat} as a "
+                    "seed, or have it print a standard error (0.61 +- 0.02)."
+                )
+            return (
+                f"The interval is that of {self.repeats} runs: it holds what differs from run to run, and not that "
+                "samples are few, unless the command prints a standard error too or {repeat} draws other samples."
+            )
         if any(row.measured is not None and row.measured.error is not None for row in self.compared):
             return "The interval takes the two scores as independent; on the same samples the true one is narrower."
         return "One score has no interval: have the command print a standard error (0.61 +- 0.02) to get one."
@@ -144,6 +170,7 @@ class CommandChoice:
         return {
             "command": self.command,
             "confirm": self.confirm,
+            "confirm_repeats": self.repeats,
             "better": "lower" if self.lower else "higher",
             "budgets": [rung.to_json() for rung in self.rungs],
             "compared": [row.to_json() for row in self.compared],
@@ -164,10 +191,27 @@ class CommandChoice:
 
 
 def ahead_of(one: Contender, other: Contender, lower: bool) -> tuple[float, float | None]:
-    """How much better the first is, and the standard error of that where both have one."""
-    assert one.measured is not None
-    assert other.measured is not None
-    difference = one.measured.value - other.measured.value
-    known = one.measured.error is not None and other.measured.error is not None
-    error = math.hypot(one.measured.error or 0.0, other.measured.error or 0.0) if known else None
-    return (-difference if lower else difference), error
+    """How much better the first is, and half of the 95 % interval of that, where it is known."""
+    first, second = one.measured, other.measured
+    assert first is not None
+    assert second is not None
+    ahead = first.value - second.value
+    halves: list[float] = []
+    errors = [_printed(each) for each in (first, second)]
+    if None not in errors:
+        halves.append(SURE * math.hypot(*(error or 0.0 for error in errors)))
+    if isinstance(first, RepeatedNumber) and isinstance(second, RepeatedNumber):
+        apart = [a - b for a, b in zip(first.runs, second.runs, strict=True)]
+        spread = stdev(apart) / math.sqrt(len(apart))
+        halves += [t_quantile(LEVEL, len(apart) - 1) * spread] if spread else []
+    return -ahead if lower else ahead, max(halves, default=None)
+
+
+def _printed(number: MeasuredNumber) -> float | None:
+    """The standard error that a command prints."""
+    return number.printed if isinstance(number, RepeatedNumber) else number.error
+
+
+def _sure(number: MeasuredNumber) -> float:
+    """Standard errors on each side of the 95 % interval of a score."""
+    return t_quantile(LEVEL, len(number.runs) - 1) if isinstance(number, RepeatedNumber) else SURE

@@ -35,6 +35,11 @@ class Commands:
         self.confirm = None
         if asked.confirm is not None:
             self.confirm = Command(asked.confirm, "--confirm", asked.score_key, asked.timeout)
+        self.repeats = asked.confirm_repeats
+        if self.repeats > 1 and self.confirm is None:
+            raise UsageError(f"--confirm-repeats {self.repeats} has no use without --confirm COMMAND.")
+        if self.score.has("repeat"):
+            raise UsageError("--score is run once for each candidate. {repeat} is for --confirm.")
         self.budgets = _budgets(asked.budgets, self.score, self.confirm)
         self.lower = asked.lower_is_better
 
@@ -95,6 +100,7 @@ class CommandJudge:
             chosen=chosen,
             compared=compared,
             default=default,
+            repeats=self.commands.repeats,
         )
 
     def _rungs(self, trials: Sequence[ScoredTrial]) -> tuple[Rung, ...]:
@@ -157,7 +163,8 @@ class CommandJudge:
             count += 1
             self.progress(count, len(trials), "confirming")
 
-        scores = self.scoring.each([start_of(one) for one in trials], confirm, seen=seen)
+        starts = [start_of(one) for one in trials]
+        scores = self.scoring.each(starts, confirm, seen=seen, repeats=self.commands.repeats)
         rows = [Contender(one, score) for one, score in zip(trials, scores, strict=True)]
         for row in rows:
             if isinstance(row.score, Failure):

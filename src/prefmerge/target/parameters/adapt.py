@@ -29,6 +29,7 @@ from prefmerge.target.parameters.scored import (
     BUDGETS,
     COMMANDS,
     CONFIRM,
+    CONFIRM_REPEATS,
     JOBS,
     LOWER_IS_BETTER,
     MAX_MEMORY,
@@ -161,6 +162,7 @@ class Parameters(Declaring):
     force: Annotated[bool, FORCE] = False
     score: Annotated[str | None, SCORE] = None
     confirm: Annotated[str | None, CONFIRM] = None
+    confirm_repeats: Annotated[int, CONFIRM_REPEATS] = 1
     score_key: Annotated[str | None, SCORE_KEY] = None
     lower_is_better: Annotated[bool, LOWER_IS_BETTER] = False
     budgets: Annotated[str | None, BUDGETS] = None

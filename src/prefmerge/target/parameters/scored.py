@@ -16,6 +16,12 @@ CONFIRM = Declared(
     "The same on held-out samples: it scores the best candidate and every input, and decides.",
     metavar="COMMAND",
 )
+CONFIRM_REPEATS = Declared(
+    "Run --confirm so often for each model: the estimate is the mean, with an interval. {repeat} is then 1, 2 and so "
+    "on, such as for a seed.",
+    metavar="N",
+    least=1,
+)
 SCORE_KEY = Declared(
     "Where the score is in the JSON that the command prints or leaves in {out}: names joined by /, such as "
     "results/gsm8k/acc,none.",
@@ -31,5 +37,14 @@ TIMEOUT = Declared("Give up a candidate whose command takes longer.", metavar="S
 MAX_MEMORY = Declared("Bound on the working memory of a merge with --score.", metavar="SIZE", local=True)
 
 # Without --score they have no use.
-OF_SCORE = ("confirm", "score_key", "lower_is_better", "budgets", "jobs", "timeout", "max_memory")
+OF_SCORE = (
+    "confirm",
+    "confirm_repeats",
+    "score_key",
+    "lower_is_better",
+    "budgets",
+    "jobs",
+    "timeout",
+    "max_memory",
+)
 COMMANDS = ("score", "confirm")  # are run: never taken from a file

@@ -26,6 +26,7 @@ from prefmerge.target.parameters.declared import (
 from prefmerge.target.parameters.scored import (
     BUDGETS,
     CONFIRM,
+    CONFIRM_REPEATS,
     JOBS,
     LOWER_IS_BETTER,
     MAX_MEMORY,
@@ -96,6 +97,7 @@ class SearchParameters(Declaring):
     force: Annotated[bool, replace(FORCE, help="Start over where a search is kept already.")] = False
     score: Annotated[str | None, SCORE] = None
     confirm: Annotated[str | None, CONFIRM] = None
+    confirm_repeats: Annotated[int, CONFIRM_REPEATS] = 1
     score_key: Annotated[str | None, SCORE_KEY] = None
     lower_is_better: Annotated[bool, LOWER_IS_BETTER] = False
     budgets: Annotated[str | None, BUDGETS] = None
