@@ -22,10 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import common, yardstick
+from benchmarks import common, time_by_kernel, yardstick
 from benchmarks.make_checkpoints import LANGUAGE_MODELS, MODELS, encoded, make, shapes_of
 
-BILLION = common.RESULTS / "merge_speed_billion.json"  # --model qwen2-1b --every-method --dtype bfloat16
+OTHERS = (
+    common.RESULTS / "merge_speed_billion.json",  # --model qwen2-1b --every-method --tasks 5 --dtype bfloat16
+    time_by_kernel.RESULT,
+)
 TEN = 10  # models of a sweep
 MANY = 10  # tasks from which on no sweeps are timed, which takes long
 CHECKED = ("visual.ln_post.weight", "visual.class_embedding", "visual.proj")
@@ -286,8 +289,10 @@ def _times(row: dict[str, Any], name: str) -> str:
     return f"{row[name]:.1f}" if name in row else ""
 
 
-def render(data: dict[str, Any], billion: dict[str, Any] | None = None) -> str:
-    """docs/speed.md, but for what other benchmarks write below. `billion`: the result for a model of 1 B elements."""
+def render(data: dict[str, Any], billion: dict[str, Any], by_kernel: dict[str, Any]) -> str:
+    """docs/speed.md, but for what other benchmarks write below. `billion`: the result for a model of 1 B elements;
+    `by_kernel`: that of `time_by_kernel`.
+    """
     made_by = "python -m benchmarks.merge_speed --render-only --docs docs/speed.md"
     about = (
         f"{_model(data)} "
@@ -299,9 +304,8 @@ def render(data: dict[str, Any], billion: dict[str, Any] | None = None) -> str:
     )
     generated = f"<!-- generated from benchmarks/results/merge_speed.json: {made_by} -->\n"
     parts = ["# Speed and memory\n", generated, data["question"] + "\n", about, *_tables(data)]
-    if billion is not None:
-        parts += ["## Every method, with a billion elements\n", f"{_model(billion)}\n", *_tables(billion)]
-    return "\n".join(parts)
+    parts += ["## Every method, with a billion elements\n", f"{_model(billion)}\n", *_tables(billion)]
+    return "\n".join([*parts, time_by_kernel.render(by_kernel)])
 
 
 def _model(data: dict[str, Any]) -> str:
@@ -367,8 +371,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.docs:
         before = options.docs.read_text(encoding="utf-8") if options.docs.exists() else ""
         _, mark, others = before.partition("\n<!-- made by ")
-        billion = json.loads(BILLION.read_text(encoding="utf-8")) if BILLION.exists() else None
-        own = render(json.loads(options.result.read_text(encoding="utf-8")), billion)
+        own = render(*(json.loads(file.read_text(encoding="utf-8")) for file in (options.result, *OTHERS)))
         options.docs.write_text(own + mark + others, encoding="utf-8")
 
 
