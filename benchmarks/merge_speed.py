@@ -190,9 +190,17 @@ def as_stored(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def measure(
-    base: Path, tasks: Sequence[Path], workdir: Path, rows_wanted: Sequence[Case], *, runs: int
+    base: Path,
+    tasks: Sequence[Path],
+    workdir: Path,
+    rows_wanted: Sequence[Case],
+    *,
+    runs: int,
+    small: tuple[Path, Sequence[Path]] | None = None,
 ) -> dict[str, Any]:
-    """All rows for these inputs."""
+    """All rows for these inputs. `small`: a base and as many tasks of a small model in the same format, on which each
+    case first compiles its kernels where this machine never has.
+    """
     inputs, out = [base, *tasks], workdir / "merged.safetensors"
     nbytes = sum(path.stat().st_size for path in inputs)
     yardstick.measure(inputs, workdir / "yardstick.tmp")  # warms the page cache
@@ -206,6 +214,9 @@ def measure(
 
     for case in rows_wanted:
         measured = []
+        if small is not None:
+            common.run_measured(command(case, *small, out))
+            shutil.rmtree(out.with_suffix(""), ignore_errors=True)
         for run in range(runs + 1):
             stick(case.cold)
             if case.cold:
@@ -214,9 +225,7 @@ def measure(
             if run == 0:
                 check(case, base, tasks, out)
         shutil.rmtree(out.with_suffix(""), ignore_errors=True)
-        del measured[
-            : runs > 0
-        ]  # the first compiles kernels where this machine never has; with no other run it must do
+        del measured[: runs > 0]  # the first finds caches cold; with no other run it must do
         seconds = common.spread([m.seconds for m in measured])
         rows.append(
             {
@@ -255,12 +264,15 @@ def benchmark(
     """The whole result, ready to be written. `every`: of all methods."""
     origin = common.provenance()
     base, made = make(workdir, model=model, tasks=max(tasks), dtype=dtype)
+    toy = "qwen2-toy" if model in LANGUAGE_MODELS else "toy"
+    small = None if model == toy else make(workdir / "small", model=toy, tasks=max(tasks), dtype=dtype)
     try:
-        sets = [
-            measure(base, made[:count], workdir, every_method(count) if every else cases(count, cold), runs=runs)
-            for count in tasks
-        ]
+        sets = []
+        for count in tasks:
+            rows, first = every_method(count) if every else cases(count, cold), small and (small[0], small[1][:count])
+            sets.append(measure(base, made[:count], workdir, rows, runs=runs, small=first))
     finally:
+        shutil.rmtree(workdir / "small", ignore_errors=True)
         if not keep:
             for path in (base, *made):
                 path.unlink()
