@@ -32,7 +32,7 @@ from prefmerge.merging.recipe import Recipe
 from prefmerge.report import place
 from prefmerge.runs import IN_SEQUENCE
 from prefmerge.target.by_command.choice import CommandChoice
-from prefmerge.target.by_command.judge import CommandJudge, Commands, start_of, trial_of
+from prefmerge.target.by_command.judge import CommandJudge, ScoringCommands, start_of, trial_of
 from prefmerge.target.by_command.scoring import SCORES, SCRATCH, CommandScoring
 from prefmerge.target.by_command.sources import Sources, settings_of
 from prefmerge.target.checkpoints import Checkpoints, label_counts
@@ -76,7 +76,7 @@ class ScoredCandidates:
         return self.choice.tables_of(f"the best of {counted(len(self.choice.rungs[0].rows), 'candidate')}", MOST_ROWS)
 
     def to_json(self) -> dict[str, Any]:
-        """Commands and what they printed without paths, for the file may be published."""
+        """The commands and what they printed without paths, for the file may be published."""
         return _told({**self.choice.to_json(), "expected": self.expected})
 
 
@@ -91,7 +91,7 @@ def adapt_by_command(asked: Parameters, progress: Progress | None = None) -> Ada
     check_output(asked.out, asked.force)
     place.asked_of(asked.report, asked.out, folder=True, force=asked.force)
     parse_bytes(asked.max_memory, "--max-memory")
-    commands = Commands(asked)
+    commands = ScoringCommands(asked)
     progress(0, 0, "reading the checkpoints")
     sources = Sources.of(asked)
     source = _source(asked, sources)

@@ -26,7 +26,7 @@ from prefmerge.target.search.trial import ScoredTrial
 PART = 3  # one of so many goes on to the next budget
 
 
-class Commands:
+class ScoringCommands:
     """The command that scores, the one that confirms, and the budgets. Raises UsageError for what makes no sense."""
 
     def __init__(self, asked: Parameters | SearchParameters) -> None:
@@ -57,7 +57,9 @@ class CommandJudge:
     of confirming scores that are not there.
     """
 
-    def __init__(self, commands: Commands, scoring: CommandScoring, progress: Progress, *, again: bool = False) -> None:
+    def __init__(
+        self, commands: ScoringCommands, scoring: CommandScoring, progress: Progress, *, again: bool = False
+    ) -> None:
         self.commands, self.scoring, self.progress, self.again = commands, scoring, progress, again
         self.notes: list[str] = []
 

@@ -33,7 +33,7 @@ from prefmerge.merging.receipt import Receipt
 from prefmerge.merging.recipe_text import recipe_file_text
 from prefmerge.outputs.receipts import RECEIPT, receipt_beside
 from prefmerge.outputs.write import kind_of
-from prefmerge.target.by_command.judge import CommandJudge, Commands, start_of, trial_of
+from prefmerge.target.by_command.judge import CommandJudge, ScoringCommands, start_of, trial_of
 from prefmerge.target.by_command.outcome import CommandOutcome
 from prefmerge.target.by_command.scoring import SCORES, CommandScoring
 from prefmerge.target.by_command.sources import Sources
@@ -89,7 +89,7 @@ class _Search:
     def __init__(self, asked: SearchParameters, folder: SearchFolder, progress: Progress) -> None:
         self.started = time.perf_counter()
         self.asked, self.folder, self.progress = asked, folder, progress
-        self.commands = Commands(asked)
+        self.commands = ScoringCommands(asked)
         parse_bytes(asked.max_memory, "--max-memory")
         progress(0, asked.trials, "reading the checkpoints")
         self.sources = Sources.of(asked)
