@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from prefmerge import Receipt, merge
+from prefmerge import Receipt, merge, merge_recipes
 from prefmerge.errors import MissingExtra, NonFiniteValue, UsageError
 from prefmerge.ground import atomic
 from prefmerge.merging import in_sections, on_ray
@@ -129,6 +129,21 @@ def test_budgets_over_the_whole_model(
     assert of(receipt) == of(whole)
     assert (tmp_path / "out" / "report.html").read_bytes() == (tmp_path / "whole" / "report.html").read_bytes()
     assert atomic.work_folders(tmp_path / "out") == []
+
+
+def test_a_file_of_several_recipes(cluster: Path, tmp_path: Path, filled: list[str]) -> None:
+    base, tasks = files(tmp_path, tasks=2)
+    first = f"name: half\nmerge_method: last\nbase_model: {base}\nmodels: [{{model: {tasks[0]}}}]\n"
+    second = f"merge_method: ties\nbase_model: {base}\nmodels: [{{model: half}}, {{model: {tasks[1]}}}]\n"
+    (tmp_path / "recipes.yaml").write_text(f"{first}---\n{second}")
+    merge_recipes(tmp_path / "recipes.yaml", tmp_path / "whole")
+    filled.clear()
+    merge_recipes(tmp_path / "recipes.yaml", tmp_path / "out", ray="local")
+    assert filled == []
+    for name in ("{}", "{}-parts/half"):
+        out, whole = (weights(tmp_path / name.format(one)) for one in ("out", "whole"))
+        assert out
+        assert out == whole
 
 
 def test_a_sweep_over_methods_and_both_scopes(cluster: Path, tmp_path: Path, filled: list[str]) -> None:
