@@ -99,7 +99,7 @@ def test_a_cell_whose_workers_are_lost_again_and_again_ends_it(
 
 def test_a_fault_of_the_program_is_raised(cluster: Path, tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError, match="a fault of the program's"):
-        did(OnRay(partial(Writer, tmp_path / "log"), TWO), cell("broken"), cell("other"))
+        did(OnRay(partial(Writer, tmp_path / "log"), Crew(1, 1, 0, 1)), cell("broken"))
 
 
 def test_trainings_and_cells_give_the_results_of_one_machine(cluster: Path, runs: Path, tmp_path: Path) -> None:
