@@ -301,9 +301,9 @@ def _times(row: dict[str, Any], name: str) -> str:
     return f"{row[name]:.1f}" if name in row else ""
 
 
-def render(data: dict[str, Any], billion: dict[str, Any], by_kernel: dict[str, Any]) -> str:
+def render(data: dict[str, Any], billion: dict[str, Any] | None = None, by_kernel: dict[str, Any] | None = None) -> str:
     """docs/speed.md, but for what other benchmarks write below. `billion`: the result for a model of 1 B elements;
-    `by_kernel`: that of `time_by_kernel`.
+    `by_kernel`: that of `time_by_kernel`. What is not there is left out.
     """
     made_by = "python -m benchmarks.merge_speed --render-only --docs docs/speed.md"
     about = (
@@ -316,8 +316,11 @@ def render(data: dict[str, Any], billion: dict[str, Any], by_kernel: dict[str, A
     )
     generated = f"<!-- generated from benchmarks/results/merge_speed.json: {made_by} -->\n"
     parts = ["# Speed and memory\n", generated, data["question"] + "\n", about, *_tables(data)]
-    parts += ["## Every method, with a billion elements\n", f"{_model(billion)}\n", *_tables(billion)]
-    return "\n".join([*parts, time_by_kernel.render(by_kernel)])
+    if billion is not None:
+        parts += ["## Every method, with a billion elements\n", f"{_model(billion)}\n", *_tables(billion)]
+    if by_kernel is not None:
+        parts.append(time_by_kernel.render(by_kernel))
+    return "\n".join(parts)
 
 
 def _model(data: dict[str, Any]) -> str:
@@ -383,7 +386,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.docs:
         before = options.docs.read_text(encoding="utf-8") if options.docs.exists() else ""
         _, mark, others = before.partition("\n<!-- made by ")
-        own = render(*(json.loads(file.read_text(encoding="utf-8")) for file in (options.result, *OTHERS)))
+        others_too = [json.loads(file.read_text(encoding="utf-8")) if file.exists() else None for file in OTHERS]
+        own = render(json.loads(options.result.read_text(encoding="utf-8")), *others_too)
         options.docs.write_text(own + mark + others, encoding="utf-8")
 
 
