@@ -18,7 +18,7 @@ from rich.table import Table
 from prefmerge.cli import screen
 from prefmerge.ground.words import counted, listed
 from prefmerge.methods import declared
-from prefmerge.methods.parameters import PREFERENCE, SEQUENTIAL
+from prefmerge.methods.parameters import PREFERENCE
 from prefmerge.methods.shares_by_layer import describe
 from prefmerge.preference import Preference
 from prefmerge.report import place
@@ -311,7 +311,9 @@ def _owners(receipt: Receipt, owned: Sequence[int]) -> Table:
 
 
 def _say_how(console: Console, settings: Mapping[str, Any], recipe: Recipe) -> None:
-    """Preference and parameters, whether they were given or not."""
+    """Preference and parameters, whether they were given or not, and what they take for granted."""
+    from prefmerge.merging.order import told_of_order
+
     if settings[PREFERENCE.name] is not None:
         given = "uniform (none was given)" if recipe.preference is None else describe(recipe.preference, _in_percent)
         console.print(f"Preference: {given}", soft_wrap=True)
@@ -323,14 +325,8 @@ def _say_how(console: Console, settings: Mapping[str, Any], recipe: Recipe) -> N
         if not (value is None or value is False or value == []) and name not in (PREFERENCE.name, *unused)
     }
     console.print(", ".join(f"{name} {_setting(value)}" for name, value in shown.items()) + ".", soft_wrap=True)
-    waiting, known = recipe.waits_for_order, recipe.with_order(True)
-    if len(recipe.tasks) > 1 and any(settings[one.name] != one.to_json(known[one]) for one in waiting):
-        values = " and ".join(f"{one.name} {one.text(known[one])}" for one in waiting)
-        console.print(
-            "It is not known that each task was trained after the one before it. If it was, add "
-            f"{SEQUENTIAL.spelled}: then the default is {values}.",
-            soft_wrap=True,
-        )
+    for sentence in told_of_order(recipe, settings):
+        console.print(sentence, soft_wrap=True)
 
 
 def _say_notes(console: Console, notes: Sequence[str]) -> None:
