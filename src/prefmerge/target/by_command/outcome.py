@@ -63,30 +63,29 @@ class Rung:
 
 @dataclass(frozen=True)
 class CommandOutcome:
-    """The result. `compared`: the search's best first, then the inputs. `confirmed`: by the confirming command.
-    `recipe`: the text of a recipe file; None where none can say it. `searched`: what was searched, as JSON.
-    """
+    """The result of a search by your own score. Scores are as the command prints them."""
 
     __repr__ = brief
 
-    command: str
-    confirm: str | None
-    lower: bool
-    searched: Mapping[str, Any]
-    trials: tuple[ScoredTrial, ...]
-    stopped: str
-    rungs: tuple[Rung, ...]
-    best: ScoredTrial
-    chosen: ScoredTrial
-    compared: tuple[Contender, ...]
-    recipe: str | None
-    fingerprints: tuple[str, ...]
+    command: str  # the command that scores a model
+    confirm: str | None  # the command that confirms the best; None where there is none
+    lower: bool  # whether a lower score is better
+    searched: Mapping[str, Any]  # what was searched, as JSON
+    trials: tuple[ScoredTrial, ...]  # every model that was scored, in the order of trying
+    stopped: str  # why it ended, in words
+    rungs: tuple[Rung, ...]  # what was scored at each budget, the largest budget last
+    best: ScoredTrial  # the best of the trials
+    chosen: ScoredTrial  # the one to use: the best, or an input that is no worse
+    compared: tuple[Contender, ...]  # the search's best first, then the inputs, at the last budget or as confirmed
+    recipe: str | None  # text of a recipe file for the chosen model; None where none can say it
+    fingerprints: tuple[str, ...]  # of the base and of each task, shape (1 + T,)
     ending: str  # of the name of a model: "/", ".safetensors"
-    notes: tuple[str, ...]
-    cost: Mapping[str, float]
+    notes: tuple[str, ...]  # a sentence each
+    cost: Mapping[str, float]  # `commands` that were run, `merges` that were written, `seconds`
 
     @property
     def confirmed(self) -> bool:
+        """Whether `compared` has the scores of the confirming command."""
         return self.confirm is not None
 
     @property
@@ -134,6 +133,7 @@ class CommandOutcome:
         return "One score has no interval: have the command print a standard error (0.61 +- 0.02) to get one."
 
     def to_json(self) -> dict[str, Any]:
+        """Everything, for programs."""
         return {
             "format": FORMAT,
             "command": self.command,
