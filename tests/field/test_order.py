@@ -55,7 +55,8 @@ def told(words: str, code: int = 0) -> str:
 def test_journey_23_what_assumes_an_order_says_so_where_none_is_known(folder: Path, words: str) -> None:
     text = told(words)
     assert "is for tasks that were trained one after another, in the order given, and it is not known" in text
-    assert f"If they were not: {FOR_OTHERS[words]}" in text
+    remedy = FOR_OTHERS[words]
+    assert f"If they were not, {remedy[0].lower()}{remedy[1:]}" in text
     assert "is for tasks" not in told(f"{words} --sequential")
     make_run(folder, "sequential")
     assert "is for tasks" not in told(words)

@@ -92,7 +92,8 @@ def told_of_order(recipe: Recipe, settings: Mapping[str, Any]) -> Iterator[str]:
         if trained == "independently":
             yield f"{what}, and their run says that these were trained independently. {one.instead}"
         else:
-            yield f"{what}, and it is not known that these were. If they were not: {one.instead}"
+            remedy = one.instead[0].lower() + one.instead[1:]
+            yield f"{what}, and it is not known that these were. If they were not, {remedy}"
 
 
 def _how_trained(recipe: Recipe) -> Literal["one after another", "independently"] | None:
