@@ -4,6 +4,9 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 PIP = -m pip --disable-pip-version-check install --quiet
 
+# Each test starts many processes: without compiled modules every one of them compiles the package again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup demo test check bench bench-real docs site clean
 
 setup: .venv/ready

@@ -47,7 +47,7 @@ def run_measured(command: Sequence[str]) -> Measured:
     anonymous = resident = 0
     with tempfile.TemporaryFile("w+") as said:  # a pipe that nobody reads would stop the process when full
         start, spent = time.perf_counter(), _children_seconds()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said, cwd=ROOT)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said, cwd=ROOT, env=as_installed())
         while process.poll() is None:
             memory = _memory(process.pid)
             anonymous, resident = max(anonymous, memory.get("RssAnon", 0)), max(resident, memory.get("VmHWM", 0))
@@ -57,6 +57,11 @@ def run_measured(command: Sequence[str]) -> Measured:
         if process.returncode:
             raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: {said.read().strip()}")
     return Measured(seconds, processor, anonymous, resident)
+
+
+def as_installed() -> dict[str, str]:
+    """The environment, in which modules are kept compiled as those of an installed package are."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _children_seconds() -> float:

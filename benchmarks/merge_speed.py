@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -21,9 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import common, yardstick
-from benchmarks.make_checkpoints import LANGUAGE_MODELS, MODELS, encoded, make
+from benchmarks import common, time_by_kernel, yardstick
+from benchmarks.make_checkpoints import LANGUAGE_MODELS, MODELS, encoded, make, shapes_of
 
+OTHERS = (
+    common.RESULTS / "merge_speed_billion.json",  # --model qwen2-1b --every-method --tasks 5 --dtype bfloat16
+    time_by_kernel.RESULT,
+)
 TEN = 10  # models of a sweep
 MANY = 10  # tasks from which on no sweeps are timed, which takes long
 CHECKED = ("visual.ln_post.weight", "visual.class_embedding", "visual.proj")
@@ -185,9 +190,17 @@ def as_stored(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def measure(
-    base: Path, tasks: Sequence[Path], workdir: Path, rows_wanted: Sequence[Case], *, runs: int
+    base: Path,
+    tasks: Sequence[Path],
+    workdir: Path,
+    rows_wanted: Sequence[Case],
+    *,
+    runs: int,
+    small: tuple[Path, Sequence[Path]] | None = None,
 ) -> dict[str, Any]:
-    """All rows for these inputs."""
+    """All rows for these inputs. `small`: a base and as many tasks of a small model in the same format, on which each
+    case first compiles its kernels where this machine never has.
+    """
     inputs, out = [base, *tasks], workdir / "merged.safetensors"
     nbytes = sum(path.stat().st_size for path in inputs)
     yardstick.measure(inputs, workdir / "yardstick.tmp")  # warms the page cache
@@ -201,6 +214,9 @@ def measure(
 
     for case in rows_wanted:
         measured = []
+        if small is not None:
+            common.run_measured(command(case, *small, out))
+            shutil.rmtree(out.with_suffix(""), ignore_errors=True)
         for run in range(runs + 1):
             stick(case.cold)
             if case.cold:
@@ -209,9 +225,7 @@ def measure(
             if run == 0:
                 check(case, base, tasks, out)
         shutil.rmtree(out.with_suffix(""), ignore_errors=True)
-        del measured[
-            : runs > 0
-        ]  # the first compiles kernels where this machine never has; with no other run it must do
+        del measured[: runs > 0]  # the first finds caches cold; with no other run it must do
         seconds = common.spread([m.seconds for m in measured])
         rows.append(
             {
@@ -250,12 +264,15 @@ def benchmark(
     """The whole result, ready to be written. `every`: of all methods."""
     origin = common.provenance()
     base, made = make(workdir, model=model, tasks=max(tasks), dtype=dtype)
+    toy = "qwen2-toy" if model in LANGUAGE_MODELS else "toy"
+    small = None if model == toy else make(workdir / "small", model=toy, tasks=max(tasks), dtype=dtype)
     try:
-        sets = [
-            measure(base, made[:count], workdir, every_method(count) if every else cases(count, cold), runs=runs)
-            for count in tasks
-        ]
+        sets = []
+        for count in tasks:
+            rows, first = every_method(count) if every else cases(count, cold), small and (small[0], small[1][:count])
+            sets.append(measure(base, made[:count], workdir, rows, runs=runs, small=first))
     finally:
+        shutil.rmtree(workdir / "small", ignore_errors=True)
         if not keep:
             for path in (base, *made):
                 path.unlink()
@@ -263,6 +280,7 @@ def benchmark(
         "question": common.question(__doc__),
         **origin,
         "model": model,
+        "elements": sum(math.prod(shape) for shape in shapes_of(model).values()),
         "dtype": dtype,
         "sets": sets,
     }
@@ -283,13 +301,13 @@ def _times(row: dict[str, Any], name: str) -> str:
     return f"{row[name]:.1f}" if name in row else ""
 
 
-def render(data: dict[str, Any]) -> str:
-    """docs/speed.md, but for what other benchmarks write below."""
+def render(data: dict[str, Any], billion: dict[str, Any], by_kernel: dict[str, Any]) -> str:
+    """docs/speed.md, but for what other benchmarks write below. `billion`: the result for a model of 1 B elements;
+    `by_kernel`: that of `time_by_kernel`.
+    """
     made_by = "python -m benchmarks.merge_speed --render-only --docs docs/speed.md"
-    count = min(row["seconds"]["runs"] for measured in data["sets"] for row in measured["rows"])
-    runs = f"median of {count} runs" if count > 1 else "one run each, after a first that checks"
     about = (
-        f"Model: {data['model']}, {data['dtype']}. Whole processes (`prefmerge merge`), {runs}. "
+        f"{_model(data)} "
         "One *yardstick* is all inputs read once through memory maps on all cores plus one output written and fsynced, "
         "measured between the runs. *x yardstick* compares wall seconds, *x CPU* those of all cores: the number to "
         "trust, since other programs ran on the machine. Ten models are written by `prefmerge sweep`. Anonymous "
@@ -297,33 +315,36 @@ def render(data: dict[str, Any]) -> str:
         "kernel takes back when it needs them.\n"
     )
     generated = f"<!-- generated from benchmarks/results/merge_speed.json: {made_by} -->\n"
-    parts = ["# Speed and memory\n", generated, data["question"] + "\n", about]
+    parts = ["# Speed and memory\n", generated, data["question"] + "\n", about, *_tables(data)]
+    parts += ["## Every method, with a billion elements\n", f"{_model(billion)}\n", *_tables(billion)]
+    return "\n".join([*parts, time_by_kernel.render(by_kernel)])
+
+
+def _model(data: dict[str, Any]) -> str:
+    elements = f" ({data['elements'] / 1e6:.0f} M elements)" if "elements" in data else ""
+    count = min(row["seconds"]["runs"] for measured in data["sets"] for row in measured["rows"])
+    runs = f"median of {count} runs" if count > 1 else "one run each"
+    return f"Model: {data['model']}{elements}, {data['dtype']}. Whole processes (`prefmerge merge`), {runs}."
+
+
+def _tables(data: dict[str, Any]) -> list[str]:
+    """A table for each number of tasks, and where it was measured."""
+    tables = []
     for measured in data["sets"]:
         rows = []
         for key, name in (("yardstick", "*yardstick*"), ("yardstick_cold", "*yardstick, cold cache*")):
             if key in measured:
                 seconds = measured[key]["seconds"]
-                rows.append(
-                    [
-                        name,
-                        *_timed(seconds),
-                        _processor(measured[key]),
-                        f"{measured['input_gb'] / seconds['median']:.1f}",
-                        "1",
-                        "1",
-                        "",
-                        "",
-                    ]
-                )
+                speed = f"{measured['input_gb'] / seconds['median']:.1f}"
+                rows.append([name, *_timed(seconds), _processor(measured[key]), speed, "1", "1", "", ""])
         for row in measured["rows"]:
             processor = f"{row['processor_seconds']['median']:.2f}"
             speed = f"{row['gb_per_second']:.1f}"
             times = [_times(row, name) for name in ("times_yardstick", "times_yardstick_processor")]
             memory = [f"{row['anonymous_mb']:.0f}", f"{row['resident_mb']:.0f}"]
             rows.append([row["method"], *_timed(row["seconds"]), processor, speed, *times, *memory])
-        parts.append(common.table([f"T = {measured['tasks']}", *COLUMNS], rows))
-    parts.append(common.origin(data) + "\n")
-    return "\n".join(parts)
+        tables.append(common.table([f"T = {measured['tasks']}", *COLUMNS], rows))
+    return [*tables, common.origin(data) + "\n"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -362,7 +383,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.docs:
         before = options.docs.read_text(encoding="utf-8") if options.docs.exists() else ""
         _, mark, others = before.partition("\n<!-- made by ")
-        own = render(json.loads(options.result.read_text(encoding="utf-8")))
+        own = render(*(json.loads(file.read_text(encoding="utf-8")) for file in (options.result, *OTHERS)))
         options.docs.write_text(own + mark + others, encoding="utf-8")
 
 

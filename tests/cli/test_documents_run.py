@@ -91,7 +91,7 @@ STUDIO_REASON = "serves until it is stopped; tests/studio drives the page"
 # Examples of the help texts: tests/cli/test_help.py and the tests of the commands run them.
 TRIED_ELSEWHERE = ("commands",)
 FEW_TRIALS = ("--trials", "5", "--patience", "2")
-SCORED = "prefmerge search base/ math/ code/"
+SCORED = ("prefmerge search base/ math/ code/", "prefmerge adapt base/ math/ code/")
 SCORED_REASON = "needs a language model; tests/target/by_command/test_document.py runs its script and reads its flags"
 CLASSIFIERS = "prefmerge adapt base/ cars/ birds/ --task-samples samples/ --labels seen.csv -o for-my-target/"
 
@@ -213,7 +213,7 @@ def test_every_command_that_can_run_runs(desk: Path) -> None:
 def test_what_does_not_run_is_in_the_documents() -> None:
     asked = {command for page in documents() for command in commands(page.read_text())}
     assert sorted(set(NOT_RUN) - asked) == []
-    assert sum(command.startswith(SCORED) for command in asked) == 2
+    assert sum(command.startswith(SCORED) for command in asked) == 4
 
 
 def python_of_documents() -> list[Any]:

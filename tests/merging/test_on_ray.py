@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from prefmerge import Receipt, merge
+from prefmerge import Receipt, merge, merge_recipes
 from prefmerge.errors import MissingExtra, NonFiniteValue, UsageError
 from prefmerge.ground import atomic
 from prefmerge.merging import on_ray
@@ -99,6 +99,21 @@ def test_a_sweep(cluster: Path, tmp_path: Path, filled: list[str]) -> None:
     made = sweep(recipe, tmp_path / "out", vary, ray="local")
     assert filled == []
     assert [one.out.read_bytes() for one in made] == [one.out.read_bytes() for one in whole]
+
+
+def test_a_file_of_several_recipes(cluster: Path, tmp_path: Path, filled: list[str]) -> None:
+    base, tasks = files(tmp_path, tasks=2)
+    first = f"name: half\nmerge_method: last\nbase_model: {base}\nmodels: [{{model: {tasks[0]}}}]\n"
+    second = f"merge_method: ties\nbase_model: {base}\nmodels: [{{model: half}}, {{model: {tasks[1]}}}]\n"
+    (tmp_path / "recipes.yaml").write_text(f"{first}---\n{second}")
+    merge_recipes(tmp_path / "recipes.yaml", tmp_path / "whole")
+    filled.clear()
+    merge_recipes(tmp_path / "recipes.yaml", tmp_path / "out", ray="local")
+    assert filled == []
+    for name in ("{}", "{}-parts/half"):
+        out, whole = (weights(tmp_path / name.format(one)) for one in ("out", "whole"))
+        assert out
+        assert out == whole
 
 
 def test_what_a_task_raises_is_raised_here_and_nothing_is_left(cluster: Path, tmp_path: Path) -> None:

@@ -110,3 +110,34 @@ def test_a_document_with_nothing_to_merge_is_wrong_before_anything_is_merged(tmp
     with pytest.raises(RecipeError, match="the document without a name: no model but the base is listed"):
         prefmerge.merge_recipes(tmp_path / "recipes.yaml", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["recipes.yaml"]
+
+
+def test_every_output_has_a_report_and_is_cut_as_asked(tmp_path: Path) -> None:
+    prefmerge.merge_recipes(write(tmp_path, HALF, LAST), tmp_path / "plain")
+    prefmerge.merge_recipes(write(tmp_path, HALF, LAST), tmp_path / "out", report=True, max_shard_size=2000)
+    for plain, cut in (("plain", "out"), ("plain-parts/half", "out-parts/half")):
+        assert not (tmp_path / plain / "report.html").exists()
+        assert "What was merged" in (tmp_path / cut / "report.html").read_text()
+        shards = sorted((tmp_path / cut).glob("*.safetensors"))
+        assert len(shards) > 1
+        together = {name: values for shard in shards for name, values in load_file(shard).items()}
+        expected = weights(tmp_path / plain)
+        assert together.keys() == expected.keys()
+        assert all(np.array_equal(together[name], values) for name, values in expected.items())
+        assert prefmerge.verify(tmp_path / cut).passed
+
+
+def test_one_report_of_one_recipe_goes_where_it_is_said(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    prefmerge.merge_recipes(write(tmp_path, HALF), tmp_path / "one", report=page)
+    assert "What was merged" in page.read_text()
+    with pytest.raises(UsageError, match=r"page\.html is one file, and .*recipes\.yaml has several recipes"):
+        prefmerge.merge_recipes(write(tmp_path, HALF, LAST), tmp_path / "out", report=page)
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_an_output_that_cannot_be_cut_is_refused_before_anything_is_merged(tmp_path: Path) -> None:
+    file = write(tmp_path, HALF, LAST)
+    with pytest.raises(UsageError, match="is one file, and --max-shard-size cuts the weights of a folder"):
+        prefmerge.merge_recipes(file, tmp_path / "out.safetensors", max_shard_size="1MB")
+    assert [path.name for path in tmp_path.iterdir()] == ["recipes.yaml"]

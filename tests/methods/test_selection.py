@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any, Literal
 
 import numpy as np
@@ -152,6 +153,20 @@ def test_the_certificate_of_a_scope_too_large_for_memory_holds_when_read_again(p
     assert -2e-10 < found < 1e-6
     assert found <= rule.report.gap + 2e-10
     assert rule.report.gap < 1e-6
+
+
+def test_the_certificate_takes_little_memory():
+    size = 1 << 22
+    deltas = Arrays(np.zeros((2, size), np.float32))
+    owners = np.tile(np.array([0, 1], np.uint8), size // 2)
+    with Workspace() as work:
+        tracemalloc.start()
+        try:
+            relative_gap([deltas], owners, np.zeros(2), MagnitudeImportance(), Settings(2), work)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert peak < 2 * size  # bytes: the owners that it writes down, and a few blocks
 
 
 def test_one_reading_per_pass_and_none_per_stage():

@@ -17,11 +17,13 @@ import prefmerge
 from prefmerge.cli import app
 from prefmerge.errors import UsageError
 from prefmerge.ground.words import flag
-from prefmerge.target import adapt as module
+from prefmerge.target import api
 from prefmerge.target.arguments import AdaptArguments, PreferArguments, SearchArguments
 from prefmerge.target.parameters import Declaring, Parameters, PreferParameters, SearchParameters, declarations
+from prefmerge.target.parameters.scored import OF_SCORE
 
 RUN = {"run": "my-run", "labels": "seen.csv"}
+SCORED = {"score": "python score.py {model}", "out": "site"}
 FILES = {"checkpoints": ["base", "one"], "prefer": "1"}
 
 
@@ -48,6 +50,18 @@ FILES = {"checkpoints": ["base", "one"], "prefer": "1"}
             {"run": None, "checkpoints": ["base"]},
             "nothing to adapt: give --run RUN, or BASE TASK... in the order of training.",
         ),
+        ({"jobs": 0}, "--jobs 0: expected at least 1."),
+        (
+            {"score": "x {model}"},
+            "--out OUT is missing: --score writes its candidates beside it.",
+        ),
+        (
+            {"score": "x {model}", "out": "o", "pairs": "p"},
+            "--pairs has no use with --score, whose command alone judges: prefmerge runs no model then. Leave it out, "
+            "and say what the target is like with --labels FILE (and --task-labels FILE, where there is no run) or "
+            "--prefer SPEC; with neither, all tasks count alike.",
+        ),
+        ({"budgets": "1,2"}, "--budgets has no use without --score COMMAND, which scores a model."),
         (
             {"labels": None},
             "what is the target like? Give --labels FILE, --inputs PATH, --pairs PATH or --prefer SPEC; more than one "
@@ -90,16 +104,26 @@ def ends() -> list[tuple[str, str, float]]:
 
 @pytest.mark.parametrize(("name", "end", "value"), ends())
 def test_ranges_hold_their_ends_and_nothing_beyond(name: str, end: str, value: float):
-    assert getattr(Parameters.of(**{**RUN, name: value}), name) == value
+    given = {**RUN, **(SCORED if name in OF_SCORE else {})}
+    assert getattr(Parameters.of(**{**given, name: value}), name) == value
     beyond = value - 0.25 if end == "least" else value + 0.25
     with pytest.raises(UsageError, match=rf"^{flag(name)} \S+: expected at (least|most) \S+\.$"):
-        Parameters.of(**{**RUN, name: beyond})
+        Parameters.of(**{**given, name: beyond})
 
 
-@pytest.mark.parametrize("given", [RUN, FILES, {"run": "r", "inputs": "a", "pairs": "b"}, {"run": "r", "pairs": "b"}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        RUN,
+        FILES,
+        {**FILES, **SCORED, "prefer": None},
+        {"run": "r", "inputs": "a", "pairs": "b"},
+        {"run": "r", "pairs": "b"},
+    ],
+)
 def test_what_makes_sense_is_taken(given: dict[str, Any]):
     made = Parameters.of(**given)
-    assert dataclasses.replace(made, samples=5).samples == 5
+    assert dataclasses.replace(made, seed=5).seed == 5
 
 
 @pytest.mark.parametrize("run", ["my-run", Path("my-run")])
@@ -121,6 +145,8 @@ def test_what_is_written_of_them_holds_no_folder_and_nothing_local():
     assert (told["run"], told["labels"], told["candidate"]) == ("my-run", "seen.csv", ["a.yaml"])
     assert set(told) == {name for name, (_, declared) in declarations(Parameters).items() if not declared.local}
     assert "/" not in json.dumps(told)
+    scored = Parameters.of(**{**RUN, "out": "site", "score": "/opt/bin/python /home/me/score.py {model}"})
+    assert scored.to_json()["score"] == "python score.py {model}"
 
 
 # The command line
@@ -251,7 +277,8 @@ def test_what_is_typed_is_what_is_asked(monkeypatch: pytest.MonkeyPatch):
         asked.append(parameters)
         raise UsageError("that will do.")
 
-    monkeypatch.setattr(module, "adapt", work)
+    monkeypatch.setattr(api, "work", work)
+    monkeypatch.setattr(api, "adapt_by_command", work)
     groups = [("run", "labels"), ("checkpoints", "prefer")]
     for name, (kind, declared) in declarations(Parameters).items():
         if name in ("from_", "forget"):  # which need an earlier result: tested in test_again
@@ -262,6 +289,8 @@ def test_what_is_typed_is_what_is_asked(monkeypatch: pytest.MonkeyPatch):
             else groups[0]
         )
         needed = ("run", name) if name in ("inputs", "pairs") else needed
+        needed = ("run", "labels", "out", "score") if name in ("score", *OF_SCORE) else needed
+        needed = (*needed, "confirm") if name == "confirm_repeats" else needed
         typed: list[str] = []
         for one in dict.fromkeys([*needed, name]):
             typed += _typed(one)

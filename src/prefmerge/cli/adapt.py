@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prefmerge.cli import options as o
-from prefmerge.cli import screen
+from prefmerge.cli import scores, screen
 from prefmerge.cli.app import command
 from prefmerge.cli.of_target import flags_of, parameters, typed
 from prefmerge.ground.words import listed
@@ -46,20 +46,20 @@ def adapt(context: typer.Context, *, check: Check = None, json: o.Json = False, 
 
     With --check nothing is written: it says whether the target's mix has moved since. The exit code is 0 either way.
 
-    A model that prefmerge cannot run, such as a language model, needs a score of yours: `prefmerge search` takes one.
+    A model that prefmerge cannot run, such as a language model, needs a score of yours: a command that gets the folder
+    of a candidate and prints a number. The target is then a mix that you state, or labels and those that each task had.
     """
     from prefmerge.cli import progress, show
-    from prefmerge.target.adapt import adapt as work
-    from prefmerge.target.adapt import require_extras
+    from prefmerge.target import api
 
     given = typed(context, given)
     if check is not None:
         _check(check, given, json)
         return
     asked = parameters(Parameters, given)
-    require_extras()
-    with progress.steps() as report:
-        made = work(asked, report)
+    counting = progress.steps() if asked.score is None else progress.scoring()
+    with counting as report:
+        made = api.adapted(asked, report)
     if json:
         show.as_json({**made.to_json(), "command": _command(made)})
     else:
@@ -99,6 +99,11 @@ def adapted(made: Adapted) -> None:
     if len(order) > MOST_TASKS:
         console.print(f"  and {len(order) - MOST_TASKS} more tasks")
     console.print()
+    if made.scored is not None:
+        scores.adapted(made)
+        _report(made)
+        console.print(f"{made.by_hand}: {_command(made)}", soft_wrap=True)
+        return
     if made.estimates is not None:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
         table.add_column("model")
@@ -130,14 +135,19 @@ def adapted(made: Adapted) -> None:
     if out is not None:
         head = "" if made.head is None else "head, "
         console.print(f"Output: {out} (weights, {head}report.html)", soft_wrap=True)
-    elsewhere = made.parameters.report
-    if elsewhere is not None and is_report(elsewhere):
-        console.print(f"Report: {elsewhere}", soft_wrap=True)
+    _report(made)
     if by_itself is not None:
         console.print(by_itself[0], soft_wrap=True)
         for line in by_itself[1].splitlines():
             console.print(f"    {line}", soft_wrap=True)
     console.print(f"{made.by_hand}: {_command(made)}", soft_wrap=True)
+
+
+def _report(made: Adapted) -> None:
+    """Where the report went, if that was asked for."""
+    elsewhere = made.parameters.report
+    if elsewhere is not None and is_report(elsewhere):
+        screen.console().print(f"Report: {elsewhere}", soft_wrap=True)
 
 
 def _by_class(estimates: Estimates) -> Iterator[str]:

@@ -124,6 +124,7 @@ EXAMPLES = {
         "prefmerge adapt --run my-run --inputs photos/ -o for-my-photos/",
         "prefmerge adapt --run my-run --pairs seen.csv -o for-my-pairs/",
         "prefmerge adapt --run my-run --prefer task-01=0.8,task-02=0.2 -o for-my-mix/",
+        "prefmerge adapt base/ cars/ birds/ --score 'python score.py {model}' --prefer cars=0.8,birds=0.2 -o scored/",
     ),
     "prefer": (
         "prefmerge prefer --run my-run --labels seen.csv -o preference.json",

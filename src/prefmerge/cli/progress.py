@@ -109,6 +109,20 @@ def searching() -> Iterator[Progress]:
 
 
 @contextlib.contextmanager
+def scoring() -> Iterator[Progress]:
+    """Of candidates that a command scores, with what is being done."""
+    with _shown(*_PLAIN) as shown:
+
+        def report(done: int, of: int, what: str) -> None:
+            if of:
+                shown.count(done, of, what, "candidates")
+            else:
+                shown.begin(what)
+
+        yield report
+
+
+@contextlib.contextmanager
 def steps() -> Iterator[Progress]:
     """Of a job in steps, each of which counts its samples or none: a line for each where there is no terminal."""
     with _shown(*_PLAIN) as shown:

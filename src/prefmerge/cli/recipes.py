@@ -44,19 +44,17 @@ class Several:
         """Merge them all. `how`: what `run` takes beside a recipe and its output. `report`: whether each has one."""
         from prefmerge.cli import progress, show
         from prefmerge.merging import api
-        from prefmerge.merging.recipe_documents import read_documents, require_all_free
+        from prefmerge.merging.recipe_documents import read_documents, reports_of, require_all_free
 
         if how["tokenizer_from"] is not None:
             raise UsageError(f"--tokenizer-from names a task of one recipe, and {self.file} has several.")
-        if isinstance(report, str):
-            raise UsageError(f"--report {report} is one file, and {self.file} has several recipes. Leave the name out.")
         several = read_documents(self.file, self.out or OUT)
-        require_all_free(several, force=how["force"] or how["resume"])
-        for one in several:
-            how["report"] = api.reporting(report, one.out, force=how["force"])
+        require_all_free(several, force=how["force"] or how["resume"], max_shard_size=how["max_shard_size"])
+        reports = reports_of(self.file, several, report, force=how["force"])
         show.say_compiling()
         told: list[dict[str, Any]] = []
-        for one in several:
+        for one, own in zip(several, reports, strict=True):
+            how["report"] = own
             recipe = self.changed(one.recipe())
             with progress.merging() as shown:
                 kept: list[Path] = []

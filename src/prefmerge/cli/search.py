@@ -103,24 +103,10 @@ def by_score(result: SearchOutcome, folder: SearchFolder) -> None:
 
 def by_command(result: CommandOutcome, out: Path, model: Path | None) -> None:
     """The models that were compared, what was chosen, and what to type next."""
-    from rich import box
-    from rich.table import Table
-
-    from prefmerge.cli import screen
+    from prefmerge.cli import scores, screen
 
     console = screen.console()
-    for title, rows in (
-        (f"the best of {len(result.trials)} trials", result.rungs[-1].rows[:MOST_ROWS]),
-        ("by the confirming command" if result.confirmed else "beside the inputs", result.compared),
-    ):
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        table.add_column(title, overflow="fold")
-        table.add_column("score", justify="right", no_wrap=True)
-        for row in rows:
-            chosen = ", chosen" if row.trial.number == result.chosen.number else ""
-            table.add_row(f"{row.trial.what}{chosen}", row.text)
-        console.print(table)
-        console.print()
+    scores.tables(result.tables_of(f"the best of {len(result.trials)} trials", MOST_ROWS))
     console.print(result.verdict, soft_wrap=True)
     console.print(result.doubt, soft_wrap=True)
     failed = sum(row.measured is None for row in result.rungs[0].rows)

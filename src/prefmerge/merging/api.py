@@ -206,15 +206,16 @@ def run(
     card: str = "",
     added: Added | None = None,
     report: Reporting | None = None,
+    notes: Sequence[str] = (),
     on_kept: Callable[[], object] | None = None,
     block: int = BLOCK,
 ) -> Receipt:
     """Carry out a recipe. `beside`: files, by name, to put beside the weights of a folder. `card`: Markdown on what the
     model is for, for its card. `added`: numbers, by tensor, to add to the merged ones. `report`: what to make of the
-    merge to look at. `on_kept` is called where `resume` finds that the output was made so already. `block` (elements
-    read at a time) is for tests: no value depends on it.
+    merge to look at. `notes`: what else the receipt says. `on_kept` is called where `resume` finds that the output was
+    made so already. `block` (elements read at a time) is for tests: no value depends on it.
     """
-    order = Order(recipe, expanded(out), beside or {}, card, added, report)
+    order = Order(recipe, expanded(out), beside or {}, card, added, report, notes)
     there = made(order, max_shard_size, tokenizer_from) if resume else None
     if there is not None and not (sha256 and there.inputs.base.sha256 is None):
         if on_kept is not None:

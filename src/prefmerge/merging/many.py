@@ -64,7 +64,7 @@ class Reporting:
 class Order:
     """A recipe and where its model goes. `beside`: files, by name, to put beside the weights of a folder. `card`:
     Markdown on what the model is for, for its card. `added`: numbers, by tensor, to add to the merged ones. `report`:
-    what is made of the merge to look at; it costs another look at every task.
+    what is made of the merge to look at; it costs another look at every task. `notes`: what else the receipt says.
     """
 
     recipe: Recipe
@@ -73,6 +73,7 @@ class Order:
     card: str = ""
     added: Added | None = None
     report: Reporting | None = None
+    notes: Sequence[str] = ()
 
 
 def write_all(
@@ -103,7 +104,7 @@ def write_all(
     kinds: list[OutputKind] = [kind_of(order.out) for order in orders]
     asked = 1 if threads is None else threads  # of a task of Ray, which are many
     threads = checked_threads(threads)
-    shards = [_sharding(max_shard_size, order.out, kind) for order, kind in zip(orders, kinds, strict=True)]
+    shards = [sharding_of(max_shard_size, order.out, kind) for order, kind in zip(orders, kinds, strict=True)]
     memory = allowance(parse_bytes(max_memory), threads, block)
     hold = memory // 2 if len(orders) > 1 else 0
     sameness = Sameness()
@@ -242,7 +243,7 @@ class _Writing:
             ),
             digests=self.hashed.fingerprint.tensor_digests(),
             run=run,
-            notes=[*([note(order.added)] if order.added else []), *self.files.companions.notes()],
+            notes=[*order.notes, *([note(order.added)] if order.added else []), *self.files.companions.notes()],
             added=order.added,
         )
         report = None if order.report is None else self.report(order.report, receipt, outcome)
@@ -335,7 +336,7 @@ def _published(output: Output, receipt: Receipt) -> Receipt:
     return written[-1]
 
 
-def _sharding(size: str | int | None, out: Path, kind: OutputKind) -> dict[str, Any]:
+def sharding_of(size: str | int | None, out: Path, kind: OutputKind) -> dict[str, Any]:
     """What `create_output` is to know of the size that was asked for. Raises UsageError."""
     if size is None:
         return {}
@@ -366,7 +367,7 @@ def _placed(planned: Plan, kind: OutputKind, sharding: Mapping[str, Any]) -> dic
 def weights_files(planned: Plan, out: Path, max_shard_size: str | int | None = None) -> tuple[ReceiptFile, ...]:
     """The weights files that merging writes, with their sizes."""
     kind = kind_of(out)
-    asked = _sharding(max_shard_size, out, kind)
+    asked = sharding_of(max_shard_size, out, kind)
     limit = asked.get("max_shard_bytes", MAX_SHARD_BYTES) if kind == "folder" else None
     placed = _placed(planned, kind, asked).get("placed")
     metadata = {"format": "pt", **_metadata(planned)}

@@ -23,13 +23,15 @@ from prefmerge.checkpoints import is_there
 from prefmerge.errors import PrefmergeError, RecipeError, UsageError
 from prefmerge.ground.progress import Progress
 from prefmerge.ground.words import joined
-from prefmerge.merging.api import run
+from prefmerge.merging.api import reporting, run
+from prefmerge.merging.many import Reporting, sharding_of
 from prefmerge.merging.receipt import Receipt
 from prefmerge.merging.recipe import Recipe
 from prefmerge.merging.recipe_file import RecipeDocument, documents
 from prefmerge.merging.recipe_nodes import Fault, Nodes, as_error
 from prefmerge.methods import METHODS
 from prefmerge.outputs.write import kind_of, require_free
+from prefmerge.report import place
 
 FINAL = "the document without a name"
 _NAME = re.compile(r"[^/\\\s.][^/\\]*")
@@ -68,7 +70,10 @@ def merge_recipes(
     max_memory: str | int = "256MiB",
     force: bool = False,
     sha256: bool = False,
+    max_shard_size: str | int | None = None,
     resume: bool = False,
+    ray: str | None = None,
+    report: place.ReportWhere = None,
     progress: Progress | None = None,
 ) -> dict[str | None, Receipt]:
     """Merge every recipe of a YAML file, those whose models others take before these.
@@ -77,12 +82,13 @@ def merge_recipes(
         receipts[None]      # of the document without a name, which is at out; the others are in out-parts/NAME
 
     Where every document has a name, `out` is a folder with a model for each, out/NAME. Returns a receipt for each name;
-    `prefmerge.verify` takes any of the outputs. With `resume`, outputs that are there and were made so are kept. The
-    other arguments are those of `merge`. Raises what `merge` raises, and RecipeError for a file whose recipes need one
-    another in a circle.
+    `prefmerge.verify` takes any of the outputs. With `resume`, outputs that are there and were made so are kept.
+    `report=True` writes a report for each output; a name is for a file of one recipe. The other arguments are those of
+    `merge`. Raises what `merge` raises, and RecipeError for a file whose recipes need one another in a circle.
     """
     several = read_documents(path, out)
-    require_all_free(several, force=force or resume)
+    require_all_free(several, force=force or resume, max_shard_size=max_shard_size)
+    reports = reports_of(path, several, report, force=force)
     return {
         one.name: run(
             one.recipe(),
@@ -91,10 +97,13 @@ def merge_recipes(
             max_memory=max_memory,
             force=force,
             sha256=sha256,
+            max_shard_size=max_shard_size,
             resume=resume,
+            ray=ray,
+            report=own,
             progress=progress,
         )
-        for one in several
+        for one, own in zip(several, reports, strict=True)
     }
 
 
@@ -134,10 +143,23 @@ def read_documents(path: str | Path, out: str | Path) -> list[Document]:
     return _in_order(path, several)
 
 
-def require_all_free(several: Sequence[Document], *, force: bool) -> None:
-    """Raise OutputExists where one of the outputs is there and may not be replaced, before anything is merged."""
+def require_all_free(several: Sequence[Document], *, force: bool, max_shard_size: str | int | None = None) -> None:
+    """Raise, before anything is merged, OutputExists where one of the outputs is there and may not be replaced, and
+    UsageError where one of them cannot be cut into files of `max_shard_size`.
+    """
     for one in several:
-        require_free(one.out, kind_of(one.out), force=force)
+        kind = kind_of(one.out)
+        sharding_of(max_shard_size, one.out, kind)
+        require_free(one.out, kind, force=force)
+
+
+def reports_of(
+    path: str | Path, several: Sequence[Document], report: place.ReportWhere, *, force: bool
+) -> list[Reporting | None]:
+    """The report of each output. Raises UsageError, OutputExists where one cannot go there."""
+    if len(several) > 1 and not place.is_default(report):
+        raise UsageError(f"--report {report} is one file, and {path} has several recipes. Leave the name out.")
+    return [reporting(report, one.out, force=force) for one in several]
 
 
 def _reader(path: Path, loader: Any, root: Any, outputs: Mapping[str, str]) -> Callable[[], Recipe]:

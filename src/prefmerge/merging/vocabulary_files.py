@@ -19,7 +19,7 @@ from prefmerge.errors import CheckpointMismatch, RecipeError
 from prefmerge.ground import jsons
 from prefmerge.ground.words import did_you_mean
 from prefmerge.merging.plan import Plan
-from prefmerge.merging.rows import OutputVocabulary
+from prefmerge.merging.rows import BINARY, OutputVocabulary
 from prefmerge.merging.stacks import home_of
 from prefmerge.merging.vocabularies import AUTO, BASE, CHAT_TEMPLATE, is_template
 from prefmerge.outputs.chat_template import CHATML, CONFIG, FILE, KEY, most_frequent, template_in
@@ -29,7 +29,7 @@ from prefmerge.outputs.vocabulary import Vocabulary
 
 _TEMPLATES = {"chatml": CHATML}
 # Older files of a tokenizer, which say nothing of tokens that were added to its tokenizer.json.
-_OLDER = ("vocab.json", "merges.txt", "vocab.txt", "added_tokens.json", "tokenizer.model", "spiece.model")
+_OLDER = ("vocab.json", "merges.txt", "vocab.txt", "added_tokens.json", "tokenizer.json")
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,9 @@ def _with_tokenizer(
             files = replace(files, special=_special_ids(home_of(task).path), moved=_moved(planned, vocabulary))
             companions = with_files(companions, own)
     if vocabulary is not None and vocabulary.extended:
-        kept = {name: path for name, path in companions.files.items() if name not in (*_OLDER, "tokenizer.json")}
+        of_sentencepiece = {name for name in companions.files if name.endswith(BINARY)}
+        older = {*_OLDER, *of_sentencepiece}
+        kept = {name: path for name, path in companions.files.items() if name not in older}
         companions = replace(companions, files=kept)
         files = replace(files, written={"tokenizer.json": _encoded(vocabulary)}, added=tuple(vocabulary.added))
     return replace(files, companions=companions)

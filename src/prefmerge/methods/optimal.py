@@ -29,7 +29,7 @@ from prefmerge.methods.parameters import SEED, STRENGTH
 from prefmerge.methods.protocol import Deltas, Report, Settings
 from prefmerge.methods.transport import apportion, solve
 from prefmerge.vectors.kernel_cache import kernel
-from prefmerge.vectors.workspace import Workspace, spans
+from prefmerge.vectors.workspace import BLOCK, Workspace, spans
 
 ROWS = 1 << 22  # importances held at once, rows x tasks: 32 MiB of float64
 SAMPLE = 1 << 20  # importances in one sample, rows x tasks
@@ -228,9 +228,8 @@ class _Problem:
         first, last = int(low * 2.0**64), min(int(high * 2.0**64), 2**64) - 1
 
         def pick(part: _Part) -> np.ndarray:
-            indices = np.empty(
-                part.owner.size + 1, np.int64
-            )  # one more: the next candidate is written before it counts
+            # One more than there are: the next candidate is written before it counts.
+            indices = self.work.buffer("sampled", part.owner.size + 1, np.int64)
             k = key(self.settings[SEED], self.tensors[part.tensor].name, "sample", purpose)
             return indices[: _sampled(part.owner, k, part.start, np.uint64(first), np.uint64(last), indices)].copy()
 
@@ -486,7 +485,8 @@ def relative_gap(
     """The certificate from scratch: (dual - primal) / primal at any prices, shape (T,), reading everything once. For
     checks; selecting does not need it.
     """
-    asked = np.bincount(owners, minlength=settings.tasks)
+    # Stretch by stretch, for NumPy counts in a copy of 8 bytes an element.
+    asked = np.sum([np.bincount(owners[i:j], minlength=settings.tasks) for i, j in spans(owners.size, BLOCK)], axis=0)
     competing = [t for t in range(settings.tasks) if asked[t]]
     problem = _Problem(tensors, asked.tolist(), competing, importance, settings, work)
     problem.owners[:] = owners

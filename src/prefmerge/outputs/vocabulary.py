@@ -3,9 +3,10 @@
     union = the first one's tokens with their ids, then what the others have beside them: words in order of model and
             id, then added tokens (<|im_end|>) in order of model and id
 
-Words go into the model of the tokenizer (BPE with their merges, WordPiece, WordLevel), so that texts are cut into them.
-Plain JSON; the tokenizers package is not needed. Cost: these files, and the ids of each vocabulary that differs from
-the first. Not here: the rows of the embeddings (`merging.vocabulary`).
+Words go into the model of the tokenizer (BPE with their merges, Unigram with their scores, WordPiece, WordLevel), so
+that texts are cut into them. A word that the first one has keeps its score there. Plain JSON; the tokenizers package is
+not needed. Cost: these files, and the ids of each vocabulary that differs from the first. Not here: the rows of the
+embeddings (`merging.vocabulary`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from prefmerge.ground.words import counted, quoted
 from prefmerge.outputs.tokenizer import added_in, ids_in
 
 SHOWN = 3
-_OF_WORDS = ("BPE", "WordPiece", "WordLevel")  # kinds of tokenizers whose words have any ids
+_OF_WORDS = ("BPE", "Unigram", "WordPiece", "WordLevel")  # kinds of tokenizers that can take more words
+# Parts of a tokenizer by which a text becomes words, and words a text, in the words of a message.
+_READING = {"normalizer": "normalise texts", "pre_tokenizer": "split texts"}
 _SAVE = "Save it with transformers (AutoTokenizer.from_pretrained(..).save_pretrained(..)), which writes one."
 
 
@@ -74,14 +77,15 @@ def union(first: Vocabulary, others: Sequence[tuple[Vocabulary, int]]) -> Vocabu
             if token["content"] not in first.ids and token["id"] < rows:
                 added.setdefault(token["content"], token)
     known = {*first.ids, *added}
-    words: list[str] = []
+    words: dict[str, float] = {}
     merges: list[tuple[str, str]] = []
     for one, rows in others:
         new = [token for token, at in sorted(one.ids.items(), key=lambda pair: pair[1]) if at < rows]
         new = [token for token in new if token not in known]
         if new:
             _require_alike(first, one, new)
-            words += new
+            scores = _scores(one)
+            words |= {token: scores.get(token, 0.0) for token in new}
             known.update(new)
             merges += _merges_into(set(new), one)
     return _extended(first, words, merges, list(added.values()))
@@ -91,7 +95,7 @@ def with_tokens(vocabulary: Vocabulary, tokens: Sequence[str]) -> Vocabulary:
     """The vocabulary with these as added tokens, as far as it lacks them."""
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
     new = [{"content": token, **plain} for token in tokens if token not in vocabulary.ids]
-    return _extended(vocabulary, [], [], new)
+    return _extended(vocabulary, {}, [], new)
 
 
 def _require_alike(first: Vocabulary, one: Vocabulary, new: Sequence[str]) -> None:
@@ -112,6 +116,19 @@ def _require_alike(first: Vocabulary, one: Vocabulary, new: Sequence[str]) -> No
         raise CheckpointMismatch(
             f"{lacks}, and the two spell words in different ways (their decoders differ). {remedy}"
         )
+    if kinds[0] == "Unigram":  # its scores mean something only for texts that are read in one way
+        for part, what in _READING.items():
+            if (first.whole or {}).get(part) != (one.whole or {}).get(part):
+                raise CheckpointMismatch(
+                    f"{lacks}, and the two {what} in different ways (their {part}s differ). {remedy}"
+                )
+        falls = [bool(((each.whole or {}).get("model") or {}).get("byte_fallback")) for each in (first, one)]
+        if falls[0] != falls[1]:
+            has, not_ = (first.who, one.who) if falls[0] else (one.who, first.who)
+            raise CheckpointMismatch(
+                f"{lacks}, and that of {has} spells unknown characters in bytes (byte_fallback), that of {not_} does "
+                f"not. {remedy}"
+            )
 
 
 def _kind(vocabulary: Vocabulary) -> str:
@@ -119,6 +136,12 @@ def _kind(vocabulary: Vocabulary) -> str:
     if not isinstance(model, dict):
         return "unknown"
     return str(model.get("type") or ("BPE" if "merges" in model else "Unigram" if "unk_id" in model else "WordPiece"))
+
+
+def _scores(vocabulary: Vocabulary) -> dict[str, float]:
+    """Of the words of a Unigram; empty for the other kinds."""
+    pieces = ((vocabulary.whole or {}).get("model") or {}).get("vocab")
+    return {str(one[0]): float(one[1]) for one in pieces} if isinstance(pieces, list) else {}
 
 
 def _merges_into(new: set[str], one: Vocabulary) -> list[tuple[str, str]]:
@@ -134,9 +157,12 @@ def _pair(merge: Any) -> tuple[str, str]:
 
 
 def _extended(
-    vocabulary: Vocabulary, words: Sequence[str], merges: Sequence[tuple[str, str]], added: Sequence[dict[str, Any]]
+    vocabulary: Vocabulary,
+    words: Mapping[str, float],
+    merges: Sequence[tuple[str, str]],
+    added: Sequence[dict[str, Any]],
 ) -> Vocabulary:
-    """The vocabulary with more words and more added tokens behind its own."""
+    """The vocabulary with more words, each with its score, and more added tokens behind its own."""
     if not words and not added:
         return vocabulary
     if vocabulary.whole is None:
@@ -153,6 +179,9 @@ def _extended(
     whole = {**vocabulary.whole, "added_tokens": tokens}
     if words:
         model = dict(vocabulary.whole["model"])
+        if isinstance(model["vocab"], list):
+            model["vocab"] = _pieces(vocabulary, model["vocab"], ids, words)
+            return replace(vocabulary, ids=ids, whole={**whole, "model": model}, extended=True)
         # A token that is in the model has the id that stands there; others would be numbered after the model's words.
         model["vocab"] = {**model["vocab"], **{token: ids[token] for token in words}}
         model["vocab"] |= {token["content"]: token["id"] for token in tokens}
@@ -160,6 +189,26 @@ def _extended(
             model["merges"] = [*(model.get("merges") or ()), *_written(merges, model.get("merges") or ())]
         whole["model"] = model
     return replace(vocabulary, ids=ids, whole=whole, extended=True)
+
+
+def _pieces(
+    vocabulary: Vocabulary, pieces: Sequence[Any], ids: Mapping[str, int], scores: Mapping[str, float]
+) -> list[Any]:
+    """The words of a Unigram, whose places are their ids, up to the last of `ids`. An added token that has to stand
+    among them gets the lowest score that there is: texts are cut at it before they are looked at, and the score of what
+    is unknown follows from the lowest.
+    """
+    at = {own: token for token, own in ids.items()}
+    places = range(len(pieces), max(at) + 1)
+    empty = next((place for place in places if place not in at), None)
+    if empty is not None:
+        raise CheckpointMismatch(
+            f"the tokenizer of {vocabulary.who} has no token with id {empty}, and words are to be added behind it; a "
+            "Unigram cannot leave an id out. Take the vocabulary of one of the models instead (tokenizer source base, "
+            "or the model's name)."
+        )
+    lowest = min(_scores(vocabulary).values(), default=0.0)
+    return [*pieces, *([at[place], scores.get(at[place], lowest)] for place in places)]
 
 
 def _written(merges: Sequence[tuple[str, str]], like: Sequence[Any]) -> list[Any]:

@@ -69,10 +69,15 @@ def asked_of(where: ReportWhere, out: Path, *, folder: bool, force: bool = False
     return to
 
 
+def is_default(where: ReportWhere) -> bool:
+    """Whether a report is asked for where the output is, or none, and not in a file that is named."""
+    return where is None or isinstance(where, bool) or str(where) in ("", ".")
+
+
 def _named(where: ReportWhere) -> ReportPlace | None:
     if where is None or where is False:
         return None
-    if where is True or str(where) in ("", "."):
+    if isinstance(where, bool) or is_default(where):
         return ReportPlace()
     file = Path(where)
     if not is_report(file):

@@ -23,7 +23,7 @@ from prefmerge.target import prefer as preferring
 from prefmerge.target.adapt import adapt as work
 from prefmerge.target.adapt import require_extras
 from prefmerge.target.arguments import AdaptArguments, CheckArguments, PreferArguments, SearchArguments, Where
-from prefmerge.target.by_command import CommandOutcome, search_by_command
+from prefmerge.target.by_command import CommandOutcome, adapt_by_command, search_by_command
 from prefmerge.target.checked import Checked
 from prefmerge.target.parameters import Parameters, PreferParameters, SearchParameters
 from prefmerge.target.parameters.declared import Declaring
@@ -70,14 +70,22 @@ def adapt(*, progress: Progress | None = None, **parameters: Unpack[AdaptArgumen
     `parameters`: those of `prefmerge adapt`, with _ for -; paths as text or `Path`. Give `run`, or `checkpoints`, the
     base first; and what you have of the target: `labels`, `inputs`, `pairs` or `prefer`. `from_` is an earlier output
     to start again from, with more of the target; `compare` are models of yours to judge too. `out` is the folder to
-    write; without it nothing is written. `progress` is called with how much is done, how much there is, and what is
-    being done. Accuracies are fractions of 1.
+    write; without it nothing is written. With `score`, a shell command judges models that prefmerge cannot run; it
+    needs `out`, and the result has `scored` in place of estimates. `progress` is called with how much is done, how much
+    there is, and what is being done. Accuracies are fractions of 1.
 
     Raises UsageError for parameters that make no sense together, and what `prefmerge adapt` reports: DataError,
     RunError, EncoderError, OutputExists, MissingExtra.
     """
+    return adapted(Parameters.of(**parameters), progress)
+
+
+def adapted(asked: Parameters, progress: Progress | None = None) -> Adapted:
+    """`adapt` with parameters that are made."""
+    if asked.score is not None:
+        return adapt_by_command(asked, progress)
     require_extras()
-    return work(Parameters.of(**parameters), progress)
+    return work(asked, progress)
 
 
 @_with_declared(Parameters, CheckArguments, defaults=False)

@@ -44,6 +44,15 @@ class AdaptArguments(TypedDict, total=False):
     report: Where | None
     threads: int | None
     force: bool
+    score: str | None
+    confirm: str | None
+    confirm_repeats: int
+    score_key: str | None
+    lower_is_better: bool
+    budgets: str | None
+    jobs: int
+    timeout: float | None
+    max_memory: str
 
 
 class CheckArguments(TypedDict, total=False):
@@ -106,6 +115,7 @@ class SearchArguments(TypedDict, total=False):
     force: bool
     score: str | None
     confirm: str | None
+    confirm_repeats: int
     score_key: str | None
     lower_is_better: bool
     budgets: str | None

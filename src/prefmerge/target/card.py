@@ -20,7 +20,9 @@ def about(made: Adapted) -> str:
     parts = [f"{shares.names[t]} {100 * shares.shares[t]:.0f} %" for t in order]
     by = "as stated" if shares.source == "stated" else f"estimated from {shares.samples:,} {shares.source}"
     told = [f"## Target\n\nAdapted to this mix of tasks ({marked(by)}): {marked(listed(parts, MOST_TASKS))}."]
-    if made.estimates is None:
+    if made.scored is not None:
+        told.append(f"{marked(made.scored.expected)} {marked(made.scored.doubt)}")
+    elif made.estimates is None:
         told.append("There was nothing to judge by, so how good the model is there is not known.")
     else:
         rows, chosen = made.estimates, made.estimates.chosen

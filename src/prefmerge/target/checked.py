@@ -15,6 +15,7 @@ from prefmerge.target.estimates import Estimate
 from prefmerge.target.moved import Moved
 from prefmerge.target.parameters import Parameters
 from prefmerge.target.parameters.again import Earlier
+from prefmerge.target.parameters.scored import COMMANDS
 from prefmerge.target.shares import Shares
 
 _MOST = 3  # tasks that a sentence lists
@@ -97,6 +98,8 @@ class Checked:
                 words += [] if one is None else [flag(name), str(one)]
         for name in earlier.parameters.get("candidate", ()):
             words += ["--candidate", name]
+        for name in COMMANDS:
+            words += [flag(name), earlier.parameters[name]] if earlier.parameters.get(name) else []
         return shlex.join([*words, "-o", f"{earlier.file.parent}-again"])
 
     def to_json(self) -> dict[str, Any]:

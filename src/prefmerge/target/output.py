@@ -77,6 +77,7 @@ def write(made: Adapted, out: Path) -> Receipt:
         card=about(made),
         added=added,
         report=Reporting(page),
+        notes=() if made.scored is None else (made.verdict, made.scored.expected, made.scored.doubt),
     )
     if elsewhere is not None and elsewhere.file is not None:
         place.write(elsewhere.file, text[-1])

@@ -89,6 +89,11 @@ def candidates(names: Sequence[str], shares: np.ndarray, ordered: bool, own: Seq
     return [*pool, *(_from_file(path, names) for path in own)]
 
 
+def checkpoints(names: Sequence[str], ordered: bool) -> list[Candidate]:
+    """The base and every task's checkpoint, as they are."""
+    return [Candidate("base", task=-1), *(Candidate(_called(names, t, ordered), task=t) for t in range(len(names)))]
+
+
 def baselines(shares: np.ndarray, ordered: bool) -> list[Candidate]:
     """What the result is compared with beside the candidates: the base, MAGMAX and the paper's Tunable MAGMAX."""
     preference = rounded(shares)

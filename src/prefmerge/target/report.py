@@ -42,6 +42,7 @@ def report(made: Adapted, command: str, merged: ReportedMerge) -> str:
     """The page, as HTML. `command`: the line that makes the same weights. `merged`: how they were made."""
     shown = [
         section("What was chosen", paragraph(made.verdict), *map(_note, made.notes)),
+        section("Scores", *_scores(made)),
         section("Accuracy at the target", *_accuracies(made)),
         section("The target", *_target(made)),
         section("Recall by class", *_recall(made)),
@@ -64,6 +65,8 @@ def _note(note: str) -> Html:
 
 def _gain(made: Adapted) -> list[object]:
     """What the user gained, in one line."""
+    if made.scored is not None:
+        return [strong(made.chosen.name), f". {made.scored.expected}"]
     if made.estimates is None:
         return ["There was nothing to judge by, so how good the model is there is not known."]
     rows, chosen = made.estimates.rows, made.estimates.chosen
@@ -78,6 +81,19 @@ def _gain(made: Adapted) -> list[object]:
     apart = "" if before.clear else " (no clear difference)"
     gain = f"{_signed(before.ahead)} points{apart}"
     return [*told, f"; the {before.name}: {_percent(before.accuracy)}. Gain: {gain}."]
+
+
+def _scores(made: Adapted) -> Iterable[Html]:
+    if made.scored is None:
+        return
+    for one in made.scored.tables:
+        yield table(
+            f"{one.title[:1].upper()}{one.title[1:]}",
+            ["model", "score"],
+            [list(row) for row in one.rows],
+            ours=one.chosen,
+        )
+    yield paragraph(made.scored.doubt, soft=True)
 
 
 def _accuracies(made: Adapted) -> Iterable[Html]:

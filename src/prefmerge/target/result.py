@@ -29,6 +29,7 @@ from prefmerge.target.own import Addition, lines_of_use
 from prefmerge.target.parameters import Parameters
 from prefmerge.target.pool import Candidate
 from prefmerge.target.prior import Prior
+from prefmerge.target.scored import Scored
 from prefmerge.target.source import Source
 
 DRIFT = 0.2  # part of the target that comes from other tasks, in the sentence on what is lost then
@@ -53,10 +54,13 @@ class Adapted:
     parameters: Parameters  # what was asked for
     receipt: Receipt | None = None  # of the model that was written; None where nothing was
     added: Addition | None = None  # what the classifier's bias takes, where the model answers by itself
+    scored: Scored | None = None  # what a command of yours made of the candidates, in place of choice, estimates, head
 
     @property
     def verdict(self) -> str:
         """What was chosen and why, in a sentence or two."""
+        if self.scored is not None:
+            return self.scored.verdict
         if self.choice is None:
             why = "there are no samples of the tasks, so it could not be compared with anything"
             return f"Took {self.chosen.name}: {why}."
@@ -128,6 +132,10 @@ class Adapted:
             "notes": list(self.notes),
             "cost": dict(self.cost),
         }
+        if self.scored is not None:
+            del data["prior"]  # nothing is made of it
+            data["scored"] = self.scored.to_json()
+            data["candidates"] = [{"name": one.name, "settings": told_settings(one)} for one in self.pool]
         if self.added is not None:
             data["added"] = {
                 "tensor": self.added.tensor,
@@ -155,6 +163,8 @@ class Adapted:
 
 def recipe(made: Adapted) -> Recipe:
     """The recipe of the chosen model."""
+    if made.scored is not None:
+        return made.scored.recipe
     source, chosen = made.source, made.chosen
     names, paths = source.tasks.names, source.checkpoints
     settings: dict[str, Any] = dict(chosen.settings)
@@ -176,7 +186,12 @@ def command(made: Adapted, out: str = "OUT", *, published: bool = False) -> str:
     source, chosen, asked = made.source, made.chosen, made.parameters
     words = ["prefmerge", "merge"]
     settings: dict[str, Any] = dict(chosen.settings)
-    if chosen.task is not None:
+    if chosen.task is not None and made.scored is not None:
+        one = made.scored.recipe
+        paths = [*([] if one.base is None else [one.base]), *(task.path for task in one.tasks)]
+        words += [told_path(Path(path)) for path in paths]
+        settings = {"method": one.method, **({"scale": "1"} if one.tasks else {})}
+    elif chosen.task is not None:
         words += [told_path(source.base), told_path(source.checkpoints[chosen.task])]
         settings = {"method": "increments"}
     elif asked.run is not None:

@@ -198,31 +198,24 @@ def _without_samples(
                 "with labels; then candidates are compared too), or --task-labels FILE. A mix of tasks needs neither: "
                 "--prefer cars=0.8,birds=0.2."
             )
-        classes = checkpoints.names  # a mix of tasks is all that there is: a class stands for each
-        of_task = tuple((t,) for t in range(len(classes)))
-        counts = np.eye(len(classes), dtype=np.int64)
+        tasks = Tasks.of_names(checkpoints.names)  # a mix of tasks is all that there is
     else:
         _, counted, _ = label_counts(checkpoints, asked.task_labels)
-        classes = tuple(dict.fromkeys(name for one in counted for name in one)) if head is None else head.classes
-        at = {name: c for c, name in enumerate(classes)}
-        beyond = next((name for one in counted for name in one if name not in at), None)
-        if beyond is not None:
+        known = None if head is None else head.classes
+        beyond = next((name for one in counted for name in one if known is not None and name not in known), None)
+        if beyond is not None and known is not None:
             raise DataError(
                 f"{asked.task_labels}: {beyond!r} is no class of {asked.head or asked.checkpoints[0]}, which has "
-                f"{', '.join(classes[:5])}{', …' if len(classes) > 5 else ''}."
-                f"{did_you_mean(str(beyond), classes)} Use these names."
+                f"{', '.join(known[:5])}{', …' if len(known) > 5 else ''}."
+                f"{did_you_mean(str(beyond), known)} Use these names."
             )
-        counts = np.zeros((len(counted), len(classes)), np.int64)
-        for t, one in enumerate(counted):
-            for name, n in one.items():
-                counts[t, at[name]] = n
-        of_task = tuple(tuple(np.flatnonzero(row).tolist()) for row in counts)
+        tasks = Tasks.of_counts(checkpoints.names, counted, known)
 
     judged = asked.pairs is not None and head is not None
     assert checkpoints.base is not None
     note = "no samples of the tasks were given, so nothing could be compared. --task-samples PATH gives them."
     return Source(
-        Tasks(checkpoints.names, classes, of_task, counts),
+        tasks,
         checkpoints.base,
         checkpoints.paths,
         head,
@@ -230,7 +223,7 @@ def _without_samples(
         own.kind if own is not None else "text" if asked.pairs is None else _kind_of([asked.pairs]),
         _none(len(checkpoints.names)) if judged else None,
         judged,
-        (tuple(range(len(classes))),) * len(checkpoints.names),
+        (tuple(range(len(tasks.classes))),) * len(checkpoints.names),
         {"training": "unknown"},
         lambda: checkpoints.encoder(OPEN, asked.model, "auto" if own is None else "classifier"),
         () if judged else (note,),

@@ -14,23 +14,42 @@ import typer.main
 
 from prefmerge.cli import app
 from prefmerge.target.by_command.command import WORDS, Command
+from prefmerge.target.by_command.judge import PART
 from prefmerge.target.by_command.number import MeasuredNumber, in_json
-from prefmerge.target.by_command.search import PART
 from prefmerge.target.by_command.space import SCALES
-from prefmerge.target.parameters import SearchParameters
+from prefmerge.target.parameters import Parameters, SearchParameters
+from prefmerge.target.parameters.adapt import NOT_OF_SCORE
 from tests.target.by_command.test_space import space
 
 PAGE = (Path(__file__).parents[3] / "docs" / "any-model.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^    (prefmerge search (?:.*\\\n)*.*)$", PAGE, re.MULTILINE)
+OF_ADAPT = re.findall(r"^    (prefmerge adapt (?:.*\\\n)*.*)$", PAGE, re.MULTILINE)
+
+
+def given(command: str) -> dict[str, Any]:
+    """The parameters that a command of the page gives."""
+    group: Any = typer.main.get_command(app)
+    _, name, *words = shlex.split(command.replace("\\\n", " "))
+    context = group.get_command(None, name).make_context(name, words)
+    return {one: value for one, value in context.params.items() if one not in ("json", "check") and value is not None}
 
 
 def asked(command: str) -> SearchParameters:
-    """The parameters that a command of the page gives."""
-    group: Any = typer.main.get_command(app)
-    words = shlex.split(command.replace("\\\n", " "))[2:]
-    context = group.get_command(None, "search").make_context("search", words)
-    given = {name: value for name, value in context.params.items() if name != "json" and value is not None}
-    return SearchParameters.of(**given)
+    return SearchParameters.of(**given(command))
+
+
+def test_the_commands_of_adapt_are_some():
+    stated, by_labels = (Parameters.of(**given(command)) for command in OF_ADAPT)
+    assert stated.prefer is not None
+    assert by_labels.unordered
+    for one in (stated, by_labels):
+        for text, flag in ((one.score, "--score"), (one.confirm, "--confirm")):
+            assert text is None or "$PREFMERGE" in Command(text, flag).line().replace("{", "")
+    assert stated.confirm is not None
+    refused = re.search(r"What needs a model that prefmerge runs is refused: (.*?)\. In Python", PAGE, re.DOTALL)
+    assert refused is not None
+    for flag in re.findall(r"`--([a-z-]+)`", refused[1]):
+        assert flag.replace("-", "_") in NOT_OF_SCORE
 
 
 def test_every_command_of_the_page_is_one():

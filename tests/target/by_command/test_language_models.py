@@ -1,4 +1,4 @@
-"""A search over layer-wise weights of two tiny language models, killed and resumed, better than every input."""
+"""Two tiny language models: a search over layer-wise weights, killed and resumed, and `adapt`, by their perplexity."""
 
 from __future__ import annotations
 
@@ -19,12 +19,44 @@ pytest.importorskip("optuna", reason="search needs the extra places")
 pytest.importorskip("transformers", reason="two language models")
 
 
-def test_layer_wise_weights_of_language_models_by_perplexity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
+COMMAND = f"{python('client.py')} socket {{model}}"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("language")
     with one_thread():
-        train(tmp_path)
-    (tmp_path / "client.py").write_text(CLIENT)
-    command = f"{python('client.py')} socket {{model}}"
+        train(folder)
+    (folder / "client.py").write_text(CLIENT)
+    return folder
+
+
+@pytest.fixture
+def place(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for one in trained.iterdir():
+        (tmp_path / one.name).symlink_to(one)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_ladder_for_a_mix_by_perplexity(place: Path):
+    words = ["adapt", "base", "animals", "sums", "--prefer", "animals=0.5,sums=0.5", "--unordered", "-o", "site"]
+    words += ["--score", f"{COMMAND} search", "--lower-is-better", "--confirm", f"{COMMAND} confirm"]
+    with one_thread(), serving(place / "socket") as asked:
+        subprocess.run([sys.executable, "-m", "prefmerge", *words], check=True, capture_output=True)
+        assert max(Counter(asked).values()) == 1
+    result = json.loads((place / "site" / "adapt.json").read_text())
+    best, *others = result["scored"]["compared"]
+    assert [one["what"] for one in others if one["what"] == "base"] == ["base"]
+    assert len(others) >= 3
+    assert result["scored"]["chosen"] == best["number"]
+    assert all(best["score"] < one["score"] for one in others)
+    with one_thread():
+        assert perplexity("site", "confirm") == pytest.approx(best["score"], rel=1e-5)
+
+
+def test_layer_wise_weights_of_language_models_by_perplexity(place: Path):
+    tmp_path, command = place, COMMAND
     words = ["search", "base", "animals", "sums", "-o", "found", "--score", f"{command} search", "--lower-is-better"]
     words += ["--confirm", f"{command} confirm", "--space", "weights:3=0..0.8", "--trials", "24", "--patience", "15"]
     line = [sys.executable, "-m", "prefmerge", *words, "--model", "merged"]

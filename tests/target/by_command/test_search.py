@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import time
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,10 @@ from prefmerge.errors import DiskFull, MethodError, OutputExists, RunError, Usag
 from prefmerge.merging.api import run
 from prefmerge.merging.recipe_file import read_recipe
 from prefmerge.target.by_command import CommandOutcome, scoring
-from tests.target.by_command.models import calls, make, python
+from prefmerge.target.by_command.choice import Contender, ahead_of
+from prefmerge.target.by_command.number import MeasuredNumber, repeated
+from prefmerge.target.search.trial import ScoredTrial
+from tests.target.by_command.models import calls, make, python, score_of
 
 pytest.importorskip("optuna", reason="search needs the extra places")
 
@@ -50,14 +55,6 @@ def search(**given: Any) -> CommandOutcome:
     outcome = prefmerge.search(**asked)  # pyright: ignore[reportArgumentType]
     assert isinstance(outcome, CommandOutcome)
     return outcome
-
-
-def score_of(model: Path | str) -> float:
-    """The command's score, computed once more."""
-    file = Path(model)
-    tensors = load_file(file / "model.safetensors" if file.is_dir() else file)
-    goals = json.loads(Path("goal.json").read_text())
-    return sum(float(((tensors[f"layers.{i}.w"] - np.array(goal)) ** 2).sum()) for i, goal in enumerate(goals))
 
 
 def test_a_search_is_better_than_every_input_and_its_recipe_makes_the_same_bytes(place: Path):
@@ -169,8 +166,8 @@ def test_the_best_input_is_kept_where_the_winner_does_not_win(place: Path):
     outcome = search(confirm=f"{python('confirm.py')} {{model}}", model="chosen")
     assert outcome.best.task is None
     assert outcome.chosen.what == "task birds"
-    assert outcome.verdict.startswith("task birds, which you have, is no worse than the search's best")
-    assert "chose among the inputs" in outcome.doubt
+    assert outcome.verdict.startswith("task birds, which you have, is no worse than the best candidate, ")
+    assert "chose among what was compared" in outcome.doubt
     assert outcome.settings == {}
     assert read_recipe("found/recipe.yaml").method == "passthrough"
     birds, chosen = (load_file(place / name / "model.safetensors") for name in ("birds", "chosen"))
@@ -184,6 +181,76 @@ def test_standard_errors_give_an_interval(place: Path):
     outcome = search(confirm=f"{python('confirm.py')} {{model}}")
     assert "better by 2 than the best input, base (5 ± 0.2, 95 % interval 1.56 to 2.44; lower" in outcome.verdict
     assert "independent" in outcome.doubt
+
+
+NOISY = """\
+import sys
+from pathlib import Path
+
+exec(Path('score.py').read_text())
+repeat = int(sys.argv[3])
+if Path('broken').exists() and repeat == 3:
+    sys.exit('no memory')
+print(total + (0, 0.5, -0.125, 0.25)[repeat])
+"""
+REPEATED = f"{python('noisy.py')} {{model}} confirm {{repeat}}"
+
+
+def test_a_confirming_command_that_is_run_several_times(place: Path):
+    (place / "noisy.py").write_text(NOISY)
+    (place / "broken").touch()
+    with pytest.raises(RunError, match="--confirm: no model has a score"):
+        search(confirm=REPEATED, confirm_repeats=3)
+    (place / "broken").unlink()
+    before = Counter(calls(place))
+    outcome = search(confirm=REPEATED, confirm_repeats=3)
+    asked = Counter(calls(place)) - before
+    assert asked.total() == len(outcome.compared)  # the runs that were had are kept
+    assert all(line.endswith("confirm 3") for line in asked)
+    own, rival = outcome.compared[:2]
+    assert own.measured is not None
+    assert rival.measured is not None
+    plain = outcome.rungs[-1].rows[0].measured
+    assert plain is not None
+    noise = (0.5, -0.125, 0.25)
+    error = stdev(noise) / math.sqrt(3)
+    assert own.measured.value == pytest.approx(plain.value + sum(noise) / 3)
+    assert own.measured.error == pytest.approx(error)
+    assert own.interval == pytest.approx(  # Student's t for two degrees of freedom
+        (own.measured.value - 4.302653 * error, own.measured.value + 4.302653 * error), rel=1e-6
+    )
+    assert outcome.expected.startswith(f"Expected: {own.text}, 95 % interval ")
+    assert outcome.expected.endswith(", the mean of 3 runs, by the confirming command (lower is better).")
+    assert outcome.doubt.startswith("The interval is that of 3 runs: it holds what differs from run to run")
+    # The noise is the same for each model here, so it is not in the difference.
+    ahead, half = ahead_of(own, rival, True)
+    assert ahead == pytest.approx(rival.measured.value - own.measured.value)
+    assert half is None or half < 1e-6
+    assert [len(row["runs"]) for row in outcome.to_json()["compared"]] == [3] * 4
+
+
+def test_runs_that_are_all_the_same_have_no_interval(place: Path):
+    outcome = search(confirm=CONFIRM, confirm_repeats=2)
+    assert outcome.compared[0].interval is None
+    assert "95 %" not in outcome.verdict + outcome.expected
+    assert outcome.doubt.startswith("All runs of the confirming command print the same, so there is no interval.")
+    assert sum(line.endswith("confirm") for line in calls(place)) == 2 * len(outcome.compared)
+
+
+def test_the_interval_of_several_runs():
+    def row(*values: float, error: float | None = None) -> Contender:
+        trial = ScoredTrial(0, "one", {}, None, 0.0, False)
+        return Contender(trial, repeated([MeasuredNumber(value, error) for value in values]))
+
+    ahead, half = ahead_of(row(3, 5, 4), row(1, 2, 3), False)
+    apart = (2, 3, 1)
+    assert (ahead, half) == pytest.approx((2, 4.302653 * stdev(apart) / math.sqrt(3)), rel=1e-6)
+    assert ahead_of(row(3, 5, 4), row(1, 2, 3), True)[0] == pytest.approx(-2)
+    # A standard error that the command prints counts where it is larger: samples are few, however often they are run.
+    _, half = ahead_of(row(3, 5, 4, error=3.0), row(1, 2, 3, error=4.0), False)
+    assert half == pytest.approx(1.96 * 5)
+    assert row(3, 5, 4, error=3.0).text == "4 ± 3"
+    assert row(3, 5, 4, error=0.1).text == f"4 ± {1 / math.sqrt(3):.2g}"
 
 
 def test_files_are_searched_as_folders_are(place: Path):
@@ -304,9 +371,12 @@ def test_confirming_scores_that_fail_are_noted(place: Path):
 
 def test_no_merge_better_than_an_input(place: Path):
     (place / "inputs.py").write_text("import sys\nprint(9 if 'candidates' in sys.argv[1] else 1)\n")
-    outcome = search(score=f"{python('inputs.py')} {{model}}", confirm=CONFIRM, trials=9)
-    assert outcome.best.what == "base"
+    outcome = search(score=f"{python('inputs.py')} {{model}}", trials=9)
+    assert outcome.chosen.what == outcome.best.what == "base"
     assert outcome.verdict == "No merge scored better than base, which you have (lower is better). It is kept."
+    outcome = search(score=f"{python('inputs.py')} {{model}}", confirm=CONFIRM, trials=9)
+    assert (outcome.best.what, outcome.chosen.what) == ("base", "task cars")
+    assert outcome.verdict.startswith("task cars, which you have, is no worse than the best candidate, base (")
 
 
 def test_a_method_that_cannot_merge_these_is_refused_at_once(place: Path):
@@ -370,6 +440,8 @@ def test_fewer_candidates_at_once_where_the_disk_is_small(place: Path, monkeypat
         ({"score": f"{SCORE} {{budget}}", "budgets": "few"}, "--budgets few: expected growing numbers above 0"),
         ({"confirm": SCORE}, "--confirm is the command of --score, which chose the model. Have it take other samples."),
         ({"confirm": f"{SCORE} {{budget}}"}, "--confirm gets no budget."),
+        ({"confirm_repeats": 3}, "--confirm-repeats 3 has no use without --confirm COMMAND."),
+        ({"score": f"{SCORE} {{repeat}}"}, "--score is run once for each candidate. {repeat} is for --confirm."),
         ({"trials": 2}, "--trials 2: the base and the tasks are tried first. Give at least 3."),
         ({"max_memory": "lots"}, "--max-memory 'lots' is not a size"),
         ({"model": "model.bin"}, "-o model.bin: prefmerge writes a .safetensors file or a folder"),

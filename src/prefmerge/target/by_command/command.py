@@ -28,7 +28,7 @@ from prefmerge.ground.words import duration, nearest
 from prefmerge.target.by_command import guard
 from prefmerge.target.by_command.number import MeasuredNumber, NoNumber, in_json, printed
 
-WORDS = ("model", "budget", "out", "job")
+WORDS = ("model", "budget", "out", "job", "repeat")
 KEPT = 1 << 20  # bytes of each stream
 TAIL = 600  # characters of the output in a message
 _WORD = re.compile(r"(?<!\$)\{([a-z_]+)\}")

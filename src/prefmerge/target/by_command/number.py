@@ -13,9 +13,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -35,6 +36,26 @@ class MeasuredNumber:
 
     value: float
     error: float | None = None
+
+
+@dataclass(frozen=True)
+class RepeatedNumber(MeasuredNumber):
+    """The mean of several runs, and its standard error: that of the runs, or the one that they print where that is
+    larger. None where there is neither: runs that are all the same do not show how sure they are.
+    """
+
+    runs: tuple[float, ...] = ()
+    printed: float | None = None  # the mean of the standard errors that the runs print
+
+
+def repeated(several: Sequence[MeasuredNumber]) -> RepeatedNumber:
+    """Runs of one command on one model, at least two, as one number."""
+    runs = tuple(one.value for one in several)
+    errors = [one.error for one in several if one.error is not None]
+    shown = fmean(errors) if len(errors) == len(runs) else None
+    spread = stdev(runs) / math.sqrt(len(runs))
+    known = [one for one in (spread or None, shown) if one is not None]
+    return RepeatedNumber(fmean(runs), max(known, default=None), runs, shown)
 
 
 def printed(text: str) -> MeasuredNumber:

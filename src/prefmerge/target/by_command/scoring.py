@@ -10,6 +10,7 @@ batch a reading of the inputs and the writing of its models; the command. Not he
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,7 +34,7 @@ from prefmerge.merging.many import Order, write_all
 from prefmerge.merging.recipe import Recipe
 from prefmerge.outputs.receipts import receipt_beside
 from prefmerge.target.by_command.command import Command, CommandScore, Failure, Running
-from prefmerge.target.by_command.number import MeasuredNumber
+from prefmerge.target.by_command.number import MeasuredNumber, repeated
 from prefmerge.target.by_command.sources import Sources
 from prefmerge.target.search.space import Start
 from prefmerge.target.search.trial import key_of
@@ -74,32 +75,58 @@ class CommandScoring:
         """The score that an earlier call has kept, or why there was none."""
         return self._known.get(key := self.key(start, command, budget)) or self._read(key)
 
+    def forget(self, starts: Sequence[Start], command: Command, budget: str) -> None:
+        """Keep nothing of these, and no folder of scores where that was all."""
+        for start in starts:
+            key = self.key(start, command, budget)
+            self._known.pop(key, None)
+            self._store.file(key).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty: then it stays
+            self._store.folder.rmdir()
+
     def each(
-        self, starts: Sequence[Start], command: Command, budget: str = "", seen: Callable[[], None] | None = None
+        self,
+        starts: Sequence[Start],
+        command: Command,
+        budget: str = "",
+        seen: Callable[[], None] | None = None,
+        repeats: int = 1,
     ) -> Iterator[CommandScore]:
         """The score of each, in order, as soon as it and those before it are known. `seen`: called after each that was
-        not known before.
+        not known before. `repeats`: how often the command is run for each; the score is then a `RepeatedNumber`.
         """
         waiting: dict[str, Start] = {}
         keys = [self.key(start, command, budget) for start in starts]
         for key, start in zip(keys, starts, strict=True):
-            if key not in self._known:
-                score = self._read(key)
-                if isinstance(score, MeasuredNumber):
-                    self._known[key] = score
-                else:
-                    waiting[key] = start
+            for run in _runs(key, repeats):
+                if run not in self._known and isinstance(score := self._read(run), MeasuredNumber):
+                    self._known[run] = score
+            if self._whole(key, repeats) is None:
+                waiting[key] = start
         told = 0
-        for _ in self._scored(waiting, command, budget):
+        for _ in self._scored(waiting, command, budget, repeats):
             if seen is not None:
                 seen()
-            while told < len(keys) and keys[told] in self._known:
-                yield self._known[keys[told]]
+            while told < len(keys) and (score := self._whole(keys[told], repeats)) is not None:
+                yield score
                 told += 1
         for key in keys[told:]:
-            yield self._known[key]
+            score = self._whole(key, repeats)
+            assert score is not None
+            yield score
 
-    def _scored(self, waiting: Mapping[str, Start], command: Command, budget: str) -> Iterator[str]:
+    def _whole(self, key: str, repeats: int) -> CommandScore | None:
+        """The score of what is known; None while runs are missing."""
+        known = [self._known.get(run) for run in _runs(key, repeats)]
+        failed = next((one for one in known if isinstance(one, Failure)), None)
+        if failed is not None:
+            return failed
+        measured = [one for one in known if isinstance(one, MeasuredNumber)]
+        if len(measured) < len(known):
+            return None
+        return measured[0] if repeats == 1 else repeated(measured)
+
+    def _scored(self, waiting: Mapping[str, Start], command: Command, budget: str, repeats: int) -> Iterator[str]:
         """Score what is waiting, a batch after the other. Gives the key of each as it is known."""
         rest = list(waiting.items())
         running = Running()
@@ -118,15 +145,16 @@ class CommandScoring:
                         disk.remove(self._scratch)  # no command is at work
                         self._batch, rest = len(batch) // 2, [*batch, *rest]
                         continue
-                    futures: dict[Future[CommandScore], str] = {}
+                    futures: dict[Future[tuple[str, CommandScore]], str] = {}
                     for key, model in models.items():
                         if isinstance(model, Failure):
                             self._keep(key, model)
                             yield key
                         else:
-                            futures[pool.submit(self._one, key, model, command, budget, running, slots)] = key
+                            job = pool.submit(self._one, key, model, command, budget, repeats, running, slots)
+                            futures[job] = key
                     for future in as_completed(futures):
-                        self._keep(futures[future], future.result())
+                        self._keep(*future.result())
                         yield futures[future]
             except BaseException:  # Ctrl-C: the commands end with it
                 running.end()
@@ -134,15 +162,36 @@ class CommandScoring:
                 raise
 
     def _one(
-        self, key: str, model: Path, command: Command, budget: str, running: Running, slots: SimpleQueue[int]
-    ) -> CommandScore:
-        """Run the command on a model, and remove the model if it is a candidate."""
+        self,
+        key: str,
+        model: Path,
+        command: Command,
+        budget: str,
+        repeats: int,
+        running: Running,
+        slots: SimpleQueue[int],
+    ) -> tuple[str, CommandScore]:
+        """Run the command on a model, as often as it is not known yet, and remove the model if it is a candidate. Gives
+        the last run, or the first that fails; those before it are kept.
+        """
         slot, out = slots.get(), self._scratch / f"{key}.out"
         try:
-            out.mkdir(parents=True, exist_ok=True)
-            self.commands += 1
-            words = {"model": str(model), "budget": budget, "out": str(out), "job": str(slot)}
-            return command.score(words, running)
+            last: tuple[str, CommandScore] | None = None
+            for repeat, run in enumerate(_runs(key, repeats), 1):
+                if run in self._known:
+                    last = last or (run, self._known[run])
+                    continue
+                disk.remove(out)
+                out.mkdir(parents=True, exist_ok=True)
+                self.commands += 1
+                words = {"model": str(model), "budget": budget, "out": str(out), "job": str(slot)}
+                last = run, command.score({**words, "repeat": str(repeat)}, running)
+                if isinstance(last[1], Failure):
+                    break
+                if repeat < repeats:
+                    self._keep(*last)
+            assert last is not None
+            return last
         finally:
             slots.put(slot)
             disk.remove(out)
@@ -192,6 +241,11 @@ class CommandScoring:
     def _keep(self, key: str, score: CommandScore) -> None:
         self._known[key] = score
         self._store.write(key, json.dumps(asdict(score)).encode())
+
+
+def _runs(key: str, repeats: int) -> list[str]:
+    """The keys of the runs of a command on one model; the first is that of one run alone."""
+    return [key, *(digest([key, repeat]) for repeat in range(2, repeats + 1))]
 
 
 def _over_the_same(orders: Mapping[str, Order]) -> list[dict[str, Order]]:

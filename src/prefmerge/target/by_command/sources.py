@@ -33,7 +33,7 @@ from prefmerge.methods.shares_by_layer import resolved
 from prefmerge.outputs.companions import find_companions
 from prefmerge.preference import Preference
 from prefmerge.runs import read_run, require_finished
-from prefmerge.target.parameters import SearchParameters
+from prefmerge.target.parameters import Parameters, SearchParameters
 from prefmerge.target.search.space import Start
 from prefmerge.vectors.adapter import AdapterVector
 
@@ -60,7 +60,7 @@ class Sources:
     given: Mapping[str, Any] | None = field(default=None)
 
     @classmethod
-    def of(cls, asked: SearchParameters) -> Sources:
+    def of(cls, asked: Parameters | SearchParameters) -> Sources:
         """Raises UsageError, RecipeError, RunError and CheckpointError."""
         recipe = _recipe(asked)
         assert recipe.base is not None
@@ -75,7 +75,7 @@ class Sources:
                 tuple(_source(path, task, folder, base) for path, task in zip(paths, tasks, strict=True)),
                 tuple(task.name for task in tasks),
                 "folder" if folder else "file",
-                _given(recipe) if _is_recipe(asked.checkpoints) else None,
+                settings_of(recipe) if _is_recipe(asked.checkpoints) else None,
             )
 
     @property
@@ -112,7 +112,7 @@ class Sources:
         return recipe_of(self.base.path, [source.path], names=[self.names[start.task]], method="last", scale="1")
 
 
-def _recipe(asked: SearchParameters) -> Recipe:
+def _recipe(asked: Parameters | SearchParameters) -> Recipe:
     """What names the checkpoints."""
     if asked.run is not None:
         run = read_run(asked.run)
@@ -136,7 +136,7 @@ def _is_recipe(paths: Sequence[Path]) -> bool:
     return bool(paths) and paths[0].suffix.lower() in (".yaml", ".yml")
 
 
-def _given(recipe: Recipe) -> dict[str, Any]:
+def settings_of(recipe: Recipe) -> dict[str, Any]:
     """The method and the parameters of a recipe, as what `recipe_of` takes, in JSON."""
     known, given = every(), dict[str, Any]()
     for name, value in recipe.given.items():

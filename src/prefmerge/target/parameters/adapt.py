@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from prefmerge.errors import UsageError, require_one_source
-from prefmerge.ground.words import flag
+from prefmerge.ground.words import flag, joined
 from prefmerge.target.parameters.again import continued
 from prefmerge.target.parameters.declared import (
     CHECKPOINTS,
@@ -25,7 +25,33 @@ from prefmerge.target.parameters.declared import (
     Declared,
     Declaring,
 )
+from prefmerge.target.parameters.scored import (
+    BUDGETS,
+    COMMANDS,
+    CONFIRM,
+    CONFIRM_REPEATS,
+    JOBS,
+    LOWER_IS_BETTER,
+    MAX_MEMORY,
+    OF_SCORE,
+    SCORE,
+    SCORE_KEY,
+    TIMEOUT,
+)
 
+# Samples, heads and models that are run here: a command does without.
+NOT_OF_SCORE = (
+    "inputs",
+    "pairs",
+    "task_samples",
+    "head",
+    "model",
+    "keep",
+    "no_prior",
+    "metric",
+    "compare",
+    "samples",
+)
 Metric = Literal["accuracy", "balanced"]
 
 
@@ -108,10 +134,21 @@ class Parameters(Declaring):
     )
     level: Annotated[float, LEVEL] = 0.9
     seed: Annotated[int, SEED] = 0
-    batch: Annotated[int, Declared("Inputs encoded at once.", metavar="N", least=1)] = 64
+    batch: Annotated[
+        int,
+        Declared(
+            "Inputs encoded at once; with --score, candidates that are written at once, as far as the disk holds them.",
+            metavar="N",
+            least=1,
+        ),
+    ] = 64
     dtype: Annotated[str | None, Declared("Number format of the output. Default: the base's.", metavar="DTYPE")] = None
     no_cache: Annotated[
-        bool, Declared("Keep no embeddings on disk: an interrupted run then starts again from nothing.", local=True)
+        bool,
+        Declared(
+            "Keep no embeddings (with --score: no scores) on disk: an interrupted run then starts again from nothing.",
+            local=True,
+        ),
     ] = False
     report: Annotated[
         Path | None,
@@ -123,6 +160,15 @@ class Parameters(Declaring):
     ] = None
     threads: Annotated[int | None, THREADS] = None
     force: Annotated[bool, FORCE] = False
+    score: Annotated[str | None, SCORE] = None
+    confirm: Annotated[str | None, CONFIRM] = None
+    confirm_repeats: Annotated[int, CONFIRM_REPEATS] = 1
+    score_key: Annotated[str | None, SCORE_KEY] = None
+    lower_is_better: Annotated[bool, LOWER_IS_BETTER] = False
+    budgets: Annotated[str | None, BUDGETS] = None
+    jobs: Annotated[int, JOBS] = 1
+    timeout: Annotated[float | None, TIMEOUT] = None
+    max_memory: Annotated[str, MAX_MEMORY] = "2GiB"
 
     command: ClassVar[str] = "adapt"
 
@@ -139,8 +185,9 @@ class Parameters(Declaring):
         require_one_source(self.run, self.checkpoints)
         if self.run is None and len(self.checkpoints) < 2:
             raise UsageError("nothing to adapt: give --run RUN, or BASE TASK... in the order of training.")
+        self._check_score()
         earlier = self.from_ is not None and not self.forget
-        if not (earlier or any((self.labels, self.inputs, self.pairs, self.prefer))):
+        if not (earlier or self.score or any((self.labels, self.inputs, self.pairs, self.prefer))):
             raise UsageError(
                 "what is the target like? Give --labels FILE, --inputs PATH, --pairs PATH or --prefer SPEC; more than "
                 "one where you have them."
@@ -167,6 +214,27 @@ class Parameters(Declaring):
             except ValueError as error:
                 raise UsageError(f"--dtype: {error}.") from error
 
+    def _check_score(self) -> None:
+        """Raise UsageError for what makes no sense with a command, or without one."""
+        own = type(self)
+        if self.score is None:
+            idle = next((name for name in OF_SCORE if getattr(self, name) != getattr(own, name)), None)
+            if idle is not None:
+                raise UsageError(f"{flag(idle)} has no use without --score COMMAND, which scores a model.")
+            return
+        given = [flag(name) for name in NOT_OF_SCORE if getattr(self, name) != getattr(own, name)]
+        if given:
+            raise UsageError(
+                f"{joined(given)} {'has' if len(given) == 1 else 'have'} no use with --score, whose command alone "
+                "judges: prefmerge runs no model then. Leave "
+                f"{'it' if len(given) == 1 else 'them'} out, and say what the target is like with --labels FILE (and "
+                "--task-labels FILE, where there is no run) or --prefer SPEC; with neither, all tasks count alike."
+            )
+        if self.task_labels is not None and self.labels is None and self.from_ is None:
+            raise UsageError("--task-labels has no use with --score without --labels FILE. Give both, or neither.")
+        if self.out is None:
+            raise UsageError("--out OUT is missing: --score writes its candidates beside it.")
+
     def to_json(self) -> dict[str, Any]:
         """What the result depends on; of paths only their last part, for the file may be published."""
         values: dict[str, Any] = {}
@@ -175,7 +243,11 @@ class Parameters(Declaring):
                 continue
             if name == "model" and value is not None and Path(value).exists():
                 value = Path(value)
-            if isinstance(value, tuple):
+            if name in COMMANDS and value is not None:
+                from prefmerge.merging.places import without_places  # not sooner, as above
+
+                values[name] = without_places(str(value))
+            elif isinstance(value, tuple):
                 values[name] = [one.name if isinstance(one, Path) else one for one in value]
             else:
                 values[name] = value.name if isinstance(value, Path) else value

@@ -23,6 +23,7 @@ from prefmerge.ground import jsons
 from prefmerge.ground.words import counted, flag, joined, listed
 from prefmerge.merging.receipt import Receipt
 from prefmerge.target.files import FORMAT, RECEIPT, RESULT
+from prefmerge.target.parameters.scored import COMMANDS, OF_SCORE
 
 PATHS = (
     "checkpoints",
@@ -112,7 +113,8 @@ def read_earlier(path: Path) -> Earlier:
 def taken_from(earlier: Earlier, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The parameters of an earlier result that `given` does not have, without what was shown; and what is missing."""
     old, missing = earlier.parameters, list[str]()
-    taken = {name: value for name, value in old.items() if name not in (*PATHS, "prefer") and value is not None}
+    apart = (*PATHS, "prefer", *COMMANDS) if given.get("score") else (*PATHS, "prefer", *COMMANDS, *OF_SCORE)
+    taken = {name: value for name, value in old.items() if name not in apart and value is not None}
     if given.get("run") is not None:
         taken = {name: value for name, value in taken.items() if name not in _OF_CHECKPOINTS}
     elif old.get("run") and not given.get("checkpoints"):
@@ -137,6 +139,9 @@ def continued(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     taken, missing = taken_from(earlier, given)
     if earlier.parameters.get("candidate") and not given.get("candidate"):
         missing.append(f"--candidate (it was {_named(earlier.parameters['candidate'])})")
+    for name in COMMANDS:
+        if earlier.parameters.get(name) and not given.get(name):
+            missing.append(f"{flag(name)} (it was {earlier.parameters[name]!r}; no command is run out of a file)")
     if not given.get("forget"):
         stated = earlier.parameters.get("prefer")
         if stated is not None and not any(given.get(name) for name in ("labels", "inputs", "prefer")):

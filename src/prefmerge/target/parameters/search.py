@@ -23,22 +23,24 @@ from prefmerge.target.parameters.declared import (
     Declaring,
     declarations,
 )
+from prefmerge.target.parameters.scored import (
+    BUDGETS,
+    CONFIRM,
+    CONFIRM_REPEATS,
+    JOBS,
+    LOWER_IS_BETTER,
+    MAX_MEMORY,
+    OF_SCORE,
+    SCORE,
+    SCORE_KEY,
+    TIMEOUT,
+)
 
 _USUAL = [name for name, over in searchable().items() if over.usual]
 _OTHERS = [name for name, over in searchable().items() if not over.usual]
 _, _PREFER = declarations(Parameters)["prefer"]
 _OF_TARGET = ("labels", "inputs", "pairs", "prefer", "paper", "held_out")  # without a command
-_OF_SCORE = (
-    "checkpoints",
-    "confirm",
-    "score_key",
-    "lower_is_better",
-    "budgets",
-    "jobs",
-    "timeout",
-    "max_memory",
-    "model",
-)
+_OF_SCORE = ("checkpoints", *OF_SCORE, "model")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,44 +95,15 @@ class SearchParameters(Declaring):
     seed: Annotated[int, SEED] = 0
     threads: Annotated[int | None, THREADS] = None
     force: Annotated[bool, replace(FORCE, help="Start over where a search is kept already.")] = False
-    score: Annotated[
-        str | None,
-        Declared(
-            "For models that prefmerge cannot run: a shell command that prints the score of the model at {model}. It "
-            "may hold {budget}, {out} (a folder for its JSON) and {job} (0 to --jobs less 1) too.",
-            metavar="COMMAND",
-        ),
-    ] = None
-    confirm: Annotated[
-        str | None,
-        Declared(
-            "The same on held-out samples: it scores the best candidate and every input, and decides.",
-            metavar="COMMAND",
-        ),
-    ] = None
-    score_key: Annotated[
-        str | None,
-        Declared(
-            "Where the score is in the JSON that the command prints or leaves in {out}: names joined by /, such as "
-            "results/gsm8k/acc,none.",
-            metavar="KEY",
-        ),
-    ] = None
-    lower_is_better: Annotated[bool, Declared("The score is a loss or a perplexity.")] = False
-    budgets: Annotated[
-        str | None,
-        Declared(
-            "What {budget} is: the best third of the candidates goes on from each number to the next.",
-            metavar="N,N,...",
-        ),
-    ] = None
-    jobs: Annotated[int, Declared("Commands that run at once.", metavar="N", least=1, local=True)] = 1
-    timeout: Annotated[
-        float | None, Declared("Give up a candidate whose command takes longer.", metavar="SECONDS", least=0.001)
-    ] = None
-    max_memory: Annotated[
-        str, Declared("Bound on the working memory of a merge with --score.", metavar="SIZE", local=True)
-    ] = "2GiB"
+    score: Annotated[str | None, SCORE] = None
+    confirm: Annotated[str | None, CONFIRM] = None
+    confirm_repeats: Annotated[int, CONFIRM_REPEATS] = 1
+    score_key: Annotated[str | None, SCORE_KEY] = None
+    lower_is_better: Annotated[bool, LOWER_IS_BETTER] = False
+    budgets: Annotated[str | None, BUDGETS] = None
+    jobs: Annotated[int, JOBS] = 1
+    timeout: Annotated[float | None, TIMEOUT] = None
+    max_memory: Annotated[str, MAX_MEMORY] = "2GiB"
     model: Annotated[
         Path | None, Declared("With --score: write the chosen model there.", metavar="OUT", local=True)
     ] = None

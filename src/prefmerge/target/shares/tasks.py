@@ -6,7 +6,7 @@ Shapes: T tasks, C classes, N training samples, E width. Cost: none. Not here: h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -79,6 +79,26 @@ class Tasks:
             raise DataError(
                 f"training sample {wrong[0]} is of class {self.classes[c]!r}, which task {self.names[t]!r} lacks."
             )
+
+    @classmethod
+    def of_names(cls, names: Sequence[str]) -> Tasks:
+        """Tasks of which the names alone are known: a class stands for each."""
+        return cls(
+            tuple(names), tuple(names), tuple((t,) for t in range(len(names))), np.eye(len(names), dtype=np.int64)
+        )
+
+    @classmethod
+    def of_counts(
+        cls, names: Sequence[str], counted: Sequence[Mapping[str, int]], classes: Sequence[str] | None = None
+    ) -> Tasks:
+        """Tasks of which it is known how often each class occurs in training. `classes`: all of them, in order."""
+        classes = tuple(dict.fromkeys(name for one in counted for name in one) if classes is None else classes)
+        at = {name: c for c, name in enumerate(classes)}
+        counts = np.zeros((len(counted), len(classes)), np.int64)
+        for t, one in enumerate(counted):
+            for name, n in one.items():
+                counts[t, at[name]] = n
+        return cls(tuple(names), classes, tuple(tuple(np.flatnonzero(row).tolist()) for row in counts), counts)
 
     @cached_property
     def has_TC(self) -> np.ndarray:
