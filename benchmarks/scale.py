@@ -142,8 +142,8 @@ The disk must deliver what the cores can take: {_wanted(known)}.
     prefmerge merge recipe.yaml -o merged/ --ray auto              # a cluster of Ray over shared storage
 
 Nodes share the tensors, so no node reads all of the inputs, and together they read them once. The bytes are those
-of one machine. `--scope model` needs all elements for one budget, so it runs on one machine. [Limits](limits.md)
-says what is not possible.
+of one machine. With `--scope model` each node reads its tensors more than once, to count before it merges; the nodes
+send counts, not elements. [Limits](limits.md) says what is not possible.
 
 {common.origin(data)}
 """

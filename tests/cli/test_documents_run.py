@@ -79,6 +79,7 @@ NOT_RUN = {
     "prefmerge bench examples/bench/cifar100-5.yaml -o cifar100-5": f"needs a GPU, and {HUB}",
     "prefmerge bench examples/bench/cifar100-5.yaml -o cifar100-5 --dry-run": HUB,
     "prefmerge bench examples/bench/cifar100-5.yaml -o cifar100-5 --jobs 2": f"needs GPUs, and {HUB}",
+    "prefmerge bench recipe.yaml -o results/ --ray 10.0.0.1:6379": "tests/lab/test_on_ray.py has a cluster",
     "prefmerge bench RECIPE.yaml -o OUT": "half a minute; tests/lab/test_command.py runs such a recipe",
     "prefmerge finetune examples/finetune/own-images.yaml -o my-run": HUB,
     "prefmerge merge base/ cars/ birds/ -o merged/ --ray 10.0.0.1:6379": "tests/merging/test_on_ray.py has a cluster",

@@ -17,7 +17,7 @@ from prefmerge.cli import app
 from prefmerge.lab import bench
 from prefmerge.lab import report as reporting
 from prefmerge.lab.forecast import BACKWARD, WHILE_TRAINING, Forecast, Rates, WorkAhead
-from prefmerge.lab.jobs import _Queue
+from prefmerge.lab.jobs import Queue
 from prefmerge.lab.kinds import Counts, FixedSpec, MeasureSpec, Spec
 from prefmerge.lab.results import Results
 from tests.lab.conftest import words
@@ -209,7 +209,7 @@ def test_journey_16_a_worker_gets_the_other_scales_of_its_merge():
     def at(title: str, scale: str) -> Any:
         return cell(title, FixedSpec({}, (scale,), "all", 1, 16))
 
-    queue = _Queue([at("a", "0.5"), at("a", "1"), at("b", "0.5"), at("b", "1")], lambda *_: None)
+    queue = Queue([at("a", "0.5"), at("a", "1"), at("b", "0.5"), at("b", "1")], lambda *_: None)
     first = queue.take(None, [None])
     second = queue.take(None, [first])
     assert first is not None

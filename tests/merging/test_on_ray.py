@@ -13,17 +13,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from prefmerge import Receipt, merge, merge_recipes
 from prefmerge.errors import MissingExtra, NonFiniteValue, UsageError
 from prefmerge.ground import atomic
-from prefmerge.merging import on_ray
+from prefmerge.merging import in_sections, on_ray
 from prefmerge.merging.api import recipe_of
 from prefmerge.merging.plan import make_plan
 from prefmerge.merging.sweep import sweep
+from prefmerge.methods import METHODS, optimal
 from tests.field.attacked import call
-from tests.merging.killed_on_ray import FLAG
+from tests.merging.killed_on_ray import COUNT, FLAG
 from tests.merging.test_candidates import files
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
@@ -60,6 +63,15 @@ def weights(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix == ".safetensors"}
 
 
+def with_nan(file: Path) -> str:
+    """Put a NaN into the largest tensor. Returns its name."""
+    state = load_file(file)
+    name = max(state, key=lambda one: state[one].size)
+    state[name].flat[0] = np.nan
+    save_file(state, file)
+    return name
+
+
 def test_the_bytes_and_the_receipt_are_those_of_one_machine(
     cluster: Path, tmp_path: Path, filled: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,7 +98,7 @@ def test_a_worker_that_is_killed_is_replaced(cluster: Path, tmp_path: Path, fill
     filled.clear()
     cluster.touch()
     merge(base, tasks, tmp_path / "out.safetensors", method="ties", ray="local")
-    assert len(list(cluster.parent.glob("killed-*"))) == 1
+    assert not cluster.exists()
     assert filled == []
     assert (tmp_path / "out.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
 
@@ -99,6 +111,24 @@ def test_a_sweep(cluster: Path, tmp_path: Path, filled: list[str]) -> None:
     made = sweep(recipe, tmp_path / "out", vary, ray="local")
     assert filled == []
     assert [one.out.read_bytes() for one in made] == [one.out.read_bytes() for one in whole]
+
+
+def test_budgets_over_the_whole_model(
+    cluster: Path, tmp_path: Path, filled: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, tasks = files(tmp_path, tasks=3)
+    monkeypatch.setattr(optimal, "ROWS", 1 << 11)  # of 1105 elements, 3 importances each, so it is settled in parts
+    monkeypatch.setattr(optimal, "SAMPLE", 1 << 10)
+    given: dict[str, Any] = {"scope": "model", "importance": "step", "sequential": True, "preference": "0.5,0.2,0.3"}
+    given |= {"report": True, "max_shard_size": 300, "strength": "0.5"}
+    whole = merge(base, tasks, tmp_path / "whole", **given)
+    filled.clear()
+    receipt = merge(base, tasks, tmp_path / "out", ray="local", **given)
+    assert filled == []
+    assert weights(tmp_path / "out") == weights(tmp_path / "whole")
+    assert of(receipt) == of(whole)
+    assert (tmp_path / "out" / "report.html").read_bytes() == (tmp_path / "whole" / "report.html").read_bytes()
+    assert atomic.work_folders(tmp_path / "out") == []
 
 
 def test_a_file_of_several_recipes(cluster: Path, tmp_path: Path, filled: list[str]) -> None:
@@ -116,15 +146,47 @@ def test_a_file_of_several_recipes(cluster: Path, tmp_path: Path, filled: list[s
         assert out == whole
 
 
-def test_what_a_task_raises_is_raised_here_and_nothing_is_left(cluster: Path, tmp_path: Path) -> None:
-    import numpy as np
-    from safetensors.numpy import load_file, save_file
+def test_a_sweep_over_methods_and_both_scopes(cluster: Path, tmp_path: Path, filled: list[str]) -> None:
+    base, tasks = files(tmp_path, "bfloat16", 4)
+    recipe = recipe_of(base, tasks, preference="0,0.3,0.6,0.1", selection="released")
+    vary = {"method": ["tunable-magmax", "ties"], "scope": ["model", "tensor"], "scale": ["0.5", "1"]}
+    whole = sweep(recipe, tmp_path / "whole", vary)
+    filled.clear()
+    made = sweep(recipe, tmp_path / "out", vary, ray="local")
+    assert filled == []
+    assert len(made) == 8
+    assert [one.out.read_bytes() for one in made] == [one.out.read_bytes() for one in whole]
+    assert [of(one.receipt) for one in made] == [of(one.receipt) for one in whole]
 
+
+def test_a_worker_that_is_killed_while_it_counts_and_one_while_it_merges(
+    cluster: Path, tmp_path: Path, filled: list[str]
+) -> None:
+    base, tasks = files(tmp_path, tasks=3)
+    given: dict[str, Any] = {"scope": "model", "selection": "paper", "preference": "0.2,0.5,0.3"}
+    whole = merge(base, tasks, tmp_path / "whole" / "out.safetensors", **given)
+    filled.clear()
+    cluster.touch()
+    cluster.with_name(COUNT).touch()
+    receipt = merge(base, tasks, tmp_path / "out.safetensors", ray="local", **given)
+    assert not cluster.with_name(COUNT).exists()
+    assert not cluster.exists()
+    assert filled == []
+    assert (tmp_path / "out.safetensors").read_bytes() == (tmp_path / "whole" / "out.safetensors").read_bytes()
+    assert of(receipt) == of(whole)
+
+
+def test_a_value_that_is_not_finite_ends_a_choice_over_the_whole_model(cluster: Path, tmp_path: Path) -> None:
     base, tasks = files(tmp_path, tasks=2)
-    state = load_file(tasks[0])
-    name = max(state, key=lambda one: state[one].size)
-    state[name].flat[0] = np.nan
-    save_file(state, tasks[0])
+    name = with_nan(tasks[0])
+    with pytest.raises(NonFiniteValue, match=name):
+        merge(base, tasks, tmp_path / "out.safetensors", scope="model", ray="local")
+    assert not [path for path in tmp_path.iterdir() if "out" in path.name]
+
+
+def test_what_a_task_raises_is_raised_here_and_nothing_is_left(cluster: Path, tmp_path: Path) -> None:
+    base, tasks = files(tmp_path, tasks=2)
+    name = with_nan(tasks[0])
     with pytest.raises(NonFiniteValue, match=name):
         merge(base, tasks, tmp_path / "out.safetensors", ray="local")
     assert not [path for path in tmp_path.iterdir() if "out" in path.name]
@@ -144,10 +206,24 @@ def test_groups_are_neighbours_of_about_one_size(tmp_path: Path) -> None:
         assert len(on_ray.grouped([plan], 1)) == 1
 
 
-def test_budgets_over_the_whole_model_are_refused(tmp_path: Path) -> None:
+def test_sections_are_neighbours_in_the_order_of_the_plan(tmp_path: Path) -> None:
     base, tasks = files(tmp_path, tasks=2)
-    with pytest.raises(UsageError, match="--ray and --scope model do not go together"):
-        merge(base, tasks, tmp_path / "out.safetensors", scope="model", ray="local")
+    with make_plan(recipe_of(base, tasks)) as plan:
+        names = [entry.name for entry in plan.of_role("merge")]
+        for most in (1, 2, 3, 1000):
+            sections = in_sections.neighbours([plan, plan], most)
+            assert [name for section, _ in sections for name in section] == names
+            assert 1 <= len(sections) <= most
+        assert len(in_sections.neighbours([plan], 2)) == 2
+
+
+def test_a_choice_over_the_whole_model_that_cannot_be_shared_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(METHODS["average"]), "by_tensor", lambda method, settings: False)
+    base, tasks = files(tmp_path, tasks=2)
+    with pytest.raises(UsageError, match="--ray and --scope model do not go together with average: its choice"):
+        merge(base, tasks, tmp_path / "out.safetensors", method="average", ray="local")
     assert not (tmp_path / "out.safetensors").exists()
 
 

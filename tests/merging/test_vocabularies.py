@@ -130,6 +130,15 @@ def test_a_union_has_the_tokens_of_all_and_each_row_is_what_the_definition_says(
         )
 
 
+def test_a_tokenizer_that_splits_texts_otherwise_is_noted(models: Path) -> None:
+    lower = {"type": "Lowercase"}
+    edit(models / "birds" / "tokenizer.json", lambda whole: whole | {"normalizer": lower})
+    given: dict[str, Any] = {"tokenizer": "union", **LINEAR}
+    receipt = prefmerge.merge(models / "base", [models / task for task in TASKS], models / "out", **given)
+    [note] = [note for note in receipt.notes if "normalise" in note]
+    assert note.startswith("the output's tokenizer does not normalise texts as that of birds, so texts of birds may")
+
+
 def test_of_a_token_that_the_base_has_and_a_task_lacks_the_task_has_the_base_s_row(models: Path) -> None:
     edit(models / "cars" / "tokenizer.json", lambda whole: _without(whole, "dog"))
     made, base, birds = merged(models, tokenizer="base", **LINEAR), rows(models / "base"), rows(models / "birds")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,6 +31,15 @@ def bench(
             metavar="N",
             min=1,
             help="Pieces of work at once. Default: one per accelerator, or one per core without any.",
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="ADDRESS|local",
+            help="Train and do the work on a cluster of Ray whose machines see the same files (extra `ray`). --jobs is "
+            "then of all machines together.",
         ),
     ] = None,
     dry_run: Annotated[
@@ -63,11 +73,11 @@ def bench(
     require("an experiment", "places", "accelerate", "torch")
     asked = read_experiment(recipe)
     if dry_run:
-        _dry_run(asked, out, jobs or experiment.default_jobs(), force, json)
+        _dry_run(asked, out, jobs, ray, force, json)
         return
     with progress.experiment() as shown:
         results = experiment.run(
-            asked, out, jobs=jobs, progress=shown.cells, watch=shown.runs, say=shown.say, force=force
+            asked, out, jobs=jobs, ray=ray, progress=shown.cells, watch=shown.runs, say=shown.say, force=force
         )
         with phase("drawing the report"):
             written = experiment.report(results, out, o.where(report))
@@ -83,14 +93,18 @@ def bench(
         )
 
 
-def _dry_run(asked: Experiment, out: Path, jobs: int, force: bool, json: bool) -> None:
+def _dry_run(asked: Experiment, out: Path, jobs: int | None, ray: str | None, force: bool, json: bool) -> None:
     """Say what would be done, write nothing. Raises PrefmergeError where the model cannot be opened."""
     from prefmerge.cli import progress, screen, show
+    from prefmerge.lab import on_ray
+    from prefmerge.lab.bench import default_jobs
     from prefmerge.lab.forecast import forecast
     from prefmerge.lab.prepare import planned
 
-    with progress.experiment() as shown:
-        ahead = forecast(planned(asked, out, shown.say, force=force), jobs)
+    with progress.experiment() as shown, contextlib.ExitStack() as stack:
+        ready = planned(asked, out, shown.say, force=force)
+        crew = None if ray is None else stack.enter_context(on_ray.hired_on(ray, asked, jobs))
+        ahead = forecast(ready, jobs or default_jobs() if crew is None else crew.workers, crew=crew)
     if json:
         show.as_json(ahead.to_json())
     else:

@@ -16,6 +16,7 @@ After a kill at any moment the same call resumes: a finished cell is a file, who
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from prefmerge.errors import PrefmergeError
 from prefmerge.ground import jsons
 from prefmerge.ground.progress import Progress
 from prefmerge.ground.store import digest, digest_of_file
+from prefmerge.lab import on_ray
 from prefmerge.lab.cells import Cell
 from prefmerge.lab.collect import collect, write
 from prefmerge.lab.jobs import Executor, Processes, Serial, gpus
@@ -45,25 +47,33 @@ def run(
     out: str | Path,
     *,
     jobs: int | None = None,
+    ray: str | None = None,
     progress: Progress | None = None,
     watch: Watch = lambda name, now: None,
     say: Callable[[str], None] = lambda text: None,
     force: bool = False,
 ) -> Results:
     """Do what is not done yet of an experiment and return all that is known. `jobs`: trainings and cells at once
-    (default: one per core, or one per accelerator). `progress` is called for each cell and `watch` for
-    each training; `say` gets a sentence about whatever else happens. `force`: environments that were frozen there may
-    be replaced.
+    (default: one per core, or one per accelerator). `ray`: the address of a cluster of Ray to do them on, or `local`,
+    with `out` on a disk that all its machines share; then `jobs` is of all machines together. `progress` is called for
+    each cell and `watch` for each training; `say` gets a sentence about whatever else happens. `force`: environments
+    that were frozen there may be replaced.
 
     A cell that cannot be done is named among the results' `missing`; the others are done. Raises ConfigError, RunError,
     DataError, and what training raises.
     """
     from prefmerge.training.run_folder import locked
 
-    out, jobs = Path(out), jobs or default_jobs()
-    ready = prepare(recipe, out, jobs=jobs, say=say, watch=watch, force=force)
-    with locked(out):
-        failed = do_cells(ready.work.cells(), out, jobs=jobs, progress=progress)
+    out = Path(out)
+    with contextlib.ExitStack() as stack:
+        crew = None if ray is None else stack.enter_context(on_ray.hired_on(ray, recipe, jobs))
+        if crew is not None:
+            say(f"On Ray: {crew}.")
+        jobs = crew.workers if crew is not None else jobs or default_jobs()
+        train_all = None if crew is None else partial(on_ray.train_all, crew)
+        ready = prepare(recipe, out, jobs=jobs, say=say, watch=watch, force=force, train_all=train_all)
+        stack.enter_context(locked(out))
+        failed = do_cells(ready.work.cells(), out, jobs=jobs, crew=crew, progress=progress)
         results = collect(ready, failed)
         write(out / "results.json", results.to_json())
     return results
@@ -78,8 +88,17 @@ def default_jobs() -> int:
     return len(gpus()) or (1 if torch.backends.mps.is_available() else available_cores())
 
 
-def do_cells(cells: Sequence[Cell[Any]], out: Path, *, jobs: int, progress: Progress | None = None) -> dict[str, str]:
-    """Do the cells that are not done. Returns why those that failed did, by key."""
+def do_cells(
+    cells: Sequence[Cell[Any]],
+    out: Path,
+    *,
+    jobs: int,
+    crew: on_ray.Crew | None = None,
+    progress: Progress | None = None,
+) -> dict[str, str]:
+    """Do the cells that are not done, on the cluster that is connected to where there is a crew. Returns why
+    those that failed did, by key.
+    """
     from prefmerge.lab.work import RunWorker
     from prefmerge.merging.limits import available_cores
 
@@ -100,6 +119,8 @@ def do_cells(cells: Sequence[Cell[Any]], out: Path, *, jobs: int, progress: Prog
     hire = partial(RunWorker, out)
     alone = jobs == 1 or len(todo) < 2
     executor: Executor = Serial(hire) if alone else Processes(hire, jobs, max(1, available_cores() // jobs))
+    if crew is not None:
+        executor = on_ray.OnRay(hire, crew)
     executor.do(todo, ended)
     return failed
 

@@ -26,9 +26,11 @@ from prefmerge.ground.progress import phase
 from prefmerge.lab.cells import Cell
 from prefmerge.lab.jobs import gpus
 from prefmerge.lab.kinds import CheckpointsSpec, FixedSpec, ModelSpec, SearchSpec, SimilaritySpec, TargetSpec
+from prefmerge.lab.on_ray import Crew
 from prefmerge.lab.prepare import Ready
 from prefmerge.lab.recipe import training_config
 from prefmerge.lab.trainings import RunToTrain
+from prefmerge.merging.limits import available_cores
 from prefmerge.target.choice import FINALISTS
 from prefmerge.target.judging import FIRST
 
@@ -80,16 +82,19 @@ class Forecast:
     free: int
     jobs: int
     accelerators: int
+    crew: Crew | None = None  # over a cluster
 
     @property
     def seconds(self) -> float | None:
         """About how long it takes; None where the model cannot be opened. On the CPU, jobs share the cores that were
-        measured together.
+        measured together; a cluster's are taken to be as fast as these.
         """
         if self.measured.per_second is None:
             return None
         encoded = (self.count.samples + BACKWARD * self.trained_samples) / self.measured.per_second
         merged = self.count.merges * (self.measured.merge_seconds or 0.0)
+        if self.crew is not None and not self.crew.accelerators:
+            return (encoded + merged) * available_cores() / (self.crew.workers * self.crew.processors)
         return (encoded + merged) / max(1, min(self.jobs, self.accelerators))
 
     def to_json(self) -> dict[str, Any]:
@@ -109,6 +114,7 @@ class Forecast:
             "device": self.measured.device,
             "jobs": self.jobs,
             "accelerators": self.accelerators,
+            "ray": None if self.crew is None else self.crew.to_json(),
             "seconds": self.seconds,
             "problem": self.measured.problem,
         }
@@ -142,6 +148,8 @@ class Forecast:
         return said
 
     def _places(self) -> str:
+        if self.crew is not None:
+            return f"Trainings and pieces of work on Ray: {self.crew}."
         at_once = f"{self.jobs} at once" if self.jobs > 1 else "one after another"
         if self.accelerators > 1:
             return f"Trainings and pieces of work: {at_once}, in turns on {self.accelerators} accelerators."
@@ -150,9 +158,9 @@ class Forecast:
         return f"Trainings and pieces of work: {at_once}{', on shared cores' if self.jobs > 1 else ''}."
 
 
-def forecast(ready: Ready, jobs: int, rates: Rates | None = None) -> Forecast:
-    """What is still to be done of an experiment. `rates`: what to assume in place of measuring. Writes nothing. Raises
-    what opening the data raises.
+def forecast(ready: Ready, jobs: int, rates: Rates | None = None, crew: Crew | None = None) -> Forecast:
+    """What is still to be done of an experiment. `rates`: what to assume in place of measuring. `crew`: how it will
+    lie on a cluster. Writes nothing. Raises what opening the data raises.
     """
     cells = ready.work.cells()
     to_do = tuple(cell for cell in cells if cell.load(ready.out) is None)
@@ -171,7 +179,8 @@ def forecast(ready: Ready, jobs: int, rates: Rates | None = None) -> Forecast:
         measured.model_bytes * (sum(models) + WHILE_TRAINING * at_once),
         shutil.disk_usage(_there(ready.out)).free,
         jobs,
-        len(gpus()),
+        len(gpus()) if crew is None else crew.workers * crew.accelerators,
+        crew,
     )
 
 

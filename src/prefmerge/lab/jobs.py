@@ -9,7 +9,8 @@ fails too.
 
 Every process has a pipe of its own and shares nothing with the others. So one that is killed cannot leave a lock behind
 and is seen at once, as the end of its pipe. A `ProcessPoolExecutor` promises neither: its manager thread walks tables
-that `submit` changes at the same time. Cost: a process takes as long to start as its imports. Not here: other machines.
+that `submit` changes at the same time. Cost: a process takes as long to start as its imports. Not here: other machines
+(`on_ray`).
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Serial:
     hire: Hire
 
     def do(self, cells: Sequence[Cell[Any]], ended: Ended) -> None:
-        queue, worker, last = _Queue(cells, ended), self.hire(None), None
+        queue, worker, last = Queue(cells, ended), self.hire(None), None
         try:
             while (cell := queue.take(last, ())) is not None:
                 last = cell
@@ -89,7 +90,7 @@ class Processes:
     threads: int
 
     def do(self, cells: Sequence[Cell[Any]], ended: Ended) -> None:
-        queue, workers = _Queue(cells, ended), list[_Process]()
+        queue, workers = Queue(cells, ended), list[_Process]()
         try:
             for number in range(min(self.count, len(cells))):
                 workers.append(_Process(self.hire, self.threads, gpu_of(number)))
@@ -112,7 +113,7 @@ class Processes:
                 worker.process.join()
 
 
-class _Queue:
+class Queue:
     """The cells that are not finished, and what is called as one ends."""
 
     def __init__(self, cells: Sequence[Cell[Any]], ended: Ended) -> None:
@@ -137,6 +138,10 @@ class _Queue:
         chosen = min(able, key=farness)  # of equals the first
         self.waiting.remove(chosen)
         return chosen
+
+    def give_back(self, cell: Cell[Any]) -> None:
+        """Have a cell given out again, whose worker is gone."""
+        self.waiting.insert(0, cell)
 
     def finish(self, cell: Cell[Any], error: PrefmergeError | None) -> None:
         """Say that a cell is done, or why not; then the cells that come after it cannot be done either."""
@@ -215,11 +220,16 @@ def settle(threads: int | None, gpu: str | None) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends this process
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    limit_threads(threads)
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+
+
+def limit_threads(threads: int | None) -> None:
+    """Have libraries that are not loaded yet use so many threads (None: as many as they like)."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS") if threads is not None else ():
         os.environ[name] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
 
 
 def gpus() -> list[str]:

@@ -28,7 +28,7 @@ from prefmerge.lab.environments import Environment, Mix, Pool
 from prefmerge.lab.plan import Environments, Prepared, Work, plan_work, run_identity
 from prefmerge.lab.recipe import DIVERSE, HELD_OUT, Experiment, training_config
 from prefmerge.lab.samples import Samples, digest_of, pools_of
-from prefmerge.lab.trainings import RunToTrain, Watch, asked_runs, train, trained, write_text
+from prefmerge.lab.trainings import RunToTrain, TrainAll, Watch, asked_runs, train, trained, write_text
 from prefmerge.runs import Run, RunTask, Training, require_finished
 
 Say = Callable[[str], None]
@@ -55,10 +55,11 @@ def prepare(
     say: Say,
     watch: Watch = lambda name, now: None,
     force: bool = False,
+    train_all: TrainAll | None = None,
 ) -> Ready:
     """Train what is not trained, `jobs` runs at a time; open the data of every run, freeze the environments, plan the
-    cells. `force`: environments that were frozen may be replaced. Raises ConfigError, RunError, DataError, OutputError,
-    MissingExtra, and what training raises.
+    cells. `force`: environments that were frozen may be replaced. `train_all`: as `train` takes it. Raises ConfigError,
+    RunError, DataError, OutputError, MissingExtra, and what training raises.
     """
     ready = planned(recipe, out, say, force=force)
     try:
@@ -69,7 +70,7 @@ def prepare(
     write_text(out / "recipe.yaml", recipe.to_yaml())
     _keep(ready)
     if ready.waiting:
-        train(recipe, out, jobs, say, watch)
+        train(recipe, out, jobs, say, watch, train_all)
         ready = planned(recipe, out, lambda text: None)
         assert not ready.waiting
     return ready

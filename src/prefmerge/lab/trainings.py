@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from prefmerge.training.job import TrainingProgress
 
 Watch = Callable[[str, "TrainingProgress | str"], None]  # the run's name, and how far it is, or its phase in words
+TrainAll = Callable[[list["RunToTrain"], int, Watch], None]  # runs, how many at once
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,15 @@ class RunToTrain:
 
 
 def train(
-    recipe: Experiment, out: Path, jobs: int, say: Callable[[str], None], watch: Watch = lambda name, now: None
+    recipe: Experiment,
+    out: Path,
+    jobs: int,
+    say: Callable[[str], None],
+    watch: Watch = lambda name, now: None,
+    train_all: TrainAll | None = None,
 ) -> dict[str, list[str]]:
-    """Train the runs that are not finished, `jobs` at a time. Returns the folders of all, by training. Raises RunError
-    where one fails.
+    """Train the runs that are not finished, `jobs` at a time. `train_all`: what trains them; by default processes of
+    this machine. Returns the folders of all, by training. Raises RunError where one fails.
     """
     (out / "runs").mkdir(parents=True, exist_ok=True)
     folders: dict[str, list[str]] = {}
@@ -68,7 +74,7 @@ def train(
         at_once = min(jobs, len(todo))
         names = listed([one.folder.name for one in todo], 6)
         say(f"Training {names}{f', {at_once} at a time' if len(todo) > 1 else ''}.")
-        _train_all(todo, at_once, watch)
+        (train_all or _train_all)(todo, at_once, watch)
     return folders
 
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import numpy as np
 
@@ -27,44 +26,18 @@ from prefmerge.checkpoints.dtypes import from_float32, to_float32
 from prefmerge.ground.progress import Progress
 from prefmerge.ground.words import quoted
 from prefmerge.merging.kept import Keeping, KeptMagnitude, added
+from prefmerge.merging.outcome import Finished, Outcome
 from prefmerge.merging.parameters import AS_TASK_VECTOR
 from prefmerge.merging.plan import Plan, PlannedTensor
+from prefmerge.merging.scopes import first_alike, scope_of
 from prefmerge.merging.sinks import Sink, rounded
-from prefmerge.methods import Report, Rule, Settings
+from prefmerge.methods import Rule, Settings
+from prefmerge.methods.sections import InSections, ScopeSection
 from prefmerge.vectors.reader import TaskVectors
 from prefmerge.vectors.reading import Reading
 from prefmerge.vectors.workspace import Workspace, spans
 
 SHOWN = 5  # names listed in a note about many
-
-
-class Finished(Protocol):
-    """What an interrupted merge of the same plan had finished, and where what is finished now is kept."""
-
-    report: Report | None  # of the whole model, in scope `model`
-
-    def take(self, entry: PlannedTensor, outcome: Outcome, work: Workspace) -> bool:
-        """Whether a tensor is there; the outcome then has what is known of it. Called from any thread."""
-        ...
-
-    def add(self, entry: PlannedTensor, outcome: Outcome) -> None:
-        """Keep a tensor that is written. Called from any thread."""
-        ...
-
-
-@dataclass
-class Outcome:
-    """How the tensors of one plan came out, and what was read for it: what a receipt says."""
-
-    reading: Reading
-    owned: dict[str, np.ndarray] = field(default_factory=dict)  # elements per task, where every element has an owner
-    reports: dict[str, Report] = field(default_factory=dict)  # of tensors that had a scope to themselves
-    report: Report | None = None  # of the whole model, in scope `model`
-    changed: dict[str, bool] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    kept: int = 0  # tensors that an interrupted merge had finished
-    measured: bool = False  # whether `magnitudes` was asked for
-    magnitudes: dict[str, KeptMagnitude] = field(default_factory=dict)  # of the changes, what each tensor keeps
 
 
 def merge_into(plan: Plan, sink: Sink, work: Workspace, progress: Progress | None = None) -> Outcome:
@@ -99,11 +72,11 @@ def merge_all(
         raise ValueError("plans of one reading must be over the same open checkpoints")
     reading = Reading.of(first.base, first.tasks, hashed=hashed)
     reporter = _Reporter(progress, sum(plan.output_bytes for plan, _ in jobs))
-    kept, alike = finished or [None] * len(jobs), _alike([plan for plan, _ in jobs])
+    kept, alike = finished or [None] * len(jobs), first_alike([plan for plan, _ in jobs])
     keeping = Keeping(first, work) if measured else None
     merges = [
-        _Merge(*job, reading, work, reporter, first_alike, own, keeping)
-        for job, first_alike, own in zip(jobs, alike, kept, strict=True)
+        _Merge(*job, reading, work, reporter, same, own, keeping)
+        for job, same, own in zip(jobs, alike, kept, strict=True)
     ]
     for merge in merges:
         merge.copy_rest()
@@ -117,22 +90,6 @@ def merge_all(
     return [merge.outcome for merge in merges]
 
 
-def _alike(plans: Sequence[Plan]) -> list[int]:
-    """For each plan, the first whose merged task vectors are its own: one that differs in the scale at most."""
-    firsts: list[int] = []
-    for i, plan in enumerate(plans):
-        same = (
-            j
-            for j in range(i)
-            if firsts[j] == j
-            and not plan.method.gives_model
-            and plans[j].method.name == plan.method.name
-            and replace(plans[j].settings, scale=plan.settings.scale) == plan.settings
-        )
-        firsts.append(next(same, i))
-    return firsts
-
-
 def merge_some(
     jobs: Sequence[tuple[Plan, Sink, Finished]],
     work: Workspace,
@@ -144,15 +101,51 @@ def merge_some(
     """Merge the tensors of these names, each a scope of its own, for every plan that merges them, and keep them as
     finished. Nothing is copied. Raises as `merge_all`.
     """
+    merges = _merges_of(jobs, work, measured=measured)
+    _tensor_by_tensor(merges, merges[0].reading, work, hold, names)
+
+
+def _merges_of(jobs: Sequence[tuple[Plan, Sink, Finished]], work: Workspace, *, measured: bool) -> list[_Merge]:
+    """Merges of some tensors each."""
     first = jobs[0][0]
     reading, reporter = Reading.of(first.base, first.tasks, hashed=True), _Reporter(None, 0)
-    alike = _alike([plan for plan, _, _ in jobs])
+    alike = first_alike([plan for plan, _, _ in jobs])
     keeping = Keeping(first, work) if measured else None
-    merges = [
-        _Merge(plan, sink, reading, work, reporter, first_alike, finished, keeping)
-        for (plan, sink, finished), first_alike in zip(jobs, alike, strict=True)
+    return [
+        _Merge(plan, sink, reading, work, reporter, same, finished, keeping)
+        for (plan, sink, finished), same in zip(jobs, alike, strict=True)
     ]
-    _tensor_by_tensor(merges, reading, work, hold, names)
+
+
+class SomeOfModels:
+    """Some tensors of plans whose scope is the whole model, on a machine that has these alone (`methods.sections`)."""
+
+    def __init__(
+        self,
+        jobs: Sequence[tuple[Plan, Sink, Finished]],
+        work: Workspace,
+        names: frozenset[str],
+        *,
+        measured: bool = False,
+    ) -> None:
+        self._merges, self._work, self._names = _merges_of(jobs, work, measured=measured), work, names
+
+    def finished(self, plan: int) -> bool:
+        """Whether an interrupted merge had finished all of them for that plan."""
+        merge = self._merges[plan]
+        done = self._work.map(merge.take, merge.entries(self._names))
+        return all(done) and merge.finished is not None and merge.finished.report is not None
+
+    def section(self, plan: int) -> ScopeSection:
+        """These tensors, of which nothing was read yet, for the selection of that plan."""
+        merge = self._merges[plan]
+        assert isinstance(merge.plan.method, InSections)
+        return merge.plan.method.section(merge.vectors(merge.entries(self._names)), merge.plan.settings, self._work)
+
+    def write(self, plans: Sequence[int], rule: Rule) -> None:
+        """Merge the tensors for these plans, by a rule that was prepared for the first, and keep them as finished."""
+        for merge in (self._merges[plan] for plan in plans):
+            merge.all_at_once({merge.scope(merge.plan.settings, merge.entries(self._names)): rule}, self._names)
 
 
 Shared = tuple[TensorInfo, tuple[str, ...]]  # a tensor of the base, and what each task calls it
@@ -285,14 +278,25 @@ class _Merge:
             self.copy(entry)
         self.outcome.notes += _notes_of(self.differing)
 
-    def all_at_once(self, prepared: RulesOfScope) -> None:
-        """Merge all tensors, as one scope."""
-        entries = self.plan.of_role("merge")
+    def entries(self, names: frozenset[str] | None = None) -> list[PlannedTensor]:
+        """What is to be merged; of these names, where not all is."""
+        return [entry for entry in self.plan.of_role("merge") if names is None or entry.name in names]
+
+    def vectors(self, entries: Sequence[PlannedTensor]) -> list[TaskVectors]:
+        """Their task vectors."""
+        return [TaskVectors.of(self.reading, entry.info, entry.stored_as) for entry in entries]
+
+    def scope(self, settings: Settings, entries: Sequence[PlannedTensor]) -> Hashable:
+        return scope_of(self.plan, self.alike, settings, entries)
+
+    def all_at_once(self, prepared: RulesOfScope, names: frozenset[str] | None = None) -> None:
+        """Merge all tensors, as one scope. `names`: of those to merge, where their rule is prepared already."""
+        entries = self.entries(names)
         taken = self.work.map(self.take, entries)
         if self.finished is not None and self.finished.report is not None and all(taken):
             self.outcome.report = self.finished.report
             return
-        tensors = [TaskVectors.of(self.reading, entry.info, entry.stored_as) for entry in entries]
+        tensors = self.vectors(entries)
         rule = self.prepare(entries, tensors, self.plan.settings, prepared)
         self.outcome.report = rule.report
         for i, (entry, vectors) in enumerate(zip(entries, tensors, strict=True)):
@@ -333,8 +337,7 @@ class _Merge:
         method = self.plan.method
         if prepared is None:
             return method.prepare(tensors, settings, self.work)
-        of = ((entry.name, entry.stored_as) for entry in entries)
-        key = (method.name, method.prepared_from(settings) or self.alike, *of)
+        key = self.scope(settings, entries)
         if key not in prepared:
             prepared[key] = method.prepare(tensors, settings, self.work)
             return prepared[key]

@@ -31,8 +31,9 @@ from prefmerge.merging import on_ray
 from prefmerge.merging.added import Added, Adding, note
 from prefmerge.merging.card import CARD, base_model, model_card
 from prefmerge.merging.configs import as_published
-from prefmerge.merging.engine import Outcome, merge_all
+from prefmerge.merging.engine import merge_all
 from prefmerge.merging.limits import allowance, checked_threads, parse_bytes
+from prefmerge.merging.outcome import Outcome
 from prefmerge.merging.page import ReportedMerge, formats_of
 from prefmerge.merging.pieces import Pieces, key_of
 from prefmerge.merging.plan import Plan, make_plan, names_its_base, plan_over
@@ -44,6 +45,7 @@ from prefmerge.merging.sinks import HashedSink
 from prefmerge.merging.stacks import Stack
 from prefmerge.merging.vocabularies import CHAT_TEMPLATE, TOKENIZER
 from prefmerge.merging.vocabulary_files import VocabularyFiles, vocabulary_files
+from prefmerge.merging.worker import RemoteOutput
 from prefmerge.outputs.companions import Companions, find_companions, placed_as, weights_name
 from prefmerge.outputs.shards import lay_out
 from prefmerge.outputs.tokenizer import with_tokenizer
@@ -120,7 +122,7 @@ def write_all(
         ]
         if ray is not None:
             for plan in plans:
-                on_ray.require_by_tensor(plan)
+                on_ray.require_in_sections(plan)
         scratch = max(_scratch_bytes(plan, memory - hold) for plan in plans)
         later = sum(one.plan.output_bytes + one.files.companions.size for one in writings[1:])
         for one, sharding in zip(writings, shards, strict=True):
@@ -351,7 +353,7 @@ def _on_ray(writings: Sequence[_Writing], address: str, how: Mapping[str, Any], 
     """Have the merged tensors made on a cluster; what it made is then there as from an interrupted merge. `how`: as
     `on_ray.make` takes it.
     """
-    parts = [on_ray.OnRay.of(one.order.recipe, one.order.added, one.key or "", one.output) for one in writings]
+    parts = [RemoteOutput.of(one.order.recipe, one.order.added, one.key or "", one.output) for one in writings]
     plans = [one.plan for one in writings]
     on_ray.make(parts, plans, address, progress=progress, **how)
     for one in writings:

@@ -30,8 +30,8 @@ from prefmerge.checkpoints import Checkpoint, Fingerprint, require_unchanged
 from prefmerge.checkpoints.rearranged import Rearranged, original
 from prefmerge.ground.store import Store, digest, digest_of_file
 from prefmerge.merging.added import Added, entries
-from prefmerge.merging.engine import Outcome
 from prefmerge.merging.kept import KeptMagnitude
+from prefmerge.merging.outcome import Outcome
 from prefmerge.merging.plan import Plan, PlannedTensor
 from prefmerge.merging.recording import versions
 from prefmerge.merging.sinks import HashedSink

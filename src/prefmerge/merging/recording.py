@@ -20,7 +20,7 @@ from prefmerge.checkpoints import Checkpoint, file_entries, header_fingerprint, 
 from prefmerge.checkpoints.paths import in_stack
 from prefmerge.checkpoints.rearranged import original
 from prefmerge.merging.added import Added, entries
-from prefmerge.merging.engine import Outcome
+from prefmerge.merging.outcome import Outcome
 from prefmerge.merging.plan import Plan
 from prefmerge.merging.receipt import (
     PerTask,

@@ -31,7 +31,7 @@ from prefmerge.merging.recipe import Recipe
 from prefmerge.merging.stacks import home_of
 from prefmerge.merging.vocabularies import BASE, ROWS_FROM, TOKENIZER, UNION
 from prefmerge.outputs.tokenizer import EMBEDDINGS, ids_in, tokenizer_files
-from prefmerge.outputs.vocabulary import Vocabulary, read_vocabulary, union, with_tokens
+from prefmerge.outputs.vocabulary import Vocabulary, read_vocabulary, reads_otherwise, union, with_tokens
 from prefmerge.vectors.adapter import AdapterVector
 
 SHOWN = 5
@@ -253,6 +253,12 @@ def _by_tokens(asked: Mapping[str, Any], models: _Models) -> Arranged:
     what = "the union of all models'" if chosen is None else f"that of {source}"
     size = f"{counted(len(wanted.ids), 'token')}, {counted(rows, 'row')}"
     notes.append(f"the vocabulary is {what}: {size}{_gaps(own, used, models)}.")
+    for who, one in zip(models.names, vocabularies, strict=True):
+        if differently := reads_otherwise(wanted, one):
+            notes.append(
+                f"the output's tokenizer does not {' and '.join(differently)} as that of {who}, so texts of {who} may "
+                "become other tokens than it was trained on. Check some of them."
+            )
     return Arranged(
         base, tasks, OutputVocabulary(rows, models.rows[0], chosen - 1 if chosen else None, wanted), tuple(notes)
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from prefmerge.methods import kernels
+from prefmerge.methods.sections import Ask, alone
 from prefmerge.vectors.workspace import Workspace, spans
 
 HIGH, LOW = 1 << 15, 1 << 16  # counting arrays over the bit pattern's upper 15 and lower 16 bits
@@ -50,53 +51,90 @@ class Cut:
         kernels.trim(values, np.uint32(self.threshold), left)
 
 
-def cuts(sizes: Sequence[int], read: Read, keeps: Sequence[int], work: Workspace) -> list[Cut]:
-    """The cut that keeps the k largest magnitudes of all tensors, for every k, from 0 to the number of elements."""
-    blocks = [(i, start, stop) for i, size in enumerate(sizes) for start, stop in spans(size, STRETCH)]
+class SomeMagnitudes:
+    """The values of some tensors of a scope, and the cuts that were found for them. What is asked of it: see
+    `sections`.
+    """
 
-    def values(block: tuple[int, int, int]) -> np.ndarray:
+    def __init__(self, sizes: Sequence[int], read: Read, work: Workspace) -> None:
+        self.cuts: list[Cut] = []
+        self._read, self._work = read, work
+        self._blocks = [(i, start, stop) for i, size in enumerate(sizes) for start, stop in spans(size, STRETCH)]
+        self._equals: list[int] = []
+        # One counting array per stretch of blocks, not per block: they are as large as a block itself.
+        each = max(1, -(-len(self._blocks) // (4 * work.threads)))
+        self._groups = [self._blocks[low:high] for low, high in spans(len(self._blocks), each)]
+
+    def high(self) -> np.ndarray:
+        """How many there are by the upper bits."""
+
+        def count(group: list[tuple[int, int, int]]) -> np.ndarray:
+            histogram = np.zeros(HIGH, np.int64)
+            for block in group:
+                kernels.magnitude_histogram(self._values(block), histogram)
+            return histogram
+
+        return _added(self._work.map(count, self._groups), (HIGH,))
+
+    def low(self, buckets: Sequence[int]) -> np.ndarray:
+        """How many there are by the lower bits, a row for each of these buckets of `high`."""
+
+        def count(group: list[tuple[int, int, int]]) -> np.ndarray:
+            histograms = np.zeros((len(buckets), LOW), np.int64)
+            for block in group:
+                read_once = self._values(block)
+                for bucket, histogram in zip(buckets, histograms, strict=True):
+                    kernels.magnitude_histogram_low(read_once, np.uint32(bucket), histogram)
+            return histograms
+
+        return _added(self._work.map(count, self._groups), (len(buckets), LOW))
+
+    def equal(self, threshold: int) -> int:
+        """How many have this bit pattern; where they are is kept for the next `cut`."""
+        pattern = np.uint32(threshold)
+        self._equals = self._work.map(
+            lambda block: int(kernels.count_equal(self._values(block), pattern)), self._blocks
+        )
+        return sum(self._equals)
+
+    def cut(self, earlier: int | None, threshold: int, ties: int) -> None:
+        """Keep a cut. `earlier`: equals in the tensors before these, after `equal`; None where all equals are kept."""
+        before = None
+        if earlier is not None:
+            counts = (earlier + np.concatenate([[0], np.cumsum(self._equals)[:-1]])).tolist() if self._equals else []
+            before = {(i, start): int(n) for (i, start, _), n in zip(self._blocks, counts, strict=True)}
+        self.cuts.append(Cut(threshold, ties, before))
+
+    def _values(self, block: tuple[int, int, int]) -> np.ndarray:
         i, start, stop = block
-        out = work.buffer("largest", stop - start)
-        read(i, start, stop, out)
+        out = self._work.buffer("largest", stop - start)
+        self._read(i, start, stop, out)
         return out
 
-    # One counting array per stretch of blocks, not per block: they are as large as a block itself.
-    each = max(1, -(-len(blocks) // (4 * work.threads)))
-    groups = [blocks[low:high] for low, high in spans(len(blocks), each)]
 
-    def high_counts(group: list[tuple[int, int, int]]) -> np.ndarray:
-        histogram = np.zeros(HIGH, np.int64)
-        for block in group:
-            kernels.magnitude_histogram(values(block), histogram)
-        return histogram
+def cuts(sizes: Sequence[int], read: Read, keeps: Sequence[int], work: Workspace) -> list[Cut]:
+    """The cut that keeps the k largest magnitudes of all tensors, for every k, from 0 to the number of elements."""
+    magnitudes = SomeMagnitudes(sizes, read, work)
+    find_cuts(keeps, alone(magnitudes))
+    return magnitudes.cuts
 
-    high = _added(work.map(high_counts, groups), (HIGH,))
+
+def find_cuts(keeps: Sequence[int], ask: Ask) -> None:
+    """Have every section of a scope, each a `SomeMagnitudes`, know the cut for every k."""
+    high = _summed(ask(SomeMagnitudes.high))
     located = [locate(high, keep) for keep in keeps]
     buckets = sorted({bucket for bucket, _ in located})
-
-    def low_counts(group: list[tuple[int, int, int]]) -> np.ndarray:
-        histograms = np.zeros((len(buckets), LOW), np.int64)
-        for block in group:
-            read_once = values(block)
-            for bucket, histogram in zip(buckets, histograms, strict=True):
-                kernels.magnitude_histogram_low(read_once, np.uint32(bucket), histogram)
-        return histograms
-
-    lows = _added(work.map(low_counts, groups), (len(buckets), LOW))
-    result = []
+    lows = _summed(ask(SomeMagnitudes.low, buckets))
     for keep, (bucket, above) in zip(keeps, located, strict=True):
         histogram = lows[buckets.index(bucket)]
         low, above_low = locate(histogram, keep - above)
         threshold, ties = (bucket << 16) | low, keep - above - above_low
-        before = None
         # Zeros need no order among them: trimmed or not, they are zero.
         if threshold and ties != histogram[low]:
-            pattern = np.uint32(threshold)
-            equals = work.map(lambda block, pattern=pattern: int(kernels.count_equal(values(block), pattern)), blocks)
-            earlier = np.concatenate([[0], np.cumsum(equals)[:-1]]).tolist()
-            before = {(i, start): count for (i, start, _), count in zip(blocks, earlier, strict=True)}
-        result.append(Cut(threshold, ties, before))
-    return result
+            equals = ask(SomeMagnitudes.equal, threshold)
+            ask(SomeMagnitudes.cut, threshold, ties, each=[sum(equals[:i]) for i in range(len(equals))])
+        else:
+            ask(SomeMagnitudes.cut, None, threshold, ties)
 
 
 def _added(counts: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
@@ -106,6 +144,14 @@ def _added(counts: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
     total = counts[0]
     for one in counts[1:]:
         np.add(total, one, out=total)
+    return total
+
+
+def _summed(counts: Sequence[np.ndarray]) -> np.ndarray:
+    """The sum of what the sections count, of which there is one at least."""
+    total = counts[0]
+    for one in counts[1:]:
+        total = total + one
     return total
 
 

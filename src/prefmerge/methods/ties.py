@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 from prefmerge.errors import MethodError
 from prefmerge.methods.parameters import DENSITY, NORMALIZE, SCALE, SCOPE, WEIGHTS
-from prefmerge.methods.protocol import Deltas, Method, Rule, Settings, reader
+from prefmerge.methods.protocol import Deltas, Report, Rule, Settings, reader
+from prefmerge.methods.sections import Ask, InSections, ScopeSection, inside
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,7 +50,37 @@ class _TiesRule(Rule):
             kernels.disjoint_merge(tau_TP, weights, weights, self.settings[NORMALIZE], out[low:high])
 
 
-class Ties(Method):
+class _TiesSection(ScopeSection):
+    """Some tensors of a scope, and the cut of each task so far."""
+
+    def __init__(self, tensors: Sequence[Deltas], settings: Settings, work: Workspace) -> None:
+        self._tensors, self._settings, self._work = tensors, settings, work
+        self._cuts: list[Cut | None] = []
+
+    def elements(self) -> int:
+        return sum(deltas.size for deltas in self._tensors)
+
+    def keep_all(self) -> None:
+        """The next task keeps all its values."""
+        self._cuts.append(None)
+
+    def begin(self) -> None:
+        """The next task's cut will be found."""
+        from prefmerge.methods.largest import SomeMagnitudes
+
+        sizes = [deltas.size for deltas in self._tensors]
+        self.inner = SomeMagnitudes(sizes, reader(self._tensors, len(self._cuts)), self._work)
+
+    def end(self) -> None:
+        """It is found."""
+        self._cuts += self.inner.cuts
+        self.inner = None
+
+    def rule(self, report: Report) -> Rule:
+        return _TiesRule(self._tensors, self._settings, report, cuts=tuple(self._cuts))
+
+
+class Ties(InSections):
     """See the module."""
 
     name = "ties"
@@ -61,20 +92,24 @@ class Ties(Method):
     def by_tensor(self, settings: Settings) -> bool:
         return settings[SCOPE] == "tensor"
 
-    def prepare(self, tensors: Sequence[Deltas], settings: Settings, work: Workspace) -> Rule:
+    def section(self, tensors: Sequence[Deltas], settings: Settings, work: Workspace) -> ScopeSection:
+        return _TiesSection(tensors, settings, work)
+
+    def conduct(self, settings: Settings, ask: Ask, work: Workspace) -> Report:
+        """Each task keeps the int(density n) largest magnitudes of its own, at least one."""
         densities = [float(density) for density in settings.per_task(DENSITY)]
         for density in densities:
             if not 0 < density <= 1:
                 raise MethodError(f"ties: density must lie above 0 and at most 1, found {density}.")
-        return _TiesRule(
-            tensors, settings, cuts=tuple(_cut(tensors, task, density, work) for task, density in enumerate(densities))
-        )
+        elements = sum(ask(_TiesSection.elements))
+        for density in densities:
+            keep = max(1, int(density * elements))
+            if keep >= elements:
+                ask(_TiesSection.keep_all)
+                continue
+            from prefmerge.methods.largest import find_cuts
 
-
-def _cut(tensors: Sequence[Deltas], task: int, density: float, work: Workspace) -> Cut | None:
-    """The cut that keeps the int(density n) largest magnitudes of one task, at least one; None when it keeps all."""
-    from prefmerge.methods.largest import cuts
-
-    sizes = [deltas.size for deltas in tensors]
-    keep = max(1, int(density * sum(sizes)))
-    return None if keep >= sum(sizes) else cuts(sizes, reader(tensors, task), [keep], work)[0]
+            ask(_TiesSection.begin)
+            find_cuts([keep], inside(ask))
+            ask(_TiesSection.end)
+        return Report()

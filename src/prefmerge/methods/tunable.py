@@ -37,7 +37,8 @@ from prefmerge.methods.parameters import (
     choice,
     whole,
 )
-from prefmerge.methods.protocol import Deltas, Method, NeedsOrder, Report, Rule, Settings
+from prefmerge.methods.protocol import Deltas, NeedsOrder, Report, Rule, Settings
+from prefmerge.methods.sections import Ask, InSections, ScopeSection, inside
 from prefmerge.preference import blended, budgets
 
 if TYPE_CHECKING:
@@ -118,7 +119,58 @@ class _OwnerRule(Rule):
         return None if owners is None else owners[start:stop]
 
 
-class TunableMagmax(Method):
+class _OwnedSection(ScopeSection):
+    """Some tensors of a scope; then the masks or importances that their owners follow from; then the owners."""
+
+    def __init__(self, tensors: Sequence[Deltas], settings: Settings, work: Workspace) -> None:
+        self._tensors, self._settings, self._work = tensors, settings, work
+        self._live: list[int] = []  # the tensors that a task changed
+        self._owners: np.ndarray | None = None  # of their elements, one after the other
+
+    def changed_elements(self) -> int:
+        """How many elements the tensors have that a task changed."""
+        looked_at, work = _looked_at(self._settings), self._work
+        changed = work.map(lambda deltas: _is_changed(deltas, looked_at, work), self._tensors)
+        self._live = [i for i, one in enumerate(changed) if one]
+        return sum(deltas.size for deltas in self._kept)
+
+    def magmax_counts(self) -> tuple[int, ...]:
+        """Of these elements, how many each task owns under MAGMAX."""
+        return magmax_counts(self._kept, self._settings.tasks, self._work)
+
+    def begin(self, competing: Sequence[int]) -> None:
+        """The selection begins, among these tasks."""
+        from prefmerge.methods.contested import Contested
+        from prefmerge.methods.importance import importance_of
+        from prefmerge.methods.records import Records
+
+        kept, settings, work = self._kept, self._settings, self._work
+        importance = importance_of(settings[IMPORTANCE], kept, competing, settings.tasks, work)
+        if settings[SELECTION] == "optimal":
+            self.inner = Contested(kept, competing, importance, settings, work)
+        else:
+            self.inner = Records(kept, len(competing), importance, settings, work)
+
+    def end(self) -> None:
+        """Every element has its owner."""
+        self._owners, self.inner = self.inner.owners, None
+
+    def rule(self, report: Report) -> Rule:
+        owners: list[np.ndarray | None] = [None] * len(self._tensors)
+        start = 0
+        for i in self._live:
+            assert self._owners is not None
+            size = self._tensors[i].size
+            owners[i] = self._owners[start : start + size]
+            start += size
+        return _OwnerRule(self._tensors, self._settings, report, owners=owners)
+
+    @property
+    def _kept(self) -> list[Deltas]:
+        return [self._tensors[i] for i in self._live]
+
+
+class TunableMagmax(InSections):
     """See the module."""
 
     name = "tunable_magmax"
@@ -197,40 +249,34 @@ class TunableMagmax(Method):
 
         return {SELECTION.name: "optimal"} if tasks > MOST_COMPETING else {}
 
-    def prepare(self, tensors: Sequence[Deltas], settings: Settings, work: Workspace) -> Rule:
+    def section(self, tensors: Sequence[Deltas], settings: Settings, work: Workspace) -> ScopeSection:
+        return _OwnedSection(tensors, settings, work)
+
+    def conduct(self, settings: Settings, ask: Ask, work: Workspace) -> Report:
         from prefmerge.methods import kernels
-        from prefmerge.methods.importance import importance_of
-        from prefmerge.methods.optimal import select_optimal
-        from prefmerge.methods.records import select_by_records
 
         if settings.tasks >= kernels.FREE:
             raise MethodError(
                 f"tunable_magmax merges at most {kernels.FREE - 1} tasks at once, found {settings.tasks}."
             )
-        wanted, looked_at = _wanted(settings), _looked_at(settings)
-        live = [
-            i
-            for i, changed in enumerate(work.map(lambda deltas: _is_changed(deltas, looked_at, work), tensors))
-            if changed
-        ]
-        if not live:
-            return _OwnerRule(tensors, settings, _nothing(settings), owners=[None] * len(tensors))
-        kept = [tensors[i] for i in live]
-        asked = _budgets(kept, settings, work)
-        competing = wanted if settings[SELECTION] == "printed" else [task for task, n in enumerate(asked) if n]
-        importance = importance_of(settings[IMPORTANCE], kept, competing, settings.tasks, work)
+        elements = sum(ask(_OwnedSection.changed_elements))
+        if not elements:
+            return _nothing(settings)
+        asked = _budgets(elements, settings, ask)
+        printed = settings[SELECTION] == "printed"
+        competing = _wanted(settings) if printed else [task for task, n in enumerate(asked) if n]
+        ask(_OwnedSection.begin, competing)
         if settings[SELECTION] == "optimal":
-            flat, report = select_optimal(kept, asked, competing, importance, settings, work)
+            from prefmerge.methods.optimal import select_optimal
+
+            by_magnitude = settings[IMPORTANCE] == "magnitude"
+            report = select_optimal(asked, competing, by_magnitude, settings, inside(ask), work)
         else:
-            flat, report = select_by_records(
-                kept, asked, competing, importance, settings, settings[PASSES], settings[SELECTION], work
-            )
-        owners: list[np.ndarray | None] = [None] * len(tensors)
-        start = 0
-        for i, deltas in zip(live, kept, strict=True):
-            owners[i] = flat[start : start + deltas.size]
-            start += deltas.size
-        return _OwnerRule(tensors, settings, report, owners=owners)
+            from prefmerge.methods.records import select_by_records
+
+            report = select_by_records(asked, competing, settings[PASSES], settings[SELECTION], inside(ask))
+        ask(_OwnedSection.end)
+        return report
 
 
 def _nothing(settings: Settings) -> Report:
@@ -274,9 +320,8 @@ def _is_changed(deltas: Deltas, tasks: Sequence[int], work: Workspace) -> bool:
     return False
 
 
-def _budgets(tensors: Sequence[Deltas], settings: Settings, work: Workspace) -> tuple[int, ...]:
-    """Elements per task over these tensors (paper eq. 5, 6; strength is ours)."""
-    elements = sum(deltas.size for deltas in tensors)
+def _budgets(elements: int, settings: Settings, ask: Ask) -> tuple[int, ...]:
+    """Elements per task over so many (paper eq. 5, 6; strength is ours)."""
     if settings.counts is not None and settings[STRENGTH] == 1:
         if sum(settings.counts) != elements:
             raise PreferenceError(
@@ -287,10 +332,8 @@ def _budgets(tensors: Sequence[Deltas], settings: Settings, work: Workspace) -> 
         return settings.counts
     shares = _speaks_for(settings)
     if settings[STRENGTH] < 1:
-        total = sum(shares)
-        shares = blended(
-            [Fraction(n) / total for n in shares], settings[STRENGTH], magmax_counts(tensors, settings.tasks, work)
-        )
+        total, own = sum(shares), zip(*ask(_OwnedSection.magmax_counts), strict=True)
+        shares = blended([Fraction(n) / total for n in shares], settings[STRENGTH], tuple(map(sum, own)))
     return _of_shares(shares, elements, settings)
 
 

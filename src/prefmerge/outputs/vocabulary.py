@@ -91,6 +91,13 @@ def union(first: Vocabulary, others: Sequence[tuple[Vocabulary, int]]) -> Vocabu
     return _extended(first, words, merges, list(added.values()))
 
 
+def reads_otherwise(one: Vocabulary, other: Vocabulary) -> list[str]:
+    """What two tokenizers do to a text in different ways before they look for words, in words."""
+    if one.whole is None or other.whole is None:
+        return []
+    return [what for part, what in _READING.items() if one.whole.get(part) != other.whole.get(part)]
+
+
 def with_tokens(vocabulary: Vocabulary, tokens: Sequence[str]) -> Vocabulary:
     """The vocabulary with these as added tokens, as far as it lacks them."""
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}

@@ -17,8 +17,9 @@ import numpy as np
 from prefmerge.errors import UsageError
 from prefmerge.ground.progress import Progress
 from prefmerge.merging.api import checked_threads
-from prefmerge.merging.engine import Outcome, merge_all
+from prefmerge.merging.engine import merge_all
 from prefmerge.merging.layer_names import layers, natural
+from prefmerge.merging.outcome import Outcome
 from prefmerge.merging.parameters import AS_TASK_VECTOR, DTYPE
 from prefmerge.merging.plan import make_plan
 from prefmerge.merging.recipe import Recipe
