@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -28,7 +29,15 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     place = tmp_path_factory.mktemp("build")
     source, out = place / "source", place / "dist"
     source.mkdir()
-    for name in ("pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", "MANIFEST.in", "constraints.txt"):
+    for name in (
+        "pyproject.toml",
+        "README.md",
+        "CHANGELOG.md",
+        "LICENSE",
+        "MANIFEST.in",
+        "constraints.txt",
+        "setup.py",
+    ):
         (source / name).write_bytes((ROOT / name).read_bytes())
     for name in ("tests", "benchmarks", "docs", "examples"):
         (source / name).symlink_to(ROOT / name)
@@ -67,6 +76,26 @@ def test_the_wheel_holds_the_package_and_no_more(built: tuple[Path, Path]):
     assert set(metadata.get_all("Provides-Extra") or []) == {name.replace("_", "-") for name in extras}
 
 
+def test_an_index_shows_nothing_that_leads_nowhere(built: tuple[Path, Path]):
+    """Links and pictures of the README are relative to the source, of which an index has no file."""
+    _, wheel = built
+    with zipfile.ZipFile(wheel) as file:
+        told = message_from_string(file.read(f"prefmerge-{prefmerge.__version__}.dist-info/METADATA").decode())
+    text, readme = str(told.get_payload()), (ROOT / "README.md").read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(([^)]*)\)", text)
+    assert targets
+    assert all(target.startswith("https://") for target in targets)
+    assert "![" not in text
+    assert text.startswith("# prefmerge\n\n> This is the README of the source.")
+    words = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", readme)
+    missing = [line for line in words.splitlines() if line[:4] == "    " and line not in text.splitlines()]
+    assert missing == []  # every command and all that it prints
+    for picture, target in re.findall(r"!\[([^\]]*)\]\(([^)]*)\)", readme):
+        assert f"`{target}` in the source: {picture}" in text
+    for name, target in re.findall(r"(?<!!)\[([^\]]*)\]\((docs/[^)#]*)", readme):
+        assert f"{name} (`{target}`)" in text or name == target
+
+
 def test_the_sdist_holds_the_sources_and_no_more(built: tuple[Path, Path]):
     sdist, _ = built
     top = f"prefmerge-{prefmerge.__version__}"
@@ -76,7 +105,7 @@ def test_the_sdist_holds_the_sources_and_no_more(built: tuple[Path, Path]):
     beside = {name for name in names if not name.startswith("src/")}
     assert beside == {
         *("CHANGELOG.md", "LICENSE", "MANIFEST.in", "PKG-INFO", "README.md"),
-        *("constraints.txt", "pyproject.toml", "setup.cfg"),
+        *("constraints.txt", "pyproject.toml", "setup.cfg", "setup.py"),
     }
     assert sdist.stat().st_size < MOST
 

@@ -35,6 +35,33 @@ RESULTS = {  # what annotations name that are not imported where they stand
     "SweptModel": "prefmerge.merging.sweep",
     "VerifyReport": "prefmerge.merging.verify",
 }
+PARTS = {  # what these hold, and who reads a result needs
+    "Candidate": "prefmerge.target.pool",
+    "Count": "prefmerge.models.evaluation",
+    "Estimate": "prefmerge.target.estimates",
+    "Estimates": "prefmerge.target.estimates",
+    "KeptMagnitude": "prefmerge.merging.kept",
+    "MeasuredPart": "prefmerge.analysis",
+    "Moved": "prefmerge.target.moved",
+    "OwnedRow": "prefmerge.analysis",
+    "Prior": "prefmerge.target.prior",
+    "PushedFile": "prefmerge.merging.push",
+    "Recall": "prefmerge.target.estimates",
+    "ReceiptElements": "prefmerge.merging.receipt",
+    "ReceiptFile": "prefmerge.merging.receipt",
+    "ReceiptInput": "prefmerge.merging.receipt",
+    "ReceiptInputs": "prefmerge.merging.receipt",
+    "ReceiptOutput": "prefmerge.merging.receipt",
+    "ReceiptRun": "prefmerge.merging.receipt",
+    "ReceiptTensor": "prefmerge.merging.receipt",
+    "ReceiptTotals": "prefmerge.merging.receipt",
+    "Row": "prefmerge.target.estimates",
+    "RunTask": "prefmerge.runs",
+    "ScoredTrial": "prefmerge.target.search.trial",
+    "Shares": "prefmerge.target.shares.estimate",
+    "Signs": "prefmerge.analysis",
+    "Trial": "prefmerge.target.search.trial",
+}
 FEW = 5  # parameters of a merge that a function lists; it says of more that they are those of merge
 WIDTH = 110
 
@@ -59,6 +86,9 @@ def page() -> str:
     for name, module in sorted(_results(functions).items()):
         if name not in names:
             lines += _class(name, getattr(importlib.import_module(module), name))
+    lines += ["## What results hold", "", "T tasks, C classes.", ""]
+    for name, module in PARTS.items():
+        lines += _class(name, getattr(importlib.import_module(module), name))
     return "\n".join([*lines, *_errors(), ""])
 
 

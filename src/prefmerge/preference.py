@@ -90,7 +90,7 @@ class Preference:
     Not tied to a number of tasks until resolved, except explicit shares and counts.
     """
 
-    kind: PreferenceKind = "uniform"
+    kind: PreferenceKind = "uniform"  # `uniform`, `geometric` (alpha), `shares` or `counts` (elements)
     values: tuple[Fraction, ...] = ()  # shares or counts; (alpha,) when geometric
     names: tuple[str, ...] | None = None  # the tasks that `values` speak of; None: by position
 

@@ -38,38 +38,41 @@ IN_SEQUENCE = ("sequential", "lwf", "ewc")  # theta_t starts from theta_{t-1}
 
 @dataclass(frozen=True)
 class RunTask:
-    """One task of a run. `label_counts` maps the name of a class to its number of training samples."""
+    """One task of a run."""
 
     __pydantic_config__: ClassVar = {"coerce_numbers_to_str": True}  # a class may be written as 3
-    name: str
+    name: str  # of the task
     file: str  # the checkpoint, relative to the run's folder
-    classes: tuple[str, ...] = ()
-    label_counts: Mapping[str, int] = field(default_factory=dict)
-    done: bool = True
+    classes: tuple[str, ...] = ()  # that the task has
+    label_counts: Mapping[str, int] = field(default_factory=dict)  # class -> training samples
+    done: bool = True  # whether it is trained
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder's manifest. `about` holds what else the manifest says, untouched."""
+    """A run folder's manifest."""
 
     __repr__ = brief
 
-    folder: Path
-    training: Training
-    base: str
-    tasks: tuple[RunTask, ...]
-    head: str | None = None
-    about: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path  # of the run
+    training: Training  # how the tasks were trained
+    base: str  # the base, relative to the folder
+    tasks: tuple[RunTask, ...]  # in the order of training
+    head: str | None = None  # the head, relative to the folder; None where there is none
+    about: Mapping[str, Any] = field(default_factory=dict)  # what else the manifest says, untouched
 
     @property
     def base_path(self) -> Path:
+        """The checkpoint of the base."""
         return self.folder / self.base
 
     @property
     def head_path(self) -> Path | None:
+        """The file of the head; None where there is none."""
         return None if self.head is None else self.folder / self.head
 
     def task_path(self, index: int) -> Path:
+        """The checkpoint of a task, counted from 0."""
         return self.folder / self.tasks[index].file
 
     @property
@@ -83,9 +86,11 @@ class Run:
 
     @property
     def finished(self) -> bool:
+        """Whether every task is trained."""
         return all(task.done for task in self.tasks)
 
     def to_json(self) -> dict[str, Any]:
+        """What run.json holds."""
         return {
             "format": FORMAT,
             "training": self.training,

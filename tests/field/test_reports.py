@@ -1,4 +1,4 @@
-"""Journeys 18 and 19: the report of an experiment, on a phone too, and what its numbers cannot say."""
+"""Journeys 18, 19 and 26: reports, on a phone too, what their numbers cannot say, and a page for a merge."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+import prefmerge
 from prefmerge.lab import report, tables, target_tables
 from prefmerge.lab.results import Results
 from prefmerge.lab.table import Table, Value
-from prefmerge.report.parts import HINT
+from prefmerge.report.parts import HINT, NARROW
 from tests.lab.made import ABOUT, made
+from tests.report.pages import Page, lawful
 
 METHODS = ("Baseline", "MAGMAX", "Tunable (Label)", "Tunable (OT)")
 
@@ -44,6 +48,18 @@ def test_journey_18_the_average_stands_first():
     shares = tables.similarities(results())
     assert shares is not None
     assert shares.header[1] == "Average"
+
+
+def test_journey_18_no_wide_table_begins_with_single_targets():
+    """Of every table of a whole report: what is over all targets stands before what is of one."""
+    chapters = report._chapters(results(studies=("places", "diversity", "alpha", "methods")), [], [])
+    found = [part for chapter in chapters for part in chapter.parts if isinstance(part, Table)]
+    wide = [one for one in found if len(one.header) > NARROW]
+    assert len(wide) > 5
+    for one in wide:
+        single = [i for i, text in enumerate(one.header) if re.match(r"e\d|M ?=|\d+ tasks?\b", text)]
+        over = [i for i, text in enumerate(one.header) if re.match("Average|All targets", text)]
+        assert not single or min(over) < min(single), one.name
 
 
 @pytest.mark.parametrize(("columns", "said"), [(3, 0), (6, 0), (7, 1), (12, 1)])
@@ -198,3 +214,60 @@ def test_journey_19_where_labels_decide_is_read_from_the_tasks(tmp_path: Path, m
         about = collect._data(ready)
         assert about.get("classes of several tasks") == said
         assert (about["data"], about["scenario"]) == (["words.csv"], "domain-incremental")
+
+
+# 26: a page for a merge
+
+
+@pytest.fixture(scope="module")
+def merged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three tasks, merged into `owned`, where elements have owners, and into `blend`, each with a report."""
+    folder, rng = tmp_path_factory.mktemp("merged"), np.random.default_rng(0)
+    for name in ("base", "cars", "birds", "digits"):
+        (folder / name).mkdir()
+        state = {f"layers.{i}.w": rng.standard_normal(40 + i).astype(np.float32) for i in range(2)}
+        save_file(state, folder / name / "model.safetensors")
+    tasks = [folder / name for name in ("cars", "birds", "digits")]
+    prefmerge.merge(folder / "base", tasks, folder / "owned", preference="0.5,0.3,0.2", scale=0.7, seed=3, report=True)
+    prefmerge.merge(folder / "base", tasks, folder / "blend", method="ties", report=True)
+    return folder
+
+
+def page_of(merged: Path, name: str) -> Page:
+    return lawful((merged / name / "report.html").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", ["owned", "blend"])
+def test_journey_26_a_merge_has_one_page_that_stands_alone(merged: Path, name: str):
+    page = page_of(merged, name)  # what it loads, and scripts, are against the law of reports
+    assert [path.name for path in (merged / name).rglob("*.html")] == ["report.html"]
+    assert str(merged) not in page.source
+
+
+def test_journey_26_the_page_says_what_was_merged(merged: Path):
+    page = page_of(merged, "owned")
+    for role, name in (("base", "base"), ("task 1", "cars"), ("task 2", "birds"), ("task 3", "digits")):
+        assert page.row(name)[:3] == [name, role, "float32"]
+    assert page.row("the merged weights")[1] == "output"
+    assert "3 tasks over base , merged" in " ".join(page.shown.split())
+
+
+def test_journey_26_the_page_says_how(merged: Path):
+    page = page_of(merged, "owned")
+    receipt = prefmerge.Receipt.load(merged / "owned" / "receipt.json")
+    for key in ("method", "selection", "importance", "strength", "scope", "scale", "seed"):
+        assert key in page.shown
+        assert str(receipt.recipe[key]) in page.shown
+    assert receipt.fingerprint in page.shown
+    assert "prefmerge merge recipe.yaml" in page.shown
+
+
+def test_journey_26_the_page_says_who_owns_what(merged: Path):
+    page = page_of(merged, "owned")
+    owned = prefmerge.Receipt.load(merged / "owned" / "receipt.json").owned
+    assert owned is not None
+    for task, count in zip(("cars", "birds", "digits"), owned, strict=True):
+        assert any(row[0] == task and f"{count:,}" in row for row in page.rows)
+    layers = {row[0]: row for row in page.rows if row[0] in ("block 0", "block 1")}
+    assert layers["block 0"][1] != layers["block 1"][1]  # what each keeps, and not the same bar everywhere
+    assert "no element has an owner" in page_of(merged, "blend").shown

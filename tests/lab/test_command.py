@@ -47,21 +47,21 @@ def test_a_recipe_becomes_a_report(
     runs: Path, tmp_path: Path, call: Callable[[str], tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ):
     (tmp_path / "my-runs.yaml").write_text(RECIPE.replace("RUNS", str(runs)))
-    code, told, _ = call("bench my-runs.yaml -o my-results --dry-run")
+    code, told, _ = call("bench my-runs.yaml -o my-results --dry-run --report my-results/page.html")
     assert code == 0
     assert "seed 1, e1 variant 0, Search" in told
     assert not (tmp_path / "my-results").exists()
 
     (line,) = EXAMPLES["bench"]
-    code, told, said = call(f"{line.removeprefix('prefmerge ')} --jobs 1 --report page.html")
+    code, told, said = call(f"{line.removeprefix('prefmerge ')} --jobs 1 --report my-results/page.html")
     assert code == 0, said
-    assert "Report:  page.html" in told
+    assert "Report:  my-results/page.html" in told
     assert "report.html" in told
     assert "MAGMAX" in told
     assert "pieces of work, 0 of them done" in said
     out = tmp_path / "my-results"
     page = (out / "report.html").read_text()
-    assert (tmp_path / "page.html").read_text() == page
+    assert (out / "page.html").read_text() == page
     for word in ("Tunable (Label)", "Search", "my-runs", "data:image/png;base64"):
         assert word in page
     assert not re.search(r'(?:src|href)="(?!data:|#)', page)  # nothing is loaded from elsewhere

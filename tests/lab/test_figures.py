@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from prefmerge import plotting
-from prefmerge.lab import figures, tables
+from prefmerge.lab import figure_tables, figures, tables
 from prefmerge.lab.entries import PAPERS
 from prefmerge.lab.results import Results
 from prefmerge.preference import Preference, budgets, exact
@@ -141,7 +141,7 @@ def test_alpha_has_both_tasks_and_magmax_at_every_scale(whole: Results):
 
 def test_budgets_are_those_of_a_merge(whole: Results):
     axes = panels(figures.allotted(whole))
-    for panel, alpha in zip(axes, figures.ALPHAS, strict=True):
+    for panel, alpha in zip(axes, figure_tables.ALPHAS, strict=True):
         expected = budgets(Preference.geometric(exact(alpha)).shares(whole.tasks), 1000)
         assert [height * 1e6 for height in heights(panel)] == pytest.approx(list(expected))
     assert axes[0].get_ylabel() == "elements (millions)"

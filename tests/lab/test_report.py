@@ -116,6 +116,7 @@ def test_the_files(tmp_path: Path):
         "task-scores.csv",
         "shares.csv",
         "comparisons.csv",
+        "figure-budgets.csv",
     }
 
 

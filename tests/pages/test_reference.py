@@ -70,6 +70,16 @@ def test_every_public_name_is_told(made: dict[str, str]) -> None:
     assert all(f"`{name}`" in made["python.md"] for name in tree)
 
 
+def test_every_member_of_every_class_is_told(made: dict[str, str]) -> None:
+    classes = re.findall(r"^### class (\w+)$(.*?)(?=^##)", made["python.md"], re.MULTILINE | re.DOTALL)
+    assert {"Receipt", "Adapted", "Measured", "ReceiptTotals", "Estimate", "OwnedRow"} <= {name for name, _ in classes}
+    rows = [
+        (name, *row) for name, text in classes for row in re.findall(r"^\| (`.+?`) \| (.*?) ?\|$", text, re.MULTILINE)
+    ]
+    assert len(rows) > 300
+    assert [f"{name}.{member}" for name, member, what in rows if len(what.strip()) < 3] == []
+
+
 def test_comments_above_and_behind_a_field_are_its_text() -> None:
     class Some:
         # of nothing

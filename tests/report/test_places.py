@@ -14,6 +14,7 @@ from prefmerge import Receipt
 from prefmerge.checkpoints.hub_files import RepositoryFiles
 from prefmerge.errors import OutputExists, UsageError
 from prefmerge.outputs.companions import companions_among
+from prefmerge.report import place
 
 MINE = "<html>mine</html>"
 OLD = "<!doctype html><title>Adapted to a target</title>"  # the first versions did not sign their reports
@@ -155,3 +156,15 @@ def test_a_page_is_no_model(files: Path, name: str) -> None:
         with pytest.raises(UsageError, match=r"writes a \.safetensors file or a folder, not \.(html|HTM)"):
             merged(files, name, report=report)
     assert not (files / name).exists()
+
+
+def test_a_folder_that_the_command_makes_need_not_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file in ("new/page.html", tmp_path / "new" / "report.html", "./new/../new/page.html"):
+        found = place.asked(file, made=Path("new"))
+        assert found is not None
+        assert found.file == Path(file)
+    for file in ("new/figures/page.html", "other/page.html"):
+        with pytest.raises(UsageError, match="there is no folder"):
+            place.asked(file, made=Path("new"))
+    assert not list(tmp_path.iterdir())

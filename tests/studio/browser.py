@@ -60,8 +60,7 @@ class Browser:
         self._call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self._call("Emulation.setEmulatedMedia", features=[scheme])
+        self.on_screen(dark=dark)
 
     def __enter__(self) -> Browser:
         return self
@@ -136,6 +135,22 @@ class Browser:
         size = self._call("Page.getLayoutMetrics")["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
         made = self._call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
+        file.write_bytes(base64.b64decode(made["data"]))
+
+    def on_paper(self, pixels: int) -> None:
+        """As it is printed, on paper of such a width between its margins; the reader prefers dark colours."""
+        scheme = {"name": "prefers-color-scheme", "value": "dark"}
+        self._call("Emulation.setEmulatedMedia", media="print", features=[scheme])
+        self._call("Emulation.setDeviceMetricsOverride", width=pixels, height=1000, deviceScaleFactor=1, mobile=False)
+
+    def on_screen(self, *, dark: bool) -> None:
+        """As a reader sees it who prefers dark colours, or light ones."""
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._call("Emulation.setEmulatedMedia", media="", features=[scheme])
+
+    def print(self, file: Path) -> None:
+        """The page as a PDF file, on A4."""
+        made = self._call("Page.printToPDF", paperWidth=8.27, paperHeight=11.69, printBackground=False)
         file.write_bytes(base64.b64decode(made["data"]))
 
     def names(self) -> list[tuple[str, str]]:

@@ -185,8 +185,8 @@ def distributions(sets: Sequence[Measured], path: str | Path) -> None:
     figure = plotting.new_figure(12.5, 0.4 + 3.4 * len(sets))
     axes = figure.subplots(len(sets), 3, squeeze=False, width_ratios=(1, 1, 0.7))
     most = max(float(np.max(np.nan_to_num(measured.contributions()))) for measured in sets)
-    limit = _limit(sets)
-    cells = np.linspace(-limit, limit, _CELLS + 1)
+    cells = drawn_cells(sets)
+    limit = float(cells[-1])
     densities = []
     for measured, row in zip(sets, axes, strict=True):
         colours = plotting.task_colours(len(measured.tasks))
@@ -220,10 +220,10 @@ def distributions(sets: Sequence[Measured], path: str | Path) -> None:
     plotting.save(figure, path)
 
 
-def _limit(sets: Sequence[Measured]) -> float:
-    """A range that holds nearly all changed values of every task."""
-    limits = [spread.quantile(_RANGE) for measured in sets for spread in measured.values if spread.total]
-    return max(limits, default=1.0)
+def drawn_cells(sets: Sequence[Measured]) -> np.ndarray:
+    """The bounds of the cells, ascending, over a range that holds nearly all changed values of every task."""
+    limit = max((spread.quantile(_RANGE) for one in sets for spread in one.values if spread.total), default=1.0)
+    return np.linspace(-limit, limit, _CELLS + 1)
 
 
 def cell_shares(spread: Spread, cells: np.ndarray, elements: int) -> np.ndarray:

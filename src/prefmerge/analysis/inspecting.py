@@ -18,7 +18,15 @@ from prefmerge.report.place import ReportWhere
 
 
 @overload
-def inspect(path: str | Path, *, by: By = "layer", report: ReportWhere = None) -> Ownership | Inventory: ...
+def inspect(
+    path: str | Path,
+    *,
+    by: By = "layer",
+    with_inputs: bool = False,
+    threads: int | None = None,
+    report: ReportWhere = None,
+    progress: Progress | None = None,
+) -> Ownership | Inventory: ...
 
 
 @overload
@@ -41,6 +49,7 @@ def inspect(
     tasks: Sequence[str | Path] | None = None,
     *,
     by: By = "layer",
+    with_inputs: bool = False,
     names: Sequence[str] | None = None,
     threads: int | None = None,
     label: str | None = None,
@@ -56,23 +65,29 @@ def inspect(
         prefmerge.inspect("base", ["cars", "birds"]).signs   # sign conflicts, magnitudes, angles
 
     Without `tasks`, `path` is a merged model, its receipt or any checkpoint, and `by` says what a row is: a layer or a
-    tensor. With `tasks`, in the order of training, `path` is their base, and every value is read once; `names` are the
-    tasks' names, `label` that of all of them in figures, and `exclude` and `rename` are those of `merge`:
-    tensors that do not count, and tensors that the tasks call otherwise. `report`: an HTML file to write it to as well,
-    True for report.html in the folder where you are.
+    tensor. `with_inputs`: the model is merged again from its inputs, without writing it, to measure what each row keeps
+    of the changes, which no receipt holds; `threads` is for that too.
+
+    With `tasks`, in the order of training, `path` is their base, and every value is read once; `names` are the tasks'
+    names, `label` that of all of them in figures, and `exclude` and `rename` are those of `merge`: tensors that do not
+    count, and tensors that the tasks call otherwise.
+
+    `report`: an HTML file to write it to as well, True for report.html in the folder where you are.
 
     Raises what opening and merging the same checkpoints raises, and UsageError for arguments of the other case.
     """
     to = report_place(report)
     if tasks is None:
-        if names or threads or label or exclude or rename or progress:
+        if names or label or exclude or rename or ((threads or progress) and not with_inputs):
             raise UsageError(
                 "names, threads, label, exclude, rename and progress are for task vectors. Give tasks too."
             )
-        found = look(path, by)
+        found = look(path, by, with_inputs=with_inputs, threads=threads, progress=progress)
         if to is not None:
             write_report_of(Path(path), found, to)
         return found
+    if with_inputs:
+        raise UsageError("with_inputs is for a merged model, and tasks were given. Leave one of them out.")
     if by != "layer":
         raise UsageError("by is for one model. What is measured of task vectors has all tensors: see `Measured.by`.")
     from prefmerge.analysis.task_vectors import measure
@@ -104,7 +119,7 @@ def write_report_of(path: Path, found: Ownership | Inventory, to: Path) -> None:
         return
     receipt = path if path.suffix == ".json" else find_receipt(path)
     assert receipt is not None, "an ownership comes from a receipt"
-    place.write(to, page.of_receipt(Receipt.load(receipt), receipt.absolute().parent, found.by))
+    place.write(to, page.of_receipt(Receipt.load(receipt), receipt.absolute().parent, found))
 
 
 def write_report_of_vectors(sets: Sequence[Measured], checkpoints: Sequence[str], to: Path) -> None:

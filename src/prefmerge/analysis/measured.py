@@ -35,22 +35,19 @@ Grouping = Literal["layer", "type", "block", "tensor"]
 
 @dataclass(frozen=True)
 class MeasuredPart:
-    """A tensor, or several of one layer, type or block. Per density: elements that several tasks keep, those in
-    conflict. Per task: sum of |tau_t|, of |tau_MAGMAX_t|; elements owned in the MAGMAX merge; elements contributed to
-    it: those of which the task alone holds the largest magnitude.
-    """
+    """A tensor, or several of one layer, type or block."""
 
-    name: str
-    layer: str
+    name: str  # of the tensor, layer, type or block
+    layer: str  # the layer that it belongs to
     kind: str  # one of LAYER_TYPES, or "bias"
-    tensors: int
-    elements: int
-    several: tuple[int, ...]
-    conflicts: tuple[int, ...]
-    magnitudes: tuple[float, ...]
-    merged: tuple[float, ...]
-    owned: tuple[int, ...]
-    contributed: tuple[int, ...]
+    tensors: int  # how many
+    elements: int  # of all of them
+    several: tuple[int, ...]  # elements that two tasks or more keep, by density
+    conflicts: tuple[int, ...]  # of these, those with both signs, by density
+    magnitudes: tuple[float, ...]  # sum of |tau_t|, shape (T,)
+    merged: tuple[float, ...]  # sum of |tau_MAGMAX_t| after each task, shape (T,)
+    owned: tuple[int, ...]  # elements of each task in the MAGMAX merge, shape (T,)
+    contributed: tuple[int, ...]  # elements of which the task alone holds the largest magnitude, shape (T,)
 
     def conflict_share(self, density: int = 0) -> float:
         """Conflicts as a fraction of the elements that several tasks keep."""
@@ -67,20 +64,19 @@ class MeasuredPart:
 
 @dataclass(frozen=True)
 class Signs:
-    """Sign conflicts among the values that `density` keeps. Per task t: elements that it keeps; that any of the first
-    t + 1 tasks keeps; that several of them keep; on which these conflict. Per pair: kept by both; of different signs.
-    """
+    """Sign conflicts among the values that `density` keeps."""
 
-    density: float
-    kept: tuple[int, ...]
-    reached: tuple[int, ...]
-    several: tuple[int, ...]
-    conflicts: tuple[int, ...]
-    pair_kept: tuple[tuple[int, ...], ...]
-    pair_differ: tuple[tuple[int, ...], ...]
+    density: float  # part of each task vector that is kept, its largest values
+    kept: tuple[int, ...]  # elements that task t keeps, shape (T,)
+    reached: tuple[int, ...]  # elements that any of the first t + 1 tasks keeps, shape (T,)
+    several: tuple[int, ...]  # elements that several of them keep, shape (T,)
+    conflicts: tuple[int, ...]  # of these, those with both signs, shape (T,)
+    pair_kept: tuple[tuple[int, ...], ...]  # elements that both tasks of a pair keep, shape (T, T)
+    pair_differ: tuple[tuple[int, ...], ...]  # of these, those of different signs, shape (T, T)
 
     @classmethod
     def of(cls, density: float, prefixes_4T: np.ndarray, pairs_2TT: np.ndarray) -> Signs:
+        """From the counts of one reading, shapes (4, T) and (2, T, T)."""
         kept, reached, several, conflicts = (tuple(row) for row in prefixes_4T.tolist())
         both, differ = (tuple(map(tuple, rows)) for rows in pairs_2TT.tolist())
         return cls(density, kept, reached, several, conflicts, both, differ)
@@ -133,20 +129,20 @@ class Spread:
 
 @dataclass(frozen=True)
 class Measured:
-    """Everything that `measure` measures of T task vectors over one base. `label` is its name in a figure."""
+    """Everything that `measure` measures of T task vectors over one base. Magnitudes are in units of the weights."""
 
     __repr__ = brief
 
-    label: str
-    training: str | None
+    label: str  # what the set is called in a figure
+    training: str | None  # how the tasks were trained, as their run says; None where no run says it
     base: str  # content fingerprint
-    tasks: tuple[str, ...]
-    elements: int
+    tasks: tuple[str, ...]  # their names, T of them
+    elements: int  # of one task vector
     signs: tuple[Signs, ...]  # one per density
     values: tuple[Spread, ...]  # of every task vector
     contributed: tuple[Spread, ...]  # of what it contributes to the MAGMAX merge
-    sums: tuple[float, ...]  # of tau_t
-    products: tuple[tuple[float, ...], ...]  # <tau_s, tau_t>
+    sums: tuple[float, ...]  # of the elements of each tau_t, shape (T,)
+    products: tuple[tuple[float, ...], ...]  # <tau_s, tau_t>, shape (T, T)
     parts: tuple[MeasuredPart, ...]  # tensors, in the order of the network as far as names show it
 
     def by(self, grouping: Grouping) -> tuple[MeasuredPart, ...]:

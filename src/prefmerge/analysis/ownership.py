@@ -2,8 +2,9 @@
 
     owned[layer, task] = sum over the layer's tensors of the elements that take their value from the task
 
-Read from receipts and headers alone: counts of elements, no weights. Cost: O(tensors x tasks). Not here: sign conflicts
-and magnitudes, which need the weights (task_vectors.py).
+Read from receipts and headers alone: counts of elements, no weights. Cost: O(tensors x tasks); where what each layer
+keeps is asked for, that of the merge (`merging.again`). Not here: sign conflicts and magnitudes, which need the weights
+(task_vectors.py).
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from prefmerge import plotting
-from prefmerge.errors import CheckpointNotFound, OutputError
+from prefmerge.errors import CheckpointNotFound, OutputError, UsageError
 from prefmerge.ground.brief import brief
+from prefmerge.ground.progress import Progress
 from prefmerge.merging.layer_names import layers, natural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from prefmerge.merging.kept import KeptMagnitude
     from prefmerge.merging.receipt import Receipt
 
 By = Literal["layer", "tensor"]
@@ -31,12 +34,13 @@ _ALIKE = 0.02  # shares that differ by less look the same in a picture: small te
 
 @dataclass(frozen=True)
 class OwnedRow:
-    """One layer or tensor: its tensors, its elements, and the merged ones of each task (None: they have no owner)."""
+    """One layer or tensor, or the whole model."""
 
-    name: str
-    tensors: int
-    elements: int
-    owned: tuple[int, ...] | None
+    name: str  # of the layer or tensor; `all` of the whole
+    tensors: int  # how many it has
+    elements: int  # of all its tensors
+    owned: tuple[int, ...] | None  # merged elements of each task, shape (T,); None where they have no owner
+    kept: KeptMagnitude | None = None  # what it keeps of the changes; None where that was not measured
 
     @property
     def shares(self) -> tuple[float, ...] | None:
@@ -47,19 +51,21 @@ class OwnedRow:
 
 @dataclass(frozen=True)
 class Ownership:
-    """A merged model as its receipt describes it. `rows` in the order of the network as far as names show it."""
+    """A merged model as its receipt describes it, of T tasks."""
 
     __repr__ = brief
 
-    source: str
-    method: str
-    tasks: tuple[str, ...]
-    asked: tuple[int, ...] | None
-    random: tuple[int, ...] | None
-    total: OwnedRow
-    rows: tuple[OwnedRow, ...]
-    by: By
+    source: str  # the path that was given
+    method: str  # the merge method
+    tasks: tuple[str, ...]  # their names, in the order of the merge
+    asked: tuple[int, ...] | None  # budgets in elements, shape (T,); None of a method without a preference
+    random: tuple[int, ...] | None  # of the owned elements those that chance gave, shape (T,)
+    total: OwnedRow  # the whole model
+    rows: tuple[OwnedRow, ...]  # its layers or tensors, in the order of the network as far as names show it
+    by: By  # what a row is
     scope: str | None = None  # of the budgets, where the method has some
+    kept: Mapping[str, KeptMagnitude] | None = None  # what each merged tensor keeps, where it was measured
+    formats: tuple[str, ...] | None = None  # number formats of the base and of each task, likewise; shape (1 + T,)
 
     @property
     def note(self) -> str | None:
@@ -91,14 +97,14 @@ class Ownership:
 
 @dataclass(frozen=True)
 class Inventory:
-    """A checkpoint without a receipt, counted by layer and number format (name -> tensors, elements, bytes)."""
+    """A checkpoint without a receipt, counted by layer and by number format."""
 
     __repr__ = brief
 
-    source: str
-    dtypes: Mapping[str, tuple[int, int, int]]
-    rows: tuple[OwnedRow, ...]
-    by: By
+    source: str  # the path that was given
+    dtypes: Mapping[str, tuple[int, int, int]]  # number format -> tensors, elements, bytes
+    rows: tuple[OwnedRow, ...]  # its layers or tensors; nobody owns anything
+    by: By  # what a row is
     notes: tuple[str, ...] = ()  # which weights were taken, where the path alone does not say
 
     def to_json(self) -> dict[str, Any]:
@@ -115,14 +121,24 @@ class Inventory:
 
 def _row_json(row: OwnedRow) -> dict[str, Any]:
     data: dict[str, Any] = {"name": row.name, "tensors": row.tensors, "elements": row.elements}
-    return data if row.owned is None else {**data, "owned": list(row.owned)}
+    if row.owned is not None:
+        data["owned"] = list(row.owned)
+    return data if row.kept is None else {**data, "kept": row.kept.to_json()}
 
 
-def look(path: str | Path, by: By = "layer") -> Ownership | Inventory:
+def look(
+    path: str | Path,
+    by: By = "layer",
+    *,
+    with_inputs: bool = False,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Ownership | Inventory:
     """What is at `path`: the ownership that a receipt has (`path` is the receipt, or an output that has one), else a
     checkpoint's inventory.
 
-    Reads headers only. Raises CheckpointNotFound and CheckpointCorrupt.
+    Reads headers only; `with_inputs`: also merges again, to measure what each layer keeps. Raises CheckpointNotFound,
+    CheckpointCorrupt; with `with_inputs` UsageError where there is no receipt, and what `measured_again` raises.
     """
     from prefmerge.checkpoints import is_there, open_checkpoint
     from prefmerge.merging.receipt import Receipt
@@ -133,8 +149,19 @@ def look(path: str | Path, by: By = "layer") -> Ownership | Inventory:
         raise CheckpointNotFound(f"{path} does not exist. Give a merged model, its receipt or a checkpoint.")
     is_receipt = path.is_file() and path.suffix == ".json" and not path.name.endswith(".index.json")
     receipt = path if is_receipt else find_receipt(path)
+    if receipt is not None and with_inputs:
+        from prefmerge.merging.again import measured_again
+
+        known = Receipt.load(receipt)
+        kept, formats = measured_again(known, path, threads=threads, progress=progress)
+        return ownership(known, source=str(path), by=by, kept=kept, formats=formats)
     if receipt is not None:
         return ownership(Receipt.load(receipt), source=str(path), by=by)
+    if with_inputs:
+        raise UsageError(
+            f"{path} has no receipt, so it is not known what it was merged from. Leave --with-inputs out, or give a "
+            "model that prefmerge merged."
+        )
     checkpoint = open_checkpoint(path)
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     for info in checkpoint.tensors.values():
@@ -147,8 +174,15 @@ def look(path: str | Path, by: By = "layer") -> Ownership | Inventory:
     return Inventory(str(path), dtypes, _rows(sizes, {}, by), by, notes)
 
 
-def ownership(receipt: Receipt, *, source: str = "", by: By = "layer") -> Ownership:
-    """Who owns what, as a receipt says."""
+def ownership(
+    receipt: Receipt,
+    *,
+    source: str = "",
+    by: By = "layer",
+    kept: Mapping[str, KeptMagnitude] | None = None,
+    formats: tuple[str, ...] | None = None,
+) -> Ownership:
+    """Who owns what, as a receipt says. `kept` and `formats`: what a receipt does not say, where it was measured."""
     sizes = {name: math.prod(tensor.shape) for name, tensor in receipt.tensors.items()}
     owned = {name: tensor.owned for name, tensor in receipt.tensors.items() if tensor.owned}
     totals = receipt.totals
@@ -158,14 +192,31 @@ def ownership(receipt: Receipt, *, source: str = "", by: By = "layer") -> Owners
         tasks=receipt.tasks,
         asked=totals.asked,
         random=totals.random,
-        total=OwnedRow("all", len(sizes), sum(sizes.values()), totals.owned),
-        rows=_rows(sizes, owned, by),
+        total=OwnedRow("all", len(sizes), sum(sizes.values()), totals.owned, _kept(list(sizes), kept)),
+        rows=_rows(sizes, owned, by, kept),
         by=by,
         scope=receipt.recipe.get("scope"),
+        kept=kept,
+        formats=formats,
     )
 
 
-def _rows(sizes: Mapping[str, int], owned: Mapping[str, Sequence[int]], by: By) -> tuple[OwnedRow, ...]:
+def _kept(names: Sequence[str], kept: Mapping[str, KeptMagnitude] | None) -> KeptMagnitude | None:
+    """What these tensors keep together; None where none of them is known to be changed."""
+    known = [kept[name] for name in names if name in kept] if kept else []
+    if not known:
+        return None
+    from prefmerge.merging.kept import added
+
+    return added(known)
+
+
+def _rows(
+    sizes: Mapping[str, int],
+    owned: Mapping[str, Sequence[int]],
+    by: By,
+    kept: Mapping[str, KeptMagnitude] | None = None,
+) -> tuple[OwnedRow, ...]:
     names = sorted(sizes, key=natural)
     group = layers(names) if by == "layer" else {name: name for name in names}
     members: dict[str, list[str]] = defaultdict(list)
@@ -175,7 +226,8 @@ def _rows(sizes: Mapping[str, int], owned: Mapping[str, Sequence[int]], by: By) 
     for layer, inside in members.items():
         counts = [owned[name] for name in inside if name in owned]
         summed = tuple(sum(column) for column in zip(*counts, strict=True)) if counts else None
-        rows.append(OwnedRow(layer, len(inside), sum(sizes[name] for name in inside), summed))
+        elements = sum(sizes[name] for name in inside)
+        rows.append(OwnedRow(layer, len(inside), elements, summed, _kept(inside, kept)))
     return tuple(rows)
 
 

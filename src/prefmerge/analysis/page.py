@@ -13,7 +13,7 @@ import numpy as np
 
 from prefmerge.analysis import findings
 from prefmerge.analysis.measured import Measured, MeasuredPart
-from prefmerge.analysis.ownership import By, Inventory, Ownership, ownership
+from prefmerge.analysis.ownership import Inventory, Ownership
 from prefmerge.ground.words import counted
 from prefmerge.merging import page as of_a_merge
 from prefmerge.merging.page import NOT_MEASURED, ReportedMerge, percent, size
@@ -27,12 +27,10 @@ from prefmerge.report.parts import PageSection, code, paragraph, paragraphs, sec
 MOST_PAIRS = 16  # tasks whose pairs are shown
 
 
-def of_receipt(receipt: Receipt, folder: Path, by: By = "layer") -> str:
+def of_receipt(receipt: Receipt, folder: Path, owned: Ownership) -> str:
     """The report of a merged model, whose receipt is in `folder`."""
-    made = ReportedMerge(receipt.published(folder))
-    owned = ownership(made.receipt, by=by)
-    sections = of_a_merge.sections(made, layer_chart=_owned(owned))
-    return page("A merged model", sections, lead=of_a_merge.lead(made))
+    made = ReportedMerge(receipt.published(folder), owned.kept, owned.formats, owned.by)
+    return of_a_merge.page(made, layer_chart=_owned(owned))
 
 
 def _owned(owned: Ownership) -> Html:

@@ -69,7 +69,7 @@ def bench(
     from prefmerge.lab import bench as experiment
     from prefmerge.lab.recipe import read_experiment
 
-    place.asked(o.where(report))
+    place.asked(o.where(report), made=out)
     require("an experiment", "places", "accelerate", "torch")
     asked = read_experiment(recipe)
     if dry_run:

@@ -59,6 +59,14 @@ def inspect(
         ),
     ] = None,
     by: Annotated[str, typer.Option("--by", metavar="layer|tensor", help="One row per layer or per tensor.")] = "layer",
+    with_inputs: Annotated[
+        bool,
+        typer.Option(
+            "--with-inputs",
+            help="Of a merged model: also merge again from its inputs, without writing it, and show what each layer "
+            "keeps of the changes. Takes about as long as the merge did.",
+        ),
+    ] = False,
     threads: o.Threads = None,
     report: o.ReportFlag = None,
     json: o.Json = False,
@@ -75,12 +83,14 @@ def inspect(
         raise typer.BadParameter("give a merged model or a checkpoint, a base and its tasks, or --run RUN.")
     require_one_source(run, paths)
     if run is None and len(paths) == 1:
-        of_vectors = ((against, "--against"), (exclude, "--exclude"), (rename, "--rename"), (threads, "--threads"))
-        for given, flag in of_vectors:
+        of_vectors = ((against, "--against"), (exclude, "--exclude"), (rename, "--rename"))
+        for given, flag in (*of_vectors, (threads and not with_inputs, "--threads")):
             if given:
                 raise UsageError(f"{flag} is for task vectors; {paths[0]} is alone. Give a base and its tasks.")
-        _one(paths[0], png, grouping, json, o.where(report))
+        _one(paths[0], png, grouping, with_inputs, threads, json, o.where(report))
     else:
+        if with_inputs:
+            raise UsageError("--with-inputs is for one merged model. Leave it out, or give the merged model alone.")
         _several(paths, run, against, exclude or [], rename or [], png, grouping, threads, json, o.where(report))
 
 
@@ -90,13 +100,20 @@ def _grouping(by: str) -> By:
     raise UsageError(f"--by: expected layer or tensor, found {by!r}.")
 
 
-def _one(path: Path, png: Path | None, by: By, json: bool, report: ReportWhere) -> None:
+def _one(
+    path: Path, png: Path | None, by: By, with_inputs: bool, threads: int | None, json: bool, report: ReportWhere
+) -> None:
     from prefmerge import analysis
     from prefmerge.analysis.inspecting import report_place, write_report_of
-    from prefmerge.cli import show
+    from prefmerge.cli import progress, show
 
     to = report_place(report)
-    result = analysis.look(path, by=by)
+    if with_inputs:
+        show.say_compiling()
+        with progress.merging() as shown:
+            result = analysis.look(path, by, with_inputs=True, threads=threads, progress=shown)
+    else:
+        result = analysis.look(path, by)
     if png is not None:
         if not isinstance(result, analysis.Ownership):
             raise UsageError(

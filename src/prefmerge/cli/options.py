@@ -108,6 +108,7 @@ EXAMPLES = {
     "inspect": (
         "prefmerge inspect merged.safetensors --png ownership.png",
         "prefmerge inspect merged/receipt.json --by tensor",
+        "prefmerge inspect merged/ --with-inputs",
         "prefmerge inspect base.safetensors",
         "prefmerge inspect base.safetensors cars.safetensors birds.safetensors --png analyses",
         "prefmerge inspect --run my-run --against my-run-independent",

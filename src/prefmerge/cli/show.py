@@ -18,7 +18,7 @@ from rich.table import Table
 from prefmerge.cli import screen
 from prefmerge.ground.words import counted, listed
 from prefmerge.methods import declared
-from prefmerge.methods.parameters import PREFERENCE, SEQUENTIAL
+from prefmerge.methods.parameters import PREFERENCE
 from prefmerge.methods.shares_by_layer import describe
 from prefmerge.preference import Preference
 from prefmerge.report import place
@@ -239,7 +239,8 @@ def inspected(result: Ownership | Inventory, png: Path | None) -> None:
 def _ownership(console: Console, ownership: Ownership) -> None:
     if ownership.total.owned is None:
         console.print(f"{ownership.method} blends the tasks: no element has an owner. The tensors are:")
-        console.print(_sizes(ownership.rows, ownership.by))
+        console.print(_sizes(ownership.rows, ownership.by, ownership.kept is not None))
+        _say_kept(console, ownership)
         return
     whole = ownership.total.shares or (0.0,) * len(ownership.tasks)
     tasks = zip(ownership.tasks, ownership.total.owned, whole, strict=True)
@@ -257,14 +258,32 @@ def _ownership(console: Console, ownership: Ownership) -> None:
             cells = [_percent(share) for share in row.shares] if row.shares else ["-"] * len(ownership.tasks)
         else:
             cells = [_largest(ownership.tasks, row.shares) if row.shares else "-"]
-        rows.append([row.name, str(row.tensors), f"{row.elements:,}", *cells])
-    console.print(
-        _table([ownership.by, "tensors", "elements", *(ownership.tasks if few else ["largest owners"])], rows)
-    )
+        kept = [_kept(row)] if ownership.kept is not None else []
+        rows.append([row.name, str(row.tensors), f"{row.elements:,}", *kept, *cells])
+    headings = [ownership.by, "tensors", "elements", *(["kept"] if ownership.kept is not None else [])]
+    console.print(_table([*headings, *(ownership.tasks if few else ["largest owners"])], rows))
     if any(row.shares is None for row in ownership.rows):
         console.print("-: not merged (no task changed it, or it was excluded or copied).")
     if ownership.note is not None:
         console.print(ownership.note, soft_wrap=True)
+    _say_kept(console, ownership)
+
+
+def _say_kept(console: Console, ownership: Ownership) -> None:
+    """What is kept of the changes, or how to see it."""
+    if ownership.kept is None:
+        text = f"What each {ownership.by} keeps of the changes is not in a receipt. --with-inputs measures it."
+    else:
+        from prefmerge.merging.page import OF_KEPT
+
+        whole = "" if ownership.total.kept is None else f"The whole model keeps {_kept(ownership.total)}. "
+        text = f"{whole}{OF_KEPT}"
+    console.print(text, soft_wrap=True)
+
+
+def _kept(row: OwnedRow) -> str:
+    share = None if row.kept is None else row.kept.share
+    return "-" if share is None else _percent(share)
 
 
 def _largest(tasks: Sequence[str], shares: Sequence[float]) -> str:
@@ -281,8 +300,12 @@ def _inventory(console: Console, inventory: Inventory) -> None:
     console.print(_sizes(inventory.rows, inventory.by))
 
 
-def _sizes(rows: Sequence[OwnedRow], by: str) -> Table:
-    return _table([by, "tensors", "elements"], [[row.name, str(row.tensors), f"{row.elements:,}"] for row in rows])
+def _sizes(rows: Sequence[OwnedRow], by: str, kept: bool = False) -> Table:
+    headings = [by, "tensors", "elements", *(["kept"] if kept else [])]
+    return _table(
+        headings,
+        [[row.name, str(row.tensors), f"{row.elements:,}", *([_kept(row)] if kept else [])] for row in rows],
+    )
 
 
 def _owners(receipt: Receipt, owned: Sequence[int]) -> Table:
@@ -311,7 +334,9 @@ def _owners(receipt: Receipt, owned: Sequence[int]) -> Table:
 
 
 def _say_how(console: Console, settings: Mapping[str, Any], recipe: Recipe) -> None:
-    """Preference and parameters, whether they were given or not."""
+    """Preference and parameters, whether they were given or not, and what they take for granted."""
+    from prefmerge.merging.order import told_of_order
+
     if settings[PREFERENCE.name] is not None:
         given = "uniform (none was given)" if recipe.preference is None else describe(recipe.preference, _in_percent)
         console.print(f"Preference: {given}", soft_wrap=True)
@@ -323,14 +348,8 @@ def _say_how(console: Console, settings: Mapping[str, Any], recipe: Recipe) -> N
         if not (value is None or value is False or value == []) and name not in (PREFERENCE.name, *unused)
     }
     console.print(", ".join(f"{name} {_setting(value)}" for name, value in shown.items()) + ".", soft_wrap=True)
-    waiting, known = recipe.waits_for_order, recipe.with_order(True)
-    if len(recipe.tasks) > 1 and any(settings[one.name] != one.to_json(known[one]) for one in waiting):
-        values = " and ".join(f"{one.name} {one.text(known[one])}" for one in waiting)
-        console.print(
-            "It is not known that each task was trained after the one before it. If it was, add "
-            f"{SEQUENTIAL.spelled}: then the default is {values}.",
-            soft_wrap=True,
-        )
+    for sentence in told_of_order(recipe, settings):
+        console.print(sentence, soft_wrap=True)
 
 
 def _say_notes(console: Console, notes: Sequence[str]) -> None:

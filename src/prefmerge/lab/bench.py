@@ -20,7 +20,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefmerge.errors import PrefmergeError
 from prefmerge.ground import jsons
@@ -35,6 +35,9 @@ from prefmerge.lab.recipe import Experiment
 from prefmerge.lab.results import Results
 from prefmerge.lab.trainings import Watch
 from prefmerge.report import place
+
+if TYPE_CHECKING:
+    from prefmerge.analysis import Measured
 
 MADE_OF = "report.json"
 
@@ -136,13 +139,15 @@ def report(results: Results, out: Path, to: place.ReportWhere = None) -> list[Pa
 
 def _report(results: Results, out: Path) -> list[Path]:
     from prefmerge.lab import report as reporting
+    from prefmerge.lab import vector_tables
 
     made_of, kept = _made_of(results, out), _read_kept(out / MADE_OF)
     if kept is not None and kept.get("made_of") == made_of:
         files = {out / name: was for name, was in kept["files"].items()}
         if files and all(file.is_file() and digest_of_file(file) == was for file, was in files.items()):
             return list(files)
-    written = reporting.write(results, out, _analysis_figures(out))
+    sets, pictures = _analysis_figures(out)
+    written = reporting.write(results, out, pictures, vector_tables.behind(sets))
     files = {file.relative_to(out).as_posix(): digest_of_file(file) for file in written}
     write(out / MADE_OF, {"made_of": made_of, "files": files})
     return written
@@ -174,9 +179,9 @@ def _measured(out: Path) -> list[Path]:
     return [out / "analysis" / f"{training}.json" for training in ("sequential", "independent")]
 
 
-def _analysis_figures(out: Path) -> list[Path]:
-    """Draw the measurements of task vectors; the pictures."""
+def _analysis_figures(out: Path) -> tuple[list[Measured], list[Path]]:
+    """The measurements of task vectors, and the pictures of them."""
     from prefmerge import analysis
 
-    measured = [analysis.Measured.from_json(jsons.read(file)) for file in _measured(out) if file.is_file()]
-    return analysis.figures.draw_all(measured, out / "analysis") if measured else []
+    sets = [analysis.Measured.from_json(jsons.read(file)) for file in _measured(out) if file.is_file()]
+    return sets, analysis.figures.draw_all(sets, out / "analysis") if sets else []

@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from prefmerge import plotting
-from prefmerge.lab import table_parts, tables
+from prefmerge.lab import figure_tables, table_parts, tables
 from prefmerge.lab.entries import stem_of
 from prefmerge.lab.results import Results, Shown, TaskScores
 from prefmerge.lab.statistics import Mean, StudyScores, by_alpha, by_size, over_seeds, over_tasks
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TUNABLE = plotting.Style(plotting.BLUE)  # a preference that is given, not found
-ALPHAS = ("0.5", "2")  # figure 2
 SMALL = 8  # points: ticks and legends
 FEW_TASKS = 10  # up to so many have room for their names
 
@@ -125,7 +124,7 @@ def _environment(
         mean = scores.average(method, scale) if name is None else scores.mean(method, scale, name)
         value, bar = _bars(mean)
         if name is not None:
-            values = _by_variant(scores, method, scale, name)
+            values = [100 * value for value in figure_tables.by_variant(scores, method, scale, name).values()]
             panel.plot(values, [row] * len(values), ".", color=style.colour, alpha=0.5, markersize=5, mew=0)
         if mean is not None:
             panel.errorbar(value, row, xerr=bar or None, fmt=style.marker, color=style.colour, markersize=6, lw=1.4)
@@ -133,15 +132,6 @@ def _environment(
             panel.axvline(value, color=style.colour, linewidth=1, linestyle="--", zorder=0)
     title = "Average" if name is None else f"{name}\n{table_parts.ratios(results, name)}".rstrip()
     panel.set_title(title, fontsize=9)
-
-
-def _by_variant(scores: StudyScores, method: str, scale: str, name: str) -> list[float]:
-    """The accuracy in percent of each variant, mean over the seeds."""
-    there = scores.at(method, scale)
-    groups = [
-        [there[s, (name, v)].accuracy for s in scores.seeds if (s, (name, v)) in there] for v in scores.variants[name]
-    ]
-    return [100 * fmean(several) for several in groups if several]
 
 
 def differences(results: Results) -> Picture | None:
@@ -297,8 +287,8 @@ def allotted(results: Results) -> Picture | None:
     T, elements = len(results.tasks), results.about.get("parameters")
     if T < 2:
         return None
-    figure, axes = _panels(9 if T > FEW_TASKS else 7, 3.2, 1, len(ALPHAS), sharey=True)
-    for panel, value in zip(axes[0], ALPHAS, strict=True):
+    figure, axes = _panels(9 if T > FEW_TASKS else 7, 3.2, 1, len(figure_tables.ALPHAS), sharey=True)
+    for panel, value in zip(axes[0], figure_tables.ALPHAS, strict=True):
         shares = Preference.geometric(exact(value)).shares(results.tasks)
         heights = [n / 1e6 for n in budgets(shares, elements)] if elements else [100 * float(share) for share in shares]
         panel.bar(range(1, T + 1), heights, width=0.8, color=TUNABLE.colour)

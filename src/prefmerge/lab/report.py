@@ -24,7 +24,7 @@ from prefmerge.errors import DataError, OutputError
 from prefmerge.ground import atomic
 from prefmerge.ground.refused import remedy
 from prefmerge.ground.words import counted
-from prefmerge.lab import figures, findings, tables, target_tables
+from prefmerge.lab import figure_tables, figures, findings, tables, target_tables
 from prefmerge.lab.figures import Picture
 from prefmerge.lab.results import SHARED, Results
 from prefmerge.lab.statistics import StudyScores
@@ -33,8 +33,8 @@ from prefmerge.lab.table_parts import scales_of
 from prefmerge.lab.tables import OURS, RIVAL
 from prefmerge.lab.target_tables import ADAPTED
 from prefmerge.report import page as template
-from prefmerge.report.markup import Html, tag
-from prefmerge.report.parts import HINT, PageSection, code, listing, paragraph, section
+from prefmerge.report.markup import Html, tag, together
+from prefmerge.report.parts import HINT, PageSection, code, details, listing, paragraph, section
 from prefmerge.shown import cell, marked
 
 LEAD = 3  # sentences before the first table of a chapter
@@ -44,11 +44,12 @@ MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
 
 @dataclass(frozen=True)
 class Image:
-    """A picture as a file: `name` with its suffix."""
+    """A picture as a file: `name` with its suffix. `numbers`: what is drawn, as tables."""
 
     name: str
     caption: str
     data: bytes
+    numbers: tuple[Table, ...] = ()
 
     @property
     def width(self) -> int:
@@ -74,22 +75,34 @@ class Chapter:
         return self.sentences[LEAD:]
 
 
-def write(results: Results, out: Path, figures_extra: Sequence[Path] = ()) -> list[Path]:
+def write(
+    results: Results,
+    out: Path,
+    figures_extra: Sequence[Path] = (),
+    numbers: Mapping[str, tuple[Table, ...]] | None = None,
+) -> list[Path]:
     """Write everything below `out` and return the files, report.html first.
 
-    `figures_extra` are pictures (PNG, JPEG) made elsewhere, shown last and copied to figures/. Raises DataError where
-    methods were scored on different samples or an extra picture cannot be read, OutputError where a file cannot be
-    written, MissingExtra without matplotlib.
+    `figures_extra` are pictures (PNG, JPEG) made elsewhere, shown last and copied to figures/; `numbers`: what is drawn
+    in them, by the stem of their name. Raises DataError where methods were scored on different samples or an extra
+    picture cannot be read, OutputError where a file cannot be written, MissingExtra without matplotlib.
     """
     out = Path(out)
-    images = _drawn(figures.all_of(results))
-    extra = [_extra(Path(path), {one.name for one in images}) for path in figures_extra]
+    images = _drawn(results, figures.all_of(results))
+    taken = {one.name for one in images}
+    extra = [_extra(path, taken, (numbers or {}).get(path.stem, ())) for path in map(Path, figures_extra)]
     chapters = _chapters(results, images, extra)
     shown = [part for chapter in chapters for part in chapter.parts]
     files = {
         "report.html": page(results, chapters).encode(),
         "report.md": markdown(results, chapters).encode(),
         **{f"tables/{part.name}.csv": part.csv().encode() for part in shown if isinstance(part, Table)},
+        **{
+            f"tables/{one.name}.csv": one.csv().encode()
+            for part in shown
+            if isinstance(part, Image)
+            for one in part.numbers
+        },
         **{f"tables/{name}.csv": text.encode() for name, text in raw(results).items()},
         **{f"figures/{part.name}": part.data for part in shown if isinstance(part, Image)},
     }
@@ -106,11 +119,15 @@ def write(results: Results, out: Path, figures_extra: Sequence[Path] = ()) -> li
     return paths
 
 
-def _drawn(pictures: Iterable[Picture]) -> list[Image]:
-    return [Image(f"{picture.name}.png", picture.caption, picture.drawn()) for picture in pictures]
+def _drawn(results: Results, pictures: Iterable[Picture]) -> list[Image]:
+    behind = ((picture, figure_tables.behind(results, picture.name)) for picture in pictures)
+    return [
+        Image(f"{picture.name}.png", picture.caption, picture.drawn(), () if numbers is None else (numbers,))
+        for picture, numbers in behind
+    ]
 
 
-def _extra(path: Path, taken: set[str]) -> Image:
+def _extra(path: Path, taken: set[str], numbers: tuple[Table, ...]) -> Image:
     if path.suffix.lower() not in MEDIA:
         raise DataError(
             f"{path}: the report shows pictures in PNG or JPEG format, found {path.suffix or 'no suffix'!r}."
@@ -121,7 +138,7 @@ def _extra(path: Path, taken: set[str]) -> Image:
         raise DataError(f"{path}: the picture cannot be read: {error.strerror or error}.") from error
     name = path.name if path.name not in taken else f"extra-{path.name}"
     words = path.stem.replace("-", " ").replace("_", " ")
-    return Image(name, words[:1].upper() + words[1:] + ".", data)
+    return Image(name, words[:1].upper() + words[1:] + ".", data, numbers)
 
 
 # The chapters
@@ -252,7 +269,9 @@ def markdown(results: Results, chapters: Sequence[Chapter]) -> str:
 def _in_markdown(part: Table | Image) -> list[str]:
     if isinstance(part, Table):
         return [part.markdown()]
-    return [f"![{marked(part.caption)}](figures/{quote(part.name)})", "", marked(part.caption), ""]
+    files = ", ".join(f"[{one.name}.csv](tables/{quote(one.name)}.csv)" for one in part.numbers)
+    behind = [f"The numbers: {files}", ""] if files else []
+    return [f"![{marked(part.caption)}](figures/{quote(part.name)})", "", marked(part.caption), "", *behind]
 
 
 def page(results: Results, chapters: Sequence[Chapter]) -> str:
@@ -273,7 +292,9 @@ def _figure(image: Image) -> Html:
     picture = tag("img", alt=image.caption, src=Html(f"data:{kind};base64,{data}"))
     shown = tag("div", picture, class_="scroll", tabindex="0")
     wide = "wide" if image.width > WIDE else None
-    return tag("figure", shown, tag("p", HINT, class_="hint"), tag("figcaption", image.caption), class_=wide)
+    figure = tag("figure", shown, tag("p", HINT, class_="hint"), tag("figcaption", image.caption), class_=wide)
+    behind = details("The numbers", *(one.html() for one in image.numbers)) if image.numbers else Html()
+    return together(figure, behind)
 
 
 def raw(results: Results) -> dict[str, str]:

@@ -26,12 +26,13 @@ from prefmerge.vectors.workspace import Workspace
 
 @dataclass(frozen=True)
 class KeptMagnitude:
-    """Of one tensor, or of several: sums of magnitudes. `most` is None where a task that was not asked for anything
-    holds no finite number.
-    """
+    """How much of the changes is kept, of one tensor or of several, in units of the weights."""
 
-    kept: float
+    kept: float  # sum of |merged change| before the scale
+    # sum of the largest |change| that any task makes; None where a task that was not asked for anything holds no
+    # finite number
     most: float | None
+    # `kept`, cut among the owners, shape (T,); None where elements have no owner
     by_task: tuple[float, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -40,6 +41,7 @@ class KeptMagnitude:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> KeptMagnitude:
+        """What `to_json` gave."""
         return cls(data["kept"], data["most"], None if data["by_task"] is None else tuple(data["by_task"]))
 
     @property

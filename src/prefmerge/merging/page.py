@@ -34,18 +34,23 @@ OF_KEPT = (
     "each element. MAGMAX keeps 100 %; a preference takes values of tasks where others changed more, so it keeps less."
 )
 EVEN = 1.0005  # what is shown as 100.0 %
-NOT_MEASURED = "What each layer keeps is measured while merging: `prefmerge merge --report` shows it."
+NOT_MEASURED = (
+    "What each layer keeps is measured while merging: `prefmerge merge --report` shows it, and later `prefmerge "
+    "inspect OUT --with-inputs`, which merges again."
+)
 
 
 @dataclass(frozen=True)
 class ReportedMerge:
     """A merge that is done. `receipt`: as it is published. `kept`: of each merged tensor, where it was measured.
-    `formats`: the number formats of the base and of each task, where they are known.
+    `formats`: the number formats of the base and of each task, where they are known. `by`: what a bar is of, a layer or
+    a tensor.
     """
 
     receipt: Receipt
     kept: Mapping[str, KeptMagnitude] | None = None
     formats: tuple[str, ...] | None = None
+    by: str = "layer"
 
     @property
     def total(self) -> KeptMagnitude | None:
@@ -53,18 +58,19 @@ class ReportedMerge:
         return added(list(self.kept.values())) if self.kept else None
 
     def layers(self) -> dict[str, KeptMagnitude]:
-        """What each layer keeps, in the order of the network; layers that no task changed are left out."""
+        """What each layer (or tensor) keeps, in the order of the network; those that no task changed are left out."""
         names = sorted(self.kept or {}, key=natural)
-        groups = layers(sorted(self.receipt.tensors, key=natural))
+        every = sorted(self.receipt.tensors, key=natural)
+        groups = layers(every) if self.by == "layer" else {name: name for name in every}
         return {
             layer: one for layer, one in grouped({n: (self.kept or {})[n] for n in names}, groups).items() if one.most
         }
 
 
-def page(made: ReportedMerge) -> str:
-    """The report of one merge."""
-    vector = made.receipt.recipe[AS_TASK_VECTOR.name]
-    return template.page("A merged task vector" if vector else "A merged model", sections(made), lead=lead(made))
+def page(made: ReportedMerge, *, layer_chart: Html | None = None) -> str:
+    """The report of one merge. `layer_chart`: shown where `kept` is not known."""
+    title = "A merged task vector" if made.receipt.recipe[AS_TASK_VECTOR.name] else "A merged model"
+    return template.page(title, sections(made, layer_chart=layer_chart), lead=lead(made))
 
 
 def lead(made: ReportedMerge) -> list[Html]:
@@ -178,16 +184,17 @@ def layers_kept(made: ReportedMerge) -> Html:
     for layer, one in of_layer.items():
         parts = one.shares or ()
         rows.append([layer, percent(one.share), *(percent(part) for part in parts if cut)])
-    numbers = table("Kept, by layer", ["layer", "kept", *(tasks if cut else ())], rows)
+    title = f"What each {made.by} keeps"
+    numbers = table(f"Kept, by {made.by}", [made.by, "kept", *(tasks if cut else ())], rows)
     most = max((one.share or 0.0 for one in of_layer.values()), default=1.0)
     most = max(1.0, most)
     whole = "" if most < EVEN else f" A whole bar is {percent(most)}."
     if cut:
         stacked = [StackedBar(layer, one.shares or (), percent(one.share)) for layer, one in of_layer.items()]
         said = f"{OF_KEPT} A bar is cut by the task that owns the elements.{whole}"
-        return charts.stacks("layers", "What each layer keeps", said, tasks, stacked, numbers, most=most)
+        return charts.stacks("layers", title, said, tasks, stacked, numbers, most=most)
     plain = [Bar(layer, one.share, percent(one.share)) for layer, one in of_layer.items()]
-    return charts.bars("layers", "What each layer keeps", f"{OF_KEPT}{whole}", plain, numbers, most=most)
+    return charts.bars("layers", title, f"{OF_KEPT}{whole}", plain, numbers, most=most)
 
 
 def again(receipt: Receipt) -> Html:

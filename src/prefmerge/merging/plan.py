@@ -82,14 +82,14 @@ class Plan:
 
     __repr__ = brief
 
-    recipe: Recipe
-    method: Method
-    settings: Settings
-    base: Input
-    tasks: tuple[Input, ...]
-    names: tuple[str, ...]
-    entries: tuple[PlannedTensor, ...]
-    notes: tuple[str, ...] = field(default=())
+    recipe: Recipe  # with what the order of the tasks decides filled in
+    method: Method  # the merge method
+    settings: Settings  # what the recipe says, resolved for these tasks; of one tensor: `settings_of`
+    base: Input  # open
+    tasks: tuple[Input, ...]  # open, in the order of the recipe, T of them
+    names: tuple[str, ...]  # the tasks' names, T of them
+    entries: tuple[PlannedTensor, ...]  # every tensor of the base, and what becomes of it
+    notes: tuple[str, ...] = field(default=())  # what to know of this merge, a sentence each
     layers: Mapping[str, tuple[Fraction, int]] = field(default_factory=dict)  # of what is merged: depth, slice
     vocabulary: OutputVocabulary | None = None  # where it is not the base's
 
@@ -113,6 +113,7 @@ class Plan:
         return [source.checkpoint for source in (self.base, *self.tasks)]
 
     def close(self) -> None:
+        """Close the inputs."""
         for checkpoint in self.checkpoints:
             checkpoint.close()
 
@@ -127,6 +128,7 @@ class Plan:
         self.close()
 
     def of_role(self, role: Role) -> list[PlannedTensor]:
+        """The tensors of which this becomes: `merge`, `copy`, `exclude`, `tied`."""
         return [entry for entry in self.entries if entry.role == role]
 
     @property
@@ -137,6 +139,7 @@ class Plan:
 
     @property
     def output_bytes(self) -> int:
+        """Bytes of the output's tensors."""
         return sum(info.nbytes for info in self.layout)
 
     def most_budgets(self) -> tuple[int, ...] | None:

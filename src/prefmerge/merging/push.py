@@ -34,20 +34,20 @@ MESSAGE = "Upload a model merged with prefmerge"
 
 @dataclass(frozen=True)
 class PushedFile:
-    """A file by its path in the folder, and its size."""
+    """A file of the folder."""
 
-    name: str
-    bytes: int
+    name: str  # its path in the folder
+    bytes: int  # its size
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """What went, or would go. `address`: of the commit; None where nothing was sent."""
+    """What went to the hub, or would go."""
 
-    out: str
-    repository: str
-    files: tuple[PushedFile, ...]
-    address: str | None = None
+    out: str  # the folder
+    repository: str  # `org/name`
+    files: tuple[PushedFile, ...]  # in one commit
+    address: str | None = None  # of the commit; None where nothing was sent
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""

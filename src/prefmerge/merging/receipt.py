@@ -39,22 +39,22 @@ PerTask = tuple[int, ...]  # elements, one number for each task
 
 @dataclass(frozen=True, kw_only=True)
 class ReceiptFile:
-    """A weights file and its size."""
+    """A weights file."""
 
-    name: str
-    bytes: int
+    name: str  # its path in the folder, or its name
+    bytes: int  # its size
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReceiptInput:
-    """A checkpoint that was read. `fingerprint` is that of its elements, or of its header where `covers` says so."""
+    """A checkpoint that was read."""
 
-    name: str
+    name: str  # the task's name; `base` of the base
     path: str | None  # None for a state dict in memory
-    files: tuple[ReceiptFile, ...]
-    fingerprint: str
-    covers: Literal["content", "header"]
-    task_vector: bool
+    files: tuple[ReceiptFile, ...]  # its weights files
+    fingerprint: str  # of its elements, or of its header where `covers` says so
+    covers: Literal["content", "header"]  # what the fingerprint is of: `header` where the elements need not be read
+    task_vector: bool  # whether it was a task vector, not a model
     sha256: Mapping[str, str] | None  # by the file's name
     elsewhere: bool | None = None  # the path is its last name alone: the rest would say where the user's files are
 
@@ -66,10 +66,10 @@ class ReceiptInput:
 
 @dataclass(frozen=True, kw_only=True)
 class ReceiptInputs:
-    """Everything that was read, the tasks in the order of training."""
+    """Everything that was read."""
 
-    base: ReceiptInput
-    tasks: tuple[ReceiptInput, ...]
+    base: ReceiptInput  # the model that the tasks started from
+    tasks: tuple[ReceiptInput, ...]  # T of them, in the order of training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,86 +77,86 @@ class ReceiptOutput:
     """What was written."""
 
     path: str | None  # None for a state dict in memory
-    kind: Literal["file", "folder", "memory"]
-    files: tuple[ReceiptFile, ...]
-    fingerprint: str
+    kind: Literal["file", "folder", "memory"]  # what it is: a folder, a file, or a state dict in memory
+    files: tuple[ReceiptFile, ...]  # the weights files
+    fingerprint: str  # of all its elements, whatever the shards
     beside: tuple[str, ...] | None = None  # the other files of a folder, by their paths in it; not the receipt
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReceiptElements:
-    """How many elements the model has, and what became of them."""
+    """How many elements the model has, and what became of them; the others sum to `total`."""
 
-    total: int
-    merged: int
-    unchanged: int
-    excluded: int
-    copied: int
-    tied: int
+    total: int  # of all tensors
+    merged: int  # of tensors that a task changed
+    unchanged: int  # as the base has them, for no task changed them
+    excluded: int  # as the base has them, for that was asked for
+    copied: int  # of tensors that hold no floating point
+    tied: int  # of tensors that are another one, stored twice
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReceiptTotals:
     """The sums over all merged tensors; None where the method has no such number."""
 
-    asked: PerTask | None
-    owned: PerTask | None
-    passes: tuple[PerTask, ...] | None
-    random: PerTask | None
+    asked: PerTask | None  # budgets: elements for each task, shape (T,)
+    owned: PerTask | None  # elements that each task owns, shape (T,)
+    passes: tuple[PerTask, ...] | None  # of these, what each pass of the selection gave, a row of (T,) each
+    random: PerTask | None  # of these, what chance gave, shape (T,)
     gap: float | None  # of `optimal`: how far the retained importance may be from the best
     prices: tuple[float | None, ...] | None = None  # of `optimal` over the whole model
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReceiptTensor:
-    """One tensor of the output and what became of it. `xxh3` is the digest of its elements."""
+    """One tensor of the output and what became of it. Counts as in the totals; None where there are none."""
 
-    shape: tuple[int, ...]
-    dtype: str
-    role: Literal["merged", "unchanged", "excluded", "copied", "tied"]
-    tied_to: str | None = None
-    asked: PerTask | None = None
-    passes: tuple[PerTask, ...] | None = None
-    random: PerTask | None = None
-    gap: float | None = None
-    prices: tuple[float | None, ...] | None = None
-    owned: PerTask | None = None
-    xxh3: str | None = None
+    shape: tuple[int, ...]  # of the tensor
+    dtype: str  # its number format in the output
+    role: Literal["merged", "unchanged", "excluded", "copied", "tied"]  # what became of it
+    tied_to: str | None = None  # the tensor that it is stored as
+    asked: PerTask | None = None  # budgets, (T,)
+    passes: tuple[PerTask, ...] | None = None  # a row of (T,) for each pass
+    random: PerTask | None = None  # (T,)
+    gap: float | None = None  # as in the totals
+    prices: tuple[float | None, ...] | None = None  # of `optimal`, (T,)
+    owned: PerTask | None = None  # (T,)
+    xxh3: str | None = None  # digest of its elements
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReceiptRun:
     """What varies from run to run. A merge in memory has no start, memory limit or scratch file."""
 
-    started: str | None = None
-    seconds: float
+    started: str | None = None  # date and time with the time zone, ISO 8601
+    seconds: float  # wall clock
     host: str | None = None  # of receipts of earlier versions
-    threads: int
-    max_memory: str | None = None
-    scratch_bytes: int | None = None
+    threads: int  # how many worked
+    max_memory: str | None = None  # the bound that was given, such as 256MiB
+    scratch_bytes: int | None = None  # what went to the disk while merging
     kept: int | None = None  # tensors that an interrupted merge had finished, where this one resumed it
-    versions: Mapping[str, str]
+    versions: Mapping[str, str]  # package -> version, Python's among them
 
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """How an output was made. `recipe` has every parameter by its name; the order is that of the JSON."""
+    """How an output was made, of T tasks. The order is that of the JSON."""
 
     __repr__ = brief
 
-    format: str = FORMAT
-    recipe: Mapping[str, Any]
-    inputs: ReceiptInputs
-    output: ReceiptOutput
+    format: str = FORMAT  # which kind of receipt it is
+    recipe: Mapping[str, Any]  # every parameter by its name, defaults too
+    inputs: ReceiptInputs  # what was read
+    output: ReceiptOutput  # what was written
     tasks: tuple[str, ...]  # their names
     shares: tuple[str, ...] | None  # exact numbers as text; None without a preference, and where it differs by layer
-    preference: str | None
-    elements: ReceiptElements
-    totals: ReceiptTotals
-    tensors: Mapping[str, ReceiptTensor]
-    notes: tuple[str, ...]
+    preference: str | None  # as one would type it; None of a method without one
+    elements: ReceiptElements  # how many, and what became of them
+    totals: ReceiptTotals  # budgets and owners, summed over the tensors
+    tensors: Mapping[str, ReceiptTensor]  # the same by tensor
+    notes: tuple[str, ...]  # what to know of this merge, a sentence each
     added: Mapping[str, tuple[float, ...]] | None = None  # tensor -> what was added to its merged values
-    run: ReceiptRun
+    run: ReceiptRun  # time, threads and versions: no value depends on these
 
     @property
     def owned(self) -> PerTask | None:

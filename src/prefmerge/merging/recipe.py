@@ -75,9 +75,9 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
-    base: str | None = None
-    tasks: tuple[TaskEntry, ...] = ()
-    method: str = DEFAULT.name
+    base: str | None = None  # path or hub id of the base; None where it is not said yet
+    tasks: tuple[TaskEntry, ...] = ()  # in the order of training, T of them
+    method: str = DEFAULT.name  # its name
     given: dict[str, Any] = Field(default_factory=dict)  # by name; without those that say no more than the default
     notes: tuple[str, ...] = ()  # what reading the file decided; for the receipt
     written: dict[str, str] = Field(default_factory=dict)  # hub id -> where in which file it is written; for errors

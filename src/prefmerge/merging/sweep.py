@@ -54,17 +54,17 @@ class Combination:
 
 @dataclass(frozen=True)
 class SweptModel:
-    """One output. `kept`: an earlier sweep has made it. `measured`: what it keeps of the changes, in all and by layer,
-    where a report was asked for.
-    """
+    """One output of a sweep."""
 
-    combination: Combination
-    out: Path
-    receipt: Receipt
-    kept: bool
+    combination: Combination  # its name in the folder, what was varied, its recipe
+    out: Path  # the file or folder
+    receipt: Receipt  # of the output
+    kept: bool  # whether an earlier sweep had made it
+    # what it keeps of the changes, in all and by layer; None where no report was asked for
     measured: tuple[KeptMagnitude, Mapping[str, KeptMagnitude]] | None = None
 
     def to_json(self) -> dict[str, Any]:
+        """Its row of sweep.json."""
         data: dict[str, Any] = {
             "name": self.combination.name,
             "varied": dict(self.combination.varied),

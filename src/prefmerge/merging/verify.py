@@ -16,8 +16,6 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from prefmerge.checkpoints import (
     Checkpoint,
     by_name,
@@ -47,12 +45,12 @@ SHOWN = 5  # names listed in a message about many
 class VerifyReport:
     """What is right, as sentences, and what could not be checked."""
 
-    out: str
-    receipt: str
-    fingerprint: str
-    tensors: int
-    passed: tuple[str, ...]
-    skipped: tuple[str, ...]
+    out: str  # the output, as it was given
+    receipt: str  # the file of its receipt
+    fingerprint: str  # of all elements of the output
+    tensors: int  # how many were compared
+    passed: tuple[str, ...]  # what is right, a sentence each
+    skipped: tuple[str, ...]  # what could not be checked and why, a sentence each
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; `ok` is always true, for what is wrong is raised."""
@@ -216,24 +214,16 @@ def _check_rerun(
     progress: Progress | None,
 ) -> None:
     """Merge again beside the output (its disk has room for one) and compare tensor by tensor."""
+    from prefmerge.merging.again import added_by, recipe_again
     from prefmerge.merging.api import run
-    from prefmerge.merging.recipe import Recipe
 
-    entries = (receipt.inputs.base, *receipt.inputs.tasks)
-    here = [entry.place for entry in entries if entry.place is not None and is_there(entry.place)]
-    gone = [str(entry.path) for entry in entries if entry.place not in here]
-    if gone:
-        raise CheckpointNotFound(
-            f"{out} cannot be merged again: inputs are no longer where they were: {quoted(gone, SHOWN)}. Bring them "
-            f"back, or leave out --rerun."
-        )
-    recipe = Recipe.from_settings(receipt.recipe, base=here[0], tasks=here[1:], names=receipt.tasks)
+    recipe = recipe_again(receipt, out, "--rerun")
     work = atomic.make_work_folder(out.absolute())  # what a kill leaves of it, the next merge into `out` removes
     try:
         # One file, whatever the output is: elements are compared, not shards.
         again = work.path / "rerun.safetensors"
-        added = {name: np.array(values, np.float32) for name, values in (receipt.added or {}).items()}
-        run(recipe, again, threads=threads, max_memory=max_memory, progress=progress, added=added)
+        how: dict[str, Any] = {"threads": threads, "max_memory": max_memory, "progress": progress}
+        run(recipe, again, added=added_by(receipt), **how)
         second = open_checkpoint(again)
         try:
             with reading(checkpoint, second):

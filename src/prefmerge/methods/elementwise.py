@@ -12,13 +12,13 @@ Sums are float64 within a block and rounded once. Cost: one reading of the input
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from prefmerge.errors import MethodError
 from prefmerge.methods.parameters import BASE_WEIGHT, NO_LAMBDA, NORMALIZE, SCALE, SEED, WEIGHTS, Parameter
-from prefmerge.methods.protocol import Deltas, Method, Rule, Settings
+from prefmerge.methods.protocol import Deltas, Method, NeedsOrder, Rule, Settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -119,6 +119,10 @@ class Elementwise(Method):
     rule: type[Rule]
     searched: int = 0
     published: Mapping[str, Any] = field(default_factory=dict)
+    of_others: str = ""  # of a method for tasks that were trained one after another: what to do with others
+
+    def of_order(self, value: Callable[[Parameter[Any]], Any]) -> Sequence[NeedsOrder]:
+        return [NeedsOrder(f"method {self.name!r}", self.of_others, strict=False)] if self.of_others else []
 
     def by_tensor(self, settings: Settings) -> bool:
         return True
@@ -172,6 +176,7 @@ MAGMAX = Elementwise(
     (SCALE.but(0.5),),
     _MaxRule,
     published={SCALE.name: 0.5},
+    of_others="Use max_abs, which is the same rule for tasks that were trained independently, or tunable-magmax.",
 )
 MAX_ABS = Elementwise(
     "max_abs",
@@ -182,7 +187,12 @@ MAX_ABS = Elementwise(
 )
 RANDOM_MIX = Elementwise("random_mix", "a random task for every element", (SCALE.but(1.0), SEED), _RandomRule)
 LAST = Elementwise(
-    "last", "the last task vector alone (the papers' Baseline)", (SCALE.but(1.0),), _LastRule, searched=5
+    "last",
+    "the last task vector alone (the papers' Baseline)",
+    (SCALE.but(1.0),),
+    _LastRule,
+    searched=5,
+    of_others="Use tunable-magmax, ties or average: the last of them knows nothing of the others.",
 )
 AVERAGE = WeightedSum("average", "the mean of the task vectors", (SCALE.but(1.0),), searched=3)
 TASK_ARITHMETIC = WeightedSum(

@@ -13,10 +13,10 @@ checkpoints that were trained independently.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prefmerge.methods.parameters import CARRY, NUMBER, PREFERENCE, SCALE, Group, Parameter
 from prefmerge.methods.protocol import Deltas, Method, NeedsOrder, Rule, Settings
@@ -91,9 +91,7 @@ class Increments(Method):
     def by_tensor(self, settings: Settings) -> bool:
         return True
 
-    def check(self, settings: Settings) -> Sequence[NeedsOrder]:
-        if settings.tasks == 1:
-            return ()
+    def of_order(self, value: Callable[[Parameter[Any]], Any]) -> Sequence[NeedsOrder]:
         return (NeedsOrder(f"method {self.name!r}", "Use another method, such as tunable-magmax."),)
 
     def prepare(self, tensors: Sequence[Deltas], settings: Settings, work: Workspace) -> Rule:

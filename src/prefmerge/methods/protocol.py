@@ -129,13 +129,15 @@ def varies(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class NeedsOrder:
-    """That something looks at what each task changed after the one before it, so that the tasks must have been trained
-    one after another. `vectors`: what takes a task vector for a checkpoint of that order.
+    """That something is for tasks that were trained one after another. `strict`: it looks at what each task changed
+    after the one before it, so others are refused; else it works with others too, for which something else is meant.
+    `vectors`: what takes a task vector for a checkpoint of that order.
     """
 
     what: str
     instead: str  # a sentence: what to do where they were not
     vectors: str | None = None
+    strict: bool = True
 
 
 @dataclass
@@ -243,9 +245,13 @@ class Method(abc.ABC):
         """
         return weight or Fraction(0)
 
+    def of_order(self, value: Callable[[Parameter[Any]], Any]) -> Sequence[NeedsOrder]:
+        """What of it is for tasks that were trained one after another. `value`: of each parameter."""
+        return ()
+
     def check(self, settings: Settings) -> Sequence[NeedsOrder]:
         """What it asks of the tasks. Raises MethodError for what it cannot merge, whatever the values are."""
-        return ()
+        return [one for one in self.of_order(settings.__getitem__) if one.strict] if settings.tasks > 1 else []
 
     def budgets(self, settings: Settings, elements: int) -> tuple[int, ...]:
         """Elements per task, out of so many that share a budget (paper eq. 5, 6). For methods with a preference."""

@@ -14,7 +14,7 @@ strength below 1 and importance `step` read once more. Not here: where the prefe
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -216,11 +216,17 @@ class TunableMagmax(InSections):
                 "its masks. Give fewer tasks a share, use "
                 "--selection optimal, or merge in groups with --as-task-vector and carry on."
             )
+        return [one for one in self.of_order(settings.__getitem__) if one.strict]
+
+    def of_order(self, value: Callable[[Parameter[Any]], Any]) -> Sequence[NeedsOrder]:
         needs: list[NeedsOrder] = []
-        if settings[IMPORTANCE] == "step":
+        if value(IMPORTANCE) == "step":
             needs.append(NeedsOrder("importance 'step'", "Use --importance magnitude.", vectors="importance step"))
-        if settings[TOWARD_LAST]:
-            needs.append(NeedsOrder(TOWARD_LAST.name, "Leave it out."))
+        needs += [
+            NeedsOrder(one.name, "Leave it out.", strict=strict)
+            for one, strict in ((TOWARD_LAST, True), (CARRY, False))
+            if value(one)
+        ]
         return needs
 
     def budgets(self, settings: Settings, elements: int) -> tuple[int, ...]:

@@ -60,32 +60,35 @@ def right_answers(embeddings: np.ndarray, head: Head, labels: np.ndarray, among:
 class Count:
     """Right answers among `n` test samples of a task, or of a class."""
 
-    name: str
-    n: int
+    name: str  # of the task, or of the class
+    n: int  # samples
     right: int  # not knowing the task
     right_aware: int  # knowing it
 
     @property
     def agnostic(self) -> float:
+        """Accuracy among all classes, the task unknown."""
         return self.right / self.n
 
     @property
     def aware(self) -> float:
+        """Accuracy among the task's own classes."""
         return self.right_aware / self.n
 
     def to_json(self) -> dict[str, Any]:
+        """A JSON object with both accuracies."""
         return {"name": self.name, "n": self.n, "agnostic": self.agnostic, "aware": self.aware}
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One model on the test samples of every task. `about` says which, where that is known."""
+    """One model on the test samples of every task."""
 
     __repr__ = brief
 
-    tasks: tuple[Count, ...]
+    tasks: tuple[Count, ...]  # right answers by task, in the order of training
     classes: tuple[Count, ...] = ()  # those that occur in the test samples; only where asked for
-    about: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)  # which samples these are, where that is known
 
     @property
     def overall(self) -> Count:

@@ -12,6 +12,7 @@ from prefmerge.report.markup import Html, name, preformatted, tag, together
 
 HINT = "Wider than the window? It scrolls sideways."
 NARROW, FEW = 6, 9  # columns that any window but a phone's can show, and that a large one can
+MANY, VAST = 12, 24  # columns that paper shows in small letters, and across
 LONG = 45  # characters of a value that may be folded
 
 
@@ -90,8 +91,9 @@ def table(
     held = tag(
         "table", tag("caption", tag("span", caption)), tag("thead", tag("tr", *titles)), tag("tbody", *lines), id=id
     )
+    size = " many vast" if len(header) > VAST else " many" if len(header) > MANY else ""
     return together(
-        tag("div", held, class_="scroll", tabindex="0", role="region", aria_label=caption),
+        tag("div", held, class_=f"scroll{size}", tabindex="0", role="region", aria_label=caption),
         tag("p", HINT, class_="hint few" if len(header) <= FEW else "hint") if len(header) > NARROW else Html(),
         listing(notes, "notes"),
     )

@@ -38,11 +38,13 @@ class ReportPlace:
         return out / REPORT if folder else out.with_name(f"{out.name}.{REPORT}")
 
 
-def asked(where: ReportWhere, *, force: bool = False) -> ReportPlace | None:
-    """The place that a caller names; None where no report is wanted. Raises UsageError, OutputExists."""
+def asked(where: ReportWhere, *, force: bool = False, made: Path | None = None) -> ReportPlace | None:
+    """The place that a caller names; None where no report is wanted. `made`: a folder that will be there when the
+    report is written. Raises UsageError, OutputExists.
+    """
     to = _named(where)
     if to is not None and to.file is not None:
-        require_free(to.file, force=force)
+        require_free(to.file, force=force, made=made)
     return to
 
 
@@ -94,9 +96,13 @@ def is_report(file: str | Path) -> bool:
     return Path(file).suffix.lower() in SUFFIXES
 
 
-def require_free(file: Path, *, force: bool = False) -> None:
-    """Raise OutputExists unless the report may be written there, UsageError where its folder is not there."""
+def require_free(file: Path, *, force: bool = False, made: Path | None = None) -> None:
+    """Raise OutputExists unless the report may be written there, UsageError where its folder is not there and is not
+    `made` later.
+    """
     _require_ours(file, force=force)
+    if made is not None and os.path.realpath(file.absolute().parent) == os.path.realpath(made.absolute()):
+        return
     if not file.absolute().parent.is_dir():
         raise UsageError(f"--report {file}: there is no folder {file.absolute().parent}. Make it first.")
 

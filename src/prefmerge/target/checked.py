@@ -23,20 +23,18 @@ _MOST = 3  # tasks that a sentence lists
 
 @dataclass(frozen=True, eq=False)
 class Checked:
-    """`shares`: those of the later samples. `expected` and `there`: the accuracy in the new mix of the model and of the
-    checkpoint that it was compared with; None where none was given. `on_pairs`: the model's accuracy on the pairs.
-    """
+    """What later samples say of the mix that a model was adapted to."""
 
     __repr__ = brief
 
-    earlier: Earlier
-    asked: Parameters
-    moved: Moved
-    shares: Shares
-    expected: Estimate | None
-    there: Estimate | None
-    on_pairs: Estimate | None
-    notes: tuple[str, ...]
+    earlier: Earlier  # what `adapt` had found, with its file
+    asked: Parameters  # what was asked for, with what `adapt` was given
+    moved: Moved  # the shares then and now, and whether they differ
+    shares: Shares  # those of the later samples
+    expected: Estimate | None  # the model's accuracy in the new mix; None where that was not measured
+    there: Estimate | None  # the same of the checkpoint that it was compared with
+    on_pairs: Estimate | None  # the model's accuracy on the later pairs; None without any
+    notes: tuple[str, ...]  # a sentence each
 
     @property
     def clear(self) -> bool:

@@ -36,9 +36,9 @@ MIXES = 100  # draws of the mix that the optimism is a mean over
 class Estimate:
     """One number with its interval, as fractions of 1."""
 
-    value: float
-    low: float
-    high: float
+    value: float  # the estimate
+    low: float  # of its interval
+    high: float  # of its interval
 
     @property
     def clear(self) -> bool:
@@ -51,21 +51,21 @@ class Estimate:
         return f"[{100 * self.low:.1f}, {100 * self.high:.1f}]"
 
     def to_json(self) -> dict[str, float]:
+        """A JSON object of the three."""
         return {"value": self.value, "low": self.low, "high": self.high}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One model at the target; `ahead`: the chosen model's accuracy less this one's, on the same samples and draws.
-    `balanced`, `balanced_ahead`: the same as balanced accuracy, whatever metric `accuracy` is by.
-    """
+    """One model at the target."""
 
-    name: str
+    name: str  # of the model
     how: str  # "as it is", "with the prior", "with a fitted bias", "with its own head", "chosen"
-    accuracy: Estimate
+    accuracy: Estimate  # by the metric that was asked for
+    # the chosen model's accuracy less this one's, on the same samples and draws; None of the chosen one
     ahead: Estimate | None = None
-    balanced: Estimate | None = None
-    balanced_ahead: Estimate | None = None
+    balanced: Estimate | None = None  # accuracy with every class weighing the same
+    balanced_ahead: Estimate | None = None  # the same difference of that
 
     @property
     def title(self) -> str:
@@ -78,6 +78,7 @@ class Row:
         return self.ahead is not None and self.ahead.clear
 
     def to_json(self) -> dict[str, Any]:
+        """A JSON object; `told_apart` is `clear`."""
         data: dict[str, Any] = {"name": self.name, "how": self.how, "accuracy": self.accuracy.to_json()}
         data["ahead"] = None if self.ahead is None else {**self.ahead.to_json(), "told_apart": self.clear}
         if self.balanced is not None:
@@ -89,15 +90,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Recall:
-    """One class on the samples that both models have seen: which part the chosen model and the one that is `there`
-    name correctly; `gained` and `lost`: samples that only the one, only the other has right.
-    """
+    """One class on the samples that both models have seen."""
 
-    samples: int
-    value: float
-    before: float
-    gained: int
-    lost: int
+    samples: int  # of the class
+    value: float  # part that the chosen model names correctly
+    before: float  # the same of the model that is `there`
+    gained: int  # samples that only the chosen model has right
+    lost: int  # samples that only the other has right
 
     @property
     def fell(self) -> bool:
@@ -105,24 +104,27 @@ class Recall:
         return self.lost - self.gained > (self.lost + self.gained) ** 0.5
 
     def to_json(self) -> dict[str, Any]:
+        """A JSON object without the two counts."""
         return {"samples": self.samples, "recall": self.value, "before": self.before}
 
 
 @dataclass(frozen=True, eq=False)
 class Estimates:
-    """All that is said of the chosen model. `there`: the checkpoint that it is compared with by class and on other
-    tasks, the last or else the best single one, as it is. `others`: task -> (samples, that checkpoint, chosen model).
-    """
+    """All that is said of the chosen model."""
 
-    rows: tuple[Row, ...]
-    recall: Mapping[str, Recall]
+    rows: tuple[Row, ...]  # models with what they are worth at the target
+    recall: Mapping[str, Recall]  # by class
+    # task -> samples, accuracy of the model that is `there`, accuracy of the chosen one: what the other tasks lose
     others: Mapping[str, tuple[int, float, float]]
-    samples: int
+    samples: int  # that judged
+    # the checkpoint that the chosen model is compared with, by class and on other tasks: the last or else the best
+    # single one, as it is
     there: str
-    level: float = LEVEL
+    level: float = LEVEL  # confidence of the intervals
 
     @property
     def chosen(self) -> Row:
+        """The row of the chosen model."""
         return self.rows[0]
 
     @property
@@ -137,6 +139,7 @@ class Estimates:
         return sorted(fell, key=lambda name: self.recall[name].value - self.recall[name].before)
 
     def to_json(self) -> dict[str, Any]:
+        """A JSON object of everything."""
         return {
             "level": self.level,
             "samples": self.samples,

@@ -60,17 +60,15 @@ class TargetMix:
 
 @dataclass(frozen=True, eq=False)
 class Moved:
-    """Shares `before` and `now` (T,). `change`: now less before of each task, intervals for all tasks together.
-    `noise`: the total variation that two estimates of one mix have at most, at the level of the intervals.
-    """
+    """Whether a mix of T tasks has moved."""
 
-    names: tuple[str, ...]
-    before: np.ndarray
-    now: np.ndarray
-    change: tuple[Estimate, ...]
-    variation: Estimate
-    noise: float
-    level: float
+    names: tuple[str, ...]  # the tasks'
+    before: np.ndarray  # shares then, shape (T,)
+    now: np.ndarray  # shares now, shape (T,)
+    change: tuple[Estimate, ...]  # now less before of each task, with intervals for all tasks together, (T,)
+    variation: Estimate  # total variation between the two, 0 to 1
+    noise: float  # total variation that two estimates of one mix have at most, at the level of the intervals
+    level: float  # confidence of the intervals
 
     @property
     def clear(self) -> bool:
@@ -92,6 +90,7 @@ class Moved:
         return [self.names[t] for t in sorted(clear, key=lambda t: -abs(self.change[t].value))]
 
     def to_json(self) -> dict[str, Any]:
+        """A JSON object, by the names of the tasks."""
         shares = zip(self.names, self.before.tolist(), self.now.tolist(), self.change, strict=True)
         return {
             "level": self.level,

@@ -42,17 +42,16 @@ _BEST = {"method": "tunable_magmax", **IN_ORDER}
 
 @dataclass(frozen=True)
 class Candidate:
-    """One model: the checkpoint of `task` as it is (-1: the base), the one at `path`, or a merge with `settings` of
-    `merge`.
-    """
+    """One model that can be chosen."""
 
-    name: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    task: int | None = None
-    path: Path | None = None
+    name: str  # what it is called
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of `merge`, where it is a merge
+    task: int | None = None  # the checkpoint that it is, by number; -1: the base; None: no checkpoint
+    path: Path | None = None  # where it is, of a model of yours
 
     @property
     def single(self) -> bool:
+        """Whether it is a checkpoint, and no merge."""
         return self.task is not None or self.path is not None
 
 

@@ -29,24 +29,25 @@ FORMAT = "prefmerge-prefer/1"  # of `about` in preference.json
 
 @dataclass(frozen=True)
 class Preferred:
-    """A preference with its reasons. `shares`, `low` and `high` are (T,) float64."""
+    """A preference with its reasons."""
 
     __repr__ = brief
 
-    checkpoints: Checkpoints
-    preference: Preference
-    shares: np.ndarray
+    checkpoints: Checkpoints  # the tasks
+    preference: Preference  # to give to `merge`
+    shares: np.ndarray  # of the tasks, shape (T,); they sum to 1
     samples: int = 0  # of the target
     level: float = 0.9  # confidence of the interval
-    low: np.ndarray | None = None  # None: no interval was asked for, or there is nothing to draw from
-    high: np.ndarray | None = None
-    similarity: Similarity | None = None
+    # of each task's own interval, shape (T,); None: no interval was asked for, or there is nothing to draw from
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None  # likewise
+    similarity: Similarity | None = None  # where one made the shares: label, OT, cosine, MMD
     settings: Mapping[str, str] = field(default_factory=dict)  # of `merge`, which a search chose with the preference
     beside: Preferred | None = None  # what the labels alone say, where a search went beyond them
     verdict: str | None = None  # of a search, in words
     doubts: tuple[str, ...] = ()  # notes that come before the shares
-    notes: tuple[str, ...] = ()
-    about: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # a sentence each
+    about: Mapping[str, Any] = field(default_factory=dict)  # how it was made: data, parameters, distances
 
     def sure(self) -> str | None:
         """How sure the largest share, or what was searched for, is, in words."""

@@ -25,10 +25,10 @@ GUARD = 0.05  # part of the target that may come evenly from all tasks, unknown 
 
 @dataclass(frozen=True, eq=False)
 class Prior:
-    """`joint` (T, C): q(t, c), sums to 1. `logits` (C,): a_c, in nats."""
+    """How often each class occurs at the target."""
 
-    joint: np.ndarray
-    logits: np.ndarray
+    joint: np.ndarray  # q(t, c), shape (T, C); sums to 1
+    logits: np.ndarray  # a_c, what goes on the logits, shape (C,), in nats
 
     @property
     def classes(self) -> np.ndarray:

@@ -37,27 +37,24 @@ DRIFT = 0.2  # part of the target that comes from other tasks, in the sentence o
 
 @dataclass(frozen=True, eq=False)
 class Adapted:
-    """What came out. `estimates` is None where there was nothing to judge by; `receipt` where nothing was written.
-    `head` is None, and `added` says what its classifier's bias takes, where the model answers by itself. `scored`: what
-    a command of the user made of the candidates, in place of choice, estimates and head.
-    """
+    """What came out."""
 
     __repr__ = brief
 
-    source: Source
-    evidence: Evidence
-    prior: Prior
-    pool: tuple[Candidate, ...]
-    choice: Choice | None
-    chosen: Candidate
-    estimates: Estimates | None
-    head: FrozenHead | None
-    notes: tuple[str, ...]
-    cost: Mapping[str, float]
-    parameters: Parameters
-    receipt: Receipt | None = None
-    added: Addition | None = None
-    scored: Scored | None = None
+    source: Source  # the checkpoints, their samples and the head
+    evidence: Evidence  # what was shown of the target: `evidence.shares` are its shares
+    prior: Prior  # how often each class occurs at the target
+    pool: tuple[Candidate, ...]  # all models that were tried
+    choice: Choice | None  # how the choice was made; None where there was nothing to judge by
+    chosen: Candidate  # the model that was chosen
+    estimates: Estimates | None  # how good it will be, with intervals; None where there was nothing to judge by
+    head: FrozenHead | None  # the head that goes with it; None where the model answers by itself
+    notes: tuple[str, ...]  # what to know of this result, a sentence each
+    cost: Mapping[str, float]  # `forwards` (samples encoded), `merges`, `candidates`, `seconds`
+    parameters: Parameters  # what was asked for
+    receipt: Receipt | None = None  # of the model that was written; None where nothing was
+    added: Addition | None = None  # what the classifier's bias takes, where the model answers by itself
+    scored: Scored | None = None  # what a command of yours made of the candidates, in place of choice, estimates, head
 
     @property
     def verdict(self) -> str:

@@ -74,23 +74,22 @@ class Rung:
 
 @dataclass(frozen=True)
 class CommandChoice:
-    """`compared`: the best candidate first, unless it is one of those that it is compared with; then these, the best
-    first. `confirm`: the confirming command, which scored them. `default`: the number of the trial that is merged where
-    there are no scores. `repeats`: how often the confirming command was run for each.
-    """
+    """What a command's scores say. They are as the command prints them."""
 
-    command: str
-    confirm: str | None
-    lower: bool
-    rungs: tuple[Rung, ...]
-    best: ScoredTrial
-    chosen: ScoredTrial
+    command: str  # the command that scores a model
+    confirm: str | None  # the confirming command, which scored `compared`; None where there is none
+    lower: bool  # whether a lower score is better
+    rungs: tuple[Rung, ...]  # what was scored at each budget, the largest budget last
+    best: ScoredTrial  # the best candidate
+    chosen: ScoredTrial  # the one to use
+    # the best candidate first, unless it is one of those that it is compared with; then these, the best first
     compared: tuple[Contender, ...]
-    default: int | None = None
-    repeats: int = 1
+    default: int | None = None  # the number of the trial that is merged where there are no scores
+    repeats: int = 1  # how often the confirming command was run for each
 
     @property
     def confirmed(self) -> bool:
+        """Whether `compared` has the scores of the confirming command."""
         return self.confirm is not None
 
     @property

@@ -19,20 +19,18 @@ FORMAT = "prefmerge-search-by-command/1"
 
 @dataclass(frozen=True, kw_only=True)
 class CommandOutcome(CommandChoice):
-    """The result. `compared`: the search's best first, then the inputs. `confirmed`: by the confirming command.
-    `recipe`: the text of a recipe file; None where none can say it. `searched`: what was searched, as JSON.
-    """
+    """The result of a search by your own score."""
 
     __repr__ = brief
 
-    searched: Mapping[str, Any]
-    trials: tuple[ScoredTrial, ...]
-    stopped: str
-    recipe: str | None
-    fingerprints: tuple[str, ...]
+    searched: Mapping[str, Any]  # what was searched, as JSON
+    trials: tuple[ScoredTrial, ...]  # every model that was scored, in the order of trying
+    stopped: str  # why it ended, in words
+    recipe: str | None  # text of a recipe file for the chosen model; None where none can say it
+    fingerprints: tuple[str, ...]  # of the base and of each task, shape (1 + T,)
     ending: str  # of the name of a model: "/", ".safetensors"
-    notes: tuple[str, ...]
-    cost: Mapping[str, float]
+    notes: tuple[str, ...]  # a sentence each
+    cost: Mapping[str, float]  # `commands` that were run, `merges` that were written, `seconds`
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -40,6 +38,7 @@ class CommandOutcome(CommandChoice):
         return self.chosen.settings
 
     def to_json(self) -> dict[str, Any]:
+        """Everything, for programs."""
         return {
             "format": FORMAT,
             **super().to_json(),

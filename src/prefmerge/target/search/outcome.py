@@ -35,30 +35,27 @@ FORMAT = "prefmerge-search/2"
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SearchOutcome:
-    """The result. `best`: the trial of the best score; `adapts`: what `adapt` chooses among its candidates on the same
-    samples; `same`: whether they are one model; `chosen`: the one of the two that is the result; `head`: the head for
-    it, fitted on all samples. `ranking`: how many samples ranked.
-    """
+    """The result of a search at a target. Scores are soft accuracies, for ranking only."""
 
     __repr__ = brief
 
-    asked: SearchParameters
-    source: Source
-    evidence: Evidence
-    prior: Prior
-    space: Space
-    pool: tuple[Candidate, ...]
-    trials: tuple[ScoredTrial, ...]
+    asked: SearchParameters  # what was asked for
+    source: Source  # the checkpoints, their samples and the head
+    evidence: Evidence  # what was shown of the target
+    prior: Prior  # how often each class occurs there
+    space: Space  # what was searched, and what was fixed
+    pool: tuple[Candidate, ...]  # `adapt`'s candidates, with which the search started
+    trials: tuple[ScoredTrial, ...]  # every model that was tried, in that order
     stopped: str  # why it ended, in words
-    ranking: int
-    best: ScoredTrial
-    adapts: Candidate
-    same: bool
-    decision: Decision
-    chosen: Candidate
-    head: FrozenHead
-    notes: tuple[str, ...]
-    cost: Mapping[str, float]
+    ranking: int  # how many samples ranked; the others compared the best two
+    best: ScoredTrial  # the trial of the best score
+    adapts: Candidate  # what `adapt` chooses among its candidates on the same samples
+    same: bool  # whether these two are one model
+    decision: Decision  # which of the two, and how far apart they are
+    chosen: Candidate  # the one of the two that is the result
+    head: FrozenHead  # for it, fitted on all samples
+    notes: tuple[str, ...]  # a sentence each
+    cost: Mapping[str, float]  # `forwards` (samples encoded), `merges`, `candidates`, `seconds`
 
     level: ClassVar[float] = LEVEL  # of the intervals
 

@@ -58,17 +58,17 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The result of a search over T tasks. `searching` (M,) bool: the samples that ranked; the others were held out."""
+    """The result of the paper's search over T tasks, on M samples."""
 
     __repr__ = brief
 
-    names: tuple[str, ...]
-    trials: tuple[Trial, ...]
-    searching: np.ndarray
-    space: Space
+    names: tuple[str, ...]  # the tasks', T of them
+    trials: tuple[Trial, ...]  # every model that was tried, in that order
+    searching: np.ndarray  # which samples ranked, shape (M,) bool; the others were held out
+    space: Space  # what was searched, and what was fixed
     stopped: str  # why it ended, in words
-    about: Mapping[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)  # what the search was made of, as JSON
+    notes: tuple[str, ...] = ()  # a sentence each
 
     @property
     def first(self) -> Trial:

@@ -23,15 +23,16 @@ from prefmerge.target.search.space import ParameterValues
 
 @dataclass(frozen=True)
 class Trial:
-    """One candidate. `right` (M,) bool: which samples it names correctly."""
+    """One model that was tried."""
 
-    number: int
+    number: int  # from 0 on, in the order of trying
     what: str  # "label preference, scale 0.5", "MAGMAX, scale 1", "trial 7"
     settings: ParameterValues  # of `merge`
-    right: np.ndarray
+    right: np.ndarray  # which samples it names correctly, shape (M,) bool
     start: bool  # one of those that the search starts with
 
     def to_json(self) -> dict[str, Any]:
+        """A JSON object without `right`."""
         return {"number": self.number, "what": self.what, "start": self.start, "settings": as_json(self.settings)}
 
     def kept(self) -> dict[str, Any]:
@@ -42,14 +43,14 @@ class Trial:
 
 @dataclass(frozen=True)
 class ScoredTrial:
-    """One candidate. `task`: the checkpoint that it is, as it stands (None: a merge). `score`: for ranking only."""
+    """One model that was tried."""
 
-    number: int
-    what: str
-    settings: ParameterValues
-    task: int | None
-    score: float
-    start: bool
+    number: int  # from 0 on, in the order of trying
+    what: str  # it is, in words
+    settings: ParameterValues  # of `merge`
+    task: int | None  # the checkpoint that it is, as it stands, by number; None: a merge
+    score: float  # for ranking only
+    start: bool  # whether the search started with it
 
     @property
     def key(self) -> str:
@@ -57,6 +58,7 @@ class ScoredTrial:
         return key_of(self.settings, self.task)
 
     def to_json(self) -> dict[str, Any]:
+        """A JSON object of everything."""
         return {"number": self.number, **self.kept()}
 
     def kept(self) -> dict[str, Any]:

@@ -31,21 +31,21 @@ class Foreign:
 
 @dataclass(frozen=True, eq=False)
 class Shares:
-    """Shares of the target, with how sure they are. `low` and `high` are each task's own interval at `level`."""
+    """The shares of a target, with how sure they are: T tasks, C classes, B draws."""
 
-    names: tuple[str, ...]
-    classes: tuple[str, ...]
+    names: tuple[str, ...]  # the tasks'
+    classes: tuple[str, ...]  # the head's
     shares: np.ndarray  # (T,) float64; they sum to 1
     draws: np.ndarray  # (B, T); each sums to 1
-    low: np.ndarray  # (T,)
-    high: np.ndarray  # (T,)
-    level: float
+    low: np.ndarray  # of each task's own interval, (T,)
+    high: np.ndarray  # likewise
+    level: float  # confidence of the intervals
     samples: int  # of the target
     label_counts: np.ndarray  # (C,) zeros where only inputs are known
     label_draws: np.ndarray  # (B, C) in the same draws; each sums to the number of labels
-    source: Origin
+    source: Origin  # what they were estimated from
     second: np.ndarray | None = None  # (T,) the black-box estimator's
-    foreign: Foreign | None = None
+    foreign: Foreign | None = None  # the part of the inputs that fit no task, where that was looked at
     tells: bool = True  # False: what is known of the target does not tell which tasks it is made of
     notes: tuple[str, ...] = ()  # the most important first
 
