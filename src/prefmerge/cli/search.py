@@ -30,7 +30,7 @@ def search(*, json: o.Json = False, **given: Any) -> None:
 
     Most people want `prefmerge adapt`: it tries a dozen models, this command up to 50. It starts with the same models,
     ranks them the same way, and keeps its own result only where samples that ranked nothing show it to be better.
-    Needs the extra `places`. The same command resumes a search that was interrupted.
+    Needs the extra `places`; by a command, only `search`. The same command resumes a search that was interrupted.
 
     It also searches for models that prefmerge cannot run, language models above all: a command of yours gets the folder
     of a candidate, and prints a score.

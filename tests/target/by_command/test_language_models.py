@@ -15,7 +15,7 @@ import pytest
 from tests.target.by_command.language import CLIENT, one_thread, perplexity, serving, train
 from tests.target.by_command.models import python
 
-pytest.importorskip("optuna", reason="search needs the extra places")
+pytest.importorskip("optuna", reason="search needs the extra search")
 pytest.importorskip("transformers", reason="two language models")
 
 

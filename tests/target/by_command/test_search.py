@@ -29,7 +29,7 @@ from prefmerge.target.by_command.number import MeasuredNumber, repeated
 from prefmerge.target.search.trial import ScoredTrial
 from tests.target.by_command.models import calls, make, python, score_of
 
-pytest.importorskip("optuna", reason="search needs the extra places")
+pytest.importorskip("optuna", reason="search needs the extra search")
 
 SCORE = f"{python('score.py')} {{model}}"
 CONFIRM = f"{SCORE} confirm"

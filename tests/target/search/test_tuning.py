@@ -20,7 +20,7 @@ from prefmerge.target.search.result import FINALISTS, Accuracy
 from prefmerge.target.search.trial import as_json
 from tests.target.search.stubs import FIRST, LABELS, NAMES, SAMPLES, TARGET, Merges, Score, searched
 
-pytest.importorskip("optuna", reason="search needs the extra places")
+pytest.importorskip("optuna", reason="search needs the extra search")
 
 ROOT = Path(__file__).parents[3]
 
@@ -294,7 +294,7 @@ def test_too_few_samples():
 
 def test_without_optuna_the_message_is_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(MissingExtra, match=r"^search needs an optional dependency\. .*'prefmerge\[places\]'$"):
+    with pytest.raises(MissingExtra, match=r"^search needs an optional dependency\. .*'prefmerge\[search\]'$"):
         searched(trials=1)
 
 

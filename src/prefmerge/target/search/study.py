@@ -161,7 +161,7 @@ def _imported() -> ModuleType:
             import optuna
             import optuna.storages.journal
     except ImportError as error:
-        raise MissingExtra("search", "places") from error
+        raise MissingExtra("search", "search") from error
     return optuna
 
 
