@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import tracemalloc
 from typing import Any, Literal
 
@@ -10,7 +11,8 @@ import pytest
 
 from prefmerge import Preference, merge_state_dicts
 from prefmerge.errors import MethodError, PreferenceError
-from prefmerge.methods import Settings, records
+from prefmerge.methods import Settings, kernels, records
+from prefmerge.methods.contested import Contested
 from prefmerge.methods.importance import MagnitudeImportance
 from prefmerge.methods.optimal import ROWS, relative_gap
 from prefmerge.methods.tunable import TunableMagmax
@@ -285,3 +287,24 @@ def test_a_draw_that_looks_in_the_wrong_place_looks_again(scope: str, width: flo
     assert False in found
     assert again.owned == receipt.owned
     assert all(np.array_equal(merged[name], expected[name]) for name in base)
+
+
+def test_more_threads_keep_no_more_of_what_was_picked():
+    size, threads = 1 << 18, 8
+    tensors = [Arrays(np.ones((2, size), np.float32), f"t{i}") for i in range(threads)]
+    with Workspace(threads=threads) as work:
+        every = [Contested([one], [0, 1], MagnitudeImportance(), Settings(2), work) for one in tensors]
+        every[0].pick(0.0, 0.001, 1)  # compiles
+        together = threading.Barrier(threads)
+
+        def pick(section: Contested) -> int:
+            section.fill(int(kernels.FREE))
+            together.wait()  # so each has a thread of its own
+            return section.pick(0.0, 0.001, 1)
+
+        tracemalloc.start()
+        try:
+            assert all(work.map(pick, every))
+            assert tracemalloc.get_traced_memory()[0] < 8 * size
+        finally:
+            tracemalloc.stop()

@@ -224,8 +224,9 @@ class Contested:
         first, last = int(low * 2.0**64), min(int(high * 2.0**64), 2**64) - 1
 
         def pick(part: _Part) -> np.ndarray:
-            # One more than there are: the next candidate is written before it counts.
-            indices = self._work.buffer("sampled", part.owner.size + 1, np.int64)
+            # One more than there are: the next candidate is written before it counts. No buffer: each thread would
+            # keep one, of eight bytes an element of a part.
+            indices = np.empty(part.owner.size + 1, np.int64)
             k = key(self._settings[SEED], self._tensors[part.tensor].name, "sample", purpose)
             return indices[: _sampled(part.owner, k, part.start, np.uint64(first), np.uint64(last), indices)].copy()
 
