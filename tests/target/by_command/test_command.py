@@ -75,6 +75,11 @@ def test_what_gives_no_score_says_why(text: str, why: str):
     assert failure.why.startswith(why)
 
 
+def test_a_time_below_a_second_is_said_as_it_is():
+    failure = score("sleep 5; : {model}", timeout=0.05)
+    assert failure == Failure("the command did not end within 0.05 s, and printed nothing")
+
+
 def test_a_flood_takes_no_memory_and_the_end_of_it_counts():
     code = f"import sys\nfor _ in range({4 * KEPT // 1000}): print('x' * 999)\nprint(4)"
     assert score(f'{python("-c")} "{code}" {{model}}') == MeasuredNumber(4.0)

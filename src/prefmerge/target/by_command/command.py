@@ -90,7 +90,7 @@ class Command:
         environment = {**os.environ, **{_variable(name): value for name, value in words.items()}}
         code, out, err = running.run(self.line(), environment, self.timeout)
         if code != 0:
-            what = f"did not end within {duration(self.timeout or 0)}" if code is None else _ended(code)
+            what = f"did not end within {_time(self.timeout or 0)}" if code is None else _ended(code)
             return Failure(f"the command {what}{_tail(err, out) or ', and printed nothing'}")
         try:
             if self.key is None:
@@ -176,6 +176,10 @@ def _close(stream: IO[bytes] | None) -> None:
     if stream is not None:
         with contextlib.suppress(OSError):
             stream.close()
+
+
+def _time(seconds: float) -> str:
+    return duration(seconds) if seconds >= 10 else f"{seconds:g} s"
 
 
 def _variable(word: str) -> str:
