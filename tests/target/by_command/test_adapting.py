@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 import prefmerge
 from prefmerge.cli import app
 from prefmerge.errors import DataError, MethodError, OutputExists, RunError, UsageError
+from prefmerge.ground import locks
 from prefmerge.target.by_command import adapting
 from prefmerge.target.by_command.choice import CommandChoice, Contender
 from prefmerge.target.by_command.number import MeasuredNumber
@@ -396,3 +397,23 @@ def test_places_that_are_taken_are_refused_before_anything_is_scored(place: Path
     with pytest.raises(OutputExists, match="site: exists already"):
         adapt()
     assert calls(place) == []
+
+
+@pytest.mark.parametrize("mine", ["scores/mine.txt", "candidates/mine/weights", "scores"])
+def test_nothing_of_others_is_removed_from_where_the_scores_are_kept(place: Path, mine: str):
+    file = place / "site.scores" / mine
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    with pytest.raises(OutputExists, match=r"site\.scores: holds '(scores|candidates/mine)"):
+        adapt(no_cache=True)
+    assert file.read_text() == "mine"
+    assert calls(place) == []
+
+
+def test_a_call_that_must_wait_leaves_the_folder_of_the_other(place: Path):
+    folder = place / "site.scores"
+    folder.mkdir()
+    with locks.held(folder):
+        with pytest.raises(RunError, match="another process is at work on these scores"):
+            adapt()
+        assert folder.is_dir()

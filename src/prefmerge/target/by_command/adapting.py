@@ -14,6 +14,8 @@ here: writing and scoring candidates (`scoring`), numbers that nobody names befo
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -50,6 +52,7 @@ from prefmerge.target.shares import Tasks
 from prefmerge.target.source import Source
 
 MOST_ROWS = 8  # of candidates, in a table
+_OURS = re.compile(r"\.?[0-9a-f]{32}(\..*)?")  # scores, candidates, and what a kill leaves of them
 
 
 @dataclass(frozen=True)
@@ -230,21 +233,28 @@ def _scratch(out: Path, *, keep: bool) -> Iterator[Path]:
     there = folder.exists()
     if there and not folder.is_dir():
         raise OutputExists(f"{folder}: is a file, and the scores are kept there. Give another -o OUT.")
-    if there and (other := next((one.name for one in folder.iterdir() if one.name not in (SCORES, SCRATCH)), None)):
+    if there and (other := next(_not_ours(folder), None)):
         raise OutputExists(f"{folder}: holds {other!r}, and the scores are kept there. Give another -o OUT.")
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with locks.held(folder, RunError(f"{folder}: another process is at work on these scores. Wait for it.")):
+    with locks.held(folder, RunError(f"{folder}: another process is at work on these scores. Wait for it.")):
+        if not keep:
+            disk.remove(folder / SCORES)
+        try:
+            yield folder
+        finally:
             if not keep:
                 disk.remove(folder / SCORES)
-            try:
-                yield folder
-            finally:
-                if not keep:
-                    disk.remove(folder / SCORES)
-    finally:
-        with contextlib.suppress(OSError):  # not empty: then it stays
-            folder.rmdir()
+            with contextlib.suppress(OSError):  # not empty: then it stays
+                folder.rmdir()
+
+
+def _not_ours(folder: Path) -> Iterator[str]:
+    """What is in the folder of the scores that no call of ours has put there: all of ours goes at some time."""
+    for one in sorted(folder.iterdir()):
+        if one.name not in (SCORES, SCRATCH) or not one.is_dir():
+            yield one.name
+            continue
+        yield from (f"{one.name}/{name}" for name in sorted(os.listdir(one)) if not _OURS.fullmatch(name))
 
 
 def _told(value: Any) -> Any:
