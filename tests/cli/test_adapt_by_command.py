@@ -47,6 +47,19 @@ def test_from_checkpoints_to_a_model(place: Path) -> None:
     assert len(calls(place)) == before
 
 
+def test_no_mix_is_called_stated_where_nothing_was_said(place: Path) -> None:
+    code, out, _ = call(*WORDS)
+    assert code == 0
+    assert out.splitlines()[0] == "Nothing was said of the target, so all tasks count alike:"
+    card, page = ((place / "site" / name).read_text() for name in ("README.md", "report.html"))
+    assert "(all alike, for nothing was said of it)" in card
+    assert "Nothing was said of the target, so all tasks count alike." in page
+    for text in (out, card, page):
+        assert "as stated" not in text
+        assert "was stated" not in text
+        assert "you state" not in text
+
+
 def test_the_example_of_the_help_text_works(place: Path) -> None:
     line = next(one for one in EXAMPLES["adapt"] if "score.py" in one)
     words = [word.replace("python score.py", python("score.py")) for word in shlex.split(line)[1:]]

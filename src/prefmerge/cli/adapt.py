@@ -89,7 +89,7 @@ def adapted(made: Adapted) -> None:
 
     console = screen.console()
     shares = made.evidence.shares
-    console.print(f"The target, by {_source(made)}:")
+    console.print(_source(made))
     order = sorted(range(len(shares.names)), key=lambda t: -shares.shares[t])
     width = max(len(shares.names[t]) for t in order[:MOST_TASKS])
     for t in order[:MOST_TASKS]:
@@ -196,9 +196,12 @@ def _measure(made: Adapted) -> str:
 
 def _source(made: Adapted) -> str:
     shares = made.evidence.shares
+    if made.nothing_said:
+        return "Nothing was said of the target, so all tasks count alike:"
     if shares.source == "stated":
-        return "the mix that you state"
-    return f"{shares.samples:,} {shares.source} (shares of the tasks, with {100 * shares.level:g} % intervals)"
+        return "The target, by the mix that you state:"
+    known = f"{shares.samples:,} {shares.source} (shares of the tasks, with {100 * shares.level:g} % intervals)"
+    return f"The target, by {known}:"
 
 
 def _numbers(row: Row) -> tuple[str, str, str]:

@@ -19,6 +19,7 @@ def about(made: Adapted) -> str:
     order = sorted(range(len(shares.names)), key=lambda t: -shares.shares[t])
     parts = [f"{shares.names[t]} {100 * shares.shares[t]:.0f} %" for t in order]
     by = "as stated" if shares.source == "stated" else f"estimated from {shares.samples:,} {shares.source}"
+    by = "all alike, for nothing was said of it" if made.nothing_said else by
     told = [f"## Target\n\nAdapted to this mix of tasks ({marked(by)}): {marked(listed(parts, MOST_TASKS))}."]
     if made.scored is not None:
         told.append(f"{marked(made.scored.expected)} {marked(made.scored.doubt)}")

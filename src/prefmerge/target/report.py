@@ -132,6 +132,8 @@ def _target(made: Adapted) -> Iterable[Html]:
         rows.append([shares.names[t], _percent(one), "" if stated else one.interval])
     numbers = table("Shares of the tasks", ["task", "share", "interval"], rows)
     said = "As it was stated." if stated else f"Estimated from {shares.samples:,} {shares.source}, with intervals."
+    if made.nothing_said:
+        said = "Nothing was said of the target, so all tasks count alike."
     yield bars("target", "Shares of the tasks at the target", said, drawn, numbers)
 
 

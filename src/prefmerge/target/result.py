@@ -96,6 +96,11 @@ class Adapted:
         return told
 
     @property
+    def nothing_said(self) -> bool:
+        """Whether all tasks count alike because the user said nothing of the target."""
+        return self.evidence.shares.source == "stated" and self.parameters.prefer is None
+
+    @property
     def by_hand(self) -> str:
         """What the line of `merge` gives, in words."""
         without = "" if self.added is None else f", without the prior in {self.added.tensor!r}"
