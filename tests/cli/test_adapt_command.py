@@ -414,7 +414,8 @@ def test_killed_at_any_moment_it_leaves_nothing_partial_and_resumes(site: Path, 
 @pytest.mark.parametrize(
     ("line", "code", "told"),
     [
-        ("--labels seen.csv -o site.safetensors", 2, "the model comes with its head and a report, so it is a folder"),
+        ("--labels seen.csv -o site.safetensors", 2, "site.safetensors: other files come with the model (a report for"),
+        ("--score= -o site", 2, "--score is empty. Give the command"),
         ("--labels seen.csv -o my-run", 1, "my-run: exists already, and prefmerge did not make it."),
         ("--labels seen.csv -o my-run --force", 1, "my-run: exists already, and prefmerge did not make it."),
         ("--labels seen.csv --dtype int7", 2, "--dtype: expected one of float64, float32"),

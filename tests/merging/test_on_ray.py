@@ -6,6 +6,7 @@ The cluster is started here, on this machine, and ends with the tests. Not here:
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import warnings
 from collections.abc import Iterator
@@ -237,6 +238,17 @@ def test_without_ray_the_message_is_the_command_that_installs_it(
     line = ("merge", base, *tasks, "-o", tmp_path / "out.safetensors", "--ray", "local")
     assert call(*line).stderr.startswith("error: --ray needs an optional dependency.")
     assert [path for path in tmp_path.iterdir() if "out" in path.name] == []
+
+
+def test_an_address_where_nobody_answers_is_told_at_once(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs the extra ray")
+    base, tasks = files(tmp_path, tasks=2)
+    with socket.socket() as taken:  # bound, so nobody else is there, and it listens to nobody
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(UsageError, match=rf"--ray {address}: nobody answers there \(.*\)\. Give the address"):
+            merge(base, tasks, tmp_path / "out.safetensors", ray=address)
+    assert not (tmp_path / "out.safetensors").exists()
 
 
 def test_more_threads_than_a_machine_has_are_refused(cluster: Path, tmp_path: Path) -> None:

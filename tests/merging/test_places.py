@@ -176,6 +176,7 @@ def test_configurations_lose_their_paths_and_nothing_else(home: Path) -> None:
             "'/home/zaphod/data/cars.csv' and ./birds.csv, ../up/owls.csv, ~/more",
             "'cars.csv' and birds.csv, owls.csv, more",
         ),
+        ("\"/a/secret place/s.sh\" x '~/my place/s.py' /b/secret\\ place/s.sh", "\"s.sh\" x 's.py' s.sh"),
         ("half of it and/or 1/2, unet/model.safetensors, https://host/page", None),
         ("/known place/of data: is gone", "of data: is gone"),
     ],

@@ -11,12 +11,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from typing import Any
 
 from prefmerge.errors import OutputError, PrefmergeError, UsageError, require
 from prefmerge.ground.words import counted
 
+PATIENCE = 10  # seconds for a cluster to answer
 TRIES = 4  # of a piece of work whose worker is lost
 
 
@@ -28,6 +30,7 @@ def connected(address: str) -> Iterator[None]:
     Raises MissingExtra, UsageError where no cluster answers.
     """
     require("--ray", "ray", "ray")
+    _require_answer(address)
     import ray
 
     if ray.is_initialized():
@@ -46,6 +49,18 @@ def connected(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Raise UsageError where nobody answers at HOST:PORT, which Ray itself would go on asking for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
+        except (OSError, OverflowError) as error:
+            raise UsageError(
+                f"--ray {address}: nobody answers there ({error}). Give the address of a cluster that runs, or `local`."
+            ) from error
 
 
 def places_for(threads: int) -> int:

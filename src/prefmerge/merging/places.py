@@ -27,7 +27,8 @@ from prefmerge.ground.store import Store, digest_of_file
 
 _HOMES = ("/home", "/Users")
 # A path that begins with / ./ ../ or ~/
-_ROOTED = re.compile(r"(?<![\w:/.~-])(?:~\w*|\.{1,2})?(?:/[^/\s'\",:;()\[\]<>]+)+")
+_QUOTED = re.compile(r"(?P<quote>['\"])(?:~\w*|\.{1,2})?/[^'\"\n]*(?P=quote)")  # one of these with spaces in it
+_ROOTED = re.compile(r"(?<![\w:/.~-])(?:~\w*|\.{1,2})?(?:/(?:[^/\s'\",:;()\[\]<>\\]|\\.)+)+")
 
 
 def told(path: str, folder: Path) -> str | None:
@@ -90,6 +91,7 @@ def without_places(text: str, known: Iterable[str] = ()) -> str:
     """The text with the last names of paths in place of the paths: of those `known`, and of all that look like one."""
     for path in sorted({path for path in known if os.path.isabs(path)}, key=len, reverse=True):
         text = text.replace(path, name_alone(path))
+    text = _QUOTED.sub(lambda match: match["quote"] + match[0].rpartition("/")[2], text)
     return _ROOTED.sub(lambda match: match[0].rpartition("/")[2], text)
 
 

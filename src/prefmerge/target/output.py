@@ -36,7 +36,7 @@ def check_output(out: Path, force: bool) -> None:
     """Raise UsageError, OutputExists or OutputError where the folder could not be written."""
     if kind_of(out) == "file":
         raise UsageError(
-            f"-o {out}: the model comes with its head and a report, so it is a folder. Give for instance "
+            f"-o {out}: other files come with the model (a report for one), so it is a folder. Give for instance "
             f"{out.with_suffix('')}."
         )
     if out.is_file():

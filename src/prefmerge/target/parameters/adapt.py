@@ -37,6 +37,7 @@ from prefmerge.target.parameters.scored import (
     SCORE,
     SCORE_KEY,
     TIMEOUT,
+    require_command,
 )
 
 # Samples, heads and models that are run here: a command does without.
@@ -187,7 +188,7 @@ class Parameters(Declaring):
             raise UsageError("nothing to adapt: give --run RUN, or BASE TASK... in the order of training.")
         self._check_score()
         earlier = self.from_ is not None and not self.forget
-        if not (earlier or self.score or any((self.labels, self.inputs, self.pairs, self.prefer))):
+        if not (earlier or self.score is not None or any((self.labels, self.inputs, self.pairs, self.prefer))):
             raise UsageError(
                 "what is the target like? Give --labels FILE, --inputs PATH, --pairs PATH or --prefer SPEC; more than "
                 "one where you have them."
@@ -222,6 +223,7 @@ class Parameters(Declaring):
             if idle is not None:
                 raise UsageError(f"{flag(idle)} has no use without --score COMMAND, which scores a model.")
             return
+        require_command(self.score)
         given = [flag(name) for name in NOT_OF_SCORE if getattr(self, name) != getattr(own, name)]
         if given:
             raise UsageError(

@@ -5,6 +5,7 @@ Cost: none. Not here: what the command is run on (`by_command`).
 
 from __future__ import annotations
 
+from prefmerge.errors import UsageError
 from prefmerge.target.parameters.declared import Declared
 
 SCORE = Declared(
@@ -48,3 +49,9 @@ OF_SCORE = (
     "max_memory",
 )
 COMMANDS = ("score", "confirm")  # are run: never taken from a file
+
+
+def require_command(score: str) -> None:
+    """Raise UsageError where the command is empty."""
+    if not score.strip():
+        raise UsageError("--score is empty. Give the command that scores a model, with {model} where its path goes.")

@@ -34,6 +34,7 @@ from prefmerge.target.parameters.scored import (
     SCORE,
     SCORE_KEY,
     TIMEOUT,
+    require_command,
 )
 
 _USUAL = [name for name, over in searchable().items() if over.usual]
@@ -137,6 +138,8 @@ class SearchParameters(Declaring):
 
     def _check_score(self) -> None:
         """Raise UsageError for what makes no sense with a command."""
+        assert self.score is not None
+        require_command(self.score)
         idle = next((name for name in _OF_TARGET if getattr(self, name) != getattr(SearchParameters, name)), None)
         if idle is not None:
             raise UsageError(f"{flag(idle)} has no use with --score, whose command alone ranks. Leave it out.")
