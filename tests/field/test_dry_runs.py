@@ -230,7 +230,7 @@ def drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., bool
     pytest.importorskip("matplotlib")
     times: list[int] = []
 
-    def write(results: Results, out: Path, _: Any) -> list[Path]:
+    def write(results: Results, out: Path, *_: Any) -> list[Path]:
         times.append(1)
         files = [out / "report.html", out / "figures" / "alpha.png"]
         for file in files:
@@ -239,7 +239,7 @@ def drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., bool
         return files
 
     monkeypatch.setattr(reporting, "write", write)
-    monkeypatch.setattr(bench, "_analysis_figures", lambda _: [])
+    monkeypatch.setattr(bench, "_analysis_figures", lambda _: ([], []))
 
     def ask(**what: Any) -> bool:
         before = len(times)

@@ -159,7 +159,7 @@ def stops(*_: Any, **__: Any) -> None:
         ("prefer --run {0}/run --inputs {0}", "target.prefer.prefer"),
         ("prefer --run {0}/run --pairs {0}", "target.prefer.prefer"),
         ("search --run {0}/run --pairs {0} --out {0}/s", "target.api.searched"),
-        ("adapt --run {0}/run --inputs {0}", "target.adapt.adapt"),
+        ("adapt --run {0}/run --inputs {0}", "target.api.adapted"),
     ],
 )
 def test_journey_20_every_long_command_says_what_it_is_at(
