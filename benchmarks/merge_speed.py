@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import common, time_by_kernel, yardstick
+from benchmarks import common, speed_aims, time_by_kernel, yardstick
 from benchmarks.make_checkpoints import LANGUAGE_MODELS, MODELS, encoded, make, shapes_of
 
 OTHERS = (
@@ -30,6 +30,7 @@ OTHERS = (
     time_by_kernel.RESULT,
 )
 TEN = 10  # models of a sweep
+STARTS = 5
 MANY = 10  # tasks from which on no sweeps are timed, which takes long
 CHECKED = ("visual.ln_post.weight", "visual.class_embedding", "visual.proj")
 CHECKED_OF_LANGUAGE = ("model.norm.weight", "model.layers.0.self_attn.q_proj.bias")
@@ -258,6 +259,25 @@ def measure(
     return result
 
 
+def started(workdir: Path, base: Path, tasks: Sequence[Path]) -> dict[str, Any]:
+    """What commands take that do next to nothing."""
+    out = workdir / "merged.safetensors"
+    commands = {
+        "prefmerge --help": [*common.PREFMERGE, "--help"],
+        "a merge of a tiny model": command(Case("magmax", ("--method", "magmax")), base, tasks[:2], out),
+    }
+    found = {}
+    for name, words in commands.items():
+        measured = [common.run_measured(words) for _ in range(STARTS + 1)][1:]  # the first finds caches cold
+        found[name] = {
+            "seconds": common.spread([m.seconds for m in measured]),
+            "processor_seconds": common.spread([m.processor for m in measured]),
+        }
+    for path in (out, Path(f"{out}.receipt.json")):
+        path.unlink()
+    return found
+
+
 def benchmark(
     workdir: Path, *, model: str, tasks: Sequence[int], dtype: str, runs: int, cold: bool, keep: bool, every: bool
 ) -> dict[str, Any]:
@@ -271,6 +291,7 @@ def benchmark(
         for count in tasks:
             rows, first = every_method(count) if every else cases(count, cold), small and (small[0], small[1][:count])
             sets.append(measure(base, made[:count], workdir, rows, runs=runs, small=first))
+        start = started(workdir, *(small or (base, made)))
     finally:
         shutil.rmtree(workdir / "small", ignore_errors=True)
         if not keep:
@@ -282,6 +303,7 @@ def benchmark(
         "model": model,
         "elements": sum(math.prod(shape) for shape in shapes_of(model).values()),
         "dtype": dtype,
+        "start": start,
         "sets": sets,
     }
 
@@ -318,6 +340,7 @@ def render(data: dict[str, Any], billion: dict[str, Any] | None = None, by_kerne
     parts = ["# Speed and memory\n", generated, data["question"] + "\n", about, *_tables(data)]
     if billion is not None:
         parts += ["## Every method, with a billion elements\n", f"{_model(billion)}\n", *_tables(billion)]
+        parts.append(speed_aims.render(data, billion))
     if by_kernel is not None:
         parts.append(time_by_kernel.render(by_kernel))
     return "\n".join(parts)

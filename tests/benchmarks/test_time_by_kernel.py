@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from numba.core.dispatcher import Dispatcher
 
-from benchmarks import time_by_kernel
+from benchmarks import speed_aims, time_by_kernel
 from prefmerge.merging import api  # noqa: F401  # its kernels' names are looked for
 from prefmerge.vectors import kernels
 
@@ -34,3 +35,23 @@ def test_a_clock_counts_what_a_kernel_takes() -> None:
     assert clock(100_000) == 4999950000
     assert clock.calls == 1
     assert clock.seconds > 0
+
+
+def test_what_is_aimed_at_is_compared_with_the_largest_number_of_tasks() -> None:
+    def row(method: str, times: float, seconds: float, memory: float) -> dict[str, Any]:
+        spread = {"median": seconds}
+        return {
+            "method": method,
+            "times_yardstick_processor": times,
+            "processor_seconds": spread,
+            "anonymous_mb": memory,
+        }
+
+    few = [row("magmax", 9, 2, 80), row("magmax, ten scales", 9, 8, 150)]
+    data = {"sets": [{"tasks": 5, "rows": few}, {"tasks": 20, "rows": [row("magmax", 2.5, 4, 90)]}]}
+    start = {name: {"seconds": {"median": 0.25}} for name in speed_aims.START}
+    page = speed_aims.render(data, {"sets": [{"tasks": 5, "rows": [row("ties", 1, 1, 410)]}], "start": start})
+    assert "| magmax, T = 20, CPU times the yardstick's | 1.5 | 2.5 |" in page
+    assert "| magmax, ten scales, T = 5, CPU times one | 3 | 4.0 |" in page
+    assert "| anonymous MB, the most of all rows of this page | 400 | 410 |" in page
+    assert "| a merge of a tiny model, seconds | 0.3 | 0.25 |" in page

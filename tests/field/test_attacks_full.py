@@ -173,6 +173,7 @@ def test_attack_s3_a_full_disk_cuts_no_line_of_the_log(tmp_path: Path) -> None:
     [
         (MemoryError(), "there is not enough memory. Free some."),
         (RuntimeError("can't start new thread"), "there is not enough memory. Free some."),
+        (RuntimeError("can't allocate read lock"), "there is not enough memory. Free some."),
         (refusing(errno.ENOMEM), "there is not enough memory. Free some."),
         (
             refusing(errno.EFBIG),

@@ -22,7 +22,7 @@ _REMEDIES = {
     errno.EMFILE: "Allow more with `ulimit -n`.",
     errno.ENFILE: "Allow more with `ulimit -n`.",
 }
-_NO_MEMORY = ("failed to map", "allocate memory", "start new thread", "out of memory")  # of libraries
+_NO_MEMORY = ("failed to map", "allocate memory", "can't allocate", "start new thread", "out of memory")  # of libraries
 
 
 def naming(error: OSError, path: Path) -> OSError:

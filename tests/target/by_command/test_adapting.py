@@ -338,7 +338,7 @@ def test_no_command_is_taken_out_of_a_file(place: Path):
         ),
         ({"task_labels": "counts.json"}, "--task-labels has no use with --score without --labels FILE."),
         ({"out": None}, "--out OUT is missing: --score writes its candidates beside it."),
-        ({"out": "site.safetensors"}, "-o site.safetensors: the model comes with"),
+        ({"out": "site.safetensors"}, "-o site.safetensors: other files come with the model"),
         ({"score": None, "jobs": 2, **HIGHER}, "--jobs has no use without --score COMMAND, which scores a model."),
         ({"score": None, "confirm": "a {model}", **HIGHER}, "--confirm has no use without --score COMMAND"),
         ({"score": "true"}, "--score: put {model} where the command takes the model's folder or file."),
