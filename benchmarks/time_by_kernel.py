@@ -1,9 +1,9 @@
 """Where does the processor time of a merge go?
 
 A ViT-B/16 visual tower (86.2 M elements) and T tasks, merged in this process by one thread, with a warm page cache,
-after a first merge that loads the kernels. Every kernel is called through a clock, and so is the hash of the inputs;
-what is left is "everything else": Python, NumPy, hashing of the output, the start of the merge. A page that a kernel
-touches first is read in its time. The clock costs a part of a microsecond a call. Writes `results/time_by_kernel.json`,
+after a first merge that loads the kernels. Every kernel is called through a clock, and so are the reads of the inputs,
+their hash and the writes of the output; what is left is "everything else": Python, NumPy, the start of the merge and
+its end. The clock costs about a microsecond a call. Writes `results/time_by_kernel.json`,
 which `benchmarks.merge_speed --render-only --docs docs/speed.md` makes a section of.
 Not here: whole processes, several threads, and the yardstick (`benchmarks.merge_speed`).
 
@@ -13,6 +13,7 @@ Not here: whole processes, several threads, and the yardstick (`benchmarks.merge
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -30,6 +31,11 @@ from benchmarks.make_checkpoints import LANGUAGE_MODELS, MODELS, make
 
 RESULT = common.RESULTS / "time_by_kernel.json"
 HASH = "hash of the inputs (XXH3)"
+CALLS: dict[str, tuple[Any, str]] = {  # what else has a clock: where it is looked up
+    HASH: (xxhash, "xxh3_64_intdigest"),
+    "reads of the inputs (preadv)": (os, "preadv"),
+    "writes of the output (pwrite)": (os, "pwrite"),
+}
 SHOWN = 0.02  # of the whole: smaller parts are added up
 PAPER = {"method": "tunable_magmax", "selection": "paper", "importance": "magnitude", "preference": "alpha:1"}
 CASES: dict[str, dict[str, Any]] = {
@@ -64,20 +70,22 @@ class Clock:
 @contextmanager
 def clocked() -> Iterator[dict[str, Clock]]:
     """Every kernel that a module of prefmerge has a name for, by module and name, with a clock in its place."""
-    clocks = {HASH: Clock(xxhash.xxh3_64_intdigest)}
-    places: list[tuple[Any, str, Any]] = []
+    clocks: dict[str, Clock] = {}
+    places: list[tuple[Any, str, Any]] = [(module, key, getattr(module, key)) for module, key in CALLS.values()]
+    titles = list(CALLS)
     for name, module in list(sys.modules.items()):
         if name == "prefmerge" or name.startswith("prefmerge."):
-            places += [(module, key, value) for key, value in vars(module).items() if isinstance(value, Dispatcher)]
-    for module, key, kernel in places:
-        title = f"{kernel.py_func.__module__.removeprefix('prefmerge.')}.{kernel.py_func.__name__}"
-        setattr(module, key, clocks.setdefault(title, Clock(kernel)))
-    xxhash.xxh3_64_intdigest, places = clocks[HASH], [*places, (xxhash, "xxh3_64_intdigest", clocks[HASH].kernel)]
+            found = [(key, value) for key, value in vars(module).items() if isinstance(value, Dispatcher)]
+            places += [(module, key, kernel) for key, kernel in found]
+            titles += [f"{kernel.py_func.__module__}.{kernel.py_func.__name__}" for _, kernel in found]
+    for title, (module, key, called) in zip(titles, places, strict=True):
+        title = title.removeprefix("prefmerge.")
+        setattr(module, key, clocks.setdefault(title, Clock(called)))
     try:
         yield clocks
     finally:
-        for module, key, kernel in places:
-            setattr(module, key, kernel)
+        for module, key, called in places:
+            setattr(module, key, called)
 
 
 def measure(base: Path, tasks: Sequence[Path], out: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -123,8 +131,8 @@ def render(data: dict[str, Any]) -> str:
             title = ""
     about = (
         f"{data['question']} Model: {data['model']}, float32, T = {data['tasks']}; one thread, in one process, after a "
-        "first merge that loads the kernels. A page that a kernel touches first is read in its time. Everything else "
-        "is Python, NumPy, hashing and writing the output."
+        "first merge that loads the kernels. Reads are copies out of the page cache. Everything else is Python, NumPy, "
+        "and the merge's start and end."
     )
     table = common.table(["Merge", "Part", "CPU seconds", "Share", "Calls"], rows)
     return "\n".join(["## Where the time goes\n", about + "\n", table, common.origin(data) + "\n"])
