@@ -346,6 +346,12 @@ def render(data: dict[str, Any], billion: dict[str, Any] | None = None, by_kerne
     return "\n".join(parts)
 
 
+def page(result: Path) -> str:
+    """`render` of a result and of what other results there are."""
+    others = [json.loads(file.read_text(encoding="utf-8")) if file.exists() else None for file in OTHERS]
+    return render(json.loads(result.read_text(encoding="utf-8")), *others)
+
+
 def _model(data: dict[str, Any]) -> str:
     elements = f" ({data['elements'] / 1e6:.0f} M elements)" if "elements" in data else ""
     count = min(row["seconds"]["runs"] for measured in data["sets"] for row in measured["rows"])
@@ -409,9 +415,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.docs:
         before = options.docs.read_text(encoding="utf-8") if options.docs.exists() else ""
         _, mark, others = before.partition("\n<!-- made by ")
-        others_too = [json.loads(file.read_text(encoding="utf-8")) if file.exists() else None for file in OTHERS]
-        own = render(json.loads(options.result.read_text(encoding="utf-8")), *others_too)
-        options.docs.write_text(own + mark + others, encoding="utf-8")
+        options.docs.write_text(page(options.result) + mark + others, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ What was tried where an aim is missed, beside what is built in:
 - *Read through memory maps, as the yardstick does.* A map saves the copy, but a file that is cut short while it is read
   then ends the process with a signal, and mapped pages count as the process's own where memory is limited. Reads into
   a small buffer stay in the cache of the processor.
+- *Larger or smaller blocks.* Half, twice and four times the elements of a block give the same time or a longer one.
 - *Lead each element to its rank by a table, in DELLA.* The search for a rank gets twice as fast in float32, but hardly
   in bfloat16, where many elements are equal and sorting and reading take the rest.
 

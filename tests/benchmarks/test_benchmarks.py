@@ -121,17 +121,15 @@ def test_a_result_has_one_row_on_one_line(tmp_path: Path) -> None:
 
 
 def test_docs_are_generated_from_the_results() -> None:
-    recorded = json.loads((common.RESULTS / "merge_speed.json").read_text())
     page, _, _ = (common.ROOT / "docs" / "speed.md").read_text().partition("\n<!-- made by ")
-    assert page == merge_speed.render(recorded)
+    assert page == merge_speed.page(common.RESULTS / "merge_speed.json")
 
 
 def test_merge_speed_keeps_what_others_wrote_below(tmp_path: Path) -> None:
     page, others = tmp_path / "speed.md", "\n<!-- made by another -->\n\ntables\n"
     page.write_text("stale\n" + others)
     merge_speed.main(["--render-only", "--docs", str(page)])
-    recorded = json.loads((common.RESULTS / "merge_speed.json").read_text())
-    assert page.read_text() == merge_speed.render(recorded) + others
+    assert page.read_text() == merge_speed.page(common.RESULTS / "merge_speed.json") + others
 
 
 def test_read_vectors_at_toy_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
