@@ -1,6 +1,6 @@
 """How the tensors of a plan came out: what the engine says of them, and what of an interrupted merge it takes as done.
 
-Cost: a few numbers for each tensor. Not here: where finished tensors are kept (`pieces`), what is told of all this
+Cost: a few numbers for each tensor. Not here: where finished tensors are kept (`pieces`), the receipt made of it
 (`recording`).
 """
 

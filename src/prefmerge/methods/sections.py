@@ -6,8 +6,8 @@
 A section has some tensors of the scope and what is known of their elements: masks, owners, thresholds. It answers with
 counts, with sums that are not added up yet, or with the few values that an exact choice needs; never with all its
 elements. `conduct` puts the answers together and decides. Sections are neighbours in the order of the scope's tensors,
-so what hangs on that order is the same for any cut. Whole numbers are added; float sums are told part by part, and
-added in order by who asks. So every cut gives the same bits. One machine is one section (`prepare`).
+so what hangs on that order is the same for any cut. Whole numbers are added; float sums are returned part by part,
+and who asks adds them in order. So every cut gives the same bits. One machine is one section (`prepare`).
 
 A section is a function of its tensors and of what it was asked. Where the machine that has it is lost, another one asks
 the same again. Cost: on one machine a call for each question. Not here: where sections lie (`merging.in_sections`).
