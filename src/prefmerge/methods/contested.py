@@ -2,10 +2,11 @@
 
     plain: the best task wins against every other by more than the prices may still move and the noise may decide
 
-A section of a scope: some of its tensors, and one byte of owner an element, FREE where contested. Given
-prices, it gives away what is plain at them, and answers with the importances of the elements that are asked for. Equal importances are ordered
-by a keyed number below `noise`. Shapes: W_RP rows by competing tasks, float64. Cost: a reading for each question but
-`give`; a byte an element, and the rows asked for. Not here: which prices, and what they are worth (`optimal`).
+A section of a scope: some of its tensors, and one byte of owner an element, FREE where contested. Given prices, it
+gives away what is plain at them, and answers with the importances of the elements that are asked for. Equal importances
+are ordered by a keyed number below `noise`. Shapes: W_RP rows by competing tasks, float64. Cost: a reading for each
+question but `give`; a byte an element, and the rows asked for. Not here: which prices, and what they are worth
+(`optimal`).
 """
 
 from __future__ import annotations
