@@ -8,9 +8,9 @@ The order of the tasks is that of the merge: the first is taken as it is. They n
 `alpha` says how much of the merged singular values closes its directions to those that come. Of the pairs (i, j) of a
 left and a right direction those with both among the first r are dropped, and those with i = j.
 
-We follow the authors' released code (fusion_bench, opcm_general), with which the numbers of the paper were made. It
-scales M after each task to the mean length so far, and takes the scale back with the next one; so scaling once, at the
-end, is the same. It projects what its models compute as `nn.Linear` and adds up the rest. A checkpoint does not say
+We follow the code that the authors released with the paper (fusion_bench, opcm_general), and are held to what it makes
+(`tests/golden/opcm`). It scales M after each task to the mean length so far, and takes the scale back with the next
+one; so scaling once, at the end, is the same. It projects what its models compute as `nn.Linear` and adds up the rest. A checkpoint does not say
 what is `nn.Linear`: here every tensor of two axes is a matrix, unless its name is that of a table of embeddings. Where
 we differ: the code shuffles the tasks, here their order is that given; directions in which M has nothing take nothing
 away, where an SVD picks directions at random; with alpha 1 all that M spans is closed, where the code closes no block.
