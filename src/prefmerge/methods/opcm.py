@@ -10,10 +10,11 @@ left and a right direction those with both among the first r are dropped, and th
 
 We follow the code that the authors released with the paper (fusion_bench, opcm_general), and are held to what it makes
 (`tests/golden/opcm`). It scales M after each task to the mean length so far, and takes the scale back with the next
-one; so scaling once, at the end, is the same. It projects what its models compute as `nn.Linear` and adds up the rest. A checkpoint does not say
-what is `nn.Linear`: here every tensor of two axes is a matrix, unless its name is that of a table of embeddings. Where
-we differ: the code shuffles the tasks, here their order is that given; directions in which M has nothing take nothing
-away, where an SVD picks directions at random; with alpha 1 all that M spans is closed, where the code closes no block.
+one; so scaling once, at the end, is the same. It projects what its models compute as `nn.Linear` and adds up the rest.
+A checkpoint does not say what is `nn.Linear`: here every tensor of two axes is a matrix, unless its name is that of a
+table of embeddings. Where we differ: the code shuffles the tasks, here their order is that given; directions in which M
+has nothing take nothing away, where an SVD picks directions at random; with alpha 1 all that M spans is closed, where
+the code closes no block.
 
 Cost: two readings; for each matrix of N x K elements and each task from the second on, 6 N K^2 + 20 K^3 operations (on
 one thread 1024 x 1024: 1.5 s, 2048 x 2048: 17 s) and five K x K matrices of float64, K the smaller side. Memory: 4
