@@ -18,6 +18,7 @@ import numpy as np
 
 import prefmerge
 from prefmerge.checkpoints.safetensors_file import SafetensorsFile
+from prefmerge.merging import grouped
 from prefmerge.merging.verify import verify
 from prefmerge.preference import Preference
 from prefmerge.runs import read_run, require_finished
@@ -139,7 +140,9 @@ def receipt(folder: Path) -> Target:
         prefmerge.inspect(victim)
         verify(out, inputs=True)
 
-    return Target(victim, (victim.read_bytes(),), mutate.of_json, read)
+    plain = victim.read_bytes()
+    in_groups = json.dumps(grouped.grouped(json.loads(plain))).encode()
+    return Target(victim, (plain, in_groups), mutate.of_json, read)
 
 
 def preference(folder: Path) -> Target:
