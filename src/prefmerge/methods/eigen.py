@@ -152,29 +152,34 @@ def ql_steps(diagonal, beside, least, steps, state, cosines, sines, rows):
 
 @kernel
 def turn(matrix, low, high, cosines, sines, rows):
-    """Apply rotations to the columns from `low` to `high`: each to a row and the next."""
+    """Apply rotations to the columns from `low` to `high`: each to a row and the next. In a copy, because rows that lie
+    a power of two apart drive one another out of the cache.
+    """
+    tile = matrix[:, low:high].copy()
     for r in range(rows.size):
         cosine, sine = cosines[r], sines[r]
-        first, second = matrix[rows[r], low:high], matrix[rows[r] + 1, low:high]
+        first, second = tile[rows[r]], tile[rows[r] + 1]
         for j in range(first.size):
             a, b = first[j], second[j]
             first[j] = cosine * a - sine * b
             second[j] = sine * a + cosine * b
+    matrix[:, low:high] = tile
 
 
 @kernel
 def reflect(reflections, factors, matrix, low, high):
     """Apply the reflections of `tridiagonal`, the last first, to the columns from `low` to `high`."""
-    sums = np.empty(high - low)
+    sums, tile = np.empty(high - low), matrix[:, low:high].copy()
     for k in range(factors.size - 2, -1, -1):
         if factors[k] == 0.0:
             continue
         sums[:] = 0.0
         for i in range(k + 1, factors.size):
-            row, u = matrix[i, low:high], reflections[k, i]
+            row, u = tile[i], reflections[k, i]
             for j in range(sums.size):
                 sums[j] += u * row[j]
         for i in range(k + 1, factors.size):
-            row, u = matrix[i, low:high], reflections[k, i] * factors[k]
+            row, u = tile[i], reflections[k, i] * factors[k]
             for j in range(sums.size):
                 row[j] -= u * sums[j]
+    matrix[:, low:high] = tile

@@ -17,7 +17,7 @@ has nothing take nothing away, where an SVD picks directions at random; with alp
 the code closes no block.
 
 Cost: two readings; for each matrix of N x K elements and each task from the second on, 6 N K^2 + 20 K^3 operations (on
-one thread 1024 x 1024: 1.5 s, 2048 x 2048: 17 s) and five K x K matrices of float64, K the smaller side. Memory: 4
+one thread 1024 x 1024: 1.3 s, 2048 x 2048: 12 s) and five K x K matrices of float64, K the smaller side. Memory: 4
 bytes for each element of the matrices, which spill to disk beyond the limit, and for each thread one task's matrix.
 Sums and singular values are our own (`eigen`), not LAPACK's, so that the bytes are the same on every machine. Not here:
 shuffling the tasks, merged models of the steps between.

@@ -12,8 +12,8 @@ side, a wide matrix is taken as its transpose. A direction with sigma_i <= TINY 
 vectors there, and what it says of them is rounding.
 
 Sums are float64, in the order of the rows; the merged matrix stays float32, as the tasks are. So no block size, number
-of threads or machine changes a bit (`eigen`). Cost: 6 N K^2 + 20 K^3 operations (1024 x 1024: 1.5 s of one thread,
-30,000 x 1024: 11 s, 2048 x 2048: 17 s), five K x K matrices of float64 (40 MB for K = 1024, 670 MB for 4096). Not here:
+of threads or machine changes a bit (`eigen`). Cost: 6 N K^2 + 20 K^3 operations (1024 x 1024: 1.3 s of one thread,
+30,000 x 1024: 11 s, 2048 x 2048: 12 s), five K x K matrices of float64 (40 MB for K = 1024, 670 MB for 4096). Not here:
 which tensors are matrices.
 """
 
