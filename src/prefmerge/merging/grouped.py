@@ -4,8 +4,8 @@
      "groups": [{"shape": [16], "dtype": "float32", "role": "merged", "asked": [8, 8], "owned": [8, 8]}, ..],
      "tensors": {"layers.0.weight": {"group": 0, "xxh3": "00197863fb6391e0"}, ..}}
 
-A tensor has what its group says, and says for itself what differs. Tensors of one shape, number format and role that
-have the same keys are a group; the first of them says what it holds, but for the digest. Cost: a few dictionaries for
+A tensor has what its group says, and says for itself what differs. Tensors of one shape and role that have the same
+keys are a group; the first of them says what it holds, but for the digest. Cost: a few dictionaries for
 each tensor. Not here: what the keys mean, and receipts of few tensors, which repeat themselves (`receipt`).
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 FORMAT = "prefmerge-receipt/2"
 MANY = 2_000  # tensors, from which on a receipt is written so
-_SAME = ("shape", "dtype", "role")  # of a tensor: what all of a group share
+_SAME = ("shape", "role")  # of a tensor: what all of a group share
 _OWN = "xxh3"  # of a tensor: what no other has
 _MOST = 32  # keys of a group; each tensor gets a copy of them
 
