@@ -259,6 +259,8 @@ class Receipt:
         for required in (METHOD, AS_TASK_VECTOR):
             if required.name not in self.recipe:
                 yield f"recipe.{required.name}", "Field required"
+        if not isinstance(self.recipe.get(METHOD.name, ""), str):
+            yield f"recipe.{METHOD.name}", "expected the name of a method"
         yield from self._wrong_values()
         rows: dict[str, ReceiptTotals | ReceiptTensor] = {"totals": self.totals}
         rows |= {f"tensors.{name}": tensor for name, tensor in self.tensors.items()}
