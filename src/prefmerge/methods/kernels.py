@@ -19,6 +19,8 @@ STRETCH = (
     1024  # elements whose candidates are listed before they are looked at: the list stays in the first-level cache
 )
 
+FEW = 16  # elements among which what is rare is mostly not to be found
+
 
 @kernel
 def add_scaled(values, factor, total):
@@ -160,6 +162,24 @@ def take_owned(tau, owner, task, out):
 
 
 @kernel
+def counts(owner, tasks):
+    """How many elements each task owns."""
+    # Equal owners follow one another, and a count that was just written is slow to read: four lists take turns.
+    parts = np.zeros((4, 256), np.int64)
+    for i in range(0, owner.size - 3, 4):
+        parts[0, owner[i]] += 1
+        parts[1, owner[i + 1]] += 1
+        parts[2, owner[i + 2]] += 1
+        parts[3, owner[i + 3]] += 1
+    for i in range(owner.size - owner.size % 4, owner.size):
+        parts[0, owner[i]] += 1
+    total = np.zeros(tasks, np.int64)
+    for t in range(tasks):
+        total[t] = parts[0, t] + parts[1, t] + parts[2, t] + parts[3, t]
+    return total
+
+
+@kernel
 def random_owners(key, start, tasks, owner):
     """A uniformly random owner for every element, from the top 32 bits of its keyed number."""
     count = np.uint64(tasks)
@@ -292,6 +312,24 @@ def magnitude_histogram_low(tau, bucket, histogram):
         b = bits[i] & np.uint32(0x7FFFFFFF)
         if b >> np.uint32(16) == bucket:
             histogram[b & np.uint32(0xFFFF)] += 1
+
+
+@kernel
+def list_magnitudes(tau, first, width, listed):
+    """List the |tau| whose bit patterns lie in [first, first + width), in order. Returns how many."""
+    bits, patterns = tau.view(np.uint32), listed.view(np.uint32)
+    count = 0
+    for start in range(0, bits.size, FEW):
+        stop = min(start + FEW, bits.size)
+        found = False
+        for i in range(start, stop):
+            found |= np.uint32((bits[i] & np.uint32(0x7FFFFFFF)) - first) < width  # unsigned: what is below is far above
+        if found:  # which is rare, and a look at few values
+            for i in range(start, stop):
+                b = bits[i] & np.uint32(0x7FFFFFFF)
+                patterns[count] = b
+                count += np.uint32(b - first) < width
+    return count
 
 
 @kernel

@@ -110,6 +110,6 @@ class Ties(InSections):
             from prefmerge.methods.largest import find_cuts
 
             ask(_TiesSection.begin)
-            find_cuts([keep], inside(ask))
+            find_cuts([keep], elements, inside(ask))
             ask(_TiesSection.end)
         return Report()

@@ -159,6 +159,8 @@ def assign(W_RP, budget_P, price_P, owner_R):
     costs = np.empty((P, P, LISTED), np.float64)
     counts = np.zeros((P, P), np.int64)
     cutoff = np.full((P, P), np.inf)
+    # What `_cheapest` last said of each pair, and whether nothing has happened since to its list's first row.
+    cheapest, known = np.empty((P, P)), np.zeros((P, P), np.bool_)
     if (held > budget_P).any():
         _fill_lists(W_RP, owner_R, rows, costs, counts, cutoff)
     distance = np.empty(P)
@@ -189,7 +191,10 @@ def assign(W_RP, budget_P, price_P, owner_R):
                 break
             for t in range(P):
                 if not done[t]:
-                    cost = _cheapest(W_RP, owner_R, s, t, rows, costs, counts, cutoff)
+                    if not known[s, t]:
+                        cheapest[s, t] = _cheapest(W_RP, owner_R, s, t, rows, costs, counts, cutoff)
+                        known[s, t] = True
+                    cost = cheapest[s, t]
                     if cost < np.inf:
                         reach = distance[s] + max(0.0, cost - (price_P[s] - price_P[t]))
                         if reach < distance[t]:
@@ -201,11 +206,14 @@ def assign(W_RP, budget_P, price_P, owner_R):
         t = goal
         while before[t] >= 0:
             s = before[t]
-            _cheapest(W_RP, owner_R, s, t, rows, costs, counts, cutoff)
+            if not known[s, t]:
+                _cheapest(W_RP, owner_R, s, t, rows, costs, counts, cutoff)
             r = rows[s, t, 0]
             owner_R[r] = t
             for u in range(P):
+                known[s, u] = known[s, u] and (counts[s, u] == 0 or rows[s, u, 0] != r)
                 if u != t:
+                    known[t, u] = False
                     _insert(r, W_RP[r, t] - W_RP[r, u], t, u, rows, costs, counts, cutoff)
             held[s] -= 1
             held[t] += 1

@@ -154,6 +154,19 @@ class Workspace:
                 ) from error
             raise OutputError(f"{where}: cannot hold {nbytes} bytes of scratch ({error.strerror or error}).") from error
 
+    def spare(self, size: int, dtype: Any) -> np.ndarray | None:
+        """A large array, contents undefined, for what can be read again; None where it would take more than half of
+        what the limit leaves.
+        """
+        nbytes = size * np.dtype(dtype).itemsize
+        with self._lock:
+            if 2 * nbytes > self._left:
+                return None
+            self._left -= nbytes
+        array = np.empty(size, dtype)
+        weakref.finalize(array, self._give_back, nbytes)
+        return array
+
     def _give_back(self, nbytes: int) -> None:
         with self._lock:
             self._left += nbytes
