@@ -98,22 +98,27 @@ def importances(tau_RQ, own_P, before_P, rms_P, tasks_P, key, positions, noise, 
 
 
 @kernel
-def winner(importance_P, price_P, bound_PP, tasks_P, key, index, noise, worth_P):
-    """The task that wins an element against every other by more than the bound, or -1. `bound_PP` is -inf on the
-    diagonal. `worth_P` is overwritten.
+def winner(importance_P, best, price_P, bound_PP, tasks_P, key, index, noise, worth_P):
+    """The task that wins an element against every other by more than the bound, or -1. `best`: the one that probably
+    does. `bound_PP` is -inf on the diagonal. `worth_P` is overwritten.
     """
     P = importance_P.size
-    best, value = 0, np.float64(importance_P[0]) - price_P[0]
-    for t in range(1, P):
-        other = np.float64(importance_P[t]) - price_P[t]
-        best, value = (t, other) if other > value else (best, value)
-    plain = True
+    # Tie-breaking numbers lie below `noise`: mostly the importances decide, one way or the other.
+    top = np.float64(importance_P[best])
+    value = top - price_P[best]
+    doubt = noise * (1 + 2.0**-20) + 2.0**-48 * (top + abs(value))
+    ahead, behind, rivals = 0, 0, 0
     for t in range(P):
-        margin = np.float64(importance_P[best]) - np.float64(importance_P[t])
-        plain &= margin > bound_PP[best, t] + noise
-    if plain:
-        return best
-    # Only the close ones pay for their tie-breaking numbers.
+        x = np.float64(importance_P[t])
+        over = top - x - bound_PP[best, t]
+        ahead += over > doubt
+        behind += over < -doubt
+        rivals += value - (x - price_P[t]) <= doubt
+    if rivals == 1:  # none but the best itself can win
+        if ahead == P:
+            return best
+        if behind:
+            return -1
     h = keyed(key, index)
     for t in range(P):
         worth_P[t] = np.float64(importance_P[t]) + noise * _noise(h, tasks_P[t])
@@ -216,7 +221,8 @@ def settle(
                 table_SP[n, t] = _step(own[close[n]], before[close[n]], rms_P[t])
         for n in range(number):
             i = first + close[n]
-            w = winner(table_SP[n], price_P, bound_PP, tasks_P, key, start + i, noise, worth_P)
+            best = np.int64(state[2 * STRETCH + close[n]])
+            w = winner(table_SP[n], best, price_P, bound_PP, tasks_P, key, start + i, noise, worth_P)
             if w >= 0:
                 owner[i] = tasks_P[w]
                 settled_P[w] += 1
@@ -244,8 +250,10 @@ def settle_rows(
         for t in range(P):
             before = tau_RQ[r, before_P[t]] if before_P[t] >= 0 else np.float32(0)
             importance_P[t] = _step(tau_RQ[r, own_P[t]], before, rms_P[t])
-        i = positions[r]
-        w = winner(importance_P, price_P, bound_PP, tasks_P, key, i, noise, worth_P)
+        i, best = positions[r], 0
+        for t in range(1, P):
+            best = t if importance_P[t] - price_P[t] > importance_P[best] - price_P[best] else best
+        w = winner(importance_P, best, price_P, bound_PP, tasks_P, key, i, noise, worth_P)
         if w >= 0:
             owner[i] = tasks_P[w]
             settled_P[w] += 1
@@ -295,17 +303,25 @@ def sampled_rows(positions, key, low, high, rows):
 @kernel
 def dual_terms(tau_QB, own_P, before_P, rms_P, price_P, tasks_P, owner):
     """(sum of max_t I_t - price_t, sum of the owner's I) over a block."""
+    nothing, best, owned = np.zeros(STRETCH, np.float32), np.empty(STRETCH), np.empty(STRETCH, np.float32)
     dual = 0.0
     primal = 0.0
-    for i in range(owner.size):
-        best = -np.inf
+    for first in range(0, owner.size, STRETCH):
+        count = min(STRETCH, owner.size - first)
+        owners = owner[first : first + count]
+        best[:] = -np.inf
+        owned[:] = 0
         for t in range(price_P.size):
-            before = tau_QB[before_P[t], i] if before_P[t] >= 0 else np.float32(0)
-            x = np.float64(_step(tau_QB[own_P[t], i], before, rms_P[t]))
-            best = max(best, x - price_P[t])
-            if tasks_P[t] == owner[i]:
-                primal += x
-        dual += best
+            own, before = tau_QB[own_P[t], first : first + count], nothing
+            if before_P[t] >= 0:
+                before = tau_QB[before_P[t], first : first + count]
+            for i in range(count):
+                x = _step(own[i], before[i], rms_P[t])
+                best[i] = max(best[i], np.float64(x) - price_P[t])
+                owned[i] = x if owners[i] == tasks_P[t] else owned[i]
+        for i in range(count):
+            dual += best[i]
+            primal += np.float64(owned[i])
     return dual, primal
 
 
