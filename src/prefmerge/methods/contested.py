@@ -25,9 +25,10 @@ from prefmerge.methods.importance import Importance, StepImportance
 from prefmerge.methods.keyed import key
 from prefmerge.methods.parameters import SEED
 from prefmerge.methods.protocol import Deltas, Settings
-from prefmerge.vectors.workspace import BLOCK, Workspace, spans
+from prefmerge.vectors.workspace import BLOCK, SHARED, Workspace, spans
 
 FAR = 4096  # elements from one that is picked to the next, on average, beyond which each is read for itself
+GROUP = SHARED // BLOCK  # vectors of a unit that a thread holds at once
 MOST_KEPT = 1 << 23  # values of contested elements: 32 MiB of float32
 NOTHING = np.empty(0, np.float32)  # in the place of a merged vector that is not kept
 
@@ -50,6 +51,18 @@ class _Rows:
     tau_RQ: np.ndarray | None = None
 
 
+@dataclass(frozen=True)
+class _Group:
+    """Vectors [first, last) of those that are read, as many as a thread holds at once, and the competing tasks [low,
+    high) whose importances come from them. The first vector is the last one of the group before, if there is one.
+    """
+
+    first: int
+    last: int
+    low: int
+    high: int
+
+
 class Contested:
     """Some tensors of a scope, and the owners found so far. What is asked of it: see `sections`."""
 
@@ -66,6 +79,7 @@ class Contested:
         self._tasks_P = np.array(competing, np.int64)
         self._read_Q, self._own_P, self._before_P = importance.vectors(competing)
         self._block = work.shared(len(self._read_Q))
+        self._groups = _groups(self._own_P, len(self._read_Q))
         self._edges = np.cumsum([0, *(deltas.size for deltas in tensors)]).tolist()
         self.owners = work.allocate(self._edges[-1], np.uint8)
         self.merged: np.ndarray | None = None  # the value of each element's owner
@@ -180,7 +194,7 @@ class Contested:
                     tau_RQ = keeping.array(count, len(tau_QB))
                     if tau_RQ is not None:
                         positions = contested[:count].copy()
-                        settling.take_rows(tau_QB, start, positions, tau_RQ)
+                        settling.take_rows(tau_QB, start, positions, tau_RQ, 0)
                         left.append(_Rows(unit, positions, tau_RQ))
             return settled_P, total, left
 
@@ -237,6 +251,16 @@ class Contested:
             self._tensors[tensor].read(task, start, stop, tau)
         return tau_QB
 
+    def _read_group(self, tensor: int, group: _Group, start: int, stop: int) -> np.ndarray:
+        """The vectors of a group, after those of the group before it, shape (last - first, stop - start)."""
+        tau_GB = self._work.buffer("optimal", (GROUP, stop - start))
+        if group.first:
+            tau_GB[0] = tau_GB[-1]  # the groups before are full
+        for task, tau in zip(self._read_Q[group.first : group.last], tau_GB, strict=False):
+            if task != self._read_Q[group.first] or not group.first:
+                self._tensors[tensor].read(task, start, stop, tau)
+        return tau_GB[: group.last - group.first]
+
     def _gather(self) -> None:
         """Read the vectors of what is picked; where the steps are not measured yet, of every element."""
         unmeasured = isinstance(self._importance, StepImportance) and not self._importance.is_measured
@@ -255,13 +279,14 @@ class Contested:
             if not unmeasured and len(positions) * FAR < unit.stop - unit.start:
                 self._gather_single(rows)
                 return total_P
-            for start, stop in _blocks(unit, self._block):
+            for start, stop in _blocks(unit, self._work.block):
                 low, high = np.searchsorted(positions, (start, stop)).tolist()
-                if unmeasured or low < high:
-                    tau_QB = self._read(unit.tensor, start, stop)
-                    settling.take_rows(tau_QB, start, positions[low:high], tau_RQ[low:high])
+                for group in self._groups if unmeasured or low < high else ():
+                    tau_GB, own = self._read_group(unit.tensor, group, start, stop), slice(group.low, group.high)
+                    settling.take_rows(tau_GB, start, positions[low:high], tau_RQ[low:high], group.first)
                     if unmeasured:
-                        settling.add_squares(tau_QB, self._own_P, self._before_P, total_P)
+                        places = (self._own_P[own] - group.first, np.maximum(self._before_P[own] - group.first, -1))
+                        settling.add_squares(tau_GB, *places, total_P[own])
             return total_P
 
         totals = self._work.map(gather, self._picked)
@@ -297,6 +322,17 @@ class _Keeping:
             self.all = False
             return None
         return array.reshape(rows, columns)
+
+
+def _groups(own_P: np.ndarray, vectors: int) -> list[_Group]:
+    groups: list[_Group] = []
+    first, low, last = 0, 0, 0
+    while last < vectors:
+        first, last = max(0, last - 1), min(max(0, last - 1) + GROUP, vectors)
+        high = int(np.searchsorted(own_P, last))
+        groups.append(_Group(first, last, low, high))
+        low = high
+    return groups
 
 
 def _some(rows: _Rows, places: np.ndarray) -> _Rows:

@@ -19,8 +19,6 @@ STRETCH = (
     1024  # elements whose candidates are listed before they are looked at: the list stays in the first-level cache
 )
 
-FEW = 16  # elements among which what is rare is mostly not to be found
-
 
 @kernel
 def add_scaled(values, factor, total):
@@ -316,20 +314,27 @@ def magnitude_histogram_low(tau, bucket, histogram):
 
 @kernel
 def list_magnitudes(tau, first, width, listed):
-    """List the |tau| whose bit patterns lie in [first, first + width), in order. Returns how many."""
+    """List the |tau| whose bit patterns lie in [first, first + width), which are few, in order. Returns how many."""
     bits, patterns = tau.view(np.uint32), listed.view(np.uint32)
     count = 0
-    for start in range(0, bits.size, FEW):
-        stop = min(start + FEW, bits.size)
-        found = False
-        for i in range(start, stop):
-            found |= np.uint32((bits[i] & np.uint32(0x7FFFFFFF)) - first) < width  # unsigned: what is below is far above
-        if found:  # which is rare, and a look at few values
-            for i in range(start, stop):
-                b = bits[i] & np.uint32(0x7FFFFFFF)
-                patterns[count] = b
-                count += np.uint32(b - first) < width
+    for i in range(bits.size):
+        b = np.uint32(bits[i] & np.uint32(0x7FFFFFFF))
+        if np.uint32(b - first) < width:  # unsigned: what is below is far above
+            patterns[count] = b
+            count += 1
     return count
+
+
+@kernel
+def locate(histogram, keep):
+    """The bucket that holds the keep-th largest value, and how many lie in the buckets above it."""
+    above = 0
+    for i in range(histogram.size):
+        bucket = histogram.size - 1 - i
+        if above + histogram[bucket] >= keep:
+            return bucket, above
+        above += histogram[bucket]
+    return -1, above
 
 
 @kernel

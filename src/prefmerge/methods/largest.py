@@ -22,6 +22,7 @@ from prefmerge.vectors.workspace import Workspace, spans
 HIGH, LOW = 1 << 15, 1 << 16  # counting arrays over the bit pattern's upper 15 and lower 16 bits
 STRETCH = 1 << 16  # elements for which the equals before them are known
 DEVIATIONS = 4.0  # standard deviations of a first block's counts, around which values are listed
+ALL = 1 << 62  # equals: more than there are
 MOST_LISTED = 8  # one of so many values
 
 Read = Callable[[int, int, int, np.ndarray], object]  # (tensor, start, stop, float32 to fill)
@@ -44,16 +45,23 @@ class Cut:
 
     def trim(self, values: np.ndarray, tensor: int, start: int, read: Read, work: Workspace) -> None:
         """Zero what does not survive of the `values` of a tensor from element `start` on."""
-        left = values.size
-        if self.before is not None:
-            stretch = start // STRETCH * STRETCH
-            before = self.before[tensor, stretch]
-            if start > stretch:
-                earlier = work.buffer("equals-before", start - stretch)
-                read(tensor, stretch, start, earlier)
-                before += int(kernels.count_equal(earlier, np.uint32(self.threshold)))
-            left = max(0, self.ties - before)
-        kernels.trim(values, np.uint32(self.threshold), left)
+        self.trim_next(values, self.left_at(tensor, start, read, work))
+
+    def left_at(self, tensor: int, start: int, read: Read, work: Workspace) -> int:
+        """How many equals are kept from element `start` on, as far as it matters."""
+        if self.before is None:
+            return ALL
+        stretch = start // STRETCH * STRETCH
+        before = self.before[tensor, stretch]
+        if start > stretch:
+            earlier = work.buffer("equals-before", start - stretch)
+            read(tensor, stretch, start, earlier)
+            before += int(kernels.count_equal(earlier, np.uint32(self.threshold)))
+        return max(0, self.ties - before)
+
+    def trim_next(self, values: np.ndarray, left: int) -> int:
+        """Zero what does not survive of `values`, of whose equals `left` are kept. Returns how many are left after."""
+        return kernels.trim(values, np.uint32(self.threshold), left)
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,8 @@ class SomeMagnitudes:
         self._blocks = [(i, start, stop) for i, size in enumerate(sizes) for start, stop in spans(size, STRETCH)]
         self._equals: list[int] = []
         # One counting array per stretch of blocks, not per block: they are as large as a block itself.
-        each = max(1, -(-len(self._blocks) // (4 * work.threads)))
+        groups = 4 * work.at_hand if work.at_hand > 1 else 1
+        each = max(1, -(-len(self._blocks) // groups))
         self._groups = [self._blocks[low:high] for low, high in spans(len(self._blocks), each)]
         self._listed: dict[tuple[int, int, int], list[_Listed]] = {}
 
@@ -206,7 +215,4 @@ def _summed(counts: Sequence[np.ndarray]) -> np.ndarray:
 
 def locate(histogram: np.ndarray, keep: int) -> tuple[int, int]:
     """The bucket that holds the keep-th largest value, and how many lie in the buckets above it."""
-    from_top = np.cumsum(histogram[::-1])
-    position = int(np.searchsorted(from_top, keep))
-    above = int(from_top[position - 1]) if position else 0
-    return histogram.size - 1 - position, above
+    return kernels.locate(histogram, keep)

@@ -65,14 +65,14 @@ def add_squares(tau_QB, own_P, before_P, total_P):
 
 
 @kernel
-def take_rows(tau_QB, origin, positions, tau_RQ):
-    """tau_RQ = the elements at `positions`, of which tau_QB begins with `origin`."""
+def take_rows(tau_QB, origin, positions, tau_RQ, column):
+    """The columns of tau_RQ from `column` on = the elements at `positions`, of which tau_QB begins with `origin`."""
     for first in range(0, positions.size, 64):
         last = min(first + 64, positions.size)
         for q in range(tau_QB.shape[0]):
             row = tau_QB[q]
             for r in range(first, last):
-                tau_RQ[r, q] = row[positions[r] - origin]
+                tau_RQ[r, column + q] = row[positions[r] - origin]
 
 
 @kernel
