@@ -4,12 +4,12 @@
 
 A section of a scope: some of its tensors, and one byte of owner an element, FREE where contested. Given prices, it
 gives away what is plain at them, and answers with the importances of the elements that are asked for. Equal importances
-are ordered by a keyed number below `noise`. Shapes: W_RP rows by competing tasks, float64; tau_RQ the vectors that these
-come from, float32. Cost: two readings, one for the first sample, which also measures the steps, and one to settle.
-What stays contested is then kept, up to `MOST_KEPT` values and where the memory limit allows, so that no later question
-reads it again; else each question but `give` is a reading. Where memory allows, the value that each element takes is
-kept too, and the merge need not read. A byte of owner an element, and the rows asked for. Not here: which prices, and
-what they are worth (`optimal`), the loops over elements (`settling`).
+are ordered by a keyed number below `noise`. Shapes: W_RP rows by competing tasks, float64; tau_RQ the vectors that
+these come from, float32. Cost: two readings, one for the first sample, which also measures the steps, and one to
+settle. What stays contested is then kept, up to `MOST_KEPT` values and where the memory limit allows, so that no later
+question reads it again; else each question but `give` is a reading. Where memory allows, the value that each element
+takes is kept too, and the merge need not read. A byte of owner an element, and the rows asked for. Not here: which
+prices, and what they are worth (`optimal`), the loops over elements (`settling`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from prefmerge.methods.parameters import SEED
 from prefmerge.methods.protocol import Deltas, Settings
 from prefmerge.vectors.workspace import BLOCK, SHARED, Workspace, spans
 
-FAR = 4096  # elements from one that is picked to the next, on average, beyond which each is read for itself
+FAR = 64  # elements from one that is picked to the next, on average, beyond which they are gathered
 GROUP = SHARED // BLOCK  # vectors of a unit that a thread holds at once
 MOST_KEPT = 1 << 23  # values of contested elements: 32 MiB of float32
 NOTHING = np.empty(0, np.float32)  # in the place of a merged vector that is not kept

@@ -38,8 +38,8 @@ class MagnitudeImportance:
             yield out
 
     def vectors(self, tasks: Sequence[int]) -> Vectors:
-        """Whose vectors the importances of `tasks` come from, ascending; for each of `tasks`, which of these is its own,
-        and which is the one before it: -1 for none. I = |own - before| / rms.
+        """Whose vectors the importances of `tasks` come from, ascending; for each of `tasks`, which of these is its
+        own, and which is the one before it: -1 for none. I = |own - before| / rms.
         """
         return list(tasks), np.arange(len(tasks)), np.full(len(tasks), -1)
 

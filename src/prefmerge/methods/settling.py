@@ -239,8 +239,8 @@ def settle(
 def settle_rows(
     tau_RQ, own_P, before_P, rms_P, price_P, bound_PP, tasks_P, key, positions, noise, owner, merged, settled_P, left
 ):
-    """`settle` for single free elements of a tensor, whose owners and merged vector are given whole. Lists the rows that
-    stay contested in `left`. Returns the importance settled, and how many are listed.
+    """`settle` for single free elements of a tensor, whose owners and merged vector are given whole. Lists the rows
+    that stay contested in `left`. Returns the importance settled, and how many are listed.
     """
     P = own_P.size
     importance_P, worth_P = np.empty(P, np.float32), np.empty(P)

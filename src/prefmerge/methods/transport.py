@@ -208,9 +208,7 @@ def _cheapest(W_RP, owner_R, source, target, rows, costs, counts, cutoff, spare,
             return costs[source, target, 0]
         if cutoff[source, target] == np.inf:
             return np.inf
-        counts[source, target] = _refill(
-            W_RP, owner_R, source, target, rows, costs, cutoff, spare, spared, limit
-        )
+        counts[source, target] = _refill(W_RP, owner_R, source, target, rows, costs, cutoff, spare, spared, limit)
         if counts[source, target] == 0:
             return np.inf
 
@@ -267,7 +265,9 @@ def assign(W_RP, budget_P, price_P, owner_R):
             for t in range(P):
                 if not done[t]:
                     if not known[s, t]:
-                        cheapest[s, t] = _cheapest(W_RP, owner_R, s, t, rows, costs, counts, cutoff, spare, spared, limit)
+                        cheapest[s, t] = _cheapest(
+                            W_RP, owner_R, s, t, rows, costs, counts, cutoff, spare, spared, limit
+                        )
                         known[s, t] = True
                     cost = cheapest[s, t]
                     if cost < np.inf:
