@@ -29,7 +29,7 @@ from safetensors.numpy import save_file
 
 import prefmerge
 from prefmerge.analysis import kernels as measuring
-from prefmerge.methods import contested, kernels, keyed, transport
+from prefmerge.methods import kernels, keyed, settling, transport
 from prefmerge.vectors import kernel_cache
 from tests.vectors.conftest import SOURCE
 
