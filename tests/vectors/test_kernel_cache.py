@@ -29,7 +29,7 @@ from safetensors.numpy import save_file
 
 import prefmerge
 from prefmerge.analysis import kernels as measuring
-from prefmerge.methods import contested, kernels, keyed, transport
+from prefmerge.methods import kernels, keyed, settling, transport
 from prefmerge.vectors import kernel_cache
 from tests.vectors.conftest import SOURCE
 
@@ -281,7 +281,7 @@ def test_whether_code_is_kept(source: Path):
     assert kernel_cache.kept(module.add) is False
 
 
-@pytest.mark.parametrize("module", [kernels, keyed, contested, transport, measuring], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("module", [kernels, keyed, settling, transport, measuring], ids=lambda m: m.__name__)
 def test_every_kernel_is_kept_this_way(module: ModuleType):
     found = [value for value in vars(module).values() if isinstance(value, Dispatcher)]
     assert found

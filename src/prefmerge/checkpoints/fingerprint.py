@@ -42,6 +42,11 @@ class Fingerprint:
         self._hashes = np.zeros(slots, "<u8")
         self._seen = bytearray(slots)
 
+    def lacks(self, tensor: str, start: int, stop: int) -> bool:
+        """Whether a chunk that begins in [start, stop) was not hashed yet."""
+        first = self._first[tensor]
+        return 0 in self._seen[first - (-start // CHUNK) : first - (-stop // CHUNK)]
+
     def reach(self, tensor: str, start: int, stop: int) -> int:
         """How far to read from `start`, to `stop` or beyond, so that every chunk which begins before `stop` and was not
         hashed yet is whole.

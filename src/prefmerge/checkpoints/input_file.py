@@ -73,7 +73,9 @@ class InputFile:
         fd = self._take()
         try:
             while buffer:
-                count = os.preadv(fd, [buffer[:MOST_AT_ONCE]], offset)
+                count = os.preadv(fd, [buffer if len(buffer) <= MOST_AT_ONCE else buffer[:MOST_AT_ONCE]], offset)
+                if count == len(buffer):
+                    return
                 if count == 0:
                     self._complain(os.fstat(fd))
                 buffer, offset = buffer[count:], offset + count

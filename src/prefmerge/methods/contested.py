@@ -4,170 +4,63 @@
 
 A section of a scope: some of its tensors, and one byte of owner an element, FREE where contested. Given prices, it
 gives away what is plain at them, and answers with the importances of the elements that are asked for. Equal importances
-are ordered by a keyed number below `noise`. Shapes: W_RP rows by competing tasks, float64. Cost: a reading for each
-question but `give`; a byte an element, and the rows asked for. Not here: which prices, and what they are worth
-(`optimal`).
+are ordered by a keyed number below `noise`. Shapes: W_RP rows by competing tasks, float64; tau_RQ the vectors that
+these come from, float32. Cost: two readings, one for the first sample, which also measures the steps, and one to
+settle. What stays contested is then kept, up to `MOST_KEPT` values and where the memory limit allows, so that no later
+question reads it again; else each question but `give` is a reading. Where memory allows, the value that each element
+takes is kept too, and the merge need not read. A byte of owner an element, and the rows asked for. Not here: which
+prices, and what they are worth (`optimal`), the loops over elements (`settling`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from prefmerge.methods import kernels
-from prefmerge.methods.importance import Importance, gatherer, reader
-from prefmerge.methods.keyed import GOLDEN, key, keyed
+from prefmerge.methods import kernels, settling
+from prefmerge.methods.importance import Importance, StepImportance
+from prefmerge.methods.keyed import key
 from prefmerge.methods.parameters import SEED
 from prefmerge.methods.protocol import Deltas, Settings
-from prefmerge.vectors.kernel_cache import kernel
-from prefmerge.vectors.workspace import Workspace, spans
+from prefmerge.vectors.workspace import BLOCK, SHARED, Workspace, spans
 
-STRETCH = 512  # elements whose best tasks are found together
-ROUNDING = 2.0**-48  # of the numbers in a comparison: sixteen times what four roundings of them come to
-UNIT = 2.0**-53  # turns the upper 53 bits of a keyed number into a fraction
+FAR = 64  # elements from one that is picked to the next, on average, beyond which they are gathered
+GROUP = SHARED // BLOCK  # vectors of a unit that a thread holds at once
+MOST_KEPT = 1 << 23  # values of contested elements: 32 MiB of float32
+NOTHING = np.empty(0, np.float32)  # in the place of a merged vector that is not kept
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Unit:
+    """A stretch of a tensor, which one thread works on."""
+
     tensor: int
     start: int
-    owner: np.ndarray
+    stop: int
 
 
-@kernel
-def _add_noise(importance, keys, indices, noise, task, out):
-    """out = importance + noise * u(element, task), u uniform in [0, 1): one keyed number an element, spread over tasks
-    by odd multipliers.
+@dataclass
+class _Rows:
+    """Some elements of a unit, ascending, and their vectors once these are read."""
+
+    unit: _Unit
+    positions: np.ndarray
+    tau_RQ: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Vectors [first, last) of those that are read, as many as a thread holds at once, and the competing tasks [low,
+    high) whose importances come from them. The first vector is the last one of the group before, if there is one.
     """
-    for i in range(out.size):
-        h = keyed(keys[i], indices[i]) * (np.uint64(2 * task + 1) * GOLDEN)
-        out[i] = np.float64(abs(importance[i])) + noise * (np.float64(h >> np.uint64(11)) * UNIT)
 
-
-@kernel
-def _contested_winner(importance_P, best, price_P, bound_PP, tasks_P, key, index, noise, worth):
-    """The task that wins an element against every other by more than the bound, or -1. `best`: the one that wins
-    without noise. `worth` (P,) is overwritten.
-    """
-    P = importance_P.size
-    plain = True
-    for t in range(P):
-        margin = np.float64(abs(importance_P[best])) - np.float64(abs(importance_P[t]))
-        plain &= margin > bound_PP[best, t] + noise
-    if plain:
-        return best
-    # Only the close ones pay for their tie-breaking numbers.
-    h = keyed(key, index)
-    for t in range(P):
-        u = np.float64((h * (np.uint64(2 * tasks_P[t] + 1) * GOLDEN)) >> np.uint64(11)) * UNIT
-        worth[t] = np.float64(abs(importance_P[t])) + noise * u
-    winner = 0
-    for t in range(1, P):
-        if worth[t] - price_P[t] > worth[winner] - price_P[winner]:
-            winner = t
-    close = False
-    for t in range(P):
-        close |= not worth[winner] - worth[t] > bound_PP[winner, t]
-    return -1 if close else winner
-
-
-@kernel
-def _settle(importance_PB, price_P, bound_PP, tasks_P, key, start, noise, owner, settled_P):
-    """Give each free element of a block to its best task if that wins against every other by more than the bound.
-
-    `bound_PP` is -inf on the diagonal. Returns the importance settled.
-    """
-    P = importance_PB.shape[0]
-    value = np.empty(STRETCH)  # importance less price of the best task so far
-    second = np.empty(STRETCH)  # that of the next best
-    top = np.empty(STRETCH)  # the best task's importance
-    best = np.empty(STRETCH, np.int64)
-    plain = np.empty(STRETCH, np.bool_)
-    worth_P = np.empty(P)
-    # An element whose best task leads by more than this passes every comparison of importances in `_contested_winner`:
-    # its bounds are those of prices, shifted by their difference. What rounding may take from that is given away.
-    lead_P = np.empty(P)
-    scale = 0.0
-    for w in range(P):
-        lead_P[w] = -np.inf
-        for t in range(P):
-            lead_P[w] = max(lead_P[w], bound_PP[w, t] - (price_P[w] - price_P[t]))
-        scale = max(scale, abs(price_P[w]))
-    total = 0.0
-    for first in range(0, owner.size, STRETCH):
-        last = min(first + STRETCH, owner.size)
-        count = last - first
-        owners = owner[first:last]
-        value[:count] = -np.inf
-        second[:count] = -np.inf
-        # Task by task over a short stretch: rows of a block lie far apart, and a walk across them misses the cache.
-        for t in range(P):
-            price, row = price_P[t], importance_PB[t, first:last]
-            for i in range(count):
-                x = np.float64(abs(row[i]))
-                leading, following, most, leader = value[i], second[i], top[i], best[i]
-                better = x - price > leading
-                beaten = leading if better else x - price
-                second[i] = beaten if beaten > following else following
-                value[i] = x - price if better else leading
-                top[i] = x if better else most
-                best[i] = t if better else leader
-        for i in range(count):
-            doubt = noise + ROUNDING * (top[i] + scale + abs(value[i]))
-            plain[i] = value[i] - second[i] > lead_P[best[i]] + doubt
-        for i in range(count):
-            is_free = owners[i] == kernels.FREE
-            given = is_free & plain[i]
-            owners[i] = tasks_P[best[i]] if given else owners[i]
-            settled_P[best[i]] += given
-            total += top[i] if given else 0.0
-            if is_free & (not plain[i]):
-                winner = _contested_winner(
-                    importance_PB[:, first + i],
-                    best[i],
-                    price_P,
-                    bound_PP,
-                    tasks_P,
-                    key,
-                    start + first + i,
-                    noise,
-                    worth_P,
-                )
-                if winner >= 0:
-                    owners[i] = tasks_P[winner]
-                    settled_P[winner] += 1
-                    total += np.float64(abs(importance_PB[winner, first + i]))
-    return total
-
-
-@kernel
-def _sampled(owner, key, start, low, high, indices):
-    """List the free elements whose keyed number lies in [low, high]. Returns how many."""
-    count = 0
-    for i in range(owner.size):
-        if owner[i] == kernels.FREE:
-            h = keyed(key, start + i)
-            indices[count] = i
-            count += 1 if low <= h <= high else 0
-    return count
-
-
-@kernel
-def _dual_terms(importance_PB, price_P, tasks_P, owner):
-    """(sum of max_t I_t - price_t, sum of the owner's I) over a block."""
-    dual = 0.0
-    primal = 0.0
-    for i in range(owner.size):
-        best = -np.inf
-        for t in range(price_P.size):
-            x = np.float64(abs(importance_PB[t, i]))
-            best = max(best, x - price_P[t])
-            if tasks_P[t] == owner[i]:
-                primal += x
-        dual += best
-    return dual, primal
+    first: int
+    last: int
+    low: int
+    high: int
 
 
 class Contested:
@@ -181,143 +74,274 @@ class Contested:
         settings: Settings,
         work: Workspace,
     ) -> None:
-        self._tensors, self._importance, self._settings, self._work = tensors, importance, settings, work
-        self._competing, self._tasks_P = list(competing), np.array(competing, np.int64)
-        self._block = work.shared(len(competing))
-        self.owners = work.allocate(sum(deltas.size for deltas in tensors), np.uint8)
-        self._parts: list[_Part] = []
-        origin = 0
-        for i, deltas in enumerate(tensors):
-            self._parts += [
-                _Part(i, start, self.owners[origin + start : origin + stop])
-                for start, stop in spans(deltas.size, work.part)
-            ]
-            origin += deltas.size
+        self._tensors, self._settings, self._work = tensors, settings, work
+        self._importance, self._competing = importance, list(competing)
+        self._tasks_P = np.array(competing, np.int64)
+        self._read_Q, self._own_P, self._before_P = importance.vectors(competing)
+        self._block = work.shared(len(self._read_Q))
+        self._groups = _groups(self._own_P, len(self._read_Q))
+        self._edges = np.cumsum([0, *(deltas.size for deltas in tensors)]).tolist()
+        self.owners = work.allocate(self._edges[-1], np.uint8)
+        self.merged: np.ndarray | None = None  # the value of each element's owner
+        self._keeps = False  # whether there is room for it
+        self._units = [_Unit(i, *span) for i, deltas in enumerate(tensors) for span in spans(deltas.size, BLOCK)]
         self._ties = [key(settings[SEED], deltas.name, "ties") for deltas in tensors]
-        self._picked: list[np.ndarray] = []  # positions in each part
-        self._W_RP: np.ndarray | None = None  # of these, without noise
+        self._picked: list[_Rows] = []
+        self._left: list[_Rows] | None = None  # all that is contested, where it is kept
 
     def fill(self, owner: int) -> None:
         """Give every element to one task, or to none (FREE)."""
         self.owners[:] = owner
+        self._left, self._keeps = None, owner == kernels.FREE
+        self.merged = self.merged if self._keeps else None
 
     def magmax(self) -> None:
         """Give every element to the task of the largest magnitude, the later one of equals."""
 
-        def fold(part: _Part) -> None:
-            deltas, work = self._tensors[part.tensor], self._work
-            for low, high in spans(part.owner.size, work.block):
-                tau, best, owner = (
-                    work.buffer("tau", high - low),
-                    work.buffer("best", high - low),
-                    part.owner[low:high],
-                )
+        def fold(unit: _Unit) -> None:
+            deltas, work = self._tensors[unit.tensor], self._work
+            for start, stop in _blocks(unit, work.block):
+                tau, best = work.buffer("tau", stop - start), work.buffer("best", stop - start)
+                owner = self._owners_of(unit.tensor)[start:stop]
                 best[:] = 0
                 owner[:] = 0
                 for task in range(self._settings.tasks):
-                    deltas.read(task, part.start + low, part.start + high, tau)
+                    deltas.read(task, start, stop, tau)
                     kernels.fold_max(tau, best, owner, np.uint8(task))
 
-        self._work.map(fold, self._parts)
+        self._work.map(fold, self._units)
 
     def pick(self, low: float, high: float, purpose: int) -> int:
         """Pick the free elements whose draw, uniform in [0, 1), lies in [low, high). Returns how many."""
-        first, last = int(low * 2.0**64), min(int(high * 2.0**64), 2**64) - 1
+        first, last = np.uint64(int(low * 2.0**64)), np.uint64(min(int(high * 2.0**64), 2**64) - 1)
+        keys = [key(self._settings[SEED], deltas.name, "sample", purpose) for deltas in self._tensors]
 
-        def pick(part: _Part) -> np.ndarray:
+        def pick(unit: _Unit) -> _Rows:
             # One more than there are: the next candidate is written before it counts. No buffer: each thread would
-            # keep one, of eight bytes an element of a part.
-            indices = np.empty(part.owner.size + 1, np.int64)
-            k = key(self._settings[SEED], self._tensors[part.tensor].name, "sample", purpose)
-            return indices[: _sampled(part.owner, k, part.start, np.uint64(first), np.uint64(last), indices)].copy()
+            # keep one, of eight bytes an element.
+            positions = np.empty(unit.stop - unit.start + 1, np.int64)
+            owner = self._owners_of(unit.tensor)[unit.start : unit.stop]
+            count = settling.sampled(owner, keys[unit.tensor], unit.start, first, last, positions)
+            return _Rows(unit, positions[:count].copy())
 
-        self._picked, self._W_RP = self._work.map(pick, self._parts), None
-        return sum(map(len, self._picked))
+        def choose(rows: _Rows) -> _Rows:
+            places = np.empty(len(rows.positions) + 1, np.int64)
+            count = settling.sampled_rows(rows.positions, keys[rows.unit.tensor], first, last, places)
+            return _some(rows, places[:count]) if count < len(rows.positions) else replace(rows)
+
+        if self._left is None:
+            self._picked = self._work.map(pick, self._units)
+        else:
+            self._picked = self._work.map(choose, self._left)
+        return sum(len(rows.positions) for rows in self._picked)
 
     def best(self) -> np.ndarray:
         """The largest importance of each element that is picked, shape (R,)."""
-        self._W_RP = self._gathered()
-        return self._W_RP.max(axis=1)
+        self._gather()
+        best_R = np.empty(sum(len(rows.positions) for rows in self._picked))
+
+        def fill(rows: _Rows, low: int, high: int) -> None:
+            settling.largest(rows.tau_RQ, *self._places(rows.unit), best_R[low:high])
+
+        self._of_picked(fill)
+        return best_R
 
     def rows(self, noise: float) -> np.ndarray:
         """The importances of what is picked, shape (R, P), with their tie-breaking noise."""
-        W_RP, self._W_RP = self._gathered() if self._W_RP is None else self._W_RP, None
-        origin = 0
-        for part, positions in zip(self._parts, self._picked, strict=True):
-            if len(positions):
-                block = W_RP[origin : origin + len(positions)]
-                keys = np.full(len(positions), self._ties[part.tensor])
-                for j, task in enumerate(self._tasks_P):
-                    _add_noise(block[:, j].copy(), keys, part.start + positions, noise, int(task), block[:, j])
-            origin += len(positions)
+        self._gather()
+        W_RP = np.empty((sum(len(rows.positions) for rows in self._picked), len(self._competing)))
+
+        def fill(rows: _Rows, low: int, high: int) -> None:
+            ties = (self._tasks_P, self._ties[rows.unit.tensor], rows.positions, noise)
+            settling.importances(rows.tau_RQ, *self._places(rows.unit), *ties, W_RP[low:high])
+            if not self._keeps:
+                rows.tau_RQ = None
+
+        self._of_picked(fill)
         return W_RP
 
     def give(self, owner_R: np.ndarray) -> None:
         """Write down the owners of what is picked, as places among the competing tasks."""
-        origin = 0
-        for part, positions in zip(self._parts, self._picked, strict=True):
-            part.owner[positions] = self._tasks_P[owner_R[origin : origin + len(positions)]]
-            origin += len(positions)
+
+        def give(rows: _Rows, low: int, high: int) -> None:
+            tensor = rows.unit.tensor
+            self._owners_of(tensor)[rows.positions] = self._tasks_P[owner_R[low:high]]
+            if self.merged is not None:
+                assert rows.tau_RQ is not None
+                own = self._own_P[owner_R[low:high]]
+                self._merged_of(tensor)[rows.positions] = rows.tau_RQ[np.arange(high - low), own]
+
+        self._of_picked(give)
+        self._picked, self._left = [], None
 
     def settle(self, price_P: np.ndarray, bound_PP: np.ndarray, noise: float) -> tuple[np.ndarray, list[float]]:
         """Give away what is plain. Returns the number of elements for each competing task, and the importance that is
-        settled, part by part.
+        settled, unit by unit.
         """
+        how, keeping = (price_P, bound_PP, self._tasks_P), _Keeping(self._work)
 
-        def settle(part: _Part) -> tuple[np.ndarray, float]:
-            settled_P, total = np.zeros(len(self._tasks_P), np.int64), 0.0
-            for low, high in spans(part.owner.size, self._block):
-                owner = part.owner[low:high]
+        def settle(unit: _Unit) -> tuple[np.ndarray, float, list[_Rows]]:
+            settled_P, total, left = np.zeros(len(self._competing), np.int64), 0.0, list[_Rows]()
+            owners, merged = self._owners_of(unit.tensor), self._merged_of(unit.tensor)
+            contested = np.empty(self._block, np.int64)
+            for start, stop in _blocks(unit, self._block):
+                owner = owners[start:stop]
                 if (owner == kernels.FREE).any():
-                    importance_PB = self._read(part, low, high)
-                    k = self._ties[part.tensor]
-                    total += _settle(
-                        importance_PB, price_P, bound_PP, self._tasks_P, k, part.start + low, noise, owner, settled_P
-                    )
-            return settled_P, total
+                    tau_QB = self._read(unit.tensor, start, stop)
+                    at = (self._ties[unit.tensor], start, noise, owner, merged[start:stop], settled_P, contested)
+                    settled, count = settling.settle(tau_QB, *self._places(unit), *how, *at)
+                    total += settled
+                    tau_RQ = keeping.array(count, len(tau_QB))
+                    if tau_RQ is not None:
+                        positions = contested[:count].copy()
+                        settling.take_rows(tau_QB, start, positions, tau_RQ, 0)
+                        left.append(_Rows(unit, positions, tau_RQ))
+            return settled_P, total, left
 
-        results = self._work.map(settle, self._parts)
-        settled_P = sum((own for own, _ in results), start=np.zeros(len(self._tasks_P), np.int64))
-        return settled_P, [total for _, total in results]
+        def settle_rows(rows: _Rows) -> tuple[np.ndarray, float, list[_Rows]]:
+            settled_P, left = np.zeros(len(self._competing), np.int64), np.empty(len(rows.positions), np.int64)
+            tensor = rows.unit.tensor
+            owners = (self._owners_of(tensor), self._merged_of(tensor))
+            at = (self._ties[tensor], rows.positions, noise, *owners, settled_P, left)
+            total, count = settling.settle_rows(rows.tau_RQ, *self._places(rows.unit), *how, *at)
+            return settled_P, total, [_some(rows, left[:count])]
+
+        self._picked = []
+        if self._left is None:
+            results = self._work.map(settle, self._units)
+        else:
+            results = self._work.map(settle_rows, self._left)
+        self._left = [rows for _, _, left in results for rows in left] if keeping.all else None
+        settled_P = sum((own for own, _, _ in results), start=np.zeros(len(self._competing), np.int64))
+        return settled_P, [total for _, total, _ in results]
 
     def terms(self, price_P: np.ndarray) -> list[tuple[float, float]]:
-        """For each part, the sum of max_t I_t - price_t over its elements, and the sum of their owners' I."""
+        """For each unit, the sum of max_t I_t - price_t over its elements, and the sum of their owners' I."""
 
-        def add(part: _Part) -> tuple[float, float]:
+        def add(unit: _Unit) -> tuple[float, float]:
             dual = primal = 0.0
-            for low, high in spans(part.owner.size, self._block):
-                d, p = _dual_terms(self._read(part, low, high), price_P, self._tasks_P, part.owner[low:high])
+            for start, stop in _blocks(unit, self._block):
+                tau_QB, owner = self._read(unit.tensor, start, stop), self._owners_of(unit.tensor)[start:stop]
+                d, p = settling.dual_terms(tau_QB, *self._places(unit), price_P, self._tasks_P, owner)
                 dual, primal = dual + d, primal + p
             return dual, primal
 
-        return self._work.map(add, self._parts)
+        return self._work.map(add, self._units)
 
-    def _read(self, part: _Part, low: int, high: int) -> np.ndarray:
-        """Importances of one block of a part for every competing task, shape (P, high - low)."""
-        importance_PB = self._work.buffer("optimal", (len(self._tasks_P), high - low))
-        stretch = reader(self._tensors[part.tensor], part.start + low, part.start + high)
-        for _ in self._importance.each(stretch, part.tensor, self._competing, list(importance_PB), self._work):
-            pass
-        return importance_PB
+    def _owners_of(self, tensor: int) -> np.ndarray:
+        return self.owners[self._edges[tensor] : self._edges[tensor + 1]]
 
-    def _gathered(self) -> np.ndarray:
-        """The importances of what is picked, shape (R, P)."""
-        origins = np.concatenate([[0], np.cumsum(list(map(len, self._picked)), dtype=np.int64)])
-        W_RP = np.empty((int(origins[-1]), len(self._tasks_P)))
+    def _merged_of(self, tensor: int) -> np.ndarray:
+        return NOTHING if self.merged is None else self.merged[self._edges[tensor] : self._edges[tensor + 1]]
 
-        def fill(i: int) -> None:
-            part, positions = self._parts[i], self._picked[i]
-            if len(positions) == 0:
-                return
-            deltas, block = self._tensors[part.tensor], W_RP[origins[i] : origins[i + 1]]
-            if len(positions) == part.owner.size:
-                for low, high in spans(len(positions), self._block):
-                    np.abs(self._read(part, low, high).T, out=block[low:high])
-                return
-            values, gathered = self._work.buffer("gathered", len(positions)), gatherer(deltas, part.start + positions)
-            rows = [values] * len(self._competing)
-            for j, row in enumerate(self._importance.each(gathered, part.tensor, self._competing, rows, self._work)):
-                block[:, j] = np.abs(row)
+    def _places(self, unit: _Unit) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Which vectors importances come from, and over what, as the kernels take them."""
+        return self._own_P, self._before_P, self._importance.rms(unit.tensor, self._competing)
 
-        self._work.map(fill, range(len(self._parts)))
-        return W_RP
+    def _of_picked(self, function: Callable[[_Rows, int, int], None]) -> None:
+        """function(rows, low, high) for all that is picked, which has rows [low, high) of the whole."""
+        edges = np.cumsum([0, *(len(rows.positions) for rows in self._picked)]).tolist()
+        pieces = [piece for piece in zip(self._picked, edges[:-1], edges[1:], strict=True) if piece[1] < piece[2]]
+        self._work.map(lambda piece: function(*piece), pieces)
+
+    def _read(self, tensor: int, start: int, stop: int) -> np.ndarray:
+        """The vectors of a block that importances come from, shape (Q, stop - start)."""
+        tau_QB = self._work.buffer("optimal", (len(self._read_Q), stop - start))
+        for task, tau in zip(self._read_Q, tau_QB, strict=True):
+            self._tensors[tensor].read(task, start, stop, tau)
+        return tau_QB
+
+    def _read_group(self, tensor: int, group: _Group, start: int, stop: int) -> np.ndarray:
+        """The vectors of a group, after those of the group before it, shape (last - first, stop - start)."""
+        tau_GB = self._work.buffer("optimal", (GROUP, stop - start))
+        if group.first:
+            tau_GB[0] = tau_GB[-1]  # the groups before are full
+        for task, tau in zip(self._read_Q[group.first : group.last], tau_GB, strict=False):
+            if task != self._read_Q[group.first] or not group.first:
+                self._tensors[tensor].read(task, start, stop, tau)
+        return tau_GB[: group.last - group.first]
+
+    def _gather(self) -> None:
+        """Read the vectors of what is picked; where the steps are not measured yet, of every element."""
+        unmeasured = isinstance(self._importance, StepImportance) and not self._importance.is_measured
+        if not unmeasured and all(rows.tau_RQ is not None for rows in self._picked):
+            return
+        if self._keeps and self.merged is None:
+            self.merged = self._work.spare(self.owners.size, np.float32)
+            self._keeps = self.merged is not None
+
+        def gather(rows: _Rows) -> np.ndarray:
+            unit, positions, total_P = rows.unit, rows.positions, np.zeros(len(self._competing))
+            values = self._work.spare(len(positions) * len(self._read_Q), np.float32) if self._keeps else None
+            if values is None:
+                values, self._keeps, self.merged = np.empty(len(positions) * len(self._read_Q), np.float32), False, None
+            tau_RQ = rows.tau_RQ = values.reshape(-1, len(self._read_Q))
+            if not unmeasured and len(positions) * FAR < unit.stop - unit.start:
+                self._gather_single(rows)
+                return total_P
+            for start, stop in _blocks(unit, self._work.block):
+                low, high = np.searchsorted(positions, (start, stop)).tolist()
+                for group in self._groups if unmeasured or low < high else ():
+                    tau_GB, own = self._read_group(unit.tensor, group, start, stop), slice(group.low, group.high)
+                    settling.take_rows(tau_GB, start, positions[low:high], tau_RQ[low:high], group.first)
+                    if unmeasured:
+                        places = (self._own_P[own] - group.first, np.maximum(self._before_P[own] - group.first, -1))
+                        settling.add_squares(tau_GB, *places, total_P[own])
+            return total_P
+
+        totals = self._work.map(gather, self._picked)
+        if unmeasured:
+            tensors = [unit.tensor for unit in self._units]
+            self._importance = StepImportance.of_sums(
+                zip(tensors, totals, strict=True), self._tensors, self._competing, self._settings.tasks
+            )
+
+    def _gather_single(self, rows: _Rows) -> None:
+        """Read the vectors of elements that lie far apart."""
+        if len(rows.positions):
+            assert rows.tau_RQ is not None
+            values = self._work.buffer("gathered", len(rows.positions))
+            for q, task in enumerate(self._read_Q):
+                self._tensors[rows.unit.tensor].gather(task, rows.positions, values)
+                rows.tau_RQ[:, q] = values
+
+
+class _Keeping:
+    """Memory for what stays contested: all of it, or nothing is kept."""
+
+    def __init__(self, work: Workspace) -> None:
+        self.all = True
+        self._work, self._room, self._lock = work, MOST_KEPT, threading.Lock()
+
+    def array(self, rows: int, columns: int) -> np.ndarray | None:
+        with self._lock:
+            self._room -= rows * columns
+            self.all = self.all and self._room >= 0
+        array = self._work.spare(rows * columns, np.float32) if self.all else None
+        if array is None:
+            self.all = False
+            return None
+        return array.reshape(rows, columns)
+
+
+def _groups(own_P: np.ndarray, vectors: int) -> list[_Group]:
+    groups: list[_Group] = []
+    first, low, last = 0, 0, 0
+    while last < vectors:
+        first, last = max(0, last - 1), min(max(0, last - 1) + GROUP, vectors)
+        high = int(np.searchsorted(own_P, last))
+        groups.append(_Group(first, last, low, high))
+        low = high
+    return groups
+
+
+def _some(rows: _Rows, places: np.ndarray) -> _Rows:
+    assert rows.tau_RQ is not None
+    return _Rows(rows.unit, rows.positions[places], rows.tau_RQ[places])
+
+
+def _blocks(unit: _Unit, most: int) -> list[tuple[int, int]]:
+    """A unit in blocks of equal length, at most so many elements."""
+    size = unit.stop - unit.start
+    length = -(-size // max(1, -(-size // most)))
+    return [(unit.start + low, unit.start + high) for low, high in spans(size, length)]

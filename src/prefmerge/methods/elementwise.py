@@ -40,7 +40,7 @@ class _MaxRule(Rule):
         for task in range(self.settings.tasks):
             deltas.read(task, start, stop, tau)
             kernels.fold_max(tau, out, owner, np.uint8(task))
-        return np.bincount(owner, minlength=self.settings.tasks)
+        return kernels.counts(owner, self.settings.tasks)
 
     def owner_of(self, tensor: int, start: int, stop: int, work: Workspace) -> np.ndarray:
         import numpy as np
@@ -74,7 +74,7 @@ class _RandomRule(Rule):
         deltas, length, tasks = self.tensors[tensor], stop - start, self.settings.tasks
         owner, tau = work.buffer("owner", length, np.uint8), work.buffer("tau", length)
         kernels.random_owners(key(self.settings[SEED], deltas.name, "random_mix"), start, tasks, owner)
-        owners = np.bincount(owner, minlength=tasks)
+        owners = kernels.counts(owner, tasks)
         for task in range(tasks):
             if owners[task]:
                 deltas.read(task, start, stop, tau)

@@ -6,13 +6,13 @@
 rms_t is the root mean square of the step over the tensor, from float64 sums over fixed stretches of 65,536 elements, so
 no block size changes it; I_t is 0 where rms_t is 0. t-1 is the task before t in the full order, even one that the user
 asked nothing of. Cost: `step` also reads the task before each that competes, where that does not compete, and all once
-more for their rms.
+more for their rms, unless who reads all for something else adds up the squares (`of_sums`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from prefmerge.methods.protocol import Deltas
 from prefmerge.vectors.workspace import BLOCK, Workspace, spans
 
 Fill = Callable[[int, np.ndarray], object]  # fills an array with a stretch of one task's vector
+
+
+Vectors = tuple[list[int], np.ndarray, np.ndarray]
 
 
 class MagnitudeImportance:
@@ -34,12 +37,26 @@ class MagnitudeImportance:
             read(task, out)
             yield out
 
+    def vectors(self, tasks: Sequence[int]) -> Vectors:
+        """Whose vectors the importances of `tasks` come from, ascending; for each of `tasks`, which of these is its
+        own, and which is the one before it: -1 for none. I = |own - before| / rms.
+        """
+        return list(tasks), np.arange(len(tasks)), np.full(len(tasks), -1)
+
+    def rms(self, tensor: int, tasks: Sequence[int]) -> np.ndarray:
+        """What the differences of `vectors` are divided by, float32."""
+        return np.ones(len(tasks), np.float32)
+
 
 class StepImportance:
-    """I_t = |tau_t - tau_{t-1}| / rms_t. `rms_ST` has one row per tensor, one entry per task."""
+    """I_t = |tau_t - tau_{t-1}| / rms_t. `rms_ST` has one row per tensor, one entry per task; None: not measured."""
 
-    def __init__(self, rms_ST: np.ndarray) -> None:
-        self.rms_ST = rms_ST
+    def __init__(self, rms_ST: np.ndarray | None = None) -> None:
+        self._rms_ST = rms_ST
+
+    @property
+    def is_measured(self) -> bool:
+        return self._rms_ST is not None
 
     @classmethod
     def measured(cls, tensors: Sequence[Deltas], tasks: Sequence[int], count: int, work: Workspace) -> StepImportance:
@@ -51,8 +68,22 @@ class StepImportance:
             steps = _steps(reader(tensors[i], start, stop), tasks, stop - start, work)
             return [float(kernels.step_squares(tau, before)) for tau, before in steps]
 
+        sums = work.map(squares, stretches)
+        return cls.of_sums(zip([i for i, _, _ in stretches], sums, strict=True), tensors, tasks, count)
+
+    @classmethod
+    def of_sums(
+        cls,
+        sums: Iterable[tuple[int, Sequence[float] | np.ndarray]],
+        tensors: Sequence[Deltas],
+        tasks: Sequence[int],
+        count: int,
+    ) -> StepImportance:
+        """From the sums of the squared steps of `tasks` in every stretch of `BLOCK` elements, each with its tensor, in
+        order.
+        """
         totals = np.zeros((len(tensors), count))
-        for (i, _, _), values in zip(stretches, work.map(squares, stretches), strict=True):
+        for i, values in sums:
             totals[i, list(tasks)] += values
         rms = np.zeros((len(tensors), count), np.float32)
         for i, deltas in enumerate(tensors):
@@ -64,10 +95,26 @@ class StepImportance:
         self, read: Fill, tensor: int, tasks: Sequence[int], rows: Sequence[np.ndarray], work: Workspace
     ) -> Iterator[np.ndarray]:
         """As `MagnitudeImportance.each`."""
+        rms = self.rms(tensor, tasks)
         steps = _steps(read, tasks, len(rows[0]) if rows else 0, work)
-        for task, (tau, before), out in zip(tasks, steps, rows, strict=True):
-            kernels.step_importance(tau, before, self.rms_ST[tensor, task], out)
+        for own, (tau, before), out in zip(rms, steps, rows, strict=True):
+            kernels.step_importance(tau, before, own, out)
             yield out
+
+    def vectors(self, tasks: Sequence[int]) -> Vectors:
+        """As `MagnitudeImportance.vectors`."""
+        read = sorted({*tasks, *(task - 1 for task in tasks if task)})
+        place = {task: i for i, task in enumerate(read)}
+        return (
+            read,
+            np.array([place[task] for task in tasks], np.int64),
+            np.array([place.get(task - 1, -1) for task in tasks], np.int64),
+        )
+
+    def rms(self, tensor: int, tasks: Sequence[int]) -> np.ndarray:
+        """As `MagnitudeImportance.rms`."""
+        assert self._rms_ST is not None, "the steps are not measured"
+        return self._rms_ST[tensor, list(tasks)]
 
 
 Importance = MagnitudeImportance | StepImportance
@@ -76,11 +123,6 @@ Importance = MagnitudeImportance | StepImportance
 def reader(deltas: Deltas, start: int, stop: int) -> Fill:
     """Reads [start, stop) of a task's vector."""
     return lambda task, out: deltas.read(task, start, stop, out)
-
-
-def gatherer(deltas: Deltas, indices: np.ndarray) -> Fill:
-    """Reads the elements at `indices`, ascending, of a task's vector."""
-    return lambda task, out: deltas.gather(task, indices, out)
 
 
 def _steps(read: Fill, tasks: Sequence[int], length: int, work: Workspace) -> Iterator[tuple[np.ndarray, np.ndarray]]:

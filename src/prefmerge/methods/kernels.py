@@ -160,6 +160,24 @@ def take_owned(tau, owner, task, out):
 
 
 @kernel
+def counts(owner, tasks):
+    """How many elements each task owns."""
+    # Equal owners follow one another, and a count that was just written is slow to read: four lists take turns.
+    parts = np.zeros((4, 256), np.int64)
+    for i in range(0, owner.size - 3, 4):
+        parts[0, owner[i]] += 1
+        parts[1, owner[i + 1]] += 1
+        parts[2, owner[i + 2]] += 1
+        parts[3, owner[i + 3]] += 1
+    for i in range(owner.size - owner.size % 4, owner.size):
+        parts[0, owner[i]] += 1
+    total = np.zeros(tasks, np.int64)
+    for t in range(tasks):
+        total[t] = parts[0, t] + parts[1, t] + parts[2, t] + parts[3, t]
+    return total
+
+
+@kernel
 def random_owners(key, start, tasks, owner):
     """A uniformly random owner for every element, from the top 32 bits of its keyed number."""
     count = np.uint64(tasks)
@@ -292,6 +310,31 @@ def magnitude_histogram_low(tau, bucket, histogram):
         b = bits[i] & np.uint32(0x7FFFFFFF)
         if b >> np.uint32(16) == bucket:
             histogram[b & np.uint32(0xFFFF)] += 1
+
+
+@kernel
+def list_magnitudes(tau, first, width, listed):
+    """List the |tau| whose bit patterns lie in [first, first + width), which are few, in order. Returns how many."""
+    bits, patterns = tau.view(np.uint32), listed.view(np.uint32)
+    count = 0
+    for i in range(bits.size):
+        b = np.uint32(bits[i] & np.uint32(0x7FFFFFFF))
+        if np.uint32(b - first) < width:  # unsigned: what is below is far above
+            patterns[count] = b
+            count += 1
+    return count
+
+
+@kernel
+def locate(histogram, keep):
+    """The bucket that holds the keep-th largest value, and how many lie in the buckets above it."""
+    above = 0
+    for i in range(histogram.size):
+        bucket = histogram.size - 1 - i
+        if above + histogram[bucket] >= keep:
+            return bucket, above
+        above += histogram[bucket]
+    return -1, above
 
 
 @kernel

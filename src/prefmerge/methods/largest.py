@@ -1,12 +1,15 @@
 """The k largest magnitudes of a scope, exactly, without sorting it.
 
-The k-th largest is found in two readings by counting float32 bit patterns, whose order is that of magnitudes; values
-equal to it are kept in order of tensor and index until k are kept. Several k come from the same two readings. Cost: a
-third reading where equals need an order, and counting arrays of 64 KiB to 512 KiB. Not here: whose values they are.
+The k-th largest is found by counting float32 bit patterns, whose order is that of magnitudes: first by their upper
+bits, then those of one count by their lower bits. Values equal to it are kept in order of tensor and index until k are
+kept. Several k come from the same readings. Cost: one reading, in which the values near the k-th of a first block are
+listed; where that block says little of the others, a second, and a third where equals need an order. Counting arrays
+of 64 KiB to 512 KiB, and the lists, a few of a hundred values. Not here: whose values they are.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +21,9 @@ from prefmerge.vectors.workspace import Workspace, spans
 
 HIGH, LOW = 1 << 15, 1 << 16  # counting arrays over the bit pattern's upper 15 and lower 16 bits
 STRETCH = 1 << 16  # elements for which the equals before them are known
+DEVIATIONS = 4.0  # standard deviations of a first block's counts, around which values are listed
+ALL = 1 << 62  # equals: more than there are
+MOST_LISTED = 8  # one of so many values
 
 Read = Callable[[int, int, int, np.ndarray], object]  # (tensor, start, stop, float32 to fill)
 
@@ -39,16 +45,32 @@ class Cut:
 
     def trim(self, values: np.ndarray, tensor: int, start: int, read: Read, work: Workspace) -> None:
         """Zero what does not survive of the `values` of a tensor from element `start` on."""
-        left = values.size
-        if self.before is not None:
-            stretch = start // STRETCH * STRETCH
-            before = self.before[tensor, stretch]
-            if start > stretch:
-                earlier = work.buffer("equals-before", start - stretch)
-                read(tensor, stretch, start, earlier)
-                before += int(kernels.count_equal(earlier, np.uint32(self.threshold)))
-            left = max(0, self.ties - before)
-        kernels.trim(values, np.uint32(self.threshold), left)
+        self.trim_next(values, self.left_at(tensor, start, read, work))
+
+    def left_at(self, tensor: int, start: int, read: Read, work: Workspace) -> int:
+        """How many equals are kept from element `start` on, as far as it matters."""
+        if self.before is None:
+            return ALL
+        stretch = start // STRETCH * STRETCH
+        before = self.before[tensor, stretch]
+        if start > stretch:
+            earlier = work.buffer("equals-before", start - stretch)
+            read(tensor, stretch, start, earlier)
+            before += int(kernels.count_equal(earlier, np.uint32(self.threshold)))
+        return max(0, self.ties - before)
+
+    def trim_next(self, values: np.ndarray, left: int) -> int:
+        """Zero what does not survive of `values`, of whose equals `left` are kept. Returns how many are left after."""
+        return kernels.trim(values, np.uint32(self.threshold), left)
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """The bit patterns of the magnitudes of a block whose upper bits lie in [first, last), in order; as float32."""
+
+    first: int
+    last: int
+    values: np.ndarray
 
 
 class SomeMagnitudes:
@@ -62,16 +84,25 @@ class SomeMagnitudes:
         self._blocks = [(i, start, stop) for i, size in enumerate(sizes) for start, stop in spans(size, STRETCH)]
         self._equals: list[int] = []
         # One counting array per stretch of blocks, not per block: they are as large as a block itself.
-        each = max(1, -(-len(self._blocks) // (4 * work.threads)))
+        groups = 4 * work.at_hand if work.at_hand > 1 else 1
+        each = max(1, -(-len(self._blocks) // groups))
         self._groups = [self._blocks[low:high] for low, high in spans(len(self._blocks), each)]
+        self._listed: dict[tuple[int, int, int], list[_Listed]] = {}
 
-    def high(self) -> np.ndarray:
-        """How many there are by the upper bits."""
+    def high(self, parts: Sequence[float]) -> np.ndarray:
+        """How many there are by the upper bits. `parts`: what of the whole will be kept, for each cut. The values where
+        the cuts probably lie are listed, so that nothing more need be read.
+        """
 
         def count(group: list[tuple[int, int, int]]) -> np.ndarray:
             histogram = np.zeros(HIGH, np.int64)
-            for block in group:
-                kernels.magnitude_histogram(self._values(block), histogram)
+            windows: list[tuple[int, int]] = []
+            for n, block in enumerate(group):
+                values = self._values(block)
+                kernels.magnitude_histogram(values, histogram)
+                if n == 0:
+                    windows = [window for part in parts if (window := _window(histogram, part))]
+                self._listed[block] = [one for window in windows if (one := self._list(values, *window))]
             return histogram
 
         return _added(self._work.map(count, self._groups), (HIGH,))
@@ -82,9 +113,8 @@ class SomeMagnitudes:
         def count(group: list[tuple[int, int, int]]) -> np.ndarray:
             histograms = np.zeros((len(buckets), LOW), np.int64)
             for block in group:
-                read_once = self._values(block)
                 for bucket, histogram in zip(buckets, histograms, strict=True):
-                    kernels.magnitude_histogram_low(read_once, np.uint32(bucket), histogram)
+                    kernels.magnitude_histogram_low(self._with(bucket, block), np.uint32(bucket), histogram)
             return histograms
 
         return _added(self._work.map(count, self._groups), (len(buckets), LOW))
@@ -93,7 +123,7 @@ class SomeMagnitudes:
         """How many have this bit pattern; where they are is kept for the next `cut`."""
         pattern = np.uint32(threshold)
         self._equals = self._work.map(
-            lambda block: int(kernels.count_equal(self._values(block), pattern)), self._blocks
+            lambda block: int(kernels.count_equal(self._with(threshold >> 16, block), pattern)), self._blocks
         )
         return sum(self._equals)
 
@@ -111,17 +141,34 @@ class SomeMagnitudes:
         self._read(i, start, stop, out)
         return out
 
+    def _list(self, values: np.ndarray, first: int, last: int) -> _Listed | None:
+        """What of a block lies in a window; None where there is no memory for it."""
+        found = self._work.buffer("listed", values.size + 1)  # the next candidate is written before it counts
+        count = kernels.list_magnitudes(values, np.uint32(first << 16), np.uint32((last - first) << 16), found)
+        kept = self._work.spare(count, np.float32)
+        if kept is None:
+            return None
+        kept[:] = found[:count]
+        return _Listed(first, last, kept)
+
+    def _with(self, bucket: int, block: tuple[int, int, int]) -> np.ndarray:
+        """Values of a block, all of this bucket among them: what is listed, or all."""
+        for one in self._listed.get(block, ()):
+            if one.first <= bucket < one.last:
+                return one.values
+        return self._values(block)
+
 
 def cuts(sizes: Sequence[int], read: Read, keeps: Sequence[int], work: Workspace) -> list[Cut]:
     """The cut that keeps the k largest magnitudes of all tensors, for every k, from 0 to the number of elements."""
     magnitudes = SomeMagnitudes(sizes, read, work)
-    find_cuts(keeps, alone(magnitudes))
+    find_cuts(keeps, sum(sizes), alone(magnitudes))
     return magnitudes.cuts
 
 
-def find_cuts(keeps: Sequence[int], ask: Ask) -> None:
-    """Have every section of a scope, each a `SomeMagnitudes`, know the cut for every k."""
-    high = _summed(ask(SomeMagnitudes.high))
+def find_cuts(keeps: Sequence[int], elements: int, ask: Ask) -> None:
+    """Have every section of a scope, each a `SomeMagnitudes`, know the cut for every k. `elements`: of the scope."""
+    high = _summed(ask(SomeMagnitudes.high, [keep / max(1, elements) for keep in keeps]))
     located = [locate(high, keep) for keep in keeps]
     buckets = sorted({bucket for bucket, _ in located})
     lows = _summed(ask(SomeMagnitudes.low, buckets))
@@ -135,6 +182,17 @@ def find_cuts(keeps: Sequence[int], ask: Ask) -> None:
             ask(SomeMagnitudes.cut, threshold, ties, each=[sum(equals[:i]) for i in range(len(equals))])
         else:
             ask(SomeMagnitudes.cut, None, threshold, ties)
+
+
+def _window(histogram: np.ndarray, part: float) -> tuple[int, int] | None:
+    """The buckets in which the cut that keeps this part lies, as far as a first block can say; None where they hold
+    more values than it would pay to list.
+    """
+    size = int(histogram.sum())
+    keep, doubt = part * size, DEVIATIONS * math.sqrt(size * part * (1 - part)) + 1
+    first, _ = locate(histogram, min(size, math.ceil(keep + doubt)))
+    last, _ = locate(histogram, max(1, math.floor(keep - doubt)))
+    return (first, last + 1) if int(histogram[first : last + 1].sum()) * MOST_LISTED <= size else None
 
 
 def _added(counts: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
@@ -157,7 +215,4 @@ def _summed(counts: Sequence[np.ndarray]) -> np.ndarray:
 
 def locate(histogram: np.ndarray, keep: int) -> tuple[int, int]:
     """The bucket that holds the keep-th largest value, and how many lie in the buckets above it."""
-    from_top = np.cumsum(histogram[::-1])
-    position = int(np.searchsorted(from_top, keep))
-    above = int(from_top[position - 1]) if position else 0
-    return histogram.size - 1 - position, above
+    return kernels.locate(histogram, keep)

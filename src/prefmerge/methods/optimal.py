@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from prefmerge.methods import kernels
+from prefmerge.methods import kernels, settling
 from prefmerge.methods.contested import Contested
 from prefmerge.methods.importance import Importance
 from prefmerge.methods.parameters import SEED, STRENGTH
@@ -152,9 +152,10 @@ def _search(problem: _Problem, widen: float, attempt: int) -> tuple[float, np.nd
     with problem.work.heavy:
         W_RP, noise = problem.gather(0.0, 1.0, 0, noise)
         owner_R, price_P = solve(W_RP, left_P, _levels(len(W_RP), problem.settings[SEED]), price_P)
-        held = W_RP[np.arange(len(W_RP)), owner_R]
-        lost = float(((W_RP - price_P).max(axis=1) - (held - price_P[owner_R])).sum()) if len(W_RP) else 0.0
-        del W_RP
+        lost_R, held_R = np.empty(len(W_RP)), np.empty(len(W_RP))
+        settling.what_was_lost(W_RP, price_P, owner_R, lost_R, held_R)
+        lost, held = float(lost_R.sum()), float(held_R.sum())
+        del W_RP, lost_R, held_R
     differences_PP = price_P[:, None] - price_P[None, :]
     np.fill_diagonal(differences_PP, -np.inf)
     rounding = 4 * np.finfo(np.float64).eps * float(np.abs(price_P).max())
@@ -163,7 +164,7 @@ def _search(problem: _Problem, widen: float, attempt: int) -> tuple[float, np.nd
         # Some settled element may be worth more to another task. Mostly it is a handful by a hair: measure.
         measured = max(0.0, problem.measured(price_P))
         return (measured, price_P) if measured <= AIM else None
-    retained = settled_importance + float(held.sum())
+    retained = settled_importance + held
     return ((lost + problem.elements * (noise + rounding)) / retained if retained > 0 else 0.0), price_P
 
 

@@ -91,6 +91,8 @@ def _runs(parts: Sequence[_Part], masks: np.ndarray, owners: np.ndarray, length:
 class Records:
     """The masks and owners of some tensors of a scope, one after the other. What is asked of it: see `sections`."""
 
+    merged = None  # the values of the owners are not at hand
+
     def __init__(
         self, tensors: Sequence[Deltas], competing: int, importance: Importance, settings: Settings, work: Workspace
     ) -> None:

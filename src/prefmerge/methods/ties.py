@@ -41,12 +41,17 @@ class _TiesRule(Rule):
         from prefmerge.vectors.workspace import spans
 
         weights = np.array([float(weight) for weight in self.settings.per_task(WEIGHTS)], np.float64)
+        readers = [reader(self.tensors, task) for task in range(self.settings.tasks)]
+        left = [
+            0 if cut is None else cut.left_at(tensor, start, read, work)
+            for cut, read in zip(self.cuts, readers, strict=True)
+        ]
         for low, high in spans(stop - start, work.shared(self.settings.tasks)):
             tau_TP = work.buffer("ties", (self.settings.tasks, high - low))
             for task, cut in enumerate(self.cuts):
-                self.tensors[tensor].read(task, start + low, start + high, tau_TP[task])
+                readers[task](tensor, start + low, start + high, tau_TP[task])
                 if cut is not None:
-                    cut.trim(tau_TP[task], tensor, start + low, reader(self.tensors, task), work)
+                    left[task] = cut.trim_next(tau_TP[task], left[task])
             kernels.disjoint_merge(tau_TP, weights, weights, self.settings[NORMALIZE], out[low:high])
 
 
@@ -110,6 +115,6 @@ class Ties(InSections):
             from prefmerge.methods.largest import find_cuts
 
             ask(_TiesSection.begin)
-            find_cuts([keep], inside(ask))
+            find_cuts([keep], elements, inside(ask))
             ask(_TiesSection.end)
         return Report()

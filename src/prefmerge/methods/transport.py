@@ -23,24 +23,22 @@ from prefmerge.ground.draws import largest_remainder
 from prefmerge.vectors.kernel_cache import kernel
 
 LISTED = 48  # cheapest rows remembered for each pair of tasks
+SPARED = 1 << 16  # rows noted for later lists, of all pairs together
+MANY = 1 << 15  # rows, so many that lists run out
 STRETCH = 256  # rows looked at together, in the first-level cache
 
 
 @kernel
 def _give_to_best(W_RP, price_P, owner_R):
     """Give every row to its best task, the first of equals."""
-    value = np.empty(STRETCH)
-    for first in range(0, owner_R.size, STRETCH):
-        owners = owner_R[first : first + STRETCH]
-        for i in range(owners.size):
-            value[i] = W_RP[first + i, 0] - price_P[0]
-            owners[i] = 0
+    for r in range(owner_R.size):
+        value, best = W_RP[r, 0] - price_P[0], 0
         for t in range(1, price_P.size):
-            for i in range(owners.size):
-                leading, leader = value[i], owners[i]
-                x = W_RP[first + i, t] - price_P[t]
-                value[i] = x if x > leading else leading
-                owners[i] = t if x > leading else leader
+            x = W_RP[r, t] - price_P[t]
+            better = x > value
+            value = x if better else value
+            best = t if better else best
+        owner_R[r] = best
 
 
 @kernel(inline="always")
@@ -73,30 +71,100 @@ def _fill_lists(W_RP, owner_R, rows, costs, counts, cutoff):
 
 
 @kernel
-def _refill(W_RP, owner_R, source, target, rows, costs, cutoff):
+def _refill(W_RP, owner_R, source, target, rows, costs, cutoff, spare, spared, limit):
     """List the cheapest moves source -> target, sorted; every move not listed costs at least `cutoff[source,
-    target]`.
+    target]`. Returns how many are listed.
+
+    Who looks at all rows notes those below `limit[source, target]` in `spare`: mostly they are enough the next time.
     """
+    listed, listed_rows = costs[source, target], rows[source, target]
+    if spared[source, target] > LISTED:
+        count, last = 0, np.inf
+        for j in range(spared[source, target]):
+            r = spare[source, target, j]
+            cost = W_RP[r, source] - W_RP[r, target]
+            if owner_R[r] == source and (cost < last or (cost == last and r < listed_rows[LISTED - 1])):
+                count = _list_in_order(r, cost, count, listed, listed_rows)
+                last = listed[LISTED - 1] if count == LISTED else np.inf
+        if count == LISTED:
+            cutoff[source, target] = last
+            return count
     count = 0
-    limit = np.inf
+    last = np.inf
     held = np.empty(STRETCH, np.int64)
+    every, every_rows, number = np.empty(owner_R.size), np.empty(owner_R.size, np.int64), 0
     for first in range(0, owner_R.size, STRETCH):
         # The source's rows are listed first, without a jump: whose a row is no processor can predict.
         owners = owner_R[first : first + STRETCH]
-        number = 0
+        own = 0
         for i in range(owners.size):
-            held[number] = first + i
-            number += owners[i] == source
-        for j in range(number):
+            held[own] = first + i
+            own += owners[i] == source
+        for j in range(own):
             r = held[j]
             cost = W_RP[r, source] - W_RP[r, target]
-            if cost >= limit:
-                continue
-            count = _list(r, cost, count, costs[source, target], rows[source, target])
-            if count == LISTED:
-                limit = costs[source, target, LISTED - 1]
-    cutoff[source, target] = limit
+            every[number] = cost
+            every_rows[number] = r
+            number += 1
+            if cost < last:
+                count = _list(r, cost, count, listed, listed_rows)
+                if count == LISTED:
+                    last = listed[LISTED - 1]
+    cutoff[source, target] = last
+    # As many again as there is room for, if they lie as close as those that are listed.
+    room = spare.shape[2]
+    spared[source, target] = 0
+    if count == LISTED and room > 2 * LISTED:
+        beyond = last + (last - listed[0]) * (room * 0.7 / LISTED - 1)
+        noted = 0
+        for j in range(number):
+            if every[j] < beyond:
+                if noted == room:
+                    return count
+                spare[source, target, noted] = every_rows[j]
+                noted += 1
+        spared[source, target], limit[source, target] = noted, beyond
     return count
+
+
+@kernel(inline="always")
+def _list_in_order(row, cost, count, costs, rows):
+    """`_list` for rows in any order, some of them twice: equal costs are sorted by row."""
+    i = count
+    while i > 0 and (costs[i - 1] > cost or (costs[i - 1] == cost and rows[i - 1] >= row)):
+        i -= 1
+    if i < count and costs[i] == cost and rows[i] == row:
+        return count
+    for j in range(min(count, LISTED - 1), i, -1):
+        costs[j] = costs[j - 1]
+        rows[j] = rows[j - 1]
+    costs[i] = cost
+    rows[i] = row
+    return min(count + 1, LISTED)
+
+
+@kernel
+def _note_all(W_RP, owner_R, costs, counts, spare, spared, limit):
+    """After `_fill_lists`, what `_refill` notes, of every pair of tasks in one more walk over the rows."""
+    P, room = W_RP.shape[1], spare.shape[2]
+    for s in range(P):
+        for t in range(P):
+            first, last = costs[s, t, 0], costs[s, t, LISTED - 1]
+            limit[s, t] = last + (last - first) * (room * 0.7 / LISTED - 1) if counts[s, t] == LISTED else -np.inf
+    for r in range(owner_R.size):
+        s = owner_R[r]
+        worth = W_RP[r, s]
+        for t in range(P):
+            if worth - W_RP[r, t] < limit[s, t] and t != s:
+                if spared[s, t] == room:
+                    limit[s, t] = -np.inf
+                else:
+                    spare[s, t, spared[s, t]] = r
+                    spared[s, t] += 1
+    for s in range(P):
+        for t in range(P):
+            if limit[s, t] == -np.inf:
+                spared[s, t] = 0
 
 
 @kernel
@@ -123,7 +191,7 @@ def _insert(row, cost, source, target, rows, costs, counts, cutoff):
 
 
 @kernel
-def _cheapest(W_RP, owner_R, source, target, rows, costs, counts, cutoff):
+def _cheapest(W_RP, owner_R, source, target, rows, costs, counts, cutoff, spare, spared, limit):
     """The cost of the cheapest move source -> target; it then stands first in its list. Infinity when there is none."""
     while True:
         count = counts[source, target]
@@ -140,7 +208,7 @@ def _cheapest(W_RP, owner_R, source, target, rows, costs, counts, cutoff):
             return costs[source, target, 0]
         if cutoff[source, target] == np.inf:
             return np.inf
-        counts[source, target] = _refill(W_RP, owner_R, source, target, rows, costs, cutoff)
+        counts[source, target] = _refill(W_RP, owner_R, source, target, rows, costs, cutoff, spare, spared, limit)
         if counts[source, target] == 0:
             return np.inf
 
@@ -159,8 +227,15 @@ def assign(W_RP, budget_P, price_P, owner_R):
     costs = np.empty((P, P, LISTED), np.float64)
     counts = np.zeros((P, P), np.int64)
     cutoff = np.full((P, P), np.inf)
+    # What `_cheapest` last said of each pair, and whether nothing has happened since to its list's first row.
+    cheapest, known = np.empty((P, P)), np.zeros((P, P), np.bool_)
+    # Of each pair, rows below a limit that were noted when all were looked at, and those that came since; 0: not known.
+    spare = np.empty((P, P, min(R, SPARED // (P * P))), np.int64)
+    spared, limit = np.zeros((P, P), np.int64), np.empty((P, P))
     if (held > budget_P).any():
         _fill_lists(W_RP, owner_R, rows, costs, counts, cutoff)
+        if spare.shape[2] > 8 * LISTED and R > MANY:
+            _note_all(W_RP, owner_R, costs, counts, spare, spared, limit)
     distance = np.empty(P)
     before = np.empty(P, np.int64)
     done = np.empty(P, np.bool_)
@@ -189,7 +264,12 @@ def assign(W_RP, budget_P, price_P, owner_R):
                 break
             for t in range(P):
                 if not done[t]:
-                    cost = _cheapest(W_RP, owner_R, s, t, rows, costs, counts, cutoff)
+                    if not known[s, t]:
+                        cheapest[s, t] = _cheapest(
+                            W_RP, owner_R, s, t, rows, costs, counts, cutoff, spare, spared, limit
+                        )
+                        known[s, t] = True
+                    cost = cheapest[s, t]
                     if cost < np.inf:
                         reach = distance[s] + max(0.0, cost - (price_P[s] - price_P[t]))
                         if reach < distance[t]:
@@ -201,12 +281,22 @@ def assign(W_RP, budget_P, price_P, owner_R):
         t = goal
         while before[t] >= 0:
             s = before[t]
-            _cheapest(W_RP, owner_R, s, t, rows, costs, counts, cutoff)
+            if not known[s, t]:
+                _cheapest(W_RP, owner_R, s, t, rows, costs, counts, cutoff, spare, spared, limit)
             r = rows[s, t, 0]
             owner_R[r] = t
             for u in range(P):
+                known[s, u] = known[s, u] and (counts[s, u] == 0 or rows[s, u, 0] != r)
                 if u != t:
-                    _insert(r, W_RP[r, t] - W_RP[r, u], t, u, rows, costs, counts, cutoff)
+                    known[t, u] = False
+                    cost = W_RP[r, t] - W_RP[r, u]
+                    _insert(r, cost, t, u, rows, costs, counts, cutoff)
+                    if spared[t, u] and cost < limit[t, u]:
+                        if spared[t, u] == spare.shape[2]:
+                            spared[t, u] = 0
+                        else:
+                            spare[t, u, spared[t, u]] = r
+                            spared[t, u] += 1
             held[s] -= 1
             held[t] += 1
             t = s

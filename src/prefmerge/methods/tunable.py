@@ -91,6 +91,7 @@ class _OwnerRule(Rule):
     owners: list[np.ndarray | None] = field(
         default_factory=list
     )  # one byte per element; None where no task changed the tensor
+    values: list[np.ndarray | None] = field(default_factory=list)  # those of the owners; None where they are to be read
 
     def unchanged(self, tensor: int) -> bool:
         return self.owners[tensor] is None
@@ -103,8 +104,10 @@ class _OwnerRule(Rule):
         owners = self.owners[tensor]
         assert owners is not None
         owner, tau, tasks = owners[start:stop], work.buffer("tau", stop - start), self.settings.tasks
-        counts = np.bincount(owner, minlength=tasks)
-        for task in range(tasks):
+        counts, values = kernels.counts(owner, tasks), self.values[tensor]
+        if values is not None:
+            out[:] = values[start:stop]
+        for task in range(tasks if values is None else 0):
             if counts[task]:
                 self.tensors[tensor].read(task, start, stop, tau)
                 kernels.take_owned(tau, owner, np.uint8(task), out)
@@ -126,6 +129,7 @@ class _OwnedSection(ScopeSection):
         self._tensors, self._settings, self._work = tensors, settings, work
         self._live: list[int] = []  # the tensors that a task changed
         self._owners: np.ndarray | None = None  # of their elements, one after the other
+        self._merged: np.ndarray | None = None  # their values, where the selection kept them
 
     def changed_elements(self) -> int:
         """How many elements the tensors have that a task changed."""
@@ -141,11 +145,14 @@ class _OwnedSection(ScopeSection):
     def begin(self, competing: Sequence[int]) -> None:
         """The selection begins, among these tasks."""
         from prefmerge.methods.contested import Contested
-        from prefmerge.methods.importance import importance_of
+        from prefmerge.methods.importance import StepImportance, importance_of
         from prefmerge.methods.records import Records
 
         kept, settings, work = self._kept, self._settings, self._work
-        importance = importance_of(settings[IMPORTANCE], kept, competing, settings.tasks, work)
+        if settings[SELECTION] == "optimal" and settings[IMPORTANCE] == "step" and len(competing) > 1:
+            importance = StepImportance()  # who gathers the first sample measures
+        else:
+            importance = importance_of(settings[IMPORTANCE], kept, competing, settings.tasks, work)
         if settings[SELECTION] == "optimal":
             self.inner = Contested(kept, competing, importance, settings, work)
         else:
@@ -153,17 +160,19 @@ class _OwnedSection(ScopeSection):
 
     def end(self) -> None:
         """Every element has its owner."""
-        self._owners, self.inner = self.inner.owners, None
+        self._owners, self._merged, self.inner = self.inner.owners, self.inner.merged, None
 
     def rule(self, report: Report) -> Rule:
         owners: list[np.ndarray | None] = [None] * len(self._tensors)
+        values = owners.copy()
         start = 0
         for i in self._live:
             assert self._owners is not None
-            size = self._tensors[i].size
-            owners[i] = self._owners[start : start + size]
-            start += size
-        return _OwnerRule(self._tensors, self._settings, report, owners=owners)
+            stop = start + self._tensors[i].size
+            owners[i] = self._owners[start:stop]
+            values[i] = None if self._merged is None else self._merged[start:stop]
+            start = stop
+        return _OwnerRule(self._tensors, self._settings, report, owners=owners, values=values)
 
     @property
     def _kept(self) -> list[Deltas]:

@@ -25,7 +25,7 @@ from prefmerge.checkpoints.dtypes import rounds, to_float, to_float32
 from prefmerge.errors import NonFiniteValue
 from prefmerge.vectors import kernels
 from prefmerge.vectors.kernels import operand
-from prefmerge.vectors.reading import Reading, ReadInput, ThreadBuffers
+from prefmerge.vectors.reading import Reading, ReadInput, ReadTensor, ThreadBuffers
 
 
 class BaseReader(Protocol):
@@ -80,7 +80,7 @@ class StoredBase(BaseReader):
 
     def __init__(self, reading: Reading, name: str) -> None:
         self.name = name
-        self._source, self._space = reading.base, reading.space
+        self._source, self._space, self._stored = reading.base, reading.space, ReadTensor(reading.base, name)
         self._dtype = self._source.checkpoint.tensors[name].dtype
 
     def operand(self, start: int, stop: int) -> np.ndarray:
@@ -99,7 +99,7 @@ class StoredBase(BaseReader):
         return kept[1]
 
     def _read(self, start: int, stop: int) -> np.ndarray:
-        return operand(self._source.read(self.name, start, stop, self._space, "base"), self._dtype)
+        return operand(self._stored.read(start, stop, self._space, "base"), self._dtype)
 
     def _converted(self, start: int, stop: int) -> np.ndarray:
         nbytes = (stop - start) * 4
@@ -118,7 +118,7 @@ class StoredBase(BaseReader):
 
     def model(self, start: int, stop: int) -> np.ndarray:
         self._source.touched = True
-        values = to_float(self._source.read(self.name, start, stop, self._space, "base's model"), self._dtype)
+        values = to_float(self._stored.read(start, stop, self._space, "base's model"), self._dtype)
         if not np.isfinite(_narrow(values)).all():
             self.complain(np.arange(start, stop))
         return values
@@ -138,6 +138,7 @@ class StoredVector(VectorReader):
 
     def __init__(self, reading: Reading, task: int, base: BaseReader, stored_as: str) -> None:
         self.source, self._space, self._base, self.name = reading.tasks[task], reading.space, base, stored_as
+        self._stored = ReadTensor(self.source, stored_as)
         info = self.source.checkpoint.tensors[stored_as]
         self.shape, self._dtype = info.shape, info.dtype
         before = reading.base.checkpoint.tensors[base.name].dtype
@@ -145,7 +146,7 @@ class StoredVector(VectorReader):
 
     def read(self, start: int, stop: int, out: np.ndarray) -> bool:
         self.source.touched = True
-        stored = self.source.read(self.name, start, stop, self._space, "task")
+        stored = self._stored.read(start, stop, self._space, "task")
         values = operand(stored, self._dtype)
         if self.source.vector:
             finite, changed = kernels.convert(values, out)
@@ -167,7 +168,7 @@ class StoredVector(VectorReader):
 
     def model(self, start: int, stop: int, *, compare: bool) -> tuple[np.ndarray, bool]:
         self.source.touched = True
-        stored = self.source.read(self.name, start, stop, self._space, "model")
+        stored = self._stored.read(start, stop, self._space, "model")
         values = to_float(stored, self._dtype)
         narrow = _narrow(values)
         if not np.isfinite(narrow).all():

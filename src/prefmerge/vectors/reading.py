@@ -11,6 +11,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import final
 
 import numpy as np
 
@@ -79,17 +80,8 @@ class ReadInput:
         return self.checkpoint.aliases.get(tensor, tensor)
 
     def read(self, tensor: str, start: int, stop: int, space: ThreadBuffers, buffer: str) -> np.ndarray:
-        """The stored elements [start, stop) of `tensor`, in that buffer of `space`; of an input that counts as used
-        (`touched`) their chunks are hashed then.
-        """
-        name = self.stored_name(tensor)
-        fingerprint = self.fingerprint if self.touched and name not in self._moved else None
-        reach = stop if fingerprint is None else fingerprint.reach(name, start, stop)
-        into = space.buffer(buffer, (reach - start) * self.checkpoint.tensors[name].dtype.itemsize)
-        stored = self.checkpoint.read(name, start, reach, into)
-        if fingerprint is not None:
-            fingerprint.add(name, stored, start)
-        return stored[: stop - start]
+        """As `ReadTensor.read`, of one stretch alone."""
+        return ReadTensor(self, tensor).read(start, stop, space, buffer)
 
     def gather(self, tensor: str, indices: np.ndarray, space: ThreadBuffers) -> np.ndarray:
         """The stored elements at `indices`, ascending: read in stretches, for a call costs as much as a few thousand
@@ -107,6 +99,10 @@ class ReadInput:
                 np.take(stretch, indices[low:high] - first, out=stored[low:high])
         return stored
 
+    def fingerprint_of(self, stored: str) -> Fingerprint | None:
+        """What the elements of a tensor are hashed into when they are read; None where they are not."""
+        return None if stored in self._moved else self.fingerprint
+
     def hash_rest(self) -> None:
         """Hash what was not read, so that the fingerprint covers the whole checkpoint."""
         if self.fingerprint is not None:
@@ -119,6 +115,29 @@ class ReadInput:
         if isinstance(self._original, AdapterVector):
             return self._original.content() if self.hashed and self.touched else None
         return self.fingerprint.hexdigest() if self.fingerprint is not None and self.fingerprint.covered() else None
+
+
+@final
+class ReadTensor:
+    """One tensor of an input while it is read: what is the same for all its blocks is looked up once."""
+
+    def __init__(self, source: ReadInput, tensor: str) -> None:
+        self._source, self._name = source, source.stored_name(tensor)
+        self._itemsize = source.checkpoint.tensors[self._name].dtype.itemsize
+        self._fingerprint = source.fingerprint_of(self._name)
+        self._read = source.checkpoint.read
+
+    def read(self, start: int, stop: int, space: ThreadBuffers, buffer: str) -> np.ndarray:
+        """The stored elements [start, stop), in that buffer of `space`; of an input that counts as used (`touched`)
+        their chunks are hashed then.
+        """
+        name, fingerprint = self._name, self._fingerprint
+        if fingerprint is None or not self._source.touched or not fingerprint.lacks(name, start, stop):
+            return self._read(name, start, stop, space.buffer(buffer, (stop - start) * self._itemsize))
+        reach = fingerprint.reach(name, start, stop)
+        stored = self._read(name, start, reach, space.buffer(buffer, (reach - start) * self._itemsize))
+        fingerprint.add(name, stored, start)
+        return stored[: stop - start]
 
 
 class Reading:

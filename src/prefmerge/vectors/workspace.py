@@ -80,7 +80,7 @@ class Workspace:
         first error ends it.
         """
         work = list(items)
-        if self._pool is None or len(work) < 2 or getattr(self._local, "inside", False):
+        if self._pool is None or len(work) < 2 or self.at_hand == 1:
             return [function(item) for item in work]
 
         def inside(item: Item) -> Made:
@@ -97,6 +97,11 @@ class Workspace:
             for future in futures:
                 future.cancel()
             raise
+
+    @property
+    def at_hand(self) -> int:
+        """How many threads a `map` called here would use."""
+        return 1 if self._pool is None or getattr(self._local, "inside", False) else self.threads
 
     def walk(self, items: Iterable[Item], size: Callable[[Item], int], function: Callable[[Item], object]) -> None:
         """function(item) for every item, in their order: tensors, or what takes their place, of `size` elements. A
@@ -153,6 +158,19 @@ class Workspace:
                     "more memory with --max-memory, or write to another disk."
                 ) from error
             raise OutputError(f"{where}: cannot hold {nbytes} bytes of scratch ({error.strerror or error}).") from error
+
+    def spare(self, size: int, dtype: Any) -> np.ndarray | None:
+        """A large array, contents undefined, for what can be read again; None where it would take more than half of
+        what the limit leaves.
+        """
+        nbytes = size * np.dtype(dtype).itemsize
+        with self._lock:
+            if 2 * nbytes > self._left:
+                return None
+            self._left -= nbytes
+        array = np.empty(size, dtype)
+        weakref.finalize(array, self._give_back, nbytes)
+        return array
 
     def _give_back(self, nbytes: int) -> None:
         with self._lock:
