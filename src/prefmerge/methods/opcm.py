@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from prefmerge.methods.parameters import SCALE, UNIT, Group, Parameter, Range
+from prefmerge.methods.parameters import SCALE, UNIT, Group, Parameter
 from prefmerge.methods.protocol import Deltas, Report, Rule, Settings
 from prefmerge.methods.sections import Ask, InSections, ScopeSection
 
@@ -48,7 +48,6 @@ ALPHA = Parameter(
     UNIT,
     Fraction(1, 2),  # the authors'
     "how much of the merged matrix, by singular values, is closed to the tasks that come",
-    search=Range(0.0, 0.9, 2),
     quiet=True,
     group=Group.RULE,
 )

@@ -55,7 +55,7 @@ class Workspace:
         self.heavy = threading.BoundedSemaphore(HEAVY)  # held by whoever fills memory beyond blocks and `allocate`
         self._left = self.memory = memory
         self._spilled = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # an array may be freed, and give back, while it is held
         self._local = threading.local()
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="prefmerge") if self.threads > 1 else None
 
