@@ -91,6 +91,9 @@ def cases(tasks: int, cold: bool) -> list[Case]:
     return [*rows, *(ten if tasks < MANY else []), *last]
 
 
+FEW = {"opcm": 2}  # tasks: each from the second on takes a minute of singular vectors
+
+
 def every_method(tasks: int) -> list[Case]:
     """A row for each method as it is without further words, and the selections of Tunable MAGMAX."""
     from prefmerge.methods import METHODS
@@ -100,7 +103,7 @@ def every_method(tasks: int) -> list[Case]:
     for name, method in METHODS.items():
         if name == "tunable_magmax":
             continue
-        count = tasks if method.most is None else min(tasks, method.most)
+        count = min(tasks, FEW.get(name, tasks) if method.most is None else method.most)
         order = ("--sequential",) if name == "increments" else ()
         title = method.name.replace("_", "-") + (f", {count} of the tasks" if count < tasks else "")
         rows.append(Case(title, ("--method", name.replace("_", "-"), *own.get(name, ()), *order), tasks=count))

@@ -86,14 +86,15 @@ def checkpoints(folder: Path, toy: bool) -> Iterator[tuple[str, list[Path]]]:
 def jobs(folder: Path, methods: Sequence[str], toy: bool) -> list[dict[str, Any]]:
     """What `merge_in_a_row` does, with a title for each."""
     every = []
-    for (name, files), method, (block, threads) in product(checkpoints(folder, toy), methods, BLOCKS):
+    for (name, files), method in product(checkpoints(folder, toy), methods):
         if len(files) <= METHODS[method].fewest:
             continue
         most = METHODS[method].most
         merged = list(map(str, files if most is None else files[: 1 + most]))
-        for flags in variants(method, len(files) - 1):
+        for number, flags in enumerate(variants(method, len(files) - 1)):
             shown = ["--method", method.replace("_", "-"), *flags]
-            every.append((f"{name}: {' '.join(shown)}", [*merged, *shown], ".safetensors", block, threads))
+            for block, threads in [BLOCKS[number % len(BLOCKS)]] if toy else BLOCKS:
+                every.append((f"{name}: {' '.join(shown)}", [*merged, *shown], ".safetensors", block, threads))
     for recipe in sorted(GOLDEN.glob("*.yml"))[: 1 if toy else None]:
         every.append((f"golden: {recipe.name}", [recipe.name], "", *BLOCKS[0]))
     return [
@@ -193,7 +194,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("old", type=Path, help="the folder src of another version")
     parser.add_argument("new", type=Path, nargs="?", default=common.ROOT / "src", help="default: this one's")
-    parser.add_argument("--toy", action="store_true", help="one small problem and one recipe")
+    parser.add_argument(
+        "--toy", action="store_true", help="one small problem and one recipe, at one of the block sizes each"
+    )
     parser.add_argument("--result", type=Path, default=common.RESULTS / "same_bytes.json")
     asked = parser.parse_args(arguments)
     data = run(asked.old.resolve(), asked.new.resolve(), list(METHODS), asked.toy)

@@ -1,4 +1,5 @@
-"""The short tables of README.md and docs/limits.md: what `adapt` is worth, and what of it needs no merge.
+"""The short tables of README.md and docs/limits.md: what `adapt` is worth, what of it needs no merge, and what training
+further would give.
 
     python -m benchmarks.targets_tables     # writes them between the marks of the two documents
 
@@ -11,11 +12,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 from benchmarks import common
 from benchmarks.adapt_tables import between_marks
 from benchmarks.targets_page import NAMES
 from benchmarks.targets_results import expanded
+from prefmerge.lab.at_target import STEPS
 from prefmerge.lab.entries import ALONE, PRIOR
 from prefmerge.lab.results import Results
 from prefmerge.lab.statistics import Difference, StudyScores, compare
@@ -26,6 +29,7 @@ from prefmerge.lab.target_tables import ADAPTED, FITTED, LAST
 MARK = "<!-- made by benchmarks/targets_tables.py -->"
 README, LIMITS = common.ROOT / "README.md", common.ROOT / "docs" / "limits.md"
 AS_IT_IS, PAPERS, OWN = "1.0", "0.5", ""  # scales: of the last checkpoint, of MAGMAX, adapt's choice
+TRAINED = {"Fine-tuned (held-out)": "held-out samples", "Fine-tuned (pairs)": "labelled pairs"}  # entry -> on what
 
 
 def results() -> list[Results]:
@@ -72,6 +76,32 @@ def limits(measured: Sequence[Results]) -> str:
         f"{common.table(header, rows)}\n"
         "Means over the targets with 95 % intervals, and at how many targets adapt was ahead / level / behind. In "
         "the last column no answers are adjusted on either side (`--no-prior`): that is what choosing a merge brings.\n"
+        f"{_training(measured)}"
+    )
+
+
+def _training(measured: Sequence[Results]) -> str:
+    """What training the last checkpoint further gives, where it was measured."""
+    rows = []
+    for one in measured:
+        scores = StudyScores(one)
+        for entry, samples in TRAINED.items():
+            if (trained := scores.average(entry, OWN)) is not None:
+                adapted = fmean(
+                    scores.per_seed(ADAPTED, OWN, name)[seed] for name in scores.environments for seed in trained.seeds
+                )
+                cells = [percent(trained.value), percent(adapted), _ahead(scores, ADAPTED, entry)]
+                rows.append([one.title, samples, *cells, " and ".join(map(str, trained.seeds))])
+    if not rows:
+        return ""
+    header = ["accuracy, %", "trained further on", "then", "adapt", "adapt minus that", "of the trainings with seeds"]
+    return (
+        f"\nTraining the last checkpoint {STEPS} steps further needs no merge either, but PyTorch and the time of a "
+        "training for each target:\n\n"
+        f"{common.table(header, rows)}\n"
+        "Held-out samples are those of the tasks that adapt chooses with; they are drawn as the target mixes them, and "
+        "the answers get its prior. Labelled pairs are those that the target shows; the answers are as they are. "
+        "Adapt is given the labels alone.\n"
     )
 
 
@@ -83,7 +113,7 @@ def _mean(scores: StudyScores, entry: str, scale: str) -> str:
 
 def _pair(scores: StudyScores, first: str, second: str) -> Difference:
     """`first`, which chooses its own scale, minus `second`, over all targets."""
-    pair = compare(scores, first, second, OWN, OWN if second == FITTED else AS_IT_IS)
+    pair = compare(scores, first, second, OWN, OWN if second in (FITTED, *TRAINED) else AS_IT_IS)
     assert pair is not None, f"{first} and {second} have no target in common"
     return pair.overall
 

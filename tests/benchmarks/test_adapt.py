@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from benchmarks import adapt, adapt_summary, adapt_tables, common
 from prefmerge.cli import app
 from prefmerge.lab import at_target
+from tests.lab.quick import ONE_L2
 from tests.models.tiny import tiny_bert
 
 pytest.importorskip("sklearn", reason="adapt needs the extra places")
@@ -38,6 +39,7 @@ def test_two_targets_to_the_end_and_again(wordnet: Path, tmp_path: Path, monkeyp
     }.items():
         monkeypatch.setattr(adapt, name, value)
     monkeypatch.setattr(at_target, "STEPS", 2)
+    monkeypatch.setattr("prefmerge.target.choice.L2", ONE_L2)
     monkeypatch.setattr(adapt.wordnet, "TRAIN", 8)
     monkeypatch.setattr(adapt.wordnet, "TEST", 4)
     work = tmp_path / "work"

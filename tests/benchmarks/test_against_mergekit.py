@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from benchmarks import against_mergekit, against_mergekit_tables, common, layouts, mergekit_program, mergekit_recipes
 from benchmarks.make_checkpoints import LANGUAGE_MODELS, shapes_of
+from tests.benchmarks.in_process import measured_here
 
 pytest.importorskip("torch", reason="the comparison makes models and reads bfloat16 with it")
 pytest.importorskip("transformers", reason="the comparison makes models with it")
@@ -33,7 +34,9 @@ def compare(folder: Path, *arguments: str) -> tuple[dict[str, Any], Path, Path]:
     readme.write_text("# prefmerge\n\n## Speed and memory\n\n## Methods\n")
     scratch = folder / "scratch"
     pages = ["--docs", str(docs), "--readme", str(readme)]
-    against_mergekit.main(["--toy", "--workdir", str(scratch), "--result", str(result), *pages, *arguments])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(common, "run_measured", measured_here(1))
+        against_mergekit.main(["--toy", "--workdir", str(scratch), "--result", str(result), *pages, *arguments])
     assert list(scratch.iterdir()) == [], "what was made is removed"
     return json.loads(result.read_text()), docs, readme
 

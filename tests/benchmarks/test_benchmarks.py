@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from benchmarks import common, merge_speed, optimal_gap, read_vectors, yardstick
 from benchmarks.make_checkpoints import make
+from tests.benchmarks.in_process import measured_here
 
 
 def test_a_process_is_measured() -> None:
@@ -55,7 +56,9 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
     """merge_speed's result at toy size, and its rendered page."""
     folder = tmp_path_factory.mktemp("speed")
     result, docs = folder / "merge_speed.json", folder / "speed.md"
-    merge_speed.main(["--toy", "--cold", "--workdir", str(folder), "--result", str(result), "--docs", str(docs)])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(common, "run_measured", measured_here(1))
+        merge_speed.main(["--toy", "--cold", "--workdir", str(folder), "--result", str(result), "--docs", str(docs)])
     assert sorted(folder.iterdir()) == [result, docs], "the checkpoints are removed"
     return json.loads(result.read_text()), docs.read_text()
 
@@ -79,7 +82,7 @@ def test_the_check_before_measuring_can_fail(tmp_path: Path) -> None:
     chosen = {case.name: case for case in merge_speed.cases(2, cold=False)}
     for case in (chosen["tunable-magmax, alpha 2"], chosen["tunable-magmax, alpha 1, scope model"], chosen["magmax"]):
         out = tmp_path / "merged.safetensors"
-        common.run_measured(merge_speed.command(case, base, tasks, out))
+        measured_here(0)(merge_speed.command(case, base, tasks, out))
         merge_speed.check(case, base, tasks, out)
         tensors, receipt = load_file(out), merge_speed.receipt_of(out)
         tensors["visual.proj"][0, 0] += 1
@@ -95,7 +98,10 @@ def test_the_check_before_measuring_can_fail(tmp_path: Path) -> None:
                 merge_speed.check(case, base, tasks, out)
 
 
-def test_optimal_gap_at_toy_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_optimal_gap_at_toy_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common, "run_measured", measured_here(0))
     result = tmp_path / "optimal_gap.json"
     optimal_gap.main(["--toy", "--workdir", str(tmp_path), "--result", str(result)])
     data = json.loads(result.read_text())

@@ -22,7 +22,7 @@ import matplotlib
 
 from benchmarks import common, sessions
 from pages.notebook import code_cells, read_notebook, run_cells, text_of
-from prefmerge.lab.demo.digits import SHOWN, load_digits
+from prefmerge.lab.demo.digits import SHOWN, Digits, load_digits
 from prefmerge.lab.demo.model import load_base
 from prefmerge.lab.demo.run import write_place
 from prefmerge.lab.demo.train import REGIME, fine_tune_in_sequence
@@ -35,7 +35,9 @@ ANY_TRAINING = ("merge", "plan", "inspect", "verify")
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("demo") / sessions.RUN
-    fine_tune_in_sequence(*load_base(), load_digits(), out, 0, QUICK)
+    digits = load_digits()
+    few = Digits(digits.pixels, digits.labels, {**digits.parts, "train": digits.parts["train"][::25]})
+    fine_tune_in_sequence(*load_base(), few, out, 0, QUICK)
     return out
 
 

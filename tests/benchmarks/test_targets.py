@@ -20,7 +20,7 @@ from prefmerge.lab import trainings as training
 from prefmerge.lab.results import Results
 from prefmerge.lab.statistics import StudyScores
 from tests.lab.made import made
-from tests.lab.quick import train_all, two_candidates
+from tests.lab.quick import ONE_L2, train_all, two_candidates
 from tests.models.tiny import tiny_bert
 
 STUDIES = ("places", "diversity")
@@ -67,6 +67,7 @@ def test_from_definitions_to_a_page(wordnet: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(targets.subprocess, "run", in_this_process)
     monkeypatch.setattr(training, "_train_all", train_all)
     monkeypatch.setattr("prefmerge.target.adapt.candidates", two_candidates)
+    monkeypatch.setattr("prefmerge.target.choice.L2", ONE_L2)
     monkeypatch.setattr(definitions, "TRAIN", 10)
     monkeypatch.setattr(definitions, "TEST", 6)
     work, model = tmp_path / "work", tiny_bert(tmp_path / "tiny")

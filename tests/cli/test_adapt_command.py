@@ -85,11 +85,11 @@ def site(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     shutil.copytree(trained / "my-run", folder / "my-run")
     write_words(folder / "seen.csv", {"ab": 12, "cd": 6, "ij": 6}, 9)
-    line = [sys.executable, "-m", "prefmerge", "adapt", "--run", "my-run", "--labels", "seen.csv", "-o", "site"]
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("PREFMERGE_CACHE", str(folder / "cache"))
-        done = subprocess.run(line, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+        patched.chdir(folder)
+        done = Result("adapt --run my-run --labels seen.csv -o site")
+    assert (done.code, done.exception) == (0, None), done.stderr
     assert "choosing" in done.stderr  # a sign of life where there is no terminal
     return folder
 

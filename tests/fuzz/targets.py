@@ -14,13 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import prefmerge
 from prefmerge.checkpoints.safetensors_file import SafetensorsFile
+from prefmerge.merging import grouped
 from prefmerge.merging.verify import verify
 from prefmerge.preference import Preference
 from prefmerge.runs import read_run, require_finished
 from tests.field.attacked import make
 from tests.fuzz import mutate
+from tests.golden.make_vocabularies import MERGES, WORDS, save_model, tokenizer_json
+from tests.outputs.pieces import model_file
 
 Mutator = Callable[[random.Random, bytes], bytes]
 
@@ -135,7 +140,9 @@ def receipt(folder: Path) -> Target:
         prefmerge.inspect(victim)
         verify(out, inputs=True)
 
-    return Target(victim, (victim.read_bytes(),), mutate.of_json, read)
+    plain = victim.read_bytes()
+    in_groups = json.dumps(grouped.grouped(json.loads(plain))).encode()
+    return Target(victim, (plain, in_groups), mutate.of_json, read)
 
 
 def preference(folder: Path) -> Target:
@@ -175,6 +182,23 @@ def run(folder: Path) -> Target:
     return Target(victim, (json.dumps({**manifest, "tasks": tasks}).encode(),), mutate.of_json, read)
 
 
+def pieces(folder: Path) -> Target:
+    """Of a task that has its words in another order than the base."""
+    words = ["<unk>", "<s>", "</s>", *(f"▁{letter}" for letter in "abcdefgh")]
+    places = [folder / "base", folder / "task"]
+    for seed, place in enumerate(places):
+        save_model(place, np.random.default_rng(seed), tokenizer_json(WORDS, MERGES, []), len(words))
+        (place / "tokenizer.json").unlink()
+        (place / "tokenizer.model").write_bytes(model_file(words))
+    victim = places[1] / "tokenizer.model"
+
+    def read() -> None:
+        with prefmerge.plan(places[0], [places[1]], tokenizer="base") as planned:
+            planned.to_json()
+
+    return Target(victim, (model_file(words), model_file(words[::-1])), mutate.of_bytes, read)
+
+
 def torch_file(folder: Path) -> Target:
     import torch
 
@@ -204,5 +228,5 @@ def torch_file(folder: Path) -> Target:
 
 
 TARGETS: dict[str, Callable[[Path], Target]] = {
-    one.__name__: one for one in (header, index, recipe, receipt, preference, run, torch_file)
+    one.__name__: one for one in (header, index, recipe, receipt, preference, run, pieces, torch_file)
 }

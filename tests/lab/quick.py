@@ -8,6 +8,7 @@ from prefmerge.lab.trainings import RunToTrain, Watch
 from prefmerge.target import pool
 
 candidates = pool.candidates
+ONE_L2 = (3.0,)  # in place of `target.choice.L2`: one strength of the rows to try; test_proxy_and_choice.py has all
 
 
 def train_all(todo: list[RunToTrain], at_once: int, watch: Watch) -> None:

@@ -177,11 +177,6 @@ def test_the_best_checkpoint_is_chosen_by_what_the_place_shows_alone(
     assert shown[one.chosen] == max(shown.values())
 
 
-def test_cells_side_by_side_give_the_same(runs: Path, few: tuple[Path, Results], tmp_path: Path):
-    _, results = few
-    assert run(recipe(runs, tmp_path, FEW), tmp_path / "out", jobs=2) == results
-
-
 def test_finished_cells_are_kept(
     runs: Path, done: tuple[Path, Results], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -204,27 +199,35 @@ def test_finished_cells_are_kept(
     assert {one.method for one in more.scores} - {one.method for one in results.scores} == {"Average"}
 
 
-def test_after_a_kill_the_same_command_goes_on(runs: Path, few: tuple[Path, Results], tmp_path: Path):
-    _, results = few
-    recipe(runs, tmp_path, FEW)
-    out = tmp_path / "out"
-    code = (
-        "import sys\n"
-        "from prefmerge.lab.recipe import read_experiment\n"
-        "from prefmerge.lab.bench import run\n"
-        "if __name__ == '__main__': run(read_experiment(sys.argv[1]), sys.argv[2], jobs=1)"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "words.yaml"), str(out)]
+IN_TWO_PROCESSES = """\
+import sys
+from prefmerge.lab.recipe import read_experiment
+from prefmerge.lab.bench import run
+if __name__ == "__main__":
+    run(read_experiment(sys.argv[1]), sys.argv[2], jobs=2)
+"""
+
+
+def test_cells_side_by_side_give_the_same_and_go_on_after_a_kill(runs: Path, few: tuple[Path, Results], tmp_path: Path):
+    """Every cell is done in one of two processes. They end with their parent, and what they finished is kept."""
+    psutil = pytest.importorskip("psutil")
+    asked, out = recipe(runs, tmp_path, FEW), tmp_path / "out"
+    (tmp_path / "go.py").write_text(IN_TWO_PROCESSES)
+    command = [sys.executable, str(tmp_path / "go.py"), str(tmp_path / "words.yaml"), str(out)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         until = time.monotonic() + 300
         while len(list(out.glob("cells/*.json"))) < 7:
             assert process.poll() is None, "it ended before it could be killed"
             assert time.monotonic() < until
             time.sleep(0.01)
+        workers = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGKILL)
+    assert workers
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert alive == []
     kept = {file: file.stat().st_mtime_ns for file in out.glob("cells/*.json")}
     assert not (out / "results.json").exists()
-    assert run(recipe(runs, tmp_path, FEW), out, jobs=1) == results
+    assert run(asked, out, jobs=2) == few[1]
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
 
 
@@ -445,31 +448,6 @@ def test_training_what_is_not_there(tmp_path: Path, runs: Path):
     told.clear()
     assert run(recipe(runs, tmp_path, text), tmp_path / "out", jobs=1, say=told.append) == results
     assert told == []
-
-
-def test_workers_end_with_their_parent(runs: Path, tmp_path: Path):
-    psutil = pytest.importorskip("psutil")
-    recipe(runs, tmp_path, FEW)
-    code = (
-        "import sys\n"
-        "from prefmerge.lab.recipe import read_experiment\n"
-        "from prefmerge.lab.bench import run\n"
-        "if __name__ == '__main__': run(read_experiment(sys.argv[1]), sys.argv[2], jobs=2)"
-    )
-    file = tmp_path / "go.py"
-    file.write_text(code)
-    command = [sys.executable, str(file), str(tmp_path / "words.yaml"), str(tmp_path / "out")]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        until = time.monotonic() + 300
-        while not list((tmp_path / "out").glob("cells/*.json")):
-            assert process.poll() is None, "it ended before it could be killed"
-            assert time.monotonic() < until
-            time.sleep(0.01)
-        workers = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGKILL)
-    assert workers
-    _, alive = psutil.wait_procs(workers, timeout=60)
-    assert alive == []
 
 
 def test_two_processes_in_one_folder(runs: Path, tmp_path: Path):

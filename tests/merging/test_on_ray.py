@@ -132,6 +132,17 @@ def test_budgets_over_the_whole_model(
     assert atomic.work_folders(tmp_path / "out") == []
 
 
+def test_a_scale_over_the_whole_model(cluster: Path, tmp_path: Path, filled: list[str]) -> None:
+    base, tasks = files(tmp_path, tasks=3)
+    given: dict[str, Any] = {"method": "opcm", "alpha": "0.3"}
+    whole = merge(base, tasks, tmp_path / "whole", **given)
+    filled.clear()
+    receipt = merge(base, tasks, tmp_path / "out", ray="local", **given)
+    assert filled == []
+    assert weights(tmp_path / "out") == weights(tmp_path / "whole")
+    assert of(receipt) == of(whole)
+
+
 def test_a_file_of_several_recipes(cluster: Path, tmp_path: Path, filled: list[str]) -> None:
     base, tasks = files(tmp_path, tasks=2)
     first = f"name: half\nmerge_method: last\nbase_model: {base}\nmodels: [{{model: {tasks[0]}}}]\n"

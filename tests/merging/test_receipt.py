@@ -100,6 +100,7 @@ def put(value: Any, *keys: str) -> Callable[[dict[str, Any]], None]:
         (remove("totals"), "totals: Field required"),
         (remove("totals", "owned"), "totals.owned: Field required"),
         (remove("recipe", "method"), "recipe.method: Field required"),
+        (put(18, "recipe", "method"), "recipe.method: expected the name of a method"),
         (remove("inputs", "base", "path"), "inputs.base.path: Field required"),
         (put("many", "tensors", "b.weight", "owned"), "tensors.b.weight.owned: Input should be a valid tuple"),
         (put("lost", "tensors", "b.weight", "role"), "tensors.b.weight.role: Input should be 'merged', "),

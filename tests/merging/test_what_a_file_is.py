@@ -95,6 +95,14 @@ QUANTISED: dict[str, tuple[State, str]] = {
         {"a.in_proj_weight": codes(1, 8, 8, dtype=np.int8), "a.in_proj_weight_scale": floats(2, 8, 1)},
         "'a.in_proj_weight'",
     ),
+    "AQLM": (
+        {"l.codes": codes(1, 4, 4, 1, dtype=np.int16), "l.codebooks": floats(2, 1, 16, 1, 8), "l.scales": floats(3, 4)},
+        "'l.codes'",
+    ),
+    "VPTQ": (
+        {"l.indices": codes(1, 1, 4, 4, dtype=np.int32), "l.centroids.weight": floats(2, 1, 128)},
+        "'l.indices'",
+    ),
     "codes without a scale": ({"l.weight": codes(1, 64, 64, dtype=np.int8)}, "'l.weight'"),
 }
 

@@ -47,6 +47,7 @@ OPTIONS = {
     "karcher": [{}, {"max_iter": 2, "tol": 0.1}],
     "model_stock": [{}, {"filter_wise": True}],
     "sce": [{}, {"select_topk": 0.3}],
+    "opcm": [{}, {"alpha": 0.9}],
 }
 WHOLE: dict[str, dict[str, Any]] = {"slerp": {"t": 1}}  # what keeps all of a task
 PARTLY = ("arcee_fusion", "passthrough")  # which take a part of any task, or none

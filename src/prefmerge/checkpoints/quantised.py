@@ -1,8 +1,8 @@
 """Whether a checkpoint's weights are quantised: codes and scales, not values, and so nothing that can be merged.
 
-The signs are those that bitsandbytes, GPTQ, AWQ, compressed-tensors, HQQ, quanto, MXFP4 and float8 checkpoints leave
-in tensor names, number formats and config.json. Small integer buffers (counters, position ids, masks) are no sign.
-Cost: the names, and config.json where there is one. Not here: formats that cannot be opened at all (GGUF).
+The signs are those that bitsandbytes, GPTQ, AWQ, compressed-tensors, HQQ, quanto, VPTQ, MXFP4 and float8 checkpoints
+leave in tensor names, number formats and config.json. Small integer buffers (counters, position ids, masks) are no
+sign. Cost: the names, and config.json where there is one. Not here: formats that cannot be opened at all (GGUF).
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _BY_NAME = re.compile(
 # Names that are a sign where they hold integers.
 _CODES = re.compile(r"(.+\.)?(qweight|qzeros|q_weight|q_scale|g_idx|Qidxs)")
 # Names of weights: a sign where they hold integers or 8-bit floats beside a scale.
-_WEIGHT = re.compile(r"(?P<module>.+\.)?(\w*weight|weight[.:]_data|\w*weight_qdata|_data|codes)")
-_SCALE = re.compile(r"(?P<module>.+\.)?(weight[.:])?\w*(scale|scales|scale_inv|scale_2|codebooks)")
+_WEIGHT = re.compile(r"(?P<module>.+\.)?(\w*weight|weight[.:]_data|\w*weight_qdata|_data|codes|indices)")
+_SCALE = re.compile(r"(?P<module>.+\.)?(weight[.:])?\w*(scale|scales|scale_inv|scale_2|codebooks|centroids\.weight)")
 MANY = 4096  # elements; a matrix of so many 8-bit integers that is called a weight is codes, wherever their scale is
 
 

@@ -50,6 +50,7 @@ class RecipeArguments(TypedDict, total=False):
     tol: Number
     filter_wise: bool
     select_topk: Number
+    alpha: Number
     scope: Literal["tensor", "model"]
     passes: int
     weights: Sequence[Number | None] | None  # one for each task

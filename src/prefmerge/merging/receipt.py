@@ -25,7 +25,7 @@ from typing import Any, Literal
 from prefmerge.errors import CheckpointCorrupt, MethodError, PreferenceError
 from prefmerge.ground import atomic, jsons
 from prefmerge.ground.brief import brief
-from prefmerge.merging import places
+from prefmerge.merging import grouped, places
 from prefmerge.merging.parameters import AS_TASK_VECTOR, METHOD, parameter
 from prefmerge.methods.parameters import PREFERENCE
 from prefmerge.methods.shares_by_layer import from_json
@@ -178,9 +178,12 @@ class Receipt:
         return _plain(self)
 
     def to_bytes(self) -> bytes:
-        """The receipt as it is written."""
+        """The receipt as it is written: that of thousands of tensors in groups (`grouped`)."""
+        data = self.to_json()
+        if len(self.tensors) >= grouped.MANY:
+            data = grouped.grouped(data)
         # A path that is no valid UTF-8 holds surrogates; written as \\udc.. they are valid JSON and read back the same.
-        return jsons.encoded(self.to_json(), ascii=False, nan=True, by_line="tensors")
+        return jsons.encoded(data, ascii=False, nan=True, by_line="tensors")
 
     def published(self, folder: str | Path) -> Receipt:
         """This receipt as it is written into a folder: without the host, and without paths that say where that is."""
@@ -213,6 +216,11 @@ class Receipt:
     def from_json(cls, data: Any, *, source: str | Path = "receipt") -> Receipt:
         """The receipt that a JSON object holds. Raises CheckpointCorrupt naming `source` and the key that is wrong."""
         given = data.get("format") if isinstance(data, dict) else type(data).__name__
+        if given == grouped.FORMAT:
+            try:
+                data = grouped.whole(data, given := FORMAT)
+            except grouped.Damaged as error:
+                raise _damaged(source, *error.args) from None
         if given != FORMAT:
             raise CheckpointCorrupt(
                 f"{source}: not a receipt that this version reads: expected format {FORMAT!r}, found {given!r}."
@@ -251,6 +259,8 @@ class Receipt:
         for required in (METHOD, AS_TASK_VECTOR):
             if required.name not in self.recipe:
                 yield f"recipe.{required.name}", "Field required"
+        if not isinstance(self.recipe.get(METHOD.name, ""), str):
+            yield f"recipe.{METHOD.name}", "expected the name of a method"
         yield from self._wrong_values()
         rows: dict[str, ReceiptTotals | ReceiptTensor] = {"totals": self.totals}
         rows |= {f"tensors.{name}": tensor for name, tensor in self.tensors.items()}

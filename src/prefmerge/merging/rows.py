@@ -194,7 +194,8 @@ class _Models:
 
 
 def _same_added(one: Vocabulary, other: Vocabulary) -> bool:
-    return [token["content"] for token in one.added] == [token["content"] for token in other.added]
+    """Where only the second says which of its tokens were added, they may be the first's too."""
+    return one.whole is None or [token["content"] for token in one.added] == [token["content"] for token in other.added]
 
 
 def _by_rows(name: str, models: _Models) -> Arranged:
@@ -233,6 +234,8 @@ def _by_tokens(asked: Mapping[str, Any], models: _Models) -> Arranged:
             f"is not known. Put it there, or use {ROWS_FROM.spelled}."
         )
     vocabularies = [one or first for one in several]
+    if chosen is None:
+        chosen = _of_all(vocabularies, models.rows)
     wanted = with_tokens(_wanted(vocabularies, chosen, models.rows), list(tokens))
     alike = all(one is first for one in (*vocabularies, wanted)) and len(set(models.rows)) == 1
     kept = alike and pad == 1 and (not tokens or wanted.rows <= models.rows[0])
@@ -250,9 +253,15 @@ def _by_tokens(asked: Mapping[str, Any], models: _Models) -> Arranged:
     if not moved and not chosen:
         note = f"{TOKENIZER.spelled} has no effect: all models have the base's vocabulary."
         return Arranged(base, tasks, notes=(*notes, note))
-    what = "the union of all models'" if chosen is None else f"that of {source}"
+    what = "the union of all models'" if source == UNION else f"that of {source}"
+    what += f", which {models.names[chosen]} has" if source == UNION and chosen is not None else ""
     size = f"{counted(len(wanted.ids), 'token')}, {counted(rows, 'row')}"
     notes.append(f"the vocabulary is {what}: {size}{_gaps(own, used, models)}.")
+    if of_pieces := [who for who, one in zip(models.names, vocabularies, strict=True) if one.of_pieces]:
+        notes.append(
+            f"the tokens of {listed(of_pieces, SHOWN)} are those of a file of SentencePiece and those added to it; a "
+            "row for any other is a mean."
+        )
     for who, one in zip(models.names, vocabularies, strict=True):
         if differently := reads_otherwise(wanted, one):
             notes.append(
@@ -276,6 +285,19 @@ def _wanted(vocabularies: Sequence[Vocabulary], chosen: int | None, rows: Sequen
         return vocabularies[chosen]
     others = zip(vocabularies[1:], rows[1:], strict=True)
     return union(vocabularies[0], [(one, most) for one, most in others if one is not vocabularies[0]])
+
+
+def _of_all(vocabularies: Sequence[Vocabulary], rows: Sequence[int]) -> int | None:
+    """The model that has the tokens of all, where no tokenizer.json can hold their union; None where there is none, or
+    it can.
+    """
+    first = vocabularies[0]
+    used = [{token for token, at in one.ids.items() if at < most} for one, most in zip(vocabularies, rows, strict=True)]
+    adding = [one for one, own in zip(vocabularies, used, strict=True) if not own <= first.ids.keys()]
+    if not adding or all(one.whole is not None for one in (first, *adding)):
+        return None
+    tokens = set(first.ids).union(*used)
+    return next((model for model, one in enumerate(vocabularies) if tokens <= one.ids.keys()), None)
 
 
 def _own_rows(

@@ -16,6 +16,7 @@ from prefmerge.methods.increments import Increments
 from prefmerge.methods.karcher import Karcher
 from prefmerge.methods.model_stock import ModelStock
 from prefmerge.methods.nuslerp import Nuslerp
+from prefmerge.methods.opcm import Opcm
 from prefmerge.methods.parameters import SCALE, Parameter
 from prefmerge.methods.passthrough import Passthrough
 from prefmerge.methods.protocol import Deltas, Method, NeedsOrder, Report, Rule, Settings
@@ -83,6 +84,7 @@ for _method in (
     Karcher(),
     ModelStock(),
     Sce(),
+    Opcm(),
     ArceeFusion(),
     Passthrough(),
     LAST,

@@ -13,6 +13,7 @@ whole model.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -119,7 +120,7 @@ def _sums(deltas: Deltas, task: int, cuts: Sequence[Cut | None], work: Workspace
         deltas.read(task, *span, tau)
         return [kernels.sum_above(tau, np.uint32(cut.threshold if cut else 0)) for cut in cuts]
 
-    return [sum(column) for column in zip(*work.map(sums, spans(deltas.size, STRETCH)), strict=True)]
+    return [math.fsum(column) for column in zip(*work.map(sums, spans(deltas.size, STRETCH)), strict=True)]
 
 
 BREADCRUMBS = Breadcrumbs("breadcrumbs", "drop the largest and the smallest values, sum", elect=False)

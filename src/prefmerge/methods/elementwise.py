@@ -12,6 +12,7 @@ Sums are float64 within a block and rounded once. Cost: one reading of the input
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -157,7 +158,7 @@ class WeightedSum(Method):
         if not self.honours(WEIGHTS):
             return _SumRule(tensors, settings, factors=(1.0 / settings.tasks,) * settings.tasks)
         weights = tuple(float(weight) for weight in settings.per_task(WEIGHTS))
-        total = float(sum(weights)) + float(settings[BASE_WEIGHT])
+        total = math.fsum((*weights, float(settings[BASE_WEIGHT])))
         if settings[self.own(NORMALIZE)]:
             if total == 0.0:
                 raise MethodError(

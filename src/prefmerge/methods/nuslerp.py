@@ -11,6 +11,7 @@ angles to every other. Source: mergekit. Cost: two readings. Not here: more than
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -72,7 +73,8 @@ class Nuslerp(ByAngles):
             weights = [float(settings[BASE_WEIGHT]), *weights]
         else:
             products = gram_RVV[:, 1, 1], gram_RVV[:, 1, 2], gram_RVV[:, 2, 2]
-        t = 0.5 if abs(sum(weights)) < BALANCED else weights[1] / sum(weights)
+        total = math.fsum(weights)
+        t = 0.5 if abs(total) < BALANCED else weights[1] / total
         cosine = arcs.cosines(*products)
         straight = 1 - cosine * cosine <= STRAIGHT
         first, second = arcs.arc_factors(cosine, t, straight)

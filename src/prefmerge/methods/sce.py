@@ -12,6 +12,7 @@ five with select_topk below 1. Not here: weights that a user gives (ties).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -140,6 +141,6 @@ def _weights(
         return [kernels.squares(tau) for tau in tau_TP]
 
     parts = work.map(squares, spans(tensors[tensor].size, SUMMED))
-    totals = np.array([sum(column) for column in zip(*parts, strict=True)] or [0.0] * settings.tasks)
-    whole = sum(totals.tolist())
+    totals = np.array([math.fsum(column) for column in zip(*parts, strict=True)] or [0.0] * settings.tasks)
+    whole = math.fsum(totals.tolist())
     return totals / whole if whole > 0 else np.full(settings.tasks, 1 / settings.tasks)

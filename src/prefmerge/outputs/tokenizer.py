@@ -2,12 +2,14 @@
 
     tokenizer.json  vocab.txt  merges.txt  special_tokens_map.json  chat_template.jinja  spiece.model ...
 
-Which tokens a tokenizer has is read from tokenizer.json, vocab.json or vocab.txt, with added_tokens.json; how many rows
-its model has, from config.json. Cost: these files. Not here: rows for tokens that the base lacks.
+Which tokens a tokenizer has is read from tokenizer.json; else from vocab.json, from the pieces of SentencePiece or from
+vocab.txt, with added_tokens.json; how many rows its model has, from config.json. Cost: these files. Not here: rows for
+tokens that the base lacks.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -21,6 +23,7 @@ from prefmerge.errors import CheckpointMismatch
 from prefmerge.ground import jsons
 from prefmerge.ground.words import listed
 from prefmerge.outputs.companions import SHOWN, Companions, companions_among, find_companions
+from prefmerge.outputs.sentence_pieces import NoPieces, file_of_pieces, ids_of_pieces
 
 _FILES = (
     *("tokenizer*", "vocab*", "merges*", "special_tokens*", "added_tokens*", "chat_template*"),
@@ -117,13 +120,17 @@ def ids_in(files: Mapping[str, Path]) -> dict[str, int]:
     """Token -> id; empty where no file that can be read says it. What tokenizer.json says goes before older files."""
     whole: Any = jsons.peek(files["tokenizer.json"]) if "tokenizer.json" in files else None
     ids = ids_of(whole) if isinstance(whole, dict) else {}
-    if not ids:
-        for name in ("vocab.json", "added_tokens.json"):
-            ids |= _ids(jsons.peek(files[name])) if name in files else {}
+    if ids:
+        return ids
+    ids = _ids(jsons.peek(files["vocab.json"])) if "vocab.json" in files else {}
+    pieces = file_of_pieces(files)
+    if not ids and pieces is not None:
+        with contextlib.suppress(NoPieces):
+            return ids_of_pieces(pieces, files)
     if not ids and "vocab.txt" in files:
         lines = files["vocab.txt"].read_bytes().rstrip(b"\n").split(b"\n")
         ids = {line.rstrip(b"\r").decode("utf-8", "replace"): i for i, line in enumerate(lines)}
-    return ids
+    return ids | (_ids(jsons.peek(files["added_tokens.json"])) if ids and "added_tokens.json" in files else {})
 
 
 def ids_of(whole: Mapping[str, Any]) -> dict[str, int]:

@@ -19,6 +19,7 @@ from typing import Any
 from prefmerge.errors import CheckpointMismatch
 from prefmerge.ground import jsons
 from prefmerge.ground.words import counted, quoted
+from prefmerge.outputs.sentence_pieces import NoPieces, file_of_pieces, ids_of_pieces
 from prefmerge.outputs.tokenizer import added_in, ids_in
 
 SHOWN = 3
@@ -44,6 +45,11 @@ class Vocabulary:
         return max(self.ids.values()) + 1
 
     @property
+    def of_pieces(self) -> bool:
+        """Whether only SentencePiece reads its tokenizer, so that its code may add tokens that no file names."""
+        return self.whole is None and "vocab.json" not in self.files and file_of_pieces(self.files) is not None
+
+    @property
     def added(self) -> list[dict[str, Any]]:
         """Its added tokens, in order of their ids."""
         return added_in(self.whole) if self.whole is not None else []
@@ -61,10 +67,20 @@ def read_vocabulary(who: str, files: Mapping[str, Path]) -> Vocabulary | None:
             return None
         raise CheckpointMismatch(
             f"{who}: {next(iter(files.values())).parent} has a tokenizer, but no tokenizer.json that says which tokens "
-            f"it has. {_SAVE}"
+            f"it has{_why_no_pieces(files)}. {_SAVE}"
         )
     whole = jsons.peek(files["tokenizer.json"]) if "tokenizer.json" in files else None
     return Vocabulary(who, files, ids, whole if isinstance(whole, dict) else None)
+
+
+def _why_no_pieces(files: Mapping[str, Path]) -> str:
+    path = file_of_pieces(files)
+    try:
+        if path is not None:
+            ids_of_pieces(path, files)
+    except NoPieces as error:
+        return f", and its {path.name} does not say it either: {error}" if path is not None else ""
+    return ""
 
 
 def union(first: Vocabulary, others: Sequence[tuple[Vocabulary, int]]) -> Vocabulary:

@@ -11,7 +11,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -237,15 +238,31 @@ def test_a_folder_with_files_is_not_written_into(tmp_path: Path, force: bool) ->
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-@pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def patched() -> Iterator[None]:
     """40 training images and no chart: what is shown does not matter here."""
     digits = load_digits()
     fewer = Digits(digits.pixels, digits.labels, {**digits.parts, "train": digits.parts["train"][::25]})
-    monkeypatch.setattr(sys.modules["prefmerge.lab.demo.run"], "load_digits", lambda: fewer)
-    monkeypatch.setattr(sys.modules["prefmerge.lab.demo.run"], "draw", lambda *_: None)
-    # One checkpoint and one merge to choose from: judging a dozen takes longer than all else here.
-    monkeypatch.setattr("prefmerge.target.adapt.candidates", two_candidates)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules["prefmerge.lab.demo.run"], "load_digits", lambda: fewer)
+        patch.setattr(sys.modules["prefmerge.lab.demo.run"], "draw", lambda *_: None)
+        # One checkpoint and one merge to choose from: judging a dozen takes longer than all else here.
+        patch.setattr("prefmerge.target.adapt.candidates", two_candidates)
+        yield
+
+
+@pytest.fixture
+def few() -> Iterator[None]:
+    with patched():
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The folder and the result of a demo of seed 1 that is finished, made once. Copy it to change it."""
+    out = tmp_path_factory.mktemp("finished") / "out"
+    with patched():
+        return out, quick(out, 1)
 
 
 def quick(out: Path, seed: int = 0, **how: Any) -> dict[str, Any]:
@@ -261,7 +278,9 @@ def interrupted(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_an_interrupted_demo_is_gone_on_with(few: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_demo_is_gone_on_with(
+    few: None, finished: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told: list[int] = []
 
     def interrupting(now: TrainingProgress) -> None:
@@ -269,42 +288,44 @@ def test_an_interrupted_demo_is_gone_on_with(few: None, tmp_path: Path, monkeypa
         if now.task == 2 and now.step is not None:
             interrupted()
 
-    whole, out = quick(tmp_path / "whole"), tmp_path / "out"
+    whole, out = finished[0], tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        quick(out, watch=lambda: nullcontext(interrupting))
+        quick(out, 1, watch=lambda: nullcontext(interrupting))
     assert sorted(set(told)) == [0, 1, 2]
     with monkeypatch.context() as patch:  # after the training and the merges, before the result
         patch.setattr(sys.modules["prefmerge.lab.demo.run"], "draw", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            quick(out)
+            quick(out, 1)
     assert begun(out) == len(TASKS) + 1  # the third one twice
-    result = quick(out)
+    result = quick(out, 1)
     assert begun(out) == len(TASKS) + 1
-    assert result["rows"] == whole["rows"]
+    assert result["rows"] == finished[1]["rows"]
     merged = "merged/tunable_magmax.safetensors"
-    assert (out / merged).read_bytes() == (tmp_path / "whole" / merged).read_bytes()
+    assert (out / merged).read_bytes() == (whole / merged).read_bytes()
 
 
-def test_a_finished_demo_is_begun_anew_only_by_force(few: None, tmp_path: Path) -> None:
-    quick(tmp_path, 1)
-    model = tmp_path / "tasks" / NAMES[0] / "model.safetensors"
+def test_a_finished_demo_is_begun_anew_only_by_force(
+    few: None, finished: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    out = shutil.copytree(finished[0], tmp_path / "out")
+    model = out / "tasks" / NAMES[0] / "model.safetensors"
     first = model.read_bytes()
     with pytest.raises(OutputExists, match=r"a demo is there already. Give another folder, or --force to replace it"):
-        quick(tmp_path, 1)
+        quick(out, 1)
     assert model.read_bytes() == first
     with pytest.raises(KeyboardInterrupt):
-        quick(tmp_path, 2, force=True, watch=lambda: nullcontext(interrupted))
-    quick(tmp_path, 2)  # the first one's result is no result of this one
+        quick(out, 2, force=True, watch=lambda: nullcontext(interrupted))
+    quick(out, 2)  # the first one's result is no result of this one
     assert model.read_bytes() != first
-    assert json.loads((tmp_path / "demo.json").read_text())["seed"] == 2
-    assert begun(tmp_path) == len(TASKS)
+    assert json.loads((out / "demo.json").read_text())["seed"] == 2
+    assert begun(out) == len(TASKS)
 
 
-def test_another_demo_is_not_gone_on_with(few: None, tmp_path: Path) -> None:
-    quick(tmp_path, 1)
-    (tmp_path / "demo.json").unlink()  # as if interrupted
+def test_another_demo_is_not_gone_on_with(few: None, finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    out = shutil.copytree(finished[0], tmp_path / "out")
+    (out / "demo.json").unlink()  # as if interrupted
     with pytest.raises(RunError, match="holds a run of another configuration: seed is 1 there, 2 now"):
-        quick(tmp_path, 2)
+        quick(out, 2)
 
 
 @pytest.mark.parametrize("absent", ["torch", "accelerate", "sklearn", "matplotlib"])

@@ -69,3 +69,15 @@ def test_a_key_in_json_that_was_printed_or_left_in_files(tmp_path: Path):
             in_json(text, key, [older])
     with pytest.raises(NoNumber, match="the number is nan"):
         in_json('{"score": NaN}', "score")
+
+
+def test_a_star_in_a_key_is_any_one_name():
+    text = '{"results": {"dev": {"acc,none": 0.25, "acc_stderr,none": 0.01}, "other": {"f1,none": 1}, "n": 3}}'
+    assert in_json(text, "results/*/acc,none") == MeasuredNumber(0.25, 0.01)
+    assert in_json(text, "*/*/f1,none") == MeasuredNumber(1.0)
+    with pytest.raises(NoNumber, match=r"has a number at 'results/\*/em,none'"):
+        in_json(text, "results/*/em,none")
+    both = text.replace("f1,none", "acc,none")
+    with pytest.raises(NoNumber, match=r"there are numbers at 'results/dev/acc,none', 'results/other/acc,none'; name"):
+        in_json(both, "results/*/acc,none")
+    assert in_json('{"*": {"a": 1}}', "*/a") == MeasuredNumber(1.0)

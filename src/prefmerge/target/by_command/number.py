@@ -2,7 +2,7 @@
 
     printed("loss 3\nperplexity: 12.5\ndone")                12.5: the last line with a number must have one alone
     printed("accuracy 0.61 +- 0.02")                         0.61, and its standard error 0.02
-    in_json('{"results": {"arc": {"acc": 0.4}}}', "results/arc/acc")     0.4
+    in_json('{"results": {"arc": {"acc": 0.4}}}', "results/arc/acc")     0.4; results/*/acc too, if one task has it
 
 Colours and what a carriage return wrote over are skipped. In JSON, lm-eval's `X_stderr,F` beside `X,F` is the standard
 error. Raises NoNumber, whose text says what was printed instead. Cost: none. Not here: which is better.
@@ -19,11 +19,14 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from prefmerge.ground.words import quoted
+
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _ANY = r"[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|nan|inf|infinity)(?![\w.]*\w)"
 _NUMBER = re.compile(rf"(?<![\w./\\-]){_ANY}(?![/\\]|-\w)", re.IGNORECASE)  # not a part of a path or of a word
 _WITH_ERROR = re.compile(rf"({_NUMBER.pattern})\s*(?:±|\+/?-)\s*({_ANY})", re.IGNORECASE)
 SHOWN = 200  # characters of a line in a message
+SEVERAL = 5  # places in a message
 
 
 class NoNumber(Exception):
@@ -78,8 +81,8 @@ def printed(text: str) -> MeasuredNumber:
 
 
 def in_json(text: str, key: str, files: Iterable[Path] = ()) -> MeasuredNumber:
-    """The number at `key`, names joined by /: in the newest of the files that has it, else in the last JSON object that
-    was printed.
+    """The number at `key`, names joined by /, of which * is any: in the newest of the files that has it, else in the
+    last JSON object that was printed.
     """
     for file in sorted(files, key=lambda one: one.stat().st_mtime_ns, reverse=True):
         try:
@@ -100,12 +103,23 @@ def in_json(text: str, key: str, files: Iterable[Path] = ()) -> MeasuredNumber:
 
 def _at(value: Any, key: str) -> MeasuredNumber | None:
     *way, last = key.split("/")
+    places = {"": value}
     for name in way:
-        value = value.get(name) if isinstance(value, dict) else None
-    if not isinstance(value, dict) or (number := _number(value.get(last))) is None:
-        return None
+        places = {
+            f"{place}{own}/": entry
+            for place, one in places.items()
+            if isinstance(one, dict)
+            for own, entry in (one.items() if name == "*" else [(name, one.get(name))])
+        }
     metric, comma, rest = last.partition(",")
-    return _checked(number, _number(value.get(f"{metric}_stderr{comma}{rest}")))
+    found = {
+        f"{place}{last}": (number, _number(one.get(f"{metric}_stderr{comma}{rest}")))
+        for place, one in places.items()
+        if isinstance(one, dict) and (number := _number(one.get(last))) is not None
+    }
+    if len(found) > 1:
+        raise NoNumber(f"there are numbers at {quoted(found, SEVERAL)}; name one of them")
+    return _checked(*next(iter(found.values()))) if found else None
 
 
 def _number(value: Any) -> float | None:

@@ -25,7 +25,8 @@ CONFIRM_REPEATS = Declared(
 )
 SCORE_KEY = Declared(
     "Where the score is in the JSON that the command prints or leaves in {out}: names joined by /, such as "
-    "results/gsm8k/acc,none.",
+    "results/gsm8k/acc,none, or results/*/acc,none, where * is any one name: that of the task, which the confirming "
+    "command has another of.",
     metavar="KEY",
 )
 LOWER_IS_BETTER = Declared("The score is a loss or a perplexity.")
