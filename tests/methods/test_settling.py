@@ -46,7 +46,7 @@ def test_a_block_is_settled_as_its_elements_are_one_by_one(kind: str, step: bool
     assert listed[:count].tolist() == free[left[:number]].tolist()
     assert total == pytest.approx(other, rel=1e-12)  # the same terms in another order
     assert (merged[::9] == 0).all()
-    assert kind in ("zeros", "far prices") or settled_P.sum() > 0
+    assert settled_P.sum() > 0 or kind == "zeros" or scale < noise
 
 
 @pytest.mark.parametrize("importance", ["magnitude", "step"])
