@@ -11,9 +11,9 @@ budgets that are left. If the last prices respect every bound that an element wa
 optimal: all owners are best at one set of prices. Otherwise the bounds are widened and the search begins again. Equal
 importances are ordered by a keyed number below `noise` (2^-28 of the mean best importance), so the answer is
 deterministic, and `gap` counts what that may cost. Shapes: W_RP rows by competing tasks, float64. Cost: a scope of at
-most `ROWS / P` elements is read once; a larger one about twice, with at most `ROWS` float64 in memory and a byte an
-element. Where a scope is in sections, they send the rows that are solved here: a sample for each cut, then the last
-contested ones. Not here: reading elements and writing down their owners (`contested`).
+most `ROWS / P` elements is read once; a larger one twice where memory allows, with at most `ROWS` float64 in memory and
+a byte an element. Where a scope is in sections, they send the rows that are solved here: a sample for each cut, then
+the last contested ones. Not here: reading elements and writing down their owners (`contested`).
 """
 
 from __future__ import annotations

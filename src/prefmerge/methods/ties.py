@@ -6,8 +6,8 @@ al. 2023).
     tau = sum_{agreeing} w_t tau_t / sum_{agreeing} w_t
 
 The threshold is the exact k-th largest magnitude; values equal to it are kept in order of tensor name and index until k
-are kept. Cost: three readings (a fourth where equals need an order), and T blocks per thread. Not here: how the k-th
-largest is found (`largest`), other sparsifiers.
+are kept. Cost: two readings, more where values lie otherwise than those of a first block, and T blocks per thread. Not
+here: how the k-th largest is found (`largest`), other sparsifiers.
 """
 
 from __future__ import annotations

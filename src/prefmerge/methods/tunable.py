@@ -8,8 +8,9 @@ Algorithm 1).
 owner per element. Only tasks with a positive budget compete, except in `printed`, which is Algorithm 1 to the letter.
 `released` is the law of the authors' code, for comparison with their numbers; docs/algorithm.md has the differences.
 Tensors that no competing task changed are the base's and consume no budget. Cost: per element one byte of owner and,
-for `paper`, a mask of one bit per competing task; one reading of the competing tasks per pass and one for the merge;
-strength below 1 and importance `step` read once more. Not here: where the preference comes from.
+for `paper`, a mask of one bit per competing task; one reading of the competing tasks per pass and one for the merge,
+which `optimal` needs only where memory is short; strength below 1 reads once more, and with `paper` importance `step`.
+Not here: where the preference comes from.
 """
 
 from __future__ import annotations
