@@ -117,7 +117,8 @@ This page is **computed, not measured**. The rates come from merges of {data["mo
 a few bytes for each element of the tensor it is at. `--max-memory` bounds it, and what is beyond goes to the disk
 of the output.
 
-A method that must know a tensor before it merges it reads that tensor more than once, mostly twice. The second reading comes from the page cache where the
+A method that must know a tensor before it merges it reads that tensor more than once, mostly twice. The second
+reading comes from the page cache where the
 machine can keep all {TASKS + 1} versions of one tensor: {together:.0f} GB for the largest matrix of such a model.
 So with {together:.0f} GB of free memory every input is read from the disk once. With less, such methods read the
 largest tensors again.

@@ -100,3 +100,9 @@ def test_damage_is_named(
     (tmp_path / "receipt.json").write_text(json.dumps(data))
     with pytest.raises(CheckpointCorrupt, match=rf"receipt\.json: the receipt is damaged: .*{said}"):
         Receipt.load(tmp_path / "receipt.json")
+
+
+def test_zero_and_minus_zero_are_not_common() -> None:
+    tensors = {name: {"shape": [1], "role": "merged", "gap": gap} for name, gap in (("a", 0.0), ("b", -0.0))}
+    again = whole(grouped.grouped({"format": "f", "tensors": tensors}))
+    assert str(again["tensors"]) == str(tensors)
