@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefmerge.errors import CheckpointCorrupt
@@ -32,6 +32,7 @@ def whole(data: Any) -> dict[str, Any]:
     return grouped.whole(data, "prefmerge-receipt/1")
 
 
+@settings(deadline=None)  # a busy machine may stop for longer
 @given(st.dictionaries(st.text(max_size=5), TENSORS, max_size=12))
 def test_groups_lose_nothing(tensors: dict[str, Any]) -> None:
     receipt = {"format": "prefmerge-receipt/1", "totals": {}, "tensors": tensors, "notes": []}
