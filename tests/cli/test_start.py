@@ -71,6 +71,13 @@ def test_a_command_loads_nothing_that_it_does_not_use(models: Path, name: str) -
     assert not (not_for_it - own) & modules
 
 
+@pytest.mark.parametrize("line", [("merge", "--wrong"), ("sweep", "--wrong"), ("inspect", "--wrong"), ("nothing",)])
+def test_a_wrong_flag_is_refused_at_once(line: tuple[str, ...]) -> None:
+    code, _, modules = after(*line)
+    assert code == 2
+    assert not ({"pydantic", "numpy", "rich", "prefmerge.merging.recipe"} | UNUSED | OF_THE_COMPILER) & modules
+
+
 def test_a_command_collects_cycles_seldom() -> None:
     _, thresholds, _ = after("--version")
     assert thresholds == list(commands.COLLECTED_AFTER)

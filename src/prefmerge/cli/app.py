@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import typer
@@ -29,8 +30,28 @@ def command(run: Callable[..., None]) -> Callable[..., None]:
     return app.command(epilog=o.examples(run.__name__), cls=ReportingCommand)(run)
 
 
+def passing_absent(parameters: list[Any]) -> list[Any]:
+    """The parameters, of which those that are not given pass unchecked. typer makes a validator of pydantic's for each,
+    and imports pydantic for the first, only to say that there is nothing to validate.
+    """
+    for one in parameters:
+        if "process_value" not in vars(one):
+            one.process_value = partial(_process_value, one, one.process_value)
+    return parameters
+
+
+def _process_value(one: Any, check: Callable[[Any, Any], Any], ctx: Any, value: Any) -> Any:
+    if value is not None or one.required:
+        return check(ctx, value)
+    value = () if one.multiple or one.nargs == -1 else None
+    return value if one.callback is None else one.callback(ctx, one, value)
+
+
 class ReportingCommand(TyperCommand):
     """A command whose `--report` may stand alone."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return passing_absent(super().get_params(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, reports_alone(args))

@@ -13,7 +13,7 @@ import typer
 import typer.main
 from typer.core import TyperGroup
 
-from prefmerge.cli.app import app
+from prefmerge.cli.app import app, passing_absent
 from prefmerge.cli.ending import ending, open_streams, raise_limits, safe_to_show
 from prefmerge.ground.words import did_you_mean
 from prefmerge.vectors import process
@@ -40,6 +40,9 @@ COLLECTED_AFTER = (20_000, 20, 20)  # new objects; collections of these; collect
 
 class Commands(TyperGroup):
     """The commands, each from its own module."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return passing_absent(super().get_params(ctx))
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
