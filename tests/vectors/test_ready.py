@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import pickle
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numba
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 from numba.core.registry import cpu_target
 
-from prefmerge.methods import elementary, kernels, settling, transport
+from prefmerge.methods import elementary, kernels
 from prefmerge.vectors import kernel_cache, ready
 from prefmerge.vectors import kernels as of_formats
 from tests.vectors.conftest import SOURCE
@@ -130,13 +131,9 @@ def test_linked_code_does_what_numbas_own_does(name: str) -> None:
         assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
 
 
-@pytest.mark.parametrize("module", [of_formats, kernels, settling, transport], ids=lambda m: m.__name__)
-def test_no_kernel_gives_an_array(module: ModuleType) -> None:
-    """numba's code for that asks for the whole of numba."""
-    for name, one in vars(module).items():
-        made = one._dispatcher if isinstance(one, kernel_cache.Kernel) else None
-        for result in made.overloads.values() if made is not None else ():
-            assert not isinstance(result.signature.return_type, numba.types.Array), name
+def test_a_kernel_is_pickled_by_its_name() -> None:
+    assert pickle.loads(pickle.dumps(kernels.squares)) is kernels.squares
+    assert copy.deepcopy(kernels.squares) is kernels.squares
 
 
 def test_an_error_in_linked_code_is_raised(source: Path) -> None:

@@ -137,6 +137,9 @@ class Kernel:
         """For kernels that call this one, numba takes it for its own."""
         return self.dispatcher._numba_type_
 
+    def __reduce__(self) -> str:
+        return self.py_func.__qualname__  # by its name in its module, as functions are pickled
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(f"a kernel has no {name!r}")

@@ -23,6 +23,7 @@ import os
 import platform
 import re
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ _EXTENSIONS = ("_dynfunc", "_helperlib", "core/runtime/_nrt_python")
 _C, _FORTRAN, _ALIGNED, _WRITEABLE = 0x1, 0x2, 0x100, 0x400  # of an array's flags, as NumPy numbers them
 _LAYOUT = _C | _FORTRAN | _ALIGNED | _WRITEABLE
 _INT64 = range(-(2**63), 2**63)
+_loading = threading.Lock()
 _kept_alive: list[Any] = []  # what linked code refers to by address
 
 
@@ -94,7 +96,8 @@ def changed() -> bool:
 
 def usable() -> bool:
     """Whether code can be linked here at all."""
-    return not changed() and _linker() is not None
+    with _loading:
+        return not changed() and _linker() is not None
 
 
 def kind(value: Any) -> Any:
