@@ -18,8 +18,8 @@ import pytest
 from numba.core.registry import cpu_target
 
 from prefmerge.methods import elementary, kernels
-from prefmerge.vectors import kernel_cache, ready
 from prefmerge.vectors import kernels as of_formats
+from prefmerge.vectors import ready
 from tests.vectors.conftest import SOURCE
 from tests.vectors.test_kernel_cache import compiled, compiles, fresh, only_file
 
