@@ -78,6 +78,13 @@ def test_a_wrong_flag_is_refused_at_once(line: tuple[str, ...]) -> None:
     assert not ({"pydantic", "numpy", "rich", "prefmerge.merging.recipe"} | UNUSED | OF_THE_COMPILER) & modules
 
 
+@pytest.mark.parametrize("line", ["--help", "--version", "nothing"])
+def test_where_no_command_runs_little_but_typer_is_loaded(line: str) -> None:
+    modules = after(line)[2]
+    assert not {"pydantic", "tempfile", "socket", "hashlib", "ctypes", "html", "logging"} & modules
+    assert len([one for one in modules if one.startswith("prefmerge")]) <= 16
+
+
 def test_a_command_collects_cycles_seldom() -> None:
     _, thresholds, _ = after("--version")
     assert thresholds == list(commands.COLLECTED_AFTER)

@@ -10,7 +10,6 @@ import typer
 from typer.core import TyperCommand
 
 from prefmerge.cli import options as o
-from prefmerge.report.place import is_report
 
 REPORT = "--report"
 
@@ -59,6 +58,10 @@ class ReportingCommand(TyperCommand):
 
 def reports_alone(args: list[str]) -> list[str]:
     """The arguments with an empty value for a `--report` that no HTML file follows: what follows is no part of it."""
+    if REPORT not in args:
+        return args
+    from prefmerge.report.place import is_report
+
     end = args.index("--") if "--" in args else len(args)
     return [
         f"{word}=" if word == REPORT and i < end and not is_report(args[i + 1] if i + 1 < end else "") else word
