@@ -22,7 +22,7 @@ import numpy as np
 
 from prefmerge.checkpoints.dtypes import Dtype
 from prefmerge.errors import UnsupportedDtype
-from prefmerge.vectors import kernel_cache
+from prefmerge.vectors import kernel_cache, ready
 from prefmerge.vectors.kernel_cache import kernel
 
 MAGNITUDE = np.uint32(0x7FFFFFFF)  # the pattern of a float32 without its sign
@@ -47,6 +47,7 @@ def compiled() -> bool | None:
 
     None where they cannot be kept, so that every run compiles them.
     """
+    ready.usable()  # loads LLVM, before threads take their part of a memory that may be limited
     return kernel_cache.kept(subtract)
 
 
