@@ -16,6 +16,7 @@ import numba
 import numpy as np
 import pytest
 from numba.core.registry import cpu_target
+from safetensors.numpy import save_file
 
 from prefmerge.methods import elementary, kernels
 from prefmerge.vectors import kernels as of_formats
@@ -249,3 +250,30 @@ def test_numba_may_be_loaded_after_it() -> None:
     of_formats.subtract(a, a, a.copy())  # so that its file is there
     done = subprocess.run([sys.executable, "-c", PROCESS], capture_output=True, text=True)
     assert done.stdout.splitlines() == ["(True, False) False", "6.0 (True, True)", "(True, False)"], done.stderr
+
+
+MERGES = """
+import sys
+from pathlib import Path
+from prefmerge import merge
+from prefmerge.methods import METHODS
+folder = Path(sys.argv[1])
+for name, method in METHODS.items():
+    tasks = [folder / "cars.safetensors", folder / "birds.safetensors"][: method.most]
+    if method.most != 0 and method.fewest <= len(tasks):
+        merge(folder / "base.safetensors", tasks, folder / f"{name}.safetensors", method=name, force=True)
+        print(name, "numba" in sys.modules)
+"""
+
+
+def test_no_method_needs_numba_the_second_time(tmp_path: Path) -> None:
+    """As one would whose kernel gives an array, for which numba's code asks for all of numba."""
+    for seed, name in enumerate(("base", "cars", "birds")):
+        weights = np.random.default_rng(seed).standard_normal((6, 8)).astype(np.float32)
+        save_file({"w": weights}, tmp_path / f"{name}.safetensors")
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", MERGES, str(tmp_path)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()  # pyright: ignore[reportPossiblyUnboundVariable]
+    assert len(lines) > 15
+    assert [line for line in lines if not line.endswith(" False")] == []
