@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-TRIED = ("0.68",)  # of numba: with another, tests/vectors/test_ready.py has to pass before it is added
+TRIED = ("0.68.1",)  # of numba: with another, tests/vectors/test_ready.py has to pass before it is added
 _HARMLESS = ("NUMBA_CACHE_DIR", "NUMBA_NUM_THREADS")  # variables that change no machine code
 _EXTENSIONS = ("_dynfunc", "_helperlib", "core/runtime/_nrt_python")
 _C, _FORTRAN, _ALIGNED, _WRITEABLE = 0x1, 0x2, 0x100, 0x400  # of an array's flags, as NumPy numbers them
@@ -170,7 +170,7 @@ def _linker() -> _Linker | None:
     version = numba_version()
     if sys.platform != "linux" or platform.machine() != "x86_64" or sys.implementation.name != "cpython":
         return None
-    if not version.startswith(tuple(f"{one}." for one in TRIED)):
+    if version not in TRIED:
         return None
     try:
         return _Linker()
