@@ -54,6 +54,8 @@ _FOREIGN = re.compile(
 
 def kind_of(out: Path) -> OutputKind:
     """What is written at `out`: a file, or a folder. Raises UsageError for a name of what prefmerge does not write."""
+    if str(out).startswith("-"):  # stdout, or a flag whose value is lacking
+        raise UsageError(f"-o {out}: not a name for an output, which is a file or a folder. Give another name.")
     if out.suffix.lower() == ".safetensors":
         return "file"
     if _FOREIGN.fullmatch(out.name) and not out.is_dir():
