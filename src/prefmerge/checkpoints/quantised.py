@@ -1,8 +1,9 @@
 """Whether a checkpoint's weights are quantised: codes and scales, not values, and so nothing that can be merged.
 
 The signs are those that bitsandbytes, GPTQ, AWQ, Marlin, EXL3, compressed-tensors, HQQ, quanto, VPTQ, MXFP4, GGML,
-torch's own and float8 checkpoints leave in tensor names, number formats and config.json. Small integer buffers (counters, position ids, masks) are no
-sign. Cost: the names, and config.json where there is one. Not here: formats that cannot be opened at all (GGUF).
+torch's own and float8 checkpoints leave in tensor names, number formats and config.json. Small integer buffers
+(counters, position ids, masks) are no sign. Cost: the names, and config.json where there is one. Not here: formats that
+cannot be opened at all (GGUF).
 """
 
 from __future__ import annotations
