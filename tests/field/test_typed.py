@@ -128,3 +128,22 @@ def test_attack_m1_keys_that_others_bring_may_be_set_again(tmp_path: Path) -> No
 def test_case_11_keys_in_words_of_the_command_line(key: str, saying: str, inputs: list[str]) -> None:
     Path("r.yaml").write_text(f"{RECIPE}{key}: x\n")
     refused("plan", "r.yaml", saying=saying, code=1)
+
+
+@pytest.mark.parametrize(
+    ("content", "saying"),
+    [
+        (None, "cannot be read (Is a directory). Give a file"),
+        ('{"t1": 1}'.encode("utf-16"), "it is no UTF-8 text; save it as UTF-8"),
+        (b"", 'Write it with prefmerge prefer -o, or as {"TASK": SHARE, ...}'),
+        (b"t1: 0.8\n", 'Write it with prefmerge prefer -o, or as {"TASK": SHARE, ...}'),
+        (b'{"t1": 1, "t2": 1, "t1": 2}', "the key 't1' is there twice"),
+    ],
+)
+def test_attack_m1_a_preference_file_says_what_to_do(content: bytes | None, saying: str, inputs: list[str]) -> None:
+    path = Path("p.json")
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    refused("plan", *inputs, "--prefer", "@p.json", saying=saying, code=1)
