@@ -31,8 +31,6 @@ ABOUT = {  # what stands under the keys that set no parameter
 _MEANT = {  # what people write -> the key
     **dict.fromkeys(("base", "theta_0", "base_checkpoint"), "base_model"),
     **dict.fromkeys(("tasks", "checkpoints", "task", "model_list"), "models"),
-    **dict.fromkeys(("preference", "preferences", "shares"), "prefer"),
-    "weights": "weight",
 }
 _BESIDE = (
     "out",
@@ -83,9 +81,12 @@ def unknown(key: str, where: str, known: tuple[str, ...]) -> str:
     if key.lower().replace("-", "_") in _BESIDE:
         flag = "out" if key.lower() == "output" else key.lower().replace("_", "-")
         return f"unknown key {key!r}{where}. It is no part of a recipe: give --{flag} on the command line."
-    meant = _MEANT.get(key.lower(), key.lower().replace("-", "_"))
-    level = next((level for level, keys in levels().items() if meant in keys and meant != key), None)
-    if level is not None:
-        at = "" if meant in known else f" in {level}"
-        return f"unknown key {key!r}{where}. Did you mean {meant!r}{at}?"
+    plain = key.lower().replace("-", "_")
+    named = {one.name: one.keys[0] for one in every().values() if one.keys}
+    for spelled in (plain, plain.removesuffix("s")):
+        meant = _MEANT.get(spelled) or named.get(spelled, spelled)
+        level = next((level for level, keys in levels().items() if meant in keys and meant != key), None)
+        if level is not None:
+            at = "" if meant in known else f" in {level}"
+            return f"unknown key {key!r}{where}. Did you mean {meant!r}{at}?"
     return f"unknown key {key!r}{where}.{did_you_mean(key, known)} Known keys: {', '.join(known)}."
