@@ -281,8 +281,16 @@ class Preference:
             return cls.from_json(jsons.read(Path(path)))
         except FileNotFoundError as error:
             raise PreferenceError(f"preference file {str(path)!r} does not exist.") from error
-        except (OSError, jsons.NotJson) as error:
-            raise PreferenceError(f"preference file {str(path)!r} cannot be read as JSON: {error}.") from error
+        except OSError as error:
+            why = error.strerror or error
+            raise PreferenceError(
+                f"preference file {str(path)!r} cannot be read ({why}). Give a file: @preference.json."
+            ) from error
+        except jsons.NotJson as error:
+            raise PreferenceError(
+                f"preference file {str(path)!r} cannot be read as JSON: {error}. Write it with prefmerge prefer -o, or "
+                'as {"TASK": SHARE, ...}.'
+            ) from error
         except PreferenceError as error:
             raise PreferenceError(f"preference file {str(path)!r}: {error}") from error
         except (TypeError, ValueError) as error:

@@ -46,8 +46,11 @@ def info_of(name: str, array: np.ndarray) -> TensorInfo:
     return TensorInfo(name, BY_STORAGE[array.dtype], array.shape)
 
 
+OURS = b'{"format": "prefmerge-receipt/1", "output": {}}'  # all that a writer reads of a receipt that it replaces
+
+
 def save(
-    target: Path, arrays: Mapping[str, np.ndarray], *, kind: OutputKind = "file", receipt: bytes = b"{}", **options: Any
+    target: Path, arrays: Mapping[str, np.ndarray], *, kind: OutputKind = "file", receipt: bytes = OURS, **options: Any
 ) -> Path:
     """`arrays` written with create_output, whole tensors at once."""
     options = {"metadata": {}, "force": False, **options}

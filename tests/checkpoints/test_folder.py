@@ -193,10 +193,13 @@ def test_paths_that_are_no_checkpoint(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(CheckpointNotFound, match="hf download openai/clip-vit-base-patch16"):
         open_checkpoint("openai/clip-vit-base-patch16")
     Path("model.gguf").write_bytes(b"GGUF" + bytes(100))
-    with pytest.raises(
-        CheckpointNotFound, match=r"model.gguf: not a checkpoint that prefmerge can read. It reads .safetensors"
-    ):
+    with pytest.raises(CheckpointNotFound, match=r"model.gguf: holds weights of GGUF, .* does not read. Convert it"):
         open_checkpoint("model.gguf")
+    Path("model.x").write_bytes(bytes(100))
+    with pytest.raises(
+        CheckpointNotFound, match=r"model.x: not a checkpoint that prefmerge can read. It reads .safetensors"
+    ):
+        open_checkpoint("model.x")
 
 
 @pytest.mark.parametrize(

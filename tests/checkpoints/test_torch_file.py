@@ -144,6 +144,9 @@ def test_pointer_and_junk(tmp_path: Path) -> None:
     with pytest.raises(CheckpointCorrupt, match="git lfs pull"):
         open_checkpoint(tmp_path / "x.pt")
     (tmp_path / "x.pt").write_bytes(b"hello, world" * 9)
+    with pytest.raises(CheckpointCorrupt, match="is a text, not weights"):
+        open_checkpoint(tmp_path / "x.pt")
+    (tmp_path / "x.pt").write_bytes(b"hello\x00world" * 9)
     with pytest.raises(CheckpointCorrupt, match="torch cannot read it"):
         open_checkpoint(tmp_path / "x.pt")
 

@@ -106,6 +106,22 @@ def test_journey_10_a_spreadsheet_that_says_its_separator(tmp_path: Path):
     assert (table.columns, table.rows, table.lines) == (["label", "n"], [["cat", "3"], ["dog", "x"]], [3, 4])
 
 
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("label\rcat\rdog\r", [2, 3]),
+        ("\n\nlabel\ncat\ndog\n", [4, 5]),
+        ("\r\n \r\nsep=;\r\nlabel;n\r\ncat;1\r\ndog;1\r\n", [5, 6]),
+        ("id|label\n1|cat\n2|dog\n", [2, 3]),
+    ],
+)
+def test_journey_10_lines_as_others_end_and_begin_them(text: str, lines: list[int], tmp_path: Path):
+    file = tmp_path / "seen.csv"
+    file.write_bytes(text.encode())
+    assert given.read_labels(file) == {"cat": 1, "dog": 1}
+    assert open_table(file).lines == lines
+
+
 def test_journey_10_counts_of_tasks_with_semicolons(tmp_path: Path):
     file = write_csv(tmp_path / "tasks.csv", ("task", "label", "count"), [("a", "cat", 3), ("b", "dog", 4)], ";")
     assert given.read_task_labels(file) == {"a": {"cat": 3}, "b": {"dog": 4}}

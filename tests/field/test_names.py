@@ -194,7 +194,7 @@ def test_case_6b_6c_a_prefix_and_heads_that_only_tasks_have(prefix: str) -> None
         "fc3.weight",
         "head",
         "embeddings.word.bias",
-        "base_model.lora_A.weight",
+        "base_model.gate_A.weight",
     ],
 )
 @pytest.mark.parametrize("prefix", ["", "bert."])

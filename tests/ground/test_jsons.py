@@ -61,7 +61,7 @@ def test_nan_and_infinity_are_refused_unless_asked_for(value: Any, tmp_path: Pat
         (b"[1,", "Expecting value"),
         (b"", "Expecting value"),
         (b"{} {}", "Extra data"),
-        (b'"\xff"', "can't decode byte 0xff"),
+        (b'"\xff"', "is no UTF-8 text; save it as UTF-8"),
         (b"[" * 100_000, "it is nested too deeply"),
         (b"1" * 10_000, "Exceeds the limit"),
     ],

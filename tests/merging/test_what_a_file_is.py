@@ -103,6 +103,13 @@ QUANTISED: dict[str, tuple[State, str]] = {
         {"l.indices": codes(1, 1, 4, 4, dtype=np.int32), "l.centroids.weight": floats(2, 1, 128)},
         "'l.indices'",
     ),
+    "EXL3": (
+        {"l.trellis": codes(1, 4, 4, 8, dtype=np.int16), "l.suh": floats(2, 4), "l.svh": floats(3, 4)},
+        "'l.trellis'",
+    ),
+    "Marlin": ({"l.B": codes(1, 4, 8, dtype=np.int32), "l.s": floats(2, 1, 8)}, "'l.B'"),
+    "torch": ({"l._packed_params": codes(1, 8, 8, dtype=np.int8), "l.scale": floats(2, 1)}, "'l._packed_params'"),
+    "GGML's blocks": ({"l.weight": codes(1, 4096)}, "'l.weight'"),
     "codes without a scale": ({"l.weight": codes(1, 64, 64, dtype=np.int8)}, "'l.weight'"),
 }
 

@@ -27,6 +27,7 @@ from prefmerge.checkpoints.protocol import TensorInfo
 from prefmerge.ground import atomic
 from prefmerge.outputs.write import OutputKind, create_output
 
+INDEX = "model.safetensors.index.json"
 TARGET = {"file": "merged.safetensors", "folder": "merged"}
 CALLS = ["pwrite", "ftruncate", "fsync", "mkdir", "rename", "replace", "link", "unlink", "rmdir"]
 
@@ -40,7 +41,11 @@ def model(version: int) -> dict[str, np.ndarray]:
 def receipt(version: int) -> Callable[[list[dict[str, Any]]], bytes]:
     fingerprint = content_fingerprint(from_state_dict(model(version), name="x"))
     return lambda files: json.dumps(
-        {"version": version, "output": {"files": files, "fingerprint": fingerprint}}
+        {
+            "format": "prefmerge-receipt/1",
+            "version": version,
+            "output": {"files": files, "fingerprint": fingerprint, "beside": ["config.json", "below/copy.txt", INDEX]},
+        }
     ).encode()
 
 

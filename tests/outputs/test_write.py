@@ -21,7 +21,7 @@ from prefmerge.errors import OutputError, OutputExists
 from prefmerge.ground import atomic, disk
 from prefmerge.outputs.receipts import find_receipt
 from prefmerge.outputs.write import OutputKind, create_output
-from tests.checkpoints.files import a_model, arrays_of, assert_same, info_of, save
+from tests.checkpoints.files import OURS, a_model, arrays_of, assert_same, info_of, save
 
 MODEL = a_model()
 INFOS = [info_of(name, array) for name, array in MODEL.items()]
@@ -108,7 +108,7 @@ def test_the_same_bytes_for_blocks_in_any_order_from_threads(tmp_path: Path, kin
     with create_output(tmp_path / "parts", infos, metadata={}, kind=kind, force=False, max_shard_bytes=300) as out:
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda b: out.write(b[0], b[1], small[b[0]].reshape(-1)[b[1] : b[1] + block]), blocks))
-        out.publish(b"{}")
+        out.publish(OURS)
     assert content_of(tmp_path / "parts") == content_of(expected)
 
 

@@ -25,6 +25,7 @@ import numpy as np
 from prefmerge.checkpoints.input_file import NO_FILE, InputFile
 from prefmerge.checkpoints.layouts import LONGEST, Meant, file_names, is_weights, meant
 from prefmerge.checkpoints.names import INDEX_SUFFIX, TORCH_SUFFIXES, indexed, is_index
+from prefmerge.checkpoints.other_formats import what_it_is
 from prefmerge.checkpoints.paths import expanded, name_of, split_key
 from prefmerge.checkpoints.protocol import Checkpoint, TensorInfo
 from prefmerge.checkpoints.safetensors_file import SafetensorsFile
@@ -150,6 +151,9 @@ def open_weights(path: Path, *, name: str | None, plain_names: bool = False, key
         return SafetensorsFile.open(path, name=name)
     if suffix in TORCH_SUFFIXES or is_torch_file(path):
         return open_torch_file(path, name=name, plain_names=plain_names, key=key)
+    said = what_it_is(path)
+    if said is not None:
+        raise CheckpointNotFound(f"{path}: {said}")
     raise CheckpointNotFound(
         f"{path}: not a checkpoint that prefmerge can read. "
         f"It reads .safetensors, {', '.join(TORCH_SUFFIXES)}, what torch.save wrote under any name, and folders."

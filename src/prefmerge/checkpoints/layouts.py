@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prefmerge.checkpoints.names import TORCH_SUFFIXES, indexed, is_index
+from prefmerge.checkpoints.other_formats import LIBRARIES, UNFINISHED
 from prefmerge.errors import CheckpointNotFound
 from prefmerge.ground import jsons
 from prefmerge.ground.disk import read_text_file
@@ -37,16 +38,6 @@ _NO_CHECKPOINT = re.compile(
     r"\..*|_.*|runs|logs?|wandb|mlruns|lightning_logs|tensorboard|onnx|openvino|original|coreml|gguf|tflite|optimizer.*",
     re.IGNORECASE,
 )
-_OTHER_FORMATS = {
-    ".gguf": "GGUF, which is quantised or of another library",
-    ".h5": "TensorFlow",
-    ".msgpack": "Flax",
-    ".onnx": "ONNX",
-    ".ot": "Rust",
-    ".npz": "NumPy",
-    ".keras": "Keras",
-    ".pdparams": "Paddle",
-}
 ENDINGS = (".safetensors", *TORCH_SUFFIXES, *(suffix + ".tar" for suffix in TORCH_SUFFIXES))
 
 
@@ -242,7 +233,8 @@ def _only_checkpoint(folder: Path, notes: list[str]) -> Path:
         return folder / candidates[0]
     if candidates:
         raise CheckpointNotFound(_several(folder, candidates))
-    raise CheckpointNotFound(f"{folder}: no checkpoint in this folder. {what_it_holds(names, folders)}")
+    why = _lost(folder, names) or what_it_holds(names, folders)
+    raise CheckpointNotFound(f"{folder}: no checkpoint in this folder. {why}")
 
 
 def may_hold_checkpoint(name: str) -> bool:
@@ -305,6 +297,27 @@ def _gather(folder: Path, names: Iterable[str], folders: Iterable[str]) -> str:
     return ""
 
 
+def _lost(folder: Path, names: Iterable[str]) -> str:
+    """What to say where the weights were there, or were to be; empty where nothing tells."""
+    broken = sorted(entry.name for entry in _entries(folder) if entry.is_symlink() and not entry.exists())
+    if any(map(is_weights, broken)):
+        return (
+            f"It holds links that lead to nothing: {_names(broken)}. Bring back what they lead to, or download again."
+        )
+    hidden = folder / ".cache" / "huggingface" / "download"
+    begun = [*names, *(_all_names(hidden) if hidden.is_dir() else ())]
+    if any(name.lower().endswith(UNFINISHED) for name in begun):
+        return "A download into it did not end. Download it again."
+    return ""
+
+
+def _all_names(folder: Path) -> list[str]:
+    try:
+        return [path.name for path in folder.rglob("*")]
+    except OSError:
+        return []
+
+
 def _peek(folder: Path) -> list[str]:
     """The files of a folder; none where it may not be read."""
     try:
@@ -316,7 +329,7 @@ def _peek(folder: Path) -> list[str]:
 def what_it_holds(names: list[str], folders: list[str]) -> str:
     """What to say of a folder without weights that can be read."""
     lower = [name.lower() for name in names]
-    formats = [what for suffix, what in _OTHER_FORMATS.items() if any(name.endswith(suffix) for name in lower)]
+    formats = [what for suffix, what in LIBRARIES.items() if any(name.endswith(suffix) for name in lower)]
     held = [*names, *(f"{name}/" for name in folders)]
     holds = f"It holds {_names(held)}" if held else "It is empty"
     if formats:

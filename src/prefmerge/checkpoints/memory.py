@@ -135,11 +135,8 @@ def is_torch_tensor(value: Any) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
-def _unsupported(where: str, key: str, kind: str) -> NoReturn:
-    raise UnsupportedDtype(
-        f"{where}: tensor {key!r} is {kind}, which prefmerge cannot read. "
-        "Convert it to float32, float16 or bfloat16, or leave it out."
-    )
+def _unsupported(where: str, key: str, kind: str, how: str = "Convert it to float32, float16 or bfloat16") -> NoReturn:
+    raise UnsupportedDtype(f"{where}: tensor {key!r} is {kind}, which prefmerge cannot read. {how}, or leave it out.")
 
 
 # dtype, shape, what an alias would share, flat elements
@@ -161,8 +158,14 @@ def _from_torch(tensor: Any, where: str, key: str) -> _Taken:
     import torch  # already imported by whoever made the tensor
 
     dtype = _BY_NAME.get(str(tensor.dtype).removeprefix("torch."))
-    if dtype is None or tensor.layout != torch.strided or tensor.is_quantized:
-        _unsupported(where, key, f"a {tensor.layout} tensor of {tensor.dtype}".replace("torch.", ""))
+    if tensor.is_quantized:
+        kind = f"a quantised tensor of {tensor.dtype}".replace("torch.", "")
+        _unsupported(where, key, kind, "Save the model that was not quantised")
+    if tensor.layout != torch.strided:
+        kind = f"a {tensor.layout} tensor of {tensor.dtype}".replace("torch.", "")
+        _unsupported(where, key, kind, "Save what its to_dense() gives")
+    if dtype is None:
+        _unsupported(where, key, f"a tensor of {tensor.dtype}".replace("torch.", ""))
     if tensor.is_nested:
         _unsupported(where, key, f"a nested tensor of {tensor.dtype}".replace("torch.", ""))
     if tensor.is_meta:

@@ -1,8 +1,9 @@
 """Whether a checkpoint's weights are quantised: codes and scales, not values, and so nothing that can be merged.
 
-The signs are those that bitsandbytes, GPTQ, AWQ, compressed-tensors, HQQ, quanto, VPTQ, MXFP4 and float8 checkpoints
-leave in tensor names, number formats and config.json. Small integer buffers (counters, position ids, masks) are no
-sign. Cost: the names, and config.json where there is one. Not here: formats that cannot be opened at all (GGUF).
+The signs are those that bitsandbytes, GPTQ, AWQ, Marlin, EXL3, compressed-tensors, HQQ, quanto, VPTQ, MXFP4, GGML,
+torch's own and float8 checkpoints leave in tensor names, number formats and config.json. Small integer buffers
+(counters, position ids, masks) are no sign. Cost: the names, and config.json where there is one. Not here: formats that
+cannot be opened at all (GGUF).
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ _BY_NAME = re.compile(
     r"(.+[._])?((nested_)?absmax|(nested_)?quant_map|quant_state\..+|SCB|weight_format|weight_packed|W_q|scaled_fp8)"
 )
 # Names that are a sign where they hold integers.
-_CODES = re.compile(r"(.+\.)?(qweight|qzeros|q_weight|q_scale|g_idx|Qidxs)")
+_CODES = re.compile(r"(.+\.)?(qweight|qzeros|q_weight|q_scale|g_idx|Qidxs|trellis|_packed_params)")
 # Names of weights: a sign where they hold integers or 8-bit floats beside a scale.
 _WEIGHT = re.compile(r"(?P<module>.+\.)?(\w*weight|weight[.:]_data|\w*weight_qdata|_data|codes|indices)")
 _SCALE = re.compile(r"(?P<module>.+\.)?(weight[.:])?\w*(scale|scales|scale_inv|scale_2|codebooks|centroids\.weight)")
-MANY = 4096  # elements; a matrix of so many 8-bit integers that is called a weight is codes, wherever their scale is
+MANY = 4096  # elements; so many 8-bit integers that are called a weight are codes, wherever their scale is
 
 
 def signs_of_quantisation(checkpoint: Checkpoint, ignored: Callable[[str], bool] = lambda _: False) -> list[str]:
@@ -67,9 +68,17 @@ def _holds_codes(info: TensorInfo, scaled: set[str | None], tensors: Mapping[str
     return (
         _CODES.fullmatch(info.name) is not None
         or (weight is not None and weight["module"] in scaled and len(info.shape) >= 2)
-        or (weight is not None and info.dtype.itemsize == 1 and len(info.shape) >= 2 and info.size >= MANY)
+        or (weight is not None and info.dtype.itemsize == 1 and info.size >= MANY)
+        or _is_marlin(info, tensors)
         or (info.dtype.code == "U8" and _beside_scales(info.name, tensors))
     )
+
+
+def _is_marlin(info: TensorInfo, tensors: Mapping[str, TensorInfo]) -> bool:
+    """Marlin: `B`, integers of 32 bits, and its scales `s`, floats."""
+    module, dot, last = info.name.rpartition(".")
+    scales = tensors.get(f"{module}{dot}s")
+    return last == "B" and info.dtype.itemsize == 4 and scales is not None and scales.dtype.family == "float"
 
 
 def _beside_scales(name: str, tensors: Mapping[str, TensorInfo]) -> bool:

@@ -24,6 +24,7 @@ from typing import IO, Any
 from prefmerge.checkpoints.harmless import stand_ins
 from prefmerge.checkpoints.input_file import InputFile
 from prefmerge.checkpoints.memory import StateDict, from_state_dict
+from prefmerge.checkpoints.other_formats import what_it_is
 from prefmerge.checkpoints.paths import name_of
 from prefmerge.checkpoints.state_dicts import choose
 from prefmerge.errors import CheckpointCorrupt, MissingExtra, UnsafePickle
@@ -31,6 +32,7 @@ from prefmerge.errors import CheckpointCorrupt, MissingExtra, UnsafePickle
 PREFIXES = ("module.", "_orig_mod.")
 _ZIP_MAGIC = b"PK\x03\x04"
 _OLD_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the first pickle of a file from before torch 1.6
+_PICKLE = b"\x80"  # how every pickle since protocol 2 begins, and torch writes no other
 _OLD_PICKLES = 5  # its magic number, protocol, system, content, and the names of its storages
 MOST_STEPS = 1_500_000  # of a pickle; a tensor takes about thirty
 FEW_BYTES = 1 << 18  # a pickle of so many takes no time
@@ -53,6 +55,10 @@ def open_torch_file(
             raise CheckpointCorrupt(
                 f"{path}: is a Git LFS pointer, not the file it points to. Fetch the file itself with: git lfs pull"
             )
+        if not start.startswith((_ZIP_MAGIC, _PICKLE)):
+            said = what_it_is(path)
+            if said is not None:
+                raise CheckpointCorrupt(f"{path}: {said}")
         _refuse_endless(path)
         chosen = choose(str(path), _load(path, mapped=start.startswith(_ZIP_MAGIC)), key)
         opened = from_state_dict(
@@ -86,6 +92,7 @@ def _load(path: Path, *, mapped: bool) -> Any:
         if "TorchScript" in str(error):
             raise UnsafePickle(_unsafe(path, "TorchScript archive")) from None
         fact = (str(error).splitlines() or [""])[0] or type(error).__name__
+        fact = fact.partition(". ")[0]  # what follows is advice to switch off what keeps code from running
         raise CheckpointCorrupt(f"{path}: torch cannot read it ({fact}). Download or save the file again.") from None
 
 

@@ -1,4 +1,6 @@
-"""How a function becomes a command. Not here: how it ends (`ending`)."""
+"""How a function becomes a command. A path that is empty, as a variable of the shell that is not set makes one, is
+refused: it would mean the working directory. Not here: how a command ends (`ending`).
+"""
 
 from __future__ import annotations
 
@@ -47,13 +49,34 @@ def _process_value(one: Any, check: Callable[[Any, Any], Any], ctx: Any, value: 
 
 
 class ReportingCommand(TyperCommand):
-    """A command whose `--report` may stand alone."""
+    """A command whose `--report` may stand alone, and whose paths are not empty."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         return passing_absent(super().get_params(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        empty = empty_path(args, {name: _is_path(one) for one in self.params for name in one.opts})
+        if empty is not None:
+            ctx.fail(f"{empty} is empty. Give its path; or is a variable of the shell not set?")
         return super().parse_args(ctx, reports_alone(args))
+
+
+def _is_path(parameter: Any) -> bool:
+    return not getattr(parameter, "is_flag", False) and "Path" in str(parameter.type_descriptor.annotation)
+
+
+def empty_path(args: list[str], flags: dict[str, bool]) -> str | None:
+    """What of the command line is empty where a path belongs; None where nothing is. `flags`: whether the value of each
+    is a path.
+    """
+    for i, word in enumerate(args):
+        before = args[i - 1] if i else ""
+        flag, equals, value = word.partition("=")
+        if flag.startswith("--") and equals and not value and flags.get(flag):
+            return flag
+        if word == "" and (before not in flags or flags[before]):
+            return before if before in flags else "an argument"
+    return None
 
 
 def reports_alone(args: list[str]) -> list[str]:

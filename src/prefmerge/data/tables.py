@@ -2,8 +2,8 @@
 
 One line of configuration: `data: train.csv`. Columns are recognised by their names or said (`input`, `label`,
 `domain`); an `id` column gives the ids. UTF-8, a header line, quotes as spreadsheets write them; cells are separated by
-what separates the names in the header: commas, semicolons or tabs. Paths are relative to the file. Cost: the file in
-memory, read once; images stay on disk. Not here: types (every cell is text), several labels a row.
+what separates the names in the header: commas, semicolons, tabs or bars. Paths are relative to the file. Cost: the file
+in memory, read once; images stay on disk. Not here: types (every cell is text), several labels a row.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ from prefmerge.data.whole import Steady, read_whole
 from prefmerge.errors import DataError
 
 TABLES = (".csv", ".tsv")
-_SEPARATORS = (",", ";", "\t")
+_SEPARATORS = (",", ";", "\t", "|")
+_BLANK = re.compile(r"(?:[ \t]*\r?\n)+")  # lines above the header
 _SAID = re.compile(r"sep=(.)\r?\n")  # the first line, as some spreadsheets write it
 
 
@@ -164,13 +165,17 @@ def open_table(file: Path) -> ReadTable:
     lines: list[int] = []
     try:
         text = read_whole(file, str(file)).decode("utf-8-sig")
+        if "\n" not in text:  # as spreadsheets of long ago end their lines
+            text = text.replace("\r", "\n")
+        blank = _BLANK.match(text)
+        above, text = text[: blank.end()].count("\n") if blank else 0, text[blank.end() if blank else 0 :]
         said = _SAID.match(text)
         separator = said[1] if said else _separator(text, file)
         reader = csv.reader(
             io.StringIO(text[said.end() if said else 0 :], newline=""), delimiter=separator, strict=True
         )
         columns = [name.strip() for name in next(reader, [])]
-        first = 2 if said else 1
+        first = above + (2 if said else 1)
         begins = reader.line_num + first
         for row in reader:
             if row:  # an empty line is no sample
@@ -181,7 +186,8 @@ def open_table(file: Path) -> ReadTable:
         raise DataError(f"{file}: byte {error.start} is not UTF-8. Save the file as UTF-8.") from error
     except csv.Error as error:
         raise DataError(
-            f"{file}: line {lines[-1] + 1 if lines else 1} or one soon after cannot be read: {error}."
+            f"{file}: line {lines[-1] + 1 if lines else 1} or one soon after cannot be read: {error}. Close every "
+            "quote, and save it as CSV again."
         ) from error
     if len(set(columns)) != len(columns):
         twice = next(name for name in columns if columns.count(name) > 1)

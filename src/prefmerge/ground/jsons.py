@@ -68,6 +68,8 @@ def decoded(content: bytes | str, *, nan: bool = False) -> Any:
         raise
     except RecursionError as error:
         raise NotJson("it is nested too deeply") from error
+    except UnicodeDecodeError as error:
+        raise NotJson("it is no UTF-8 text; save it as UTF-8") from error
     except ValueError as error:
         raise NotJson(str(error)) from error
 

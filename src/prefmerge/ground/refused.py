@@ -20,6 +20,8 @@ _REMEDIES = {
     errno.EDQUOT: _ROOM,
     errno.EFBIG: "Allow larger files with `ulimit -f`.",
     errno.EMFILE: "Allow more with `ulimit -n`.",
+    errno.ENAMETOOLONG: "Give a shorter name.",
+    errno.EROFS: "Choose a place that can be written to.",
     errno.ENFILE: "Allow more with `ulimit -n`.",
 }
 _NO_MEMORY = ("failed to map", "allocate memory", "can't allocate", "start new thread", "out of memory")  # of libraries

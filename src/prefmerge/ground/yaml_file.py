@@ -6,6 +6,7 @@ Cost: one small file. Not here: errors of its keys (`checked`); recipes of a mer
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict
 
+from prefmerge import shown
 from prefmerge.errors import ConfigError
 from prefmerge.ground.disk import read_text_file
 
@@ -26,6 +28,7 @@ class Section(BaseModel):
 MOST = 1 << 19  # bytes; a parser in Python takes seconds for as much
 DEEPEST = 64  # levels of lists and mappings
 LARGEST = 100_000  # values, counted wherever an alias repeats them
+_TWO_READINGS = re.compile(r"[-+]?0[0-7_]*[0-7][0-7_]*|.*:.*")  # 010 is 8 and 1:30 is 90, says YAML
 
 
 class NotYaml(ValueError):
@@ -64,7 +67,7 @@ def _composed(file: Path, nodes: Callable[[Any], Any]) -> tuple[Any, Any]:
         problem = error.problem or error.context or "it cannot be parsed"
         raise NotYaml(str(problem), mark.line + 1 if mark else None) from error
     except UnicodeDecodeError as error:
-        raise NotYaml("it is no UTF-8 text") from error
+        raise NotYaml("it is no UTF-8 text; save it as UTF-8") from error
     except yaml.YAMLError as error:  # characters that no YAML has
         raise NotYaml(str(error)) from error
 
@@ -99,7 +102,9 @@ def _loader() -> Any:
     import yaml
 
     class Bounded(yaml.SafeLoader):
-        """Refuses what is nested deeply, what holds itself and what aliases make huge, before anybody walks it."""
+        """Refuses what is nested deeply, what holds itself and what aliases make huge, before anybody walks it; then a
+        key that is there twice, and numbers that a person reads in another way.
+        """
 
         def __init__(self, text: str) -> None:
             super().__init__(text)
@@ -121,9 +126,28 @@ def _loader() -> Any:
                     self._refuse(f"it has more than {LARGEST:,} values", node)
             return node
 
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = set[str]()
+            for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+                if isinstance(key, yaml.ScalarNode):
+                    if key.value in keys:
+                        self._refuse(f"the key {shown.value(key.value)} is there twice", key)
+                    keys.add(key.value)
+            return super().construct_mapping(node, deep)
+
+        def construct_yaml_int(self, node: Any) -> Any:
+            if isinstance(node, yaml.ScalarNode) and _TWO_READINGS.fullmatch(node.value):
+                self._refuse(
+                    f"{shown.value(node.value)} is {super().construct_yaml_int(node)} in YAML; write that, or put what "
+                    "you mean otherwise, without a 0 in front or a colon",
+                    node,
+                )
+            return super().construct_yaml_int(node)
+
         def _refuse(self, problem: str, where: Any) -> NoReturn:
             raise yaml.MarkedYAMLError(None, None, problem, where.start_mark)
 
+    Bounded.add_constructor("tag:yaml.org,2002:int", Bounded.construct_yaml_int)
     return Bounded
 
 

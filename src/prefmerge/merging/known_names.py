@@ -1,4 +1,5 @@
-"""What is known of tensor names, whatever the model: wrappers, other versions of a library, buffers, heads.
+"""What is known of tensor names, whatever the model: wrappers, other versions of a library, buffers, heads, and tensors
+that are only a part of a weight.
 
     module.encoder._orig_mod.conv.weight_g  ->  encoder.conv.parametrizations.weight.original0      (`plain_names`)
 
@@ -62,6 +63,14 @@ _HEAD = re.compile(
     re.IGNORECASE,
 )
 
+# Tensors that are no weights: what a layer computes with is made of several of them. Adapters by PEFT's, kohya's and
+# LyCORIS's names; those that torch.nn.utils makes.
+_OF_ADAPTERS = re.compile(
+    r"(?:.*\.)?(?:\w*lora_(?:A|B|down|up|mid|embedding_[AB]|magnitude_vector)|dora_scale|hada_[wt]\d(?:_[ab])?"
+    r"|lokr_[wt]\d(?:_[ab])?|oft_(?:R|S|blocks|diag)|boft_[RS]|ia3_l|vera_(?:lambda_[bd]|[AB]))(?:\..*)?"
+)
+_COMPUTED = re.compile(r"(?:.*\.)?(?:parametrizations\..+|weight\w*_(?:orig|mask|g|v|u))")
+
 
 def without_wrappers(name: str) -> str:
     """The name without the segments that training puts around modules."""
@@ -103,6 +112,18 @@ def is_buffer(info: TensorInfo) -> bool:
         return True
     mask = len(info.shape) == 4 and info.shape[:2] == (1, 1) and info.shape[2] == info.shape[3]
     return mask and _CAUSAL_MASK.fullmatch(info.name) is not None
+
+
+def is_of_adapter(name: str) -> bool:
+    """Whether a tensor is a part of an adapter, which changes a weight that is stored apart from it."""
+    return _OF_ADAPTERS.fullmatch(name) is not None
+
+
+def is_part_of_weight(name: str) -> bool:
+    """Whether a tensor is one of those that torch makes a weight of: under a weight or spectral norm, pruned,
+    parametrised.
+    """
+    return _COMPUTED.fullmatch(name) is not None
 
 
 def branches(names: Iterable[str]) -> set[str]:

@@ -24,9 +24,17 @@ from typing import NamedTuple
 
 from prefmerge.checkpoints import Checkpoint
 from prefmerge.checkpoints.paths import split_stack
-from prefmerge.errors import RecipeError
+from prefmerge.errors import CheckpointMismatch, RecipeError
 from prefmerge.ground.words import counted, nearest, quoted
-from prefmerge.merging.known_names import branches, is_buffer, is_head, plain_names, without_wrappers, wrappers_in
+from prefmerge.merging.known_names import (
+    branches,
+    is_buffer,
+    is_head,
+    is_of_adapter,
+    plain_names,
+    without_wrappers,
+    wrappers_in,
+)
 from prefmerge.merging.parameters import EXCLUDE, RENAME, rename_rule
 from prefmerge.merging.recipe import Recipe
 from prefmerge.merging.sameness import Sameness
@@ -101,7 +109,10 @@ class Names:
 def match(
     recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint], names: Sequence[str], sameness: Sameness
 ) -> list[Names]:
-    """What each task calls the base's tensors. Raises RecipeError for a `--rename` that is of no use."""
+    """What each task calls the base's tensors. Raises RecipeError for a `--rename` that is of no use, and
+    CheckpointMismatch for a base that holds parts of adapters.
+    """
+    _refuse_adapters(recipe, base)
     called = [{name: name for name in task.tensors} for task in tasks]
     for rule in recipe[RENAME]:
         old, by = rename_rule(rule)
@@ -116,6 +127,17 @@ def match(
         _refuse_one_name(own, who)
     rows = zip(tasks, names, called, strict=True)
     return [_Matcher(recipe, base, task, who, own, sameness).names() for task, who, own in rows]
+
+
+def _refuse_adapters(recipe: Recipe, base: Checkpoint) -> None:
+    excluded = excluder(recipe[EXCLUDE])
+    parts = [name for name in base.tensors if is_of_adapter(name) and not excluded(name)]
+    if parts:
+        raise CheckpointMismatch(
+            f"base ({base.name}) holds {_counted('tensor', parts)} of adapters. A model changes by their products, and "
+            "products of merged factors are not the merged products. Put them into the weights and save those first "
+            "(merge_and_unload() of PEFT), or give the model without them as the base, and adapters as tasks."
+        )
 
 
 def _nearest(rule: str, called: Sequence[Mapping[str, str]]) -> str:

@@ -1,7 +1,8 @@
 """One message about checkpoints whose tensors do not match the base's: both sides, and the flags that help.
 
 Names without a partner are shown beside the nearest of the other side with the same shape. The flags are tried before
-they are shown: with them the same match has nothing to complain of. A message has at most `MOST` characters.
+they are shown: with them the same match has nothing to complain of. None are shown for tensors that are only parts of a
+weight. A message has at most `MOST` characters.
 Cost: a few matches more, and comparisons of a few hundred names. Not here: how names are matched (`matching`).
 """
 
@@ -9,14 +10,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from difflib import SequenceMatcher
 
 from prefmerge.checkpoints import Checkpoint
 from prefmerge.checkpoints.rearranged import original
 from prefmerge.errors import PrefmergeError
 from prefmerge.ground.words import counted, listed, quoted
-from prefmerge.merging.known_names import branches
+from prefmerge.merging.known_names import branches, is_of_adapter, is_part_of_weight
 from prefmerge.merging.layers import layer_of, stacks
 from prefmerge.merging.matching import Names, excluder
 from prefmerge.merging.parameters import EXCLUDE, RENAME, rename_rule
@@ -42,8 +43,8 @@ def explained(
     wrong = [(task, names) for task, names in zip(tasks, matched, strict=True) if names.wrong]
     renames = {names.who: _renames(base, task, names) for task, names in wrong}
     suggested = list(dict.fromkeys(rule for rules in renames.values() for rule in rules))
-    deeper = _layers(base, wrong)
-    remedy = deeper or [_remedy(recipe, base, tasks, suggested, again)]
+    first = _layers(base, wrong) or _parts(wrong) or _shifted(base, wrong)
+    remedy = first or [_remedy(recipe, base, tasks, suggested, again)]
     message = ""
     for shown in range(SHOWN, 0, -1):
         facts = [fact for task, names in wrong[:2] for fact in _facts(base, task, names, renames[names.who], shown)]
@@ -109,6 +110,54 @@ def _layers(base: Checkpoint, wrong: Sequence[tuple[Checkpoint, Names]]) -> list
             if count != own[stack]
         ]
     return [*told[:2], "Give models of as many layers: the base can be a stack too, such as BASE[0:8]|BASE[4:12]."]
+
+
+def _parts(wrong: Sequence[tuple[Checkpoint, Names]]) -> list[str]:
+    """What to do where tensors that do not match are only parts of a weight, a sentence: a name that could be given to
+    one of them, or a pattern that leaves them out, would make another model.
+    """
+    alone = [name for _, names in wrong for name in (*names.foreign, *names.missing)]
+    alone += [own for _, names in wrong for several in names.double.values() for own in several]
+    adapters, computed = ([name for name in alone if test(name)] for test in (is_of_adapter, is_part_of_weight))
+    told: list[str] = []
+    if adapters:
+        told.append(
+            f"{_short(adapters[0])!r} is a part of an adapter, without which the weights beside it are not what was "
+            "trained. Put it into the weights and save them (merge_and_unload() of PEFT), or save the adapter alone "
+            "(save_pretrained) and give its folder."
+        )
+    if computed:
+        told.append(
+            f"{_short(computed[0])!r} is a part of a weight, which torch computes from several tensors. Save the "
+            "weights themselves: after torch.nn.utils.parametrize.remove_parametrizations, prune.remove, "
+            "remove_weight_norm or remove_spectral_norm."
+        )
+    return told
+
+
+def _shifted(base: Checkpoint, wrong: Sequence[tuple[Checkpoint, Names]]) -> list[str]:
+    """What to do where a task numbers its layers from another number than the base: what is left of a stack when those
+    without a partner are left out would be merged with its neighbours.
+    """
+    own = _first_layers(base.tensors)
+    for task, names in wrong:
+        alone = {layer.stack for name in (*names.missing, *names.foreign) if (layer := layer_of(name))}
+        for stack, first in _first_layers(task.tensors).items():
+            if stack in alone and first != own.get(stack, first):
+                return [
+                    f"The layers of {_short(stack)!r} have numbers from {first} in {_short(names.who)!r}, and from "
+                    f"{own[stack]} in the base, so one number may stand for two layers. Save them with the same "
+                    "numbers first."
+                ]
+    return []
+
+
+def _first_layers(tensors: Iterable[str]) -> dict[str, int]:
+    first: dict[str, int] = {}
+    for name in tensors:
+        if layer := layer_of(name):
+            first[layer.stack] = min(layer.number, first.get(layer.stack, layer.number))
+    return first
 
 
 def _unlike(base: Checkpoint, task: Checkpoint, name: str, own: str) -> str:

@@ -21,7 +21,7 @@ from prefmerge.checkpoints.adapter import find_adapter, open_adapter
 from prefmerge.checkpoints.hub import Beside, fetch
 from prefmerge.checkpoints.paths import expanded, hub_id, in_stack, name_of, split_stack
 from prefmerge.checkpoints.rearranged import original
-from prefmerge.errors import CheckpointError, CheckpointMismatch, DiskFull
+from prefmerge.errors import CheckpointCorrupt, CheckpointError, CheckpointMismatch, DiskFull
 from prefmerge.merging.stacks import Stack, open_stack
 from prefmerge.outputs.companions import companions_among
 from prefmerge.vectors.adapter import AdapterVector
@@ -65,11 +65,15 @@ def open_base(path: str | Path) -> Checkpoint:
 
 def open_model(path: Path, *, name: str | None = None) -> Checkpoint:
     """The checkpoint of a whole model, or of a stack of slices, that is on this machine. Raises what `open_checkpoint`
-    raises, and CheckpointMismatch.
+    raises, CheckpointCorrupt where it holds no tensors, and CheckpointMismatch.
     """
     parts = split_stack(path)
     if parts is None:
-        return open_checkpoint(path, name=name)
+        opened = open_checkpoint(path, name=name)
+        if not opened.tensors:
+            opened.close()
+            raise CheckpointCorrupt(f"{path}: holds no tensors. Save the model again, with its weights.")
+        return opened
     return open_stack(path, parts, name or name_of(path), open_checkpoint)
 
 

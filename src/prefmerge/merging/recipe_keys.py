@@ -28,6 +28,20 @@ ABOUT = {  # what stands under the keys that set no parameter
     "layer_range": "Which layers of the model: `[FIRST, END]`, END not among them.",
     "int8_mask": "Taken, without effect.",
 }
+_MEANT = {  # what people write -> the key
+    **dict.fromkeys(("base", "theta_0", "base_checkpoint"), "base_model"),
+    **dict.fromkeys(("tasks", "checkpoints", "task", "model_list"), "models"),
+}
+_BESIDE = (
+    "out",
+    "output",
+    "max_memory",
+    "threads",
+    "force",
+    "max_shard_size",
+    "report",
+    "push",
+)  # flags of the command
 _TOP = ("name", "merge_method", "base_model", "models", "slices", "parameters")  # and the parameters of this level
 REFUSED = {  # mergekit's keys that prefmerge does not have -> what to do
     "modules": "List whole models under 'models', or layers of them under 'slices'.",
@@ -64,4 +78,15 @@ def unknown(key: str, where: str, known: tuple[str, ...]) -> str:
     level = next((level for level, keys in levels().items() if key in keys), None)
     if level is not None:
         return f"unknown key {key!r}{where}. It belongs in {level}."
+    if key.lower().replace("-", "_") in _BESIDE:
+        flag = "out" if key.lower() == "output" else key.lower().replace("_", "-")
+        return f"unknown key {key!r}{where}. It is no part of a recipe: give --{flag} on the command line."
+    plain = key.lower().replace("-", "_")
+    named = {one.name: one.keys[0] for one in every().values() if one.keys}
+    for spelled in (plain, plain.removesuffix("s")):
+        meant = _MEANT.get(spelled) or named.get(spelled, spelled)
+        level = next((level for level, keys in levels().items() if meant in keys and meant != key), None)
+        if level is not None:
+            at = "" if meant in known else f" in {level}"
+            return f"unknown key {key!r}{where}. Did you mean {meant!r}{at}?"
     return f"unknown key {key!r}{where}.{did_you_mean(key, known)} Known keys: {', '.join(known)}."

@@ -121,10 +121,14 @@ class Nodes:
             )
         if kind(node) == "nothing":
             return None
+        import yaml
+
         try:
             return self._loader.construct_object(node) if node.tag.endswith((":bool", ":int")) else node.value
         except (ValueError, KeyError):  # what a tag calls a number and is none
             return node.value
+        except yaml.MarkedYAMLError as error:  # a number of two readings
+            raise self.error(node, f"{place}: {error.problem}.") from error
 
     def text(self, node: Any, place: str) -> str:
         if kind(node) not in ("scalar", "nothing"):

@@ -3,21 +3,27 @@
     merged/receipt.json                    of a folder
     merged.safetensors.receipt.json        of a file
 
-Cost: one reading of the weights where a killed merge left its receipt behind. Not here: what a receipt says.
+Cost: one reading of the weights where a killed merge left its receipt behind; a listing of a folder that is to be
+replaced. Not here: what a receipt says.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from prefmerge.checkpoints import content_fingerprint
 from prefmerge.checkpoints.safetensors_file import SafetensorsFile
 from prefmerge.errors import CheckpointError
 from prefmerge.ground import atomic, disk, jsons
+from prefmerge.report import place
 
 RECEIPT = "receipt.json"
 HELD = "output"  # the sub-folder of a temporary folder that has more than the output in it: pieces to resume from
+
+
+FORMATS = "prefmerge-receipt/"  # how the format of every receipt begins
 
 
 def receipt_beside(target: Path) -> Path:
@@ -67,3 +73,30 @@ def settle(target: Path, workspace: Path) -> None:
     if _describes(waiting, target):
         os.replace(waiting, receipt_beside(target))
         disk.sync_path(target.parent)
+
+
+def added_by_others(folder: Path) -> list[str] | None:
+    """The files in an output folder that its merge did not write, by their paths in it; None where the folder is none
+    of ours. What systems and libraries put anywhere (hidden files, compiled code) does not count, nor a report of ours.
+    """
+    try:
+        content: Any = jsons.read(folder / RECEIPT, nan=True)
+        if not content["format"].startswith(FORMATS):
+            return None
+        output = content["output"]
+        if output.get("beside") is None:  # the first versions did not say
+            return []
+        own = {RECEIPT, *output["beside"], *(entry["name"] for entry in output["files"])}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    found: list[str] = []
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__pycache__")
+        inside = Path(root).relative_to(folder)
+        links = [name for name in folders if (Path(root) / name).is_symlink()]
+        found += [(inside / name).as_posix() for name in (*sorted(names), *links) if not name.startswith(".")]
+    return [name for name in found if name not in own and not _is_report(folder, name)]
+
+
+def _is_report(folder: Path, name: str) -> bool:
+    return place.is_report(name) and place.is_ours(folder / name)

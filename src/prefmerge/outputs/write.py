@@ -33,10 +33,12 @@ from prefmerge.checkpoints.paths import expanded
 from prefmerge.checkpoints.protocol import TensorInfo
 from prefmerge.errors import DiskFull, OutputError, OutputExists, UsageError
 from prefmerge.ground import atomic, disk, jsons, locks, store
-from prefmerge.outputs.receipts import HELD, RECEIPT, find_receipt, receipt_beside, settle
+from prefmerge.ground.words import listed
+from prefmerge.outputs.receipts import HELD, RECEIPT, added_by_others, find_receipt, receipt_beside, settle
 from prefmerge.outputs.refusals import reporting
 from prefmerge.outputs.shards import Shard, ShardFiles, lay_out, write_all
 
+SHOWN = 5  # files that a message names
 MAX_SHARD_BYTES = 5_000_000_000  # Hugging Face's limit for one file
 
 OutputKind = Literal["file", "folder"]
@@ -52,6 +54,8 @@ _FOREIGN = re.compile(
 
 def kind_of(out: Path) -> OutputKind:
     """What is written at `out`: a file, or a folder. Raises UsageError for a name of what prefmerge does not write."""
+    if str(out).startswith("-"):  # stdout, or a flag whose value is lacking
+        raise UsageError(f"-o {out}: not a name for an output, which is a file or a folder. Give another name.")
     if out.suffix.lower() == ".safetensors":
         return "file"
     if _FOREIGN.fullmatch(out.name) and not out.is_dir():
@@ -200,10 +204,32 @@ def _check_target(target: Path, kind: OutputKind, force: bool, began: float) -> 
             f"{target}: {_how_it_came(target, began)} and holds no {RECEIPT}, so prefmerge did not make this folder "
             "and will not replace it, even with --force. Choose another output, or remove the folder yourself."
         )
+    if kind == "folder" and any(target.iterdir()):
+        _refuse_to_lose(target)
     if not force:
         raise OutputExists(
             f"{target}: {_how_it_came(target, began)}. Choose another output, or overwrite it with --force."
         )
+
+
+def _refuse_to_lose(folder: Path) -> None:
+    """Raise OutputExists where a folder that is to be replaced holds what no merge wrote."""
+    others = added_by_others(folder)
+    if others is None:
+        raise OutputExists(
+            f"{folder}: its {RECEIPT} is none of prefmerge, or is damaged, so nobody knows what else in this folder "
+            "prefmerge made; it will not be replaced, even with --force. Choose another output, or remove the folder "
+            "yourself."
+        )
+    if others:
+        raise OutputExists(
+            f"{folder}: holds what the merge before did not write, and --force would remove it: "
+            f"{listed(others, SHOWN, form=_printable)}. Move it out of the folder, or choose another output."
+        )
+
+
+def _printable(name: str) -> str:
+    return name if name.isprintable() else ascii(name)
 
 
 def _how_it_came(target: Path, began: float) -> str:
