@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,18 @@ LOADED = [
 ]
 
 
+def context() -> ForkServerContext:
+    """For processes that code under test starts: in place of the one for which it asks with `get_context`."""
+    found = multiprocessing.get_context("forkserver")
+    found.set_forkserver_preload(LOADED)
+    return found
+
+
 def begun(work: Callable[..., object], *given: Any, said: Path | None = None) -> BaseProcess:
     """A process that does `work`, which a module of tests has. `said`: the file that gets what it prints; None: nobody.
     Its `exitcode` is below 0 where a signal ended it.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(LOADED)
-    process = context.Process(target=_work, args=(work, given, os.getcwd(), dict(os.environ), said))
+    process = context().Process(target=_work, args=(work, given, os.getcwd(), dict(os.environ), said))
     process.start()
     return process
 
