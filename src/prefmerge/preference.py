@@ -308,10 +308,11 @@ def budgets(shares: Sequence[Fraction], elements: int, *, also_zero: bool = Fals
     """Elements per task, summing to `elements` (paper eq. 5, 6). The remainder goes one each to the first tasks with a
     positive share; with `also_zero` to the first tasks, whatever their share, as in the authors' released code.
     """
-    floors = [int(share * elements) for share in shares]
+    # Whole numbers: a scope may be a tensor, and models have many.
+    floors = [share.numerator * elements // share.denominator for share in shares]
     rest = elements - sum(floors)
     for i, share in enumerate(shares):
-        if rest and (also_zero or share > 0):
+        if rest and (also_zero or share.numerator > 0):
             floors[i] += 1
             rest -= 1
     return tuple(floors)

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,7 @@ def test_a_folder_that_takes_no_files_is_told(tmp_path: Path):
 @pytest.mark.parametrize("threads", [1, 3])
 def test_large_items_have_all_threads_and_small_ones_one_each(threads: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("prefmerge.vectors.workspace.LARGE", 10)
+    monkeypatch.setattr("prefmerge.vectors.workspace.SMALL", 0)
     sizes = [3, 12, 2, 1, 40, 0, 11]
     seen: list[tuple[int, bool]] = []
     main = threading.current_thread()
@@ -88,6 +90,42 @@ def test_large_items_have_all_threads_and_small_ones_one_each(threads: int, monk
     assert {i for i, _ in seen[2:4]} == {2, 3}  # between the large ones that they stand between
     assert all(alone for i, alone in seen if sizes[i] >= 10)
     assert threads == 1 or [i for i, alone in seen if not alone and i in (2, 3)] != []
+
+
+def test_small_items_that_follow_each_other_stay_on_one_thread(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("prefmerge.vectors.workspace.SMALL", 2)
+    sizes = [5, 2, 2, 1, 6, 0, 1]
+    seen: dict[int, tuple[int, int]] = {}  # item -> its thread, and how many came before
+
+    def see(item: int) -> None:
+        seen[item] = threading.get_ident(), len(seen)
+
+    with Workspace(threads=4) as work:
+        work.walk(range(len(sizes)), sizes.__getitem__, see)
+    assert sorted(seen) == list(range(len(sizes)))
+    for run in ([1, 2, 3], [5, 6]):
+        assert len({seen[item][0] for item in run}) == 1
+        assert [seen[item][1] for item in run] == sorted(seen[item][1] for item in run)
+
+
+def test_many_small_items_end_where_another_fails():
+    """Ctrl-C, or an error in a larger tensor, must not wait for tens of thousands of small ones."""
+    begun, failed = threading.Event(), threading.Event()
+    seen: list[int] = []
+
+    def work_at(item: int) -> None:
+        if item == 0:
+            begun.wait(30)
+            failed.set()
+            raise ValueError("the large one")
+        seen.append(item)
+        begun.set()
+        failed.wait(30)
+        time.sleep(0.001)
+
+    with Workspace(threads=2) as work, pytest.raises(ValueError, match=r"^the large one$"):
+        work.walk(range(100_000), lambda item: 10**5 if item == 0 else 1, work_at)
+    assert 1 <= len(seen) < 50_000
 
 
 def test_a_walk_ends_with_the_first_error():

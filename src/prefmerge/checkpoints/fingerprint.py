@@ -30,33 +30,30 @@ class Fingerprint:
         self._tensors = sorted(tensors, key=lambda info: info.name)
         self._sizes = {info.name: info.size for info in self._tensors}
         self._first: dict[str, int] = {}  # name -> the slot of its first chunk; the others follow
+        given = (aliases or {}).items()
+        shared = {name: of for name, of in given if name in self._sizes and of in self._sizes}
         slots = 0
         for name, size in self._sizes.items():
-            self._first[name] = slots
-            slots += -(-size // CHUNK)
-        for name, shared in (aliases or {}).items():
-            if name in self._first and shared in self._first:
-                self._first[name] = self._first[shared]
+            if name not in shared:
+                self._first[name] = slots
+                slots += -(-size // CHUNK)
+        for name, of in shared.items():
+            self._first[name] = self._first[of]
         # A thread writes only the slots of the chunks it hashed, and hashing a chunk twice gives the same value: no
         # lock is needed.
         self._hashes = np.zeros(slots, "<u8")
         self._seen = bytearray(slots)
 
-    def lacks(self, tensor: str, start: int, stop: int) -> bool:
-        """Whether a chunk that begins in [start, stop) was not hashed yet."""
-        first = self._first[tensor]
-        return 0 in self._seen[first - (-start // CHUNK) : first - (-stop // CHUNK)]
-
-    def reach(self, tensor: str, start: int, stop: int) -> int:
-        """How far to read from `start`, to `stop` or beyond, so that every chunk which begins before `stop` and was not
-        hashed yet is whole.
+    def reach(self, tensor: str, start: int, stop: int) -> int | None:
+        """How far to read from `start`, to `stop` or beyond, so that every chunk which begins in [start, stop) and was
+        not hashed yet is whole. None where all of these were.
 
         Who reads a tensor in blocks of any size so hashes each chunk once.
         """
-        last = (stop - 1) // CHUNK
-        if stop <= start or last * CHUNK < start or self._seen[self._first[tensor] + last]:
-            return stop
-        return max(stop, min((last + 1) * CHUNK, self._sizes[tensor]))
+        first, last = self._first[tensor], (stop - 1) // CHUNK
+        if 0 not in self._seen[first - (-start // CHUNK) : first + last + 1]:
+            return None
+        return stop if self._seen[first + last] else max(stop, min((last + 1) * CHUNK, self._sizes[tensor]))
 
     def add(self, tensor: str, stored: np.ndarray, start: int) -> None:
         """Hash every chunk that lies wholly in `stored`, the stored elements from `start` on. Safe to call from any
@@ -67,7 +64,7 @@ class Fingerprint:
             end = min((i + 1) * CHUNK, size)
             if end > stop or self._seen[first + i]:  # a tensor that is read twice is hashed once
                 continue
-            chunk = stored[i * CHUNK - start : end - start].view(np.uint8)
+            chunk = stored if end - i * CHUNK == stored.size else stored[i * CHUNK - start : end - start]
             self._hashes[first + i] = xxhash.xxh3_64_intdigest(chunk.data)
             self._seen[first + i] = 1
 
@@ -102,7 +99,7 @@ class Fingerprint:
 
     def covered(self) -> bool:
         """Whether every chunk of every tensor was added."""
-        return all(all(self._seen[self._slots(name)]) for name in self._first)
+        return 0 not in self._seen
 
     def tensor_digests(self) -> dict[str, str]:
         """Each tensor's own hash, 16 hexadecimal digits: says which one differs where `hexdigest` says one does."""
@@ -114,10 +111,10 @@ class Fingerprint:
         if not self.covered():
             missing = next(name for name in self._first if self.missing(name))
             raise ValueError(f"the fingerprint lacks chunks of tensor {missing!r}")
-        digest = xxhash.xxh3_128(b"prefmerge content 1")
+        digest, hashes = xxhash.xxh3_128(b"prefmerge content 1"), self._hashes.data
         for info in self._tensors:
             digest.update(_described(info))
-            digest.update(self._hashes[self._slots(info.name)].data)
+            digest.update(hashes[self._slots(info.name)])
         return PREFIX + digest.hexdigest()
 
 

@@ -141,16 +141,18 @@ class _DuplicateNameError(Exception):
 
 
 def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    entries: dict[str, Any] = {}
-    for key, entry in pairs:
-        if key in entries:
-            raise _DuplicateNameError(key[:200])
-        entries[key] = entry
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise _DuplicateNameError(key[:200])
+            seen.add(key)
     return entries
 
 
 def _is_count(number: Any) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 1 << 63
+    return type(number) is int and 0 <= number < 1 << 63
 
 
 def _check_header(
@@ -204,7 +206,8 @@ def _check_entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int, in
             f"{path}: tensor {name!r} has dtype {value(code)}, which prefmerge cannot read. "
             "Convert the checkpoint to float32, float16 or bfloat16 first."
         )
-    if sum(size.bit_length() for size in shape) > 128 and 0 not in shape:  # before any arithmetic with it
+    # Before any arithmetic with it. Two sizes below 2^63 are no more than that.
+    if len(shape) > 2 and sum(size.bit_length() for size in shape) > 128 and 0 not in shape:
         _corrupt(path, f"its header gives tensor {name!r} the shape {value(shape)}, more than any file holds")
     info = TensorInfo(name, DTYPES[code], tuple(shape))
     begin, end = offsets

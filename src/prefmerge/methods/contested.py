@@ -14,6 +14,7 @@ prices, and what they are worth (`optimal`), the loops over elements (`settling`
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -80,7 +81,7 @@ class Contested:
         self._read_Q, self._own_P, self._before_P = importance.vectors(competing)
         self._block = work.shared(len(self._read_Q))
         self._groups = _groups(self._own_P, len(self._read_Q))
-        self._edges = np.cumsum([0, *(deltas.size for deltas in tensors)]).tolist()
+        self._edges = list(itertools.accumulate((deltas.size for deltas in tensors), initial=0))
         self.owners = work.allocate(self._edges[-1], np.uint8)
         self.merged: np.ndarray | None = None  # the value of each element's owner
         self._keeps = False  # whether there is room for it
@@ -240,7 +241,7 @@ class Contested:
 
     def _of_picked(self, function: Callable[[_Rows, int, int], None]) -> None:
         """function(rows, low, high) for all that is picked, which has rows [low, high) of the whole."""
-        edges = np.cumsum([0, *(len(rows.positions) for rows in self._picked)]).tolist()
+        edges = list(itertools.accumulate((len(rows.positions) for rows in self._picked), initial=0))
         pieces = [piece for piece in zip(self._picked, edges[:-1], edges[1:], strict=True) if piece[1] < piece[2]]
         self._work.map(lambda piece: function(*piece), pieces)
 

@@ -4,13 +4,14 @@ The k-th largest is found by counting float32 bit patterns, whose order is that 
 bits, then those of one count by their lower bits. Values equal to it are kept in order of tensor and index until k are
 kept. Several k come from the same readings. Cost: one reading, in which the values near the k-th of a first block are
 listed; where that block says little of the others, a second, and a third where equals need an order. Counting arrays
-of 64 KiB to 512 KiB, and the lists, a few of a hundred values. Not here: whose values they are.
+of 64 KiB to 512 KiB, and the lists, a few of a hundred values. The values of a small scope are sorted
+instead. Not here: whose values they are.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,8 +23,10 @@ from prefmerge.vectors.workspace import Workspace, spans
 HIGH, LOW = 1 << 15, 1 << 16  # counting arrays over the bit pattern's upper 15 and lower 16 bits
 STRETCH = 1 << 16  # elements for which the equals before them are known
 DEVIATIONS = 4.0  # standard deviations of a first block's counts, around which values are listed
+ABOVE = 0x7FFFFFFF  # all bits but the sign: a pattern that no finite magnitude has
 ALL = 1 << 62  # equals: more than there are
 MOST_LISTED = 8  # one of so many values
+FEW = 1 << 12  # values of a scope, which are sorted sooner than counting arrays are walked through
 
 Read = Callable[[int, int, int, np.ndarray], object]  # (tensor, start, stop, float32 to fill)
 
@@ -119,6 +122,11 @@ class SomeMagnitudes:
 
         return _added(self._work.map(count, self._groups), (len(buckets), LOW))
 
+    def patterns(self) -> np.ndarray:
+        """The bit patterns of all magnitudes, where they are few."""
+        values = [self._values(block).copy() for block in self._blocks]
+        return np.concatenate([np.empty(0, np.float32), *values]).view(np.uint32) & np.uint32(ABOVE)
+
     def equal(self, threshold: int) -> int:
         """How many have this bit pattern; where they are is kept for the next `cut`."""
         pattern = np.uint32(threshold)
@@ -168,6 +176,17 @@ def cuts(sizes: Sequence[int], read: Read, keeps: Sequence[int], work: Workspace
 
 def find_cuts(keeps: Sequence[int], elements: int, ask: Ask) -> None:
     """Have every section of a scope, each a `SomeMagnitudes`, know the cut for every k. `elements`: of the scope."""
+    for threshold, ties, equals in (_sorted if elements <= FEW else _counted)(keeps, elements, ask):
+        # Zeros need no order among them: trimmed or not, they are zero.
+        if threshold and ties != equals:
+            found = ask(SomeMagnitudes.equal, threshold)
+            ask(SomeMagnitudes.cut, threshold, ties, each=[sum(found[:i]) for i in range(len(found))])
+        else:
+            ask(SomeMagnitudes.cut, None, threshold, ties)
+
+
+def _counted(keeps: Sequence[int], elements: int, ask: Ask) -> Iterator[tuple[int, int, int]]:
+    """For every k the bit pattern of the k-th largest, how many of its equals are kept, and how many there are."""
     high = _summed(ask(SomeMagnitudes.high, [keep / max(1, elements) for keep in keeps]))
     located = [locate(high, keep) for keep in keeps]
     buckets = sorted({bucket for bucket, _ in located})
@@ -175,13 +194,16 @@ def find_cuts(keeps: Sequence[int], elements: int, ask: Ask) -> None:
     for keep, (bucket, above) in zip(keeps, located, strict=True):
         histogram = lows[buckets.index(bucket)]
         low, above_low = locate(histogram, keep - above)
-        threshold, ties = (bucket << 16) | low, keep - above - above_low
-        # Zeros need no order among them: trimmed or not, they are zero.
-        if threshold and ties != histogram[low]:
-            equals = ask(SomeMagnitudes.equal, threshold)
-            ask(SomeMagnitudes.cut, threshold, ties, each=[sum(equals[:i]) for i in range(len(equals))])
-        else:
-            ask(SomeMagnitudes.cut, None, threshold, ties)
+        yield (bucket << 16) | low, keep - above - above_low, int(histogram[low])
+
+
+def _sorted(keeps: Sequence[int], elements: int, ask: Ask) -> Iterator[tuple[int, int, int]]:
+    """The same of few values."""
+    patterns = np.sort(np.concatenate(ask(SomeMagnitudes.patterns)))
+    for keep in keeps:
+        threshold = patterns[elements - keep] if keep else np.uint32(ABOVE)
+        first, last = np.searchsorted(patterns, threshold), np.searchsorted(patterns, threshold, side="right")
+        yield int(threshold), keep - (elements - int(last)), int(last - first)
 
 
 def _window(histogram: np.ndarray, part: float) -> tuple[int, int] | None:

@@ -69,7 +69,8 @@ class _Problem:
 
     def give(self, owner_R: np.ndarray) -> None:
         """Have the owners of what was gathered last written down."""
-        self.ask(Contested.give, each=np.split(owner_R, np.cumsum(self._rows)[:-1]))
+        several = len(self._rows) > 1
+        self.ask(Contested.give, each=np.split(owner_R, np.cumsum(self._rows)[:-1]) if several else [owner_R])
 
     def settle(self, price_P: np.ndarray, bound_PP: np.ndarray, noise: float) -> tuple[np.ndarray, float]:
         """Have what is plain given away. Returns how many elements each task got, and their importance."""

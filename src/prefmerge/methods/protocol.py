@@ -108,6 +108,13 @@ class Settings:
         assert isinstance(self.shares, tuple), "the caller resolves the preference, for a tensor where it differs"
         return self.shares
 
+    @cached_property
+    def asked(self) -> tuple[Fraction, ...]:
+        """What was asked for each task, in elements or in shares, as a part of the whole."""
+        asked = self.of_all if self.counts is None else self.counts
+        total = sum(asked)
+        return tuple(Fraction(one) / total for one in asked)
+
     def at(self, tensor: str, depth: Fraction, slice: int = 0) -> Settings:
         """These settings for one tensor, which lies so deep in its stack of layers, or in a slice of a stack."""
         if not self.varies:

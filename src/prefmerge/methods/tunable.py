@@ -241,14 +241,14 @@ class TunableMagmax(InSections):
 
     def budgets(self, settings: Settings, elements: int) -> tuple[int, ...]:
         """In the authors' code the remainder goes to the first tasks, whatever their share."""
-        return _of_shares(_speaks_for(settings), elements, settings)
+        return _of_shares(settings.asked, elements, settings)
 
     def most_budgets(self, settings: Settings, elements: int) -> tuple[int, ...]:
         """With `released` any task but the last may get one element of a remainder."""
         if settings[SELECTION] != "released":
             return self.budgets(settings, elements)
-        asked, last = _speaks_for(settings), settings.tasks - 1
-        return tuple(int(Fraction(n) / sum(asked) * elements) + (t < last) for t, n in enumerate(asked))
+        last = settings.tasks - 1
+        return tuple(int(share * elements) + (t < last) for t, share in enumerate(settings.asked))
 
     def scratch(self, settings: Settings) -> int:
         """One byte of owner; where records are kept, their masks too."""
@@ -340,16 +340,15 @@ def _budgets(elements: int, settings: Settings, ask: Ask) -> tuple[int, ...]:
                 f"Give counts that sum to {elements}, or shares."
             )
         return settings.counts
-    shares = _speaks_for(settings)
+    shares = settings.asked
     if settings[STRENGTH] < 1:
-        total, own = sum(shares), zip(*ask(_OwnedSection.magmax_counts), strict=True)
-        shares = blended([Fraction(n) / total for n in shares], settings[STRENGTH], tuple(map(sum, own)))
+        own = zip(*ask(_OwnedSection.magmax_counts), strict=True)
+        shares = blended(shares, settings[STRENGTH], tuple(map(sum, own)))
     return _of_shares(shares, elements, settings)
 
 
-def _of_shares(shares: Sequence[Fraction | int], elements: int, settings: Settings) -> tuple[int, ...]:
-    total = sum(shares)
-    return budgets([Fraction(n) / total for n in shares], elements, also_zero=settings[SELECTION] == "released")
+def _of_shares(shares: Sequence[Fraction], elements: int, settings: Settings) -> tuple[int, ...]:
+    return budgets(shares, elements, also_zero=settings[SELECTION] == "released")
 
 
 def magmax_counts(tensors: Sequence[Deltas], tasks: int, work: Workspace) -> tuple[int, ...]:

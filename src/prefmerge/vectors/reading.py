@@ -132,9 +132,9 @@ class ReadTensor:
         their chunks are hashed then.
         """
         name, fingerprint = self._name, self._fingerprint
-        if fingerprint is None or not self._source.touched or not fingerprint.lacks(name, start, stop):
+        reach = fingerprint.reach(name, start, stop) if fingerprint is not None and self._source.touched else None
+        if fingerprint is None or reach is None:
             return self._read(name, start, stop, space.buffer(buffer, (stop - start) * self._itemsize))
-        reach = fingerprint.reach(name, start, stop)
         stored = self._read(name, start, reach, space.buffer(buffer, (reach - start) * self._itemsize))
         fingerprint.add(name, stored, start)
         return stored[: stop - start]

@@ -15,7 +15,7 @@ import os
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,6 +33,7 @@ PARTS = 16  # blocks in one stretch of masks: fewer, longer kernel calls where o
 SHARED = 1 << 19  # values of all tasks that a thread holds at once: 2 MiB of float32
 LEAST = 1 << 12  # elements
 LARGE = 1 << 20  # elements; below it one thread takes a tensor whole, whatever its share of the model
+SMALL = 1 << 13  # elements; up to it a tensor is mostly Python's work, of which two threads do no more than one
 
 HEAVY = 2  # problems solved in memory at a time, tens of MiB each: more threads must not mean more of them
 
@@ -105,16 +106,27 @@ class Workspace:
 
     def walk(self, items: Iterable[Item], size: Callable[[Item], int], function: Callable[[Item], object]) -> None:
         """function(item) for every item, in their order: tensors, or what takes their place, of `size` elements. A
-        large one has all threads to itself, for maps of its own; those between two large ones go one to a thread.
+        large one has all threads to itself, for maps of its own; those between two large ones go one to a thread, and
+        small ones that follow each other all to the same.
         """
         work = list(items)
         large = max(LARGE, sum(map(size, work)) // (4 * self.threads))
-        for alone, group in itertools.groupby(work, lambda item: size(item) >= large):
-            if alone:
-                for item in group:
+        ended = threading.Event()
+
+        def each(run: list[Item]) -> None:
+            for item in run:
+                if not ended.is_set():
                     function(item)
-            else:
-                self.map(function, group)
+
+        try:
+            for alone, group in itertools.groupby(work, lambda item: size(item) >= large):
+                if alone:
+                    each(list(group))
+                else:
+                    self.map(each, _runs(group, lambda item: size(item) <= SMALL))
+        except BaseException:
+            ended.set()  # a thread may be in the middle of many small ones
+            raise
 
     def shared(self, tasks: int) -> int:
         """How many elements to read at a time where a thread holds the values of so many tasks at once."""
@@ -175,6 +187,13 @@ class Workspace:
     def _give_back(self, nbytes: int) -> None:
         with self._lock:
             self._left += nbytes
+
+
+def _runs(items: Iterable[Item], together: Callable[[Item], bool]) -> Iterator[list[Item]]:
+    """The items in their order: those that go together and follow each other in one list, each other in its own."""
+    for small, group in itertools.groupby(items, together):
+        run = list(group)
+        yield from [run] if small else ([item] for item in run)
 
 
 def _reserve(fd: int, nbytes: int) -> None:
