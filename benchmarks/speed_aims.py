@@ -43,8 +43,8 @@ What was tried where an aim is missed, beside what is built in:
 - *Lead each element to its rank by a table, in DELLA.* The search for a rank gets twice as fast in float32, but hardly
   in bfloat16, where many elements are equal and sorting and reading take the rest.
 
-Not tried: to load the kernels without numba's front end, which would need its private calling convention. Most of a
-start is the imports of Python, NumPy and numba.
+Where an earlier run has left the code of the kernels, it is linked and called without numba's front end
+(`src/prefmerge/vectors/ready.py`). What is left of a start is the imports of Python, NumPy, pydantic, typer and rich.
 """
 
 

@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import xxhash
-from numba.core.dispatcher import Dispatcher
 
 from benchmarks import common
 from benchmarks.make_checkpoints import LANGUAGE_MODELS, MODELS, make
+from prefmerge.vectors.kernel_cache import Kernel
 
 RESULT = common.RESULTS / "time_by_kernel.json"
 HASH = "hash of the inputs (XXH3)"
@@ -75,7 +75,7 @@ def clocked() -> Iterator[dict[str, Clock]]:
     titles = list(CALLS)
     for name, module in list(sys.modules.items()):
         if name == "prefmerge" or name.startswith("prefmerge."):
-            found = [(key, value) for key, value in vars(module).items() if isinstance(value, Dispatcher)]
+            found = [(key, value) for key, value in vars(module).items() if isinstance(value, Kernel)]
             places += [(module, key, kernel) for key, kernel in found]
             titles += [f"{kernel.py_func.__module__}.{kernel.py_func.__name__}" for _, kernel in found]
     for title, (module, key, called) in zip(titles, places, strict=True):

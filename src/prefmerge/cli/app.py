@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import typer
 from typer.core import TyperCommand
 
 from prefmerge.cli import options as o
-from prefmerge.report.place import is_report
 
 REPORT = "--report"
 
@@ -29,8 +29,28 @@ def command(run: Callable[..., None]) -> Callable[..., None]:
     return app.command(epilog=o.examples(run.__name__), cls=ReportingCommand)(run)
 
 
+def passing_absent(parameters: list[Any]) -> list[Any]:
+    """The parameters, of which those that are not given pass unchecked. typer makes a validator of pydantic's for each,
+    and imports pydantic for the first, only to say that there is nothing to validate.
+    """
+    for one in parameters:
+        if "process_value" not in vars(one):
+            one.process_value = partial(_process_value, one, one.process_value)
+    return parameters
+
+
+def _process_value(one: Any, check: Callable[[Any, Any], Any], ctx: Any, value: Any) -> Any:
+    if value is not None or one.required:
+        return check(ctx, value)
+    value = () if one.multiple or one.nargs == -1 else None
+    return value if one.callback is None else one.callback(ctx, one, value)
+
+
 class ReportingCommand(TyperCommand):
     """A command whose `--report` may stand alone."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return passing_absent(super().get_params(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, reports_alone(args))
@@ -38,6 +58,10 @@ class ReportingCommand(TyperCommand):
 
 def reports_alone(args: list[str]) -> list[str]:
     """The arguments with an empty value for a `--report` that no HTML file follows: what follows is no part of it."""
+    if REPORT not in args:
+        return args
+    from prefmerge.report.place import is_report
+
     end = args.index("--") if "--" in args else len(args)
     return [
         f"{word}=" if word == REPORT and i < end and not is_report(args[i + 1] if i + 1 < end else "") else word

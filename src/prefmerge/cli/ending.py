@@ -29,7 +29,6 @@ import typer
 from prefmerge import shown
 from prefmerge.cli.screen import say, say_error
 from prefmerge.errors import PrefmergeError
-from prefmerge.ground import atomic
 from prefmerge.ground.refused import lacks_memory, remedy
 
 RESUMES = ("finetune", "adapt", "prefer", "search", "bench", "demo")  # commands that keep what they did
@@ -61,9 +60,16 @@ def ending(context: typer.Context) -> Iterator[None]:
             said = _said(error, heeded.number, context, resumes=resumes)
             if said is None:
                 raise
-            atomic.discard_all()
+            _discard_all()
             say_error(said[0])
             raise typer.Exit(said[1]) from error
+
+
+def _discard_all() -> None:
+    """Take back what is half written. Where its module was not loaded nothing is, and there may be no memory for it."""
+    atomic: Any = sys.modules.get("prefmerge.ground.atomic")
+    if atomic is not None:
+        atomic.discard_all()
 
 
 def _with_less(context: typer.Context) -> str:

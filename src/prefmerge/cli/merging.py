@@ -190,7 +190,6 @@ def require_something(inputs: list[Path] | None, run: Path | None) -> None:
 def recipe_given(inputs: list[Path], run: Path | None, flags: dict[str, Any]) -> Recipe:
     """The recipe that the arguments and flags describe."""
     from prefmerge.merging.recipe import Recipe, TaskEntry
-    from prefmerge.merging.recipe_file import read_recipe
 
     if run is not None:
         require_one_source(run, inputs)
@@ -198,6 +197,8 @@ def recipe_given(inputs: list[Path], run: Path | None, flags: dict[str, Any]) ->
     elif inputs[0].suffix.lower() in (".yaml", ".yml"):
         if len(inputs) > 1:
             raise UsageError(f"{inputs[0]} is a recipe and names its own checkpoints. Leave {inputs[1]} out.")
+        from prefmerge.merging.recipe_file import read_recipe
+
         recipe = read_recipe(inputs[0])
     else:
         recipe = Recipe(base=str(inputs[0]), tasks=tuple(TaskEntry(path=str(path)) for path in inputs[1:]))

@@ -44,6 +44,7 @@ def remedy(error: Exception, otherwise: str = "") -> str:
 
 def lacks_memory(error: BaseException) -> bool:
     """Whether an error comes of too little memory; a thread needs some too."""
-    if isinstance(error, ImportError | RuntimeError):
-        return any(sign in str(error) for sign in _NO_MEMORY)
+    if isinstance(error, ImportError | RuntimeError) or (isinstance(error, OSError) and error.errno is None):
+        said = f"{error} {error.__context__}"  # llvmlite puts words of its own before the system's
+        return any(sign in said for sign in _NO_MEMORY)
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)

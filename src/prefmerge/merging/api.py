@@ -32,7 +32,6 @@ from prefmerge.merging.in_memory import InMemory, base_state, name_of_task, requ
 from prefmerge.merging.limits import checked_threads
 from prefmerge.merging.made import made
 from prefmerge.merging.many import Order, Reporting, write_all
-from prefmerge.merging.page import page
 from prefmerge.merging.parameters import per_task
 from prefmerge.merging.plan import Plan, make_plan, plan_over
 from prefmerge.merging.receipt import Receipt, ReceiptOutput, ReceiptRun
@@ -111,7 +110,11 @@ def merge(
 def reporting(where: place.ReportWhere, out: Path, *, force: bool = False) -> Reporting | None:
     """The report of the merge to `out` that is asked for. Raises UsageError, OutputExists where it cannot go there."""
     asked = place.asked_of(where, expanded(out), folder=kind_of(out) == "folder", force=force)
-    return None if asked is None else Reporting(page, asked.file)
+    if asked is None:
+        return None
+    from prefmerge.merging.page import page  # charts and markup, which few merges need
+
+    return Reporting(page, asked.file)
 
 
 @with_declared

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefmerge.checkpoints import base_fingerprint, content_fingerprint, task_vector_metadata
 from prefmerge.checkpoints.folder import Folder
@@ -27,14 +27,12 @@ from prefmerge.checkpoints.rearranged import original
 from prefmerge.errors import OutputIsInput, PrefmergeError, UsageError
 from prefmerge.ground.progress import Progress, phase
 from prefmerge.ground.words import did_you_mean, joined
-from prefmerge.merging import on_ray
 from prefmerge.merging.added import Added, Adding, note
 from prefmerge.merging.card import CARD, base_model, model_card
 from prefmerge.merging.configs import as_published
 from prefmerge.merging.engine import merge_all
 from prefmerge.merging.limits import allowance, checked_threads, parse_bytes
 from prefmerge.merging.outcome import Outcome
-from prefmerge.merging.page import ReportedMerge, formats_of
 from prefmerge.merging.pieces import Pieces, key_of
 from prefmerge.merging.plan import Plan, make_plan, names_its_base, plan_over
 from prefmerge.merging.receipt import Receipt, ReceiptFile, ReceiptInputs, ReceiptOutput, ReceiptRun
@@ -45,13 +43,15 @@ from prefmerge.merging.sinks import HashedSink
 from prefmerge.merging.stacks import Stack
 from prefmerge.merging.vocabularies import CHAT_TEMPLATE, TOKENIZER
 from prefmerge.merging.vocabulary_files import VocabularyFiles, vocabulary_files
-from prefmerge.merging.worker import RemoteOutput
 from prefmerge.outputs.companions import Companions, find_companions, placed_as, weights_name
 from prefmerge.outputs.shards import lay_out
 from prefmerge.outputs.tokenizer import with_tokenizer
 from prefmerge.outputs.write import MAX_SHARD_BYTES, Output, OutputKind, create_output, kind_of
 from prefmerge.report import place
 from prefmerge.vectors.workspace import BLOCK, Workspace
+
+if TYPE_CHECKING:
+    from prefmerge.merging.page import ReportedMerge
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,8 @@ def write_all(
             _Writing(order, plan, kind, planned_files(plan, kind, tokenizer_from)) for order, plan, kind in rows
         ]
         if ray is not None:
+            from prefmerge.merging import on_ray
+
             for plan in plans:
                 on_ray.require_in_sections(plan)
         scratch = max(_scratch_bytes(plan, memory - hold) for plan in plans)
@@ -271,6 +273,8 @@ class _Writing:
         """The text of the report that was asked for."""
         files = tuple(ReceiptFile(**file) for file in self.output.files)
         whole = replace(receipt, output=replace(receipt.output, files=files))
+        from prefmerge.merging.page import ReportedMerge
+
         formats = formats_of_plan(self.plan)
         home = self.output.target
         folder = home if self.kind == "folder" else home.parent
@@ -279,6 +283,8 @@ class _Writing:
 
 def formats_of_plan(planned: Plan) -> tuple[str, ...]:
     """The number formats of the base and of each task."""
+    from prefmerge.merging.page import formats_of
+
     checkpoints = [planned.given_base, *(original(task.checkpoint) for task in planned.tasks)]
     return tuple(formats_of(one.tensors.values()) for one in checkpoints)
 
@@ -353,6 +359,9 @@ def _on_ray(writings: Sequence[_Writing], address: str, how: Mapping[str, Any], 
     """Have the merged tensors made on a cluster; what it made is then there as from an interrupted merge. `how`: as
     `on_ray.make` takes it.
     """
+    from prefmerge.merging import on_ray
+    from prefmerge.merging.worker import RemoteOutput
+
     parts = [RemoteOutput.of(one.order.recipe, one.order.added, one.key or "", one.output) for one in writings]
     plans = [one.plan for one in writings]
     on_ray.make(parts, plans, address, progress=progress, **how)

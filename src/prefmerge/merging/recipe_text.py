@@ -18,8 +18,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
-
 from prefmerge.checkpoints.paths import in_stack
 from prefmerge.merging.configs import hub_id
 from prefmerge.merging.parameters import METHOD, every
@@ -89,6 +87,7 @@ def _called(path: str) -> str:
 
 def yaml_text(value: dict[str, Any]) -> str:
     """YAML in the order given, a line for each entry, with no character that is not to be printed."""
+    import yaml  # which few merges need
 
     def written(unicode: bool) -> str:
         return yaml.safe_dump(value, sort_keys=False, allow_unicode=unicode, width=1 << 30)

@@ -37,6 +37,7 @@ from prefmerge.merging.receipt import (
 from prefmerge.merging.stacks import Stack
 from prefmerge.methods.shares_by_layer import describe
 from prefmerge.preference import Preference, as_text
+from prefmerge.vectors import ready
 from prefmerge.vectors.adapter import AdapterVector
 from prefmerge.vectors.reading import Reading, ReadInput
 
@@ -141,13 +142,11 @@ def _path(checkpoint: Checkpoint) -> str | None:
 
 def versions() -> dict[str, str]:
     """Those of what computes: of this package, NumPy, Numba and Python."""
-    import numba
-
     from prefmerge.version import __version__
 
     return {
         "prefmerge": __version__,
         "numpy": np.__version__,
-        "numba": numba.__version__,
+        "numba": ready.numba_version(),
         "python": platform.python_version(),
     }

@@ -159,9 +159,16 @@ def take_owned(tau, owner, task, out):
         out[i] = new if owner[i] == task else old
 
 
-@kernel
-def counts(owner, tasks):
+def counts(owner: np.ndarray, tasks: int) -> np.ndarray:
     """How many elements each task owns."""
+    total = np.empty(tasks, np.int64)
+    count(owner, total)
+    return total
+
+
+@kernel
+def count(owner, total):
+    """Write into `total` how many elements each task owns. A result that is an array would have numba loaded."""
     # Equal owners follow one another, and a count that was just written is slow to read: four lists take turns.
     parts = np.zeros((4, 256), np.int64)
     for i in range(0, owner.size - 3, 4):
@@ -171,10 +178,8 @@ def counts(owner, tasks):
         parts[3, owner[i + 3]] += 1
     for i in range(owner.size - owner.size % 4, owner.size):
         parts[0, owner[i]] += 1
-    total = np.zeros(tasks, np.int64)
-    for t in range(tasks):
+    for t in range(total.size):
         total[t] = parts[0, t] + parts[1, t] + parts[2, t] + parts[3, t]
-    return total
 
 
 @kernel

@@ -6,4 +6,5 @@ kernels.py       the loops over number formats: convert, subtract, check, finish
 workspace.py     threads, blocks and large arrays
 process.py       whether the process is ours
 kernel_cache.py  how kernels are compiled, and where their machine code is kept
+ready.py         that code called without loading numba
 """

@@ -3,12 +3,14 @@
     @kernel                      compiled at the first call with arguments of some types, without the interpreter lock
     def double(x, out): ...
 
-One file holds one kernel for one signature and processor. It lies in NUMBA_CACHE_DIR, else beside the source, else in
-the user's cache, else in a private folder for temporary files, else nowhere: the first of these that can be written. A
-file opens with a seal, the hash of its content, of the sources and of numba's version; what does not fit its seal is
-never unpickled, the kernel is compiled again and the file replaced. So nothing that can happen to these files, and no
-full disk, stops a merge or changes a byte of it. A seal keeps out accidents; attacks are kept out by the owner: a file
-is read only if it and its folder belong to this user, to root or to the owner of the sources.
+A call takes the code of its arguments' types from this process, else from a file (`ready`, without numba), else from
+numba, which is loaded then and not before. One file holds one kernel for one signature and processor. It lies in
+NUMBA_CACHE_DIR, else beside the source, else in the user's cache, else in a private folder for temporary files, else
+nowhere: the first of these that can be written. A file opens with a seal, the hash of its content, of the sources and
+of numba's version; what does not fit its seal is never unpickled, the kernel is compiled again and the file replaced.
+So nothing that can happen to these files, and no full disk, stops a merge or changes a byte of it. A seal keeps out
+accidents; attacks are kept out by the owner: a file is read only if it and its folder belong to this user, to root or
+to the owner of the sources.
 Cost: a few milliseconds a process, a hash of the code that is loaded.
 Not here: numba's own cache on disk, which fails where no folder can be written or a file is damaged. The kernels still
 come from numba; of its private parts three are used, and where a newer version lacks them nothing is kept.
@@ -26,19 +28,20 @@ import pickle
 import stat
 import sys
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numba
-from numba import njit
-
-from prefmerge.vectors import process
+from prefmerge.vectors import process, ready
 
 _log = logging.getLogger("prefmerge")
 _told: set[str] = set()  # of the two kinds of trouble, those that this process has spoken of
 _SEAL = hashlib.sha256().digest_size
+_LENGTH = 8  # bytes that say how long the part of a file is that `ready` takes; numba's follows
+_before: list[Callable[[], None]] = []  # what is to be done before the first compilation
+_linking, _making = threading.RLock(), threading.RLock()
 
 
 def _leave_blas_out() -> None:
@@ -54,27 +57,100 @@ def _leave_blas_out() -> None:
             del sys.modules["scipy.linalg"]
 
 
-if process.own:
-    _leave_blas_out()
+@functools.cache
+def _njit() -> Callable[..., Any]:
+    """numba's decorator, when something has to be compiled."""
+    if process.own:
+        _leave_blas_out()
+    from numba import njit
+
+    for each in _before:
+        each()
+    return njit
+
+
+def before_compiling(function: Callable[[], None]) -> Callable[[], None]:
+    """Call `function`, which tells numba more, once before the first kernel is compiled."""
+    _before.append(function)
+    return function
 
 
 def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     """Compile a function with numba, release the interpreter lock, and keep its code on disk where that can be."""
-    if function is None:
-        return functools.partial(kernel, **options)
-    compiled: Any = njit(nogil=True, **options)(function)
-    if compiled is not function:  # NUMBA_DISABLE_JIT gives the function back
-        with contextlib.suppress(Exception):
-            compiled._cache = KernelCache(function)
-    return compiled
+    return functools.partial(kernel, **options) if function is None else Kernel(function, options)
+
+
+class Kernel:
+    """A compiled function. It has one code for each exact type of its arguments, whichever came first.
+
+    What else is asked of it, numba's dispatcher answers, for which numba is loaded.
+    """
+
+    def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
+        functools.update_wrapper(self, function)
+        self.py_func = function
+        self.cache = KernelCache(function)
+        self._options = options
+        self._entries: dict[Any, Callable[..., Any]] = {}  # by kinds of arguments
+        self._dispatcher: Any = None
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        entry = None if named else self._entries.get(tuple(map(ready.kind, arguments)))
+        return self._first(arguments, named) if entry is None else entry(*arguments)
+
+    def _first(self, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """A call with arguments of new types, or of such as no code is kept for."""
+        text = None if named else ready.signature(arguments)
+        if text is None:
+            return self.dispatcher(*arguments, **named)
+        entry = self._linked(text)
+        if entry is None:
+            compiled = self.dispatcher
+            if not hasattr(compiled, "typeof_pyval"):  # NUMBA_DISABLE_JIT gives the function back
+                return compiled(*arguments)
+            entry = compiled.compile(tuple(map(compiled.typeof_pyval, arguments)))
+        self._entries[tuple(map(ready.kind, arguments))] = entry
+        return entry(*arguments)
+
+    def _linked(self, text: str) -> Callable[..., Any] | None:
+        """The code from a file, without numba."""
+        with _linking, contextlib.suppress(Exception):  # missing, unreadable, damaged: numba makes it anew
+            record = self.cache.record(text) if ready.usable() else None
+            if record is not None:
+                return ready.link(record, self.py_func.__module__, self.py_func.__name__)
+        return None
+
+    @property
+    def dispatcher(self) -> Any:
+        """What numba makes of the function."""
+        with _making:
+            if self._dispatcher is None:
+                made: Any = _njit()(nogil=True, **self._options)(self.py_func)
+                if made is not self.py_func:
+                    with contextlib.suppress(Exception):
+                        made._cache = self.cache
+                self._dispatcher = made
+            return self._dispatcher
+
+    @property
+    def _numba_type_(self) -> Any:
+        """For kernels that call this one, numba takes it for its own."""
+        return self.dispatcher._numba_type_
+
+    def __reduce__(self) -> str:
+        return self.py_func.__qualname__  # by its name in its module, as functions are pickled
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(f"a kernel has no {name!r}")
+        return getattr(self.dispatcher, name)
 
 
 def kept(compiled: Any) -> bool | None:
     """Whether code of a kernel lies on disk from an earlier run; None where there is no place for it."""
-    cache = getattr(compiled, "_cache", None)
-    if not isinstance(cache, KernelCache) or cache.cache_path is None:
+    if not isinstance(compiled, Kernel) or compiled.cache.cache_path is None:
         return None
-    return any(cache.files())
+    return any(compiled.cache.files())
 
 
 class KernelCache:
@@ -105,13 +181,13 @@ class KernelCache:
             file = self._file(key)
             if file is None:
                 return None
-            content = _read(file, _trusted(self._source.parent))
-            body = content[_SEAL:]
-            if content[:_SEAL] != self._seal(key, body):
+            body = self._body(file, key)
+            if body is None:
                 return None
             from numba.core.compiler import CompileResult
 
-            return CompileResult._rebuild(target_context, *pickle.loads(body))
+            ours = int.from_bytes(body[:_LENGTH])
+            return CompileResult._rebuild(target_context, *pickle.loads(body[_LENGTH + ours :]))
         except Exception:  # missing, unreadable, or of another numba: `save_overload` says so if it cannot mend it
             return None
 
@@ -124,7 +200,8 @@ class KernelCache:
                 return
             from numba.core.serialize import dumps
 
-            body = dumps(data._reduce())
+            record = _record(data)
+            body = len(record).to_bytes(_LENGTH) + record + dumps(data._reduce())
             _replace(file, self._seal(key, body) + body)
         except Exception as error:
             _tell(
@@ -132,6 +209,14 @@ class KernelCache:
                 f"compiled kernels cannot be kept in {self.cache_path} ({error}); "
                 "the result is the same, and the next run compiles them again, a few seconds.",
             )
+
+    def record(self, text: str) -> ready.Record | None:
+        """What `ready` needs to link the code for a signature. Raises what a disk or a file can cause."""
+        key = f"({text}, {ready.processor()!r})"
+        file = self._file(key)
+        body = None if file is None else self._body(file, key)
+        ours = 0 if body is None else int.from_bytes(body[:_LENGTH])
+        return None if body is None or ours == 0 else pickle.loads(body[_LENGTH : _LENGTH + ours])
 
     def enable(self) -> None:
         self._enabled = True
@@ -152,6 +237,12 @@ class KernelCache:
             return None
         return Path(self.cache_path, f"{self._name}.{_short(key)}.nbc")
 
+    def _body(self, file: Path, key: str) -> bytes | None:
+        """The content of a file behind its seal; None where it does not fit it."""
+        content = _read(file, _trusted(self._source.parent))
+        body = content[_SEAL:]
+        return body if content[:_SEAL] == self._seal(key, body) else None
+
     def _seal(self, key: str, body: bytes) -> bytes:
         parts = (self._stamp.encode(), self._name.encode(), key.encode())
         hashed = hashlib.sha256(b"".join(len(part).to_bytes(8) + part for part in parts))
@@ -159,12 +250,20 @@ class KernelCache:
         return hashed.digest()
 
 
+def _record(result: Any) -> bytes:
+    """What `ready` needs of a compilation; empty where it cannot take it."""
+    with contextlib.suppress(Exception):  # a numba that is built otherwise; its own part of the file remains
+        record = ready.record_of(result) if ready.usable() else None
+        return b"" if record is None else pickle.dumps(record)
+    return b""
+
+
 @functools.cache
 def _stamp(folder: Path) -> str:
     """A hash of numba's version and of the sources that a kernel of `folder` may be made of: those beside it and those
     here, whose kernels and constants become part of others. Empty if they cannot be read, as in an archive.
     """
-    hashed = hashlib.sha256(numba.__version__.encode())
+    hashed = hashlib.sha256(ready.numba_version().encode())
     try:
         for each in sorted({folder, Path(__file__).resolve().parent}):
             for file in sorted(each.glob("*.py")):
@@ -200,17 +299,33 @@ def _place(source: Path) -> Path | None:
 
 
 def _candidates(source: Path) -> Iterator[Path]:
-    chosen = getattr(numba.config, "CACHE_DIR", "")
+    chosen = _chosen()
     if chosen:
         yield Path(chosen, _subfolder(source))
     yield source / "__pycache__"
     with contextlib.suppress(Exception):
-        from numba.misc.appdirs import AppDirs
-
-        of_user = Path(AppDirs(appname="numba", appauthor=False).user_cache_dir)
+        of_user = Path(_users_cache())
         # Where no home is known this is "~/.cache", below whatever folder the process stands in.
         if of_user.is_absolute():
             yield of_user / _subfolder(source)
+
+
+def _chosen() -> str:
+    """The folder that NUMBA_CACHE_DIR, or a file with numba's settings, names."""
+    if "numba" in sys.modules or ready.changed():
+        import numba
+
+        return getattr(numba.config, "CACHE_DIR", "")
+    return os.environ.get("NUMBA_CACHE_DIR", "")
+
+
+def _users_cache() -> str:
+    """Where numba keeps code for this user. On Linux that is easily said without loading it."""
+    if sys.platform == "linux":
+        return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "numba")
+    from numba.misc.appdirs import AppDirs
+
+    return AppDirs(appname="numba", appauthor=False).user_cache_dir
 
 
 def _private_folder() -> Path | None:

@@ -19,12 +19,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import types
-from numba.extending import overload
 
 from prefmerge.checkpoints.dtypes import Dtype
 from prefmerge.errors import UnsupportedDtype
-from prefmerge.vectors import kernel_cache
+from prefmerge.vectors import kernel_cache, ready
 from prefmerge.vectors.kernel_cache import kernel
 
 MAGNITUDE = np.uint32(0x7FFFFFFF)  # the pattern of a float32 without its sign
@@ -49,6 +47,7 @@ def compiled() -> bool | None:
 
     None where they cannot be kept, so that every run compiles them.
     """
+    ready.usable()  # loads LLVM, before threads take their part of a memory that may be limited
     return kernel_cache.kept(subtract)
 
 
@@ -78,24 +77,11 @@ def _from_float16(x):
     return np.uint32(wide | sign).view(np.float32)
 
 
-_WIDENED = {
-    types.float32: _from_float32,
-    types.float64: _from_float64,
-    types.uint16: _from_bfloat16,
-    types.int16: _from_float16,
-}
-
-
 def widen(x: Any) -> Any:
     """One stored element as float32; inside kernels compiled for its type."""
     return {np.float32: _from_float32, np.float64: _from_float64, np.uint16: _from_bfloat16}.get(
         type(x), _from_float16
     )(x)
-
-
-@overload(widen)
-def _widen(x):
-    return _WIDENED.get(x)
 
 
 def _to_bfloat16(x, like):
@@ -120,17 +106,32 @@ def _to_float16(x, like):
     return np.int16(np.uint16(wide | sign))
 
 
-_NARROWED = {types.uint16: _to_bfloat16, types.int16: _to_float16}
-
-
 def narrowed(x: Any, like: Any) -> Any:
     """A float32 as an element of the type of `like`, rounded to nearest-even; inside kernels compiled for the type."""
     return (_to_bfloat16 if type(like) is np.uint16 else _to_float16)(x, like)
 
 
-@overload(narrowed)
-def _narrowed(x, like):
-    return _NARROWED.get(like)
+@kernel_cache.before_compiling
+def _say_what_formats_are() -> None:
+    """Tell numba what `widen` and `narrowed` are for elements of each type."""
+    from numba import types
+    from numba.extending import overload
+
+    widened = {
+        types.float32: _from_float32,
+        types.float64: _from_float64,
+        types.uint16: _from_bfloat16,
+        types.int16: _from_float16,
+    }
+    narrow_ones = {types.uint16: _to_bfloat16, types.int16: _to_float16}
+
+    @overload(widen)
+    def _widen(x):
+        return widened.get(x)
+
+    @overload(narrowed)
+    def _narrowed(x, like):
+        return narrow_ones.get(like)
 
 
 @kernel
