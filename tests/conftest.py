@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 if (workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
+gc.disable()  # until the tests are collected: it would go over all that they import again and again
+BACKWARDS = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 2 == 1
 FEW_MODULES = 100
 # Files that take longest. They begin first where files run side by side (`--no-loadscope-reorder` keeps their order):
 # one of them at the end would be waited for by all other workers. By default pytest-xdist begins with those of most
@@ -57,7 +60,23 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     place = {here / name: i for i, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.path, len(LONGEST)))
+    items.sort(key=lambda item: (place.get(item.path, len(LONGEST)), item.path.parts))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Every second worker begins with the last file: what two of them compile, each of them does not."""
+    report = yield
+    if BACKWARDS and isinstance(collector, pytest.Directory) and report.result:
+        report.result.reverse()
+    return report
 
 
 class Frozen:

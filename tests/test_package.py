@@ -133,7 +133,7 @@ def test_what_the_wheel_installs_merges(built: tuple[Path, Path], tmp_path: Path
     found = subprocess.run([str(home / "bin" / "python"), "-c", where], capture_output=True, text=True, env=environment)
     assert Path(found.stdout).is_relative_to(site), "these sources would be tried in place of the wheel's"
     assert run("--version") == f"prefmerge {prefmerge.__version__}\n"
-    run("merge", str(base), *map(str, tasks), "-o", "merged.safetensors")
+    run("merge", str(base), *map(str, tasks), "-o", "merged.safetensors", "--method", "magmax")  # of few kernels
     assert "ok" in run("verify", "merged.safetensors", "--with-inputs")
 
 

@@ -9,10 +9,7 @@ import json
 import os
 import shlex
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +26,7 @@ from prefmerge.models.head_file import read_head
 from prefmerge.target.parameters import Parameters, declarations
 from tests.cli.adapting import name_of, tasks_of, without_cost, write_words
 from tests.cli.conftest import Result
+from tests.forks import command
 from tests.outputs.traces import traces
 from tests.report.pages import lawful
 
@@ -118,7 +116,7 @@ def test_the_printed_command_makes_the_same_weights(site: Path, monkeypatch: pyt
     assert line[:2] == ["prefmerge", "merge"]
     if "--run" not in line:  # a checkpoint that is kept as it is: told by its names
         line[2:4] = ["my-run/base", f"my-run/tasks/{line[3]}"]
-    subprocess.run([sys.executable, "-m", *line[:-1], "by-hand"], check=True, capture_output=True)
+    assert Result(shlex.join([*line[1:-1], "by-hand"])).code == 0
     ours, theirs = (load_file(site / name / "model.safetensors") for name in ("site", "by-hand"))
     assert all(ours[name].tobytes() == theirs[name].tobytes() for name in ours)
 
@@ -382,27 +380,26 @@ def test_what_is_wrong_without_samples(place: Path, call: Callable[[str], Result
 KILLS = int(os.environ.get("PREFMERGE_KILLS", "3"))  # a call more takes seconds, so 20 moments are for who asks
 
 
-def test_killed_at_any_moment_it_leaves_nothing_partial_and_resumes(site: Path, tmp_path: Path) -> None:
+def test_killed_at_any_moment_it_leaves_nothing_partial_and_resumes(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two at once after the kills, from the same cache: both are right."""
     expected = json.loads((site / "site" / "adapt.json").read_text())
-    line = [sys.executable, "-m", "prefmerge", "adapt", "--run", "my-run", "--labels", "seen.csv", "-o"]
-    env = {**os.environ, "PREFMERGE_CACHE": str(tmp_path / "cache")}
-    for wait in np.linspace(1, 5 if KILLS == 3 else 9, KILLS).tolist():
-        process = subprocess.Popen(
-            [*line, "killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=site, env=env
-        )
-        time.sleep(wait)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    line = ("adapt", "--run", "my-run", "--labels", "seen.csv", "-o")
+    monkeypatch.chdir(site)
+    monkeypatch.setenv("PREFMERGE_CACHE", str(tmp_path / "cache"))
+    for wait in np.linspace(0.2, 1.2 if KILLS == 3 else 3, KILLS).tolist():
+        process = command(*line, "killed")
+        process.join(wait)
+        process.kill()
+        process.join()
         if (site / "killed").exists():
             prefmerge.verify(site / "killed")
             shutil.rmtree(site / "killed")
-    both = [
-        subprocess.Popen([*line, name], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=site, env=env, text=True)
-        for name in ("killed", "other")
-    ]
-    said = [process.communicate()[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
+    both = {name: command(*line, name, said=tmp_path / name) for name in ("killed", "other")}
+    for name, process in both.items():
+        process.join()
+        assert process.exitcode == 0, (tmp_path / name).read_text()
     for name in ("killed", "other"):
         assert without_cost(json.loads((site / name / "adapt.json").read_text())) == without_cost(expected)
         prefmerge.verify(site / name)

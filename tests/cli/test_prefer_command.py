@@ -20,6 +20,7 @@ from prefmerge.cli.prefer import bar
 from prefmerge.preference import Preference
 from prefmerge.runs import Run, RunTask
 from tests.cli.conftest import Result
+from tests.forks import command
 
 COUNTS = {"cars": {"sedan": 30, "van": 10}, "birds": {"owl": 20, "tit": 30}}
 
@@ -262,9 +263,9 @@ def test_inputs_to_a_preference_through_a_kill(trained: Path, call: Callable[[st
         "    if len(list(store.folder.iterdir())) == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
         "features._write = last"
     )
-    killed = program(line, kill)
-    killed.communicate(timeout=120)
-    assert killed.returncode == -signal.SIGKILL
+    killed = command(*line.split(), before=kill)
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     kept = {file: file.stat().st_mtime_ns for file in (trained / "cache" / "features").iterdir()}
     assert len(kept) == 3
     done = call(line)

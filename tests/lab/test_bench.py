@@ -20,12 +20,14 @@ import pytest
 
 import prefmerge
 from prefmerge.errors import ConfigError, DataError, MissingExtra, RunError
+from prefmerge.lab import jobs
 from prefmerge.lab import prepare as preparing
 from prefmerge.lab.bench import run
 from prefmerge.lab.prepare import Ready, planned
 from prefmerge.lab.recipe import Experiment, read_experiment
 from prefmerge.lab.results import Results
 from prefmerge.lab.samples import ids_digest
+from tests import forks
 
 pytest.importorskip("transformers", reason="experiments need the extra train")
 
@@ -208,8 +210,12 @@ if __name__ == "__main__":
 """
 
 
-def test_cells_side_by_side_give_the_same_and_go_on_after_a_kill(runs: Path, few: tuple[Path, Results], tmp_path: Path):
-    """Every cell is done in one of two processes. They end with their parent, and what they finished is kept."""
+def test_cells_side_by_side_give_the_same_and_go_on_after_a_kill(
+    runs: Path, few: tuple[Path, Results], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Every cell is done in one of two processes. They end with their parent, and what they finished is kept. Those
+    that go on are forks: the ones before them are what a user has.
+    """
     psutil = pytest.importorskip("psutil")
     asked, out = recipe(runs, tmp_path, FEW), tmp_path / "out"
     (tmp_path / "go.py").write_text(IN_TWO_PROCESSES)
@@ -227,6 +233,7 @@ def test_cells_side_by_side_give_the_same_and_go_on_after_a_kill(runs: Path, few
     assert alive == []
     kept = {file: file.stat().st_mtime_ns for file in out.glob("cells/*.json")}
     assert not (out / "results.json").exists()
+    monkeypatch.setattr(jobs, "get_context", lambda method: forks.context())
     assert run(asked, out, jobs=2) == few[1]
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from prefmerge.training.config_file import kept_config
 from prefmerge.training.finetuning import run_tasks
 from prefmerge.training.job import TASK_SEEDS, TrainingProgress
 from prefmerge.training.steps import fine_tune
+from tests.forks import begun
 from tests.models.stubs import ToyEncoder, toy_examples, toy_head, toy_scenario
 
 TASKS = 3
@@ -189,27 +189,20 @@ def test_a_stop_at_any_moment_changes_nothing(
     assert again == []  # a finished run is left alone
 
 
-KILLED = """
-import os, signal, sys
-from dataclasses import replace
-from pathlib import Path
-from tests.training import test_finetuning as t
-from tests.models.stubs import toy_scenario
+def killed(out: Path) -> None:
+    def progress(now: TrainingProgress) -> None:
+        if now.task == 2 and now.step is not None and now.step.epoch == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-def progress(now):
-    if now.task == 2 and now.step is not None and now.step.epoch == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-t.run(Path(sys.argv[1]), scenario=toy_scenario(5), config=t.config(epochs=3, save_every=1), progress=progress)
-"""
+    run(out, scenario=toy_scenario(5), config=config(epochs=3, save_every=1), progress=progress)
 
 
 def test_a_run_killed_in_the_middle_of_task_3_of_5_ends_with_the_same_checkpoints(tmp_path: Path):
     asked = config(epochs=3, save_every=1)
     run(tmp_path / "whole", scenario=toy_scenario(5), config=asked)
-    root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "cut")], cwd=root, check=False)
-    assert done.returncode == -signal.SIGKILL
+    process = begun(killed, tmp_path / "cut")
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert [task.done for task in read_run(tmp_path / "cut").tasks] == [True, True, False, False, False]
     told: list[TrainingProgress] = []
     run(tmp_path / "cut", scenario=toy_scenario(5), config=asked, progress=told.append)

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+import socket
 from pathlib import Path
 
 import torch
 
 from prefmerge.runs import read_run
 from prefmerge.training.finetuning import run_tasks
+from tests.forks import begun
 from tests.models.stubs import ToyEncoder, toy_head
 from tests.training.test_finetuning import config, weights
 from tests.training.test_kept import holding_out, kept_bytes
-
-SCRIPT = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from tests.training.test_processes import train
-train(Path(sys.argv[1]))
-"""
 
 
 def train(out: Path) -> None:
@@ -31,15 +23,22 @@ def train(out: Path) -> None:
     run_tasks(scenario, ToyEncoder(dropout=0.0), lambda: toy_head(scenario), asked, out)
 
 
+def train_as(rank: str, usual: dict[str, str], out: Path) -> None:
+    os.environ |= {**usual, "RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"}
+    train(out)
+
+
 def test_two_processes_end_where_one_does(tmp_path: Path):
-    (tmp_path / "script.py").write_text(SCRIPT)
-    # What `accelerate launch` comes to on GPUs; without them it starts a single process, whatever it is asked for.
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    root = Path(__file__).parents[2]
-    command = [*launch, str(tmp_path / "script.py"), str(tmp_path / "two"), str(root)]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+    """They find one another as those do that `accelerate launch` starts on GPUs; without them it starts one."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    usual = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
+    said = [tmp_path / f"said-{rank}" for rank in range(2)]
+    both = [begun(train_as, str(rank), usual, tmp_path / "two", said=said[rank]) for rank in range(2)]
+    for process, printed in zip(both, said, strict=True):
+        process.join(300)
+        assert process.exitcode == 0, printed.read_text()
     train(tmp_path / "one")
     two = read_run(tmp_path / "two")
     assert two.finished

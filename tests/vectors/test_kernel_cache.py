@@ -308,16 +308,18 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 INPUTS = ["base.safetensors", "cars.safetensors", "birds.safetensors"]
+FEW_KERNELS = ["--selection", "paper", "--importance", "step", "--dtype", "bfloat16"]
 
 
 def test_attack_s5_the_same_bytes_from_a_cold_a_warm_and_a_damaged_cache(models: Path, tmp_path: Path):
-    merge = [sys.executable, "-m", "prefmerge", "merge", *INPUTS, "--force", "-o"]
+    """A merge of as many kernels as there are kinds of damage, of which none takes seconds to compile."""
+    merge = [sys.executable, "-m", "prefmerge", "merge", *INPUTS, *FEW_KERNELS, "--force", "-o"]
     outputs = []
     for name in ("cold", "warm", "damaged"):
         chosen = tmp_path / "cache"
         if name == "damaged":
             files = list(chosen.rglob("*.nbc"))
-            assert files
+            assert len(files) >= len(DAMAGE)
             for file, damage in zip(files, itertools.cycle(DAMAGE.values()), strict=False):
                 file.write_bytes(damage(file.read_bytes()))
         output = tmp_path / f"{name}.safetensors"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -27,6 +26,7 @@ from prefmerge.target.by_command.choice import CommandChoice, Contender
 from prefmerge.target.by_command.number import MeasuredNumber
 from prefmerge.target.pool import Candidate, candidates
 from prefmerge.target.result import Adapted, command
+from tests.forks import begun
 from tests.target.by_command.models import calls, make, python, score_of
 
 SCORE = f"{python('score.py')} {{model}}"
@@ -157,24 +157,19 @@ def test_no_score_is_asked_for_twice_and_other_shares_ask_for_what_is_new(place:
     assert (Counter(calls(place)) - asked - later).total() == asked.total()
 
 
-KILLED = """
-import sys
-import prefmerge
-prefmerge.adapt(
-    checkpoints=["base", "cars", "birds"], score=sys.argv[1], confirm=sys.argv[1] + " confirm", lower_is_better=True,
-    out="site", prefer="cars=0.75,birds=0.25", jobs=2
-)
-"""
+def killed(score: str) -> None:
+    adapt(score=score, confirm=f"{score} confirm", jobs=2)
 
 
 def test_it_resumes_after_a_kill_and_scores_nothing_twice(place: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(adapting, "candidates", candidates)
     slow = f"sleep 0.05; {SCORE}"
-    process = subprocess.Popen([sys.executable, "-c", KILLED, slow], start_new_session=True)
-    while len(calls(place)) < 7 and process.poll() is None:
+    process = begun(killed, slow)
+    while len(calls(place)) < 7 and process.is_alive():
         time.sleep(0.01)
     process.kill()
-    assert process.wait() == -signal.SIGKILL
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     time.sleep(0.3)  # what it ran has ended, or will print to nobody
     assert not (place / "site").exists()
     made = adapt(score=slow, confirm=f"{slow} confirm", jobs=2)

@@ -6,8 +6,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from itertools import pairwise
@@ -27,6 +25,7 @@ from prefmerge.target.by_command import CommandOutcome, scoring
 from prefmerge.target.by_command.choice import Contender, ahead_of
 from prefmerge.target.by_command.number import MeasuredNumber, repeated
 from prefmerge.target.search.trial import ScoredTrial
+from tests.forks import begun
 from tests.target.by_command.models import calls, make, python, score_of
 
 pytest.importorskip("optuna", reason="search needs the extra search")
@@ -110,14 +109,8 @@ def test_the_seed_decides_and_jobs_do_not(place: Path):
     assert [one.settings for one in search(out="third", trials=16, batch=8, seed=1).trials] != tried
 
 
-KILLED = """
-import sys
-import prefmerge
-prefmerge.search(
-    checkpoints=["base", "cars", "birds"], score=sys.argv[1], confirm=sys.argv[1] + " confirm", lower_is_better=True,
-    out="found", trials=14, batch=7, space="weights:2", jobs=2
-)
-"""
+def searching(score: str) -> None:
+    search(score=score, confirm=f"{score} confirm", jobs=2)
 
 
 def test_a_search_that_is_killed_resumes_and_scores_nothing_twice(place: Path):
@@ -126,16 +119,17 @@ def test_a_search_that_is_killed_resumes_and_scores_nothing_twice(place: Path):
     slow = f"sleep 0.05; {SCORE}"
     done, kills = 0, 0
     for moment in (4, 11):
-        process = subprocess.Popen([sys.executable, "-c", KILLED, slow], start_new_session=True)
-        while len(calls(place)) < moment and process.poll() is None:
+        process = begun(searching, slow)
+        while len(calls(place)) < moment and process.is_alive():
             time.sleep(0.01)
         process.kill()
-        kills += process.wait() == -signal.SIGKILL
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
         time.sleep(0.3)  # what it ran has ended, or will print to nobody
         done = len(calls(place))
     assert kills == 2
     assert done >= 11
-    subprocess.run([sys.executable, "-c", KILLED, slow], check=True)
+    searching(slow)
     kept = json.loads((place / "found" / "search.json").read_text())
     for name in ("trials", "compared", "chosen", "verdict", "recipe"):
         assert kept[name] == expected[name], name

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +30,7 @@ from prefmerge.target.search import SearchOutcome, search_by_score
 from prefmerge.target.search.by_score import _space
 from prefmerge.target.search.space import Space
 from tests.cli.test_search_command import CLASSES, CONFIG, write_words
+from tests.forks import command
 
 LINE = "search --run my-run --labels seen.csv -o found --trials 16 --patience 16"
 
@@ -153,23 +151,22 @@ def test_the_printed_line_makes_exactly_the_chosen_model(place: Path, chosen: Ca
 
 
 KILL = """
-import os, signal, sys
+import os, signal
 from prefmerge.target.search.study import Study
 keep = Study.keep
 def killed(self, *given):
     keep(self, *given)
     if len(self.kept) == {at}: os.kill(os.getpid(), signal.SIGKILL)
 Study.keep = killed
-from prefmerge.cli import main
-main()
 """
 
 
 def test_a_killed_search_resumes_to_the_same_result(place: Path):
     whole = json.loads(called(LINE.replace("found", "whole") + " --json").stdout)
     for at in (6, 14):  # among adapt's candidates, then among those that were drawn
-        line = [sys.executable, "-c", KILL.format(at=at), *shlex.split(LINE)]
-        assert subprocess.run(line, cwd=place, env=os.environ, check=False).returncode == -signal.SIGKILL
+        killed = command(*shlex.split(LINE), before=KILL.format(at=at))
+        killed.join()
+        assert killed.exitcode == -signal.SIGKILL
         assert not (place / "found" / "search.json").exists()
     assert json.loads(called(f"{LINE} --json").stdout) == whole
     assert (place / "found" / "head.safetensors").read_bytes() == (place / "whole" / "head.safetensors").read_bytes()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,10 @@ from prefmerge.preference import Preference
 from prefmerge.target.search import SearchResult, Space, Trial, tune
 from prefmerge.target.search.result import FINALISTS, Accuracy
 from prefmerge.target.search.trial import as_json
+from tests.forks import begun
 from tests.target.search.stubs import FIRST, LABELS, NAMES, SAMPLES, TARGET, Merges, Score, searched
 
 pytest.importorskip("optuna", reason="search needs the extra search")
-
-ROOT = Path(__file__).parents[3]
 
 
 def told(found: SearchResult) -> list[Any]:
@@ -97,25 +95,21 @@ def test_the_same_seed_gives_the_same_trials_and_another_gives_others():
     assert one.searching.tolist() != other.searching.tolist()
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from tests.target.search import stubs
+def killed(study: Path, when: int) -> None:
+    def at(asked: int) -> None:
+        if asked == when:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-def at(asked):
-    if asked == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-stubs.searched(stubs.Score(at=at), trials=18, study=Path(sys.argv[1]))
-"""
+    searched(Score(at=at), trials=18, study=study)
 
 
 def test_a_killed_search_goes_on_as_if_nothing_had_been(tmp_path: Path):
     whole = searched(trials=18)
     file = tmp_path / "study.journal"
     for at in (10, 3):  # in the middle of a batch, then, going on, of the next but one
-        done = subprocess.run([sys.executable, "-c", KILLED, str(file), str(at)], cwd=ROOT, check=False)
-        assert done.returncode == -signal.SIGKILL
+        process = begun(killed, file, at)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
     score = Score()
     found = searched(score, trials=18, study=file)
     assert told(found) == told(whole)
