@@ -80,6 +80,36 @@ def test_case_14_one_note_names_the_tasks_and_the_formats(tmp_path: Path) -> Non
     assert not any("counts as unchanged" in note for note in plan(tasks[0], [base]).notes)  # more bits lose nothing
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_case_14_values_that_were_rounded_before_they_were_stored_are_told(tmp_path: Path, name: str) -> None:
+    """A file of float32 does not say that its values once were bfloat16; saved as that it counts as unchanged."""
+    rng = np.random.default_rng(4)
+    base = {f"{i}.w": rng.standard_normal((20, 30)).astype(np.float32) for i in range(3)}
+    paths = [put(tmp_path / "base.safetensors", base)]
+    paths.append(put(tmp_path / "widened.safetensors", {key: rounded(x, name) for key, x in base.items()}))
+    paths.append(put(tmp_path / "trained.safetensors", {key: x + np.float32(0.1) for key, x in base.items()}))
+    (note,) = [note for note in plan(paths[0], paths[1:]).notes if name in note]
+    assert note == (
+        f"task 'widened': stored as float32, but every value that was looked at fits {name}, and the base's do not. "
+        f"Rounding to {name} counts as a change, also where training changed nothing. Save such a task as {name}, "
+        "which loses nothing: then it does not count."
+    )
+    save_file({key: torch.from_numpy(x).to(KINDS[name]) for key, x in base.items()}, paths[1])  # what is advised
+    notes = plan(paths[0], paths[1:]).notes
+    assert any(note.startswith("task 'widened' does not differ from the base") for note in notes)
+
+
+def test_case_14_what_the_base_holds_too_is_not_told(tmp_path: Path) -> None:
+    """All of them in bfloat16 once, or a base of which all was: rounding differs nowhere."""
+    rng = np.random.default_rng(4)
+    base = {"w": rounded(rng.standard_normal((20, 30)).astype(np.float32), "bfloat16")}
+    other = {"w": rounded(base["w"] + np.float32(0.1), "bfloat16")}
+    few = {"w": np.zeros((20, 30), np.float32)}
+    paths = [put(tmp_path / f"{i}.safetensors", state) for i, state in enumerate((base, other, few))]
+    assert not any("looked at" in note for note in plan(paths[0], paths[1:]).notes)
+    assert not any("looked at" in note for note in plan(paths[1], [paths[0], paths[2]]).notes)
+
+
 def test_case_14_a_rounded_copy_of_the_base_is_no_task(tmp_path: Path) -> None:
     base, tasks, before, _ = half_frozen(tmp_path, "float16")
     save_file({key: torch.from_numpy(x).half() for key, x in before.items()}, tmp_path / "same.safetensors")

@@ -29,13 +29,13 @@ from prefmerge.checkpoints import (
     reading,
     split_key,
 )
-from prefmerge.checkpoints.dtypes import DTYPES, Dtype, by_name, require_mergeable, rounds
+from prefmerge.checkpoints.dtypes import DTYPES, Dtype, by_name, require_mergeable
 from prefmerge.checkpoints.hub import origin
 from prefmerge.checkpoints.quantised import signs_of_quantisation
 from prefmerge.checkpoints.rearranged import original
 from prefmerge.errors import CheckpointMismatch, CheckpointNotFound, RecipeError, UnsupportedDtype
 from prefmerge.ground.brief import brief
-from prefmerge.ground.words import listed, nearest, quoted
+from prefmerge.ground.words import listed, nearest
 from prefmerge.merging.layers import depths, layer_of
 from prefmerge.merging.matching import Names, excluder, match, told
 from prefmerge.merging.mismatch import explained
@@ -43,6 +43,7 @@ from prefmerge.merging.modules import changed_modules
 from prefmerge.merging.opening import open_base, open_task
 from prefmerge.merging.order import in_order
 from prefmerge.merging.recipe import Recipe
+from prefmerge.merging.rounding import notes_of_rounding
 from prefmerge.merging.rows import OutputVocabulary, arranged, key_of
 from prefmerge.merging.sameness import Sameness, equal_everywhere, equal_tasks, equal_to_the_base
 from prefmerge.merging.settings import settings_of
@@ -262,7 +263,8 @@ def plan_over(recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint], sam
     base, tasks = rows.base, rows.tasks
     notes += rows.notes
     entries = _entries(recipe, base, tasks, names, notes, sameness)
-    notes += _notes_of_rounding(base, tasks, names, entries)
+    merging = {entry.name: entry.stored_as for entry in entries if entry.role == "merge"}
+    notes += notes_of_rounding(base, tasks, names, merging, sameness)
     idle = _idle(base, tasks, names, entries, notes, sameness)
     given = original(base)
     layers = given.layers if isinstance(given, Stack) else {name: (at, 0) for name, at in depths(base.tensors).items()}
@@ -305,26 +307,6 @@ def _notes_of_opening(base: Checkpoint, tasks: Sequence[Checkpoint], names: Sequ
 def _origins(checkpoint: Checkpoint) -> list[str]:
     """What was read of the hub: the repositories and their commits."""
     return list(dict.fromkeys(of for path in checkpoint.files if (of := origin(path)) is not None))
-
-
-def _notes_of_rounding(
-    base: Checkpoint, tasks: Sequence[Checkpoint], names: Sequence[str], entries: Sequence[PlannedTensor]
-) -> list[str]:
-    """One for each pair of formats of which the task's may round the base's values."""
-    pairs: dict[tuple[str, str], list[str]] = {}
-    for i, (task, name) in enumerate(zip(tasks, names, strict=True)):
-        if not is_task_vector(task):
-            formats = {
-                (task.tensors[entry.stored_as[i]].dtype, entry.info.dtype) for entry in entries if entry.role == "merge"
-            }
-            for own, before in sorted(formats, key=lambda pair: (pair[0].name, pair[1].name)):
-                if rounds(own, before):
-                    pairs.setdefault((own.name, before.name), []).append(name)
-    return [
-        f"{'task' if len(several) == 1 else 'tasks'} {quoted(several, SHOWN)}: stored as {own}, and the base as "
-        f"{before}. Where rounding the base to {own} gives the task's value, the task counts as unchanged."
-        for (own, before), several in pairs.items()
-    ]
 
 
 def _refuse_quantised(recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint], names: Sequence[str]) -> None:
