@@ -128,6 +128,9 @@ def test_a_header_that_lies(tmp_path: Path, case: str) -> None:
         (struct.pack("<Q", 100) + b"{}", "announces a header of 100 bytes and holds 2 more"),
         (struct.pack("<Q", 2**63) + b"{}", "announces a header of 9223372036854775808 bytes"),
         (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer.* git lfs pull"),
+        (b"<!DOCTYPE html><html>", "is a web page, not weights.* Download the file itself"),
+        (b"Entry not found", "is a text, not weights"),
+        (b"\x1f\x8b\x08\x00" + bytes(4) + b"\xff", r"is compressed \(gzip\)"),
     ],
 )
 def test_truncated_before_or_in_the_header(tmp_path: Path, content: bytes, message: str) -> None:

@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 
 from prefmerge.checkpoints.dtypes import DTYPES
 from prefmerge.checkpoints.input_file import InputFile, fill
+from prefmerge.checkpoints.other_formats import what_it_is
 from prefmerge.checkpoints.paths import name_of
 from prefmerge.checkpoints.protocol import TensorInfo
 from prefmerge.errors import CheckpointCorrupt, UnsupportedDtype
@@ -112,6 +113,9 @@ def _read_header(path: Path, file: InputFile) -> tuple[bytes, int]:
         _corrupt(path, f"truncated: {size} bytes, and a safetensors file starts with 8 bytes of header length")
     length = struct.unpack("<Q", first)[0]
     if length > size - 8:
+        said = what_it_is(path)
+        if said is not None:
+            raise CheckpointCorrupt(f"{path}: {said}")
         _corrupt(
             path,
             f"truncated, or not a safetensors file: it announces a header of {length} bytes and holds {size - 8} more",
