@@ -13,7 +13,9 @@ from tests.field.made import files, put, state, write
 
 
 @pytest.mark.parametrize("force", [True, False])
-@pytest.mark.parametrize("name", ["notes.txt", "deep/er/notes.txt", "quantised.gguf", "kept", "my.html"])
+@pytest.mark.parametrize(
+    "name", ["notes.txt", "deep/er/notes.txt", "quantised.gguf", "kept", "my.html", ".env", ".git/HEAD", "deep/.x/y"]
+)
 def test_case_13_what_others_put_into_an_output_is_not_removed(tmp_path: Path, name: str, force: bool) -> None:
     base, task = (
         put(tmp_path / "base" / "model.safetensors", state(0)).parent,
@@ -27,7 +29,8 @@ def test_case_13_what_others_put_into_an_output_is_not_removed(tmp_path: Path, n
     else:
         write(out / name)
     before = files(out)
-    with pytest.raises(OutputExists, match=rf"holds what the merge before did not write.*{name}\. Move it out"):
+    shown = {".git/HEAD": ".git", "deep/.x/y": "deep/.x"}.get(name, name)  # a hidden folder is one thing
+    with pytest.raises(OutputExists, match=rf"holds what the merge before did not write.*{shown}\. Move it out"):
         merge(base, [task], out, force=force)
     assert files(out) == before
 
@@ -41,7 +44,8 @@ def test_case_13_what_systems_put_into_an_output_does_not_matter(tmp_path: Path)
     write(base / "config.json", {"model_type": "none"})
     write(base / "code" / "modeling.py")
     merge(base, [task], out, report=True)
-    write(out / ".DS_Store")
+    for name in (".DS_Store", "._model.safetensors", ".cache/huggingface/upload.json", ".nfs01", ".o.prefmerge-0.tmp"):
+        write(out / name)
     write(out / "code" / "__pycache__" / "modeling.pyc")
     merge(base, [task], out, force=True, scale=0.25)
     assert files(out) == ["README.md", "code/modeling.py", "config.json", "model.safetensors", "receipt.json"]
@@ -53,7 +57,7 @@ def test_case_13_what_systems_put_into_an_output_does_not_matter(tmp_path: Path)
 def test_case_13_a_receipt_of_something_else_allows_nothing(tmp_path: Path, receipt: str) -> None:
     base, task = put(tmp_path / "base.safetensors", state(0)), put(tmp_path / "t.safetensors", state(1))
     write(tmp_path / "shop" / "receipt.json", receipt)
-    with pytest.raises(OutputExists, match=r"is none of prefmerge, or is damaged.*even with --force"):
+    with pytest.raises(OutputExists, match=r"was not written by prefmerge, or is damaged.*even with --force"):
         merge(base, [task], tmp_path / "shop", force=True)
     assert files(tmp_path / "shop") == ["receipt.json"]
 

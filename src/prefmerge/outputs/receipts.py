@@ -10,6 +10,7 @@ replaced. Not here: what a receipt says.
 from __future__ import annotations
 
 import os
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from prefmerge.report import place
 
 RECEIPT = "receipt.json"
 HELD = "output"  # the sub-folder of a temporary folder that has more than the output in it: pieces to resume from
-
-
 FORMATS = "prefmerge-receipt/"  # how the format of every receipt begins
+PUT_ANYWHERE = (  # names of what systems, libraries and this package leave in any folder
+    *("__pycache__", ".cache", ".ipynb_checkpoints", ".DS_Store", "._*", ".directory", ".localized"),
+    *(".Trash*", ".nfs*", ".fuse_hidden*", ".*.prefmerge-*.tmp"),
+)
 
 
 def receipt_beside(target: Path) -> Path:
@@ -77,7 +80,8 @@ def settle(target: Path, workspace: Path) -> None:
 
 def added_by_others(folder: Path) -> list[str] | None:
     """The files in an output folder that its merge did not write, by their paths in it; None where the folder is none
-    of ours. What systems and libraries put anywhere (hidden files, compiled code) does not count, nor a report of ours.
+    of ours. What systems and libraries leave anywhere does not count, nor a report of ours. Other hidden files do. A
+    hidden folder counts as one: it may be the history of a repository.
     """
     try:
         content: Any = jsons.read(folder / RECEIPT, nan=True)
@@ -91,11 +95,16 @@ def added_by_others(folder: Path) -> list[str] | None:
         return None
     found: list[str] = []
     for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__pycache__")
         inside = Path(root).relative_to(folder)
-        links = [name for name in folders if (Path(root) / name).is_symlink()]
-        found += [(inside / name).as_posix() for name in (*sorted(names), *links) if not name.startswith(".")]
+        own_folders = [name for name in folders if not _put_anywhere(name)]
+        folders[:] = sorted(name for name in own_folders if not name.startswith("."))
+        whole = [name for name in own_folders if name.startswith(".") or (Path(root) / name).is_symlink()]
+        found += [(inside / name).as_posix() for name in (*sorted(names), *sorted(whole)) if not _put_anywhere(name)]
     return [name for name in found if name not in own and not _is_report(folder, name)]
+
+
+def _put_anywhere(name: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in PUT_ANYWHERE)
 
 
 def _is_report(folder: Path, name: str) -> bool:
