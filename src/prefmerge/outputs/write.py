@@ -217,8 +217,8 @@ def _refuse_to_lose(folder: Path) -> None:
     others = added_by_others(folder)
     if others is None:
         raise OutputExists(
-            f"{folder}: its {RECEIPT} was not written by prefmerge, or is damaged, so nobody knows what else in this folder "
-            "prefmerge made; it will not be replaced, even with --force. Choose another output, or remove the folder "
+            f"{folder}: its {RECEIPT} was not written by prefmerge, or is damaged, so nobody knows which of its files "
+            "are yours. It will not be replaced, even with --force. Choose another output, or remove the folder "
             "yourself."
         )
     if others:
