@@ -450,10 +450,14 @@ def test_a_moved_folder_is_the_same_run(tmp_path: Path):
         run(out, config=make_config({**new, **rest, "model": "/new/other"}))
 
 
-@pytest.mark.parametrize("out", ["/proc/x", "file/run", "n" * 300])
-def test_a_place_that_cannot_be_written(out: str, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("out", "remedy"),
+    [("/proc/x", "Give another -o RUN"), ("file/run", "Give another -o RUN"), ("n" * 300, "Give a shorter name")],
+    ids=["proc", "file", "long"],
+)
+def test_a_place_that_cannot_be_written(out: str, remedy: str, tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match=r"cannot be written: .* Give another -o RUN"):
+    with pytest.raises(OutputError, match=rf"cannot be written: .* {remedy}\."):
         run(Path(out) if out.startswith("/") else tmp_path / out)
 
 
