@@ -65,7 +65,7 @@ def render(data: Mapping[str, Any], billion: Mapping[str, Any]) -> str:
     every = [row["anonymous_mb"] for result in (data, billion) for each in result["sets"] for row in each["rows"]]
     rows.append(["anonymous MB, the most of all rows of this page", f"{MEMORY}", f"{max(every):.0f}"])
     for name, aim in START.items():
-        start = billion["start"][name]
+        start = data["start"][name]
         rows.append([f"{name}, seconds", f"{aim:g}", f"{start['seconds']['median']:.2f}"])
     table = common.table(["", "aim", "measured"], rows)
     return "\n".join(["## What is aimed at\n", table, TRIED])

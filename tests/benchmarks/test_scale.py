@@ -23,6 +23,9 @@ def test_rates_give_back_what_was_measured():
     elements = 51_000  # about what the toy has: the ratio is what counts
     assert known.core_seconds(elements, 20) / known.core_seconds(elements, 5) == pytest.approx(2.5)
     assert scale.rates(measured(2.0, 1.9))["magmax"].per_task == 0.0  # noise makes no negative rate
+    steep = scale.rates(measured(1.0, 50.0))["magmax"]
+    assert steep.alone == 0.0
+    assert steep.core_seconds(elements, 20) / known.core_seconds(elements, 20) == pytest.approx(10.0)
 
 
 def test_what_limits_is_the_slower_of_cores_and_disk():

@@ -47,9 +47,9 @@ def test_what_is_aimed_at_is_compared_with_the_largest_number_of_tasks() -> None
         }
 
     few = [row("magmax", 9, 2, 80), row("magmax, ten scales", 9, 8, 150)]
-    data = {"sets": [{"tasks": 5, "rows": few}, {"tasks": 20, "rows": [row("magmax", 2.5, 4, 90)]}]}
     start = {name: {"seconds": {"median": 0.25}} for name in speed_aims.START}
-    page = speed_aims.render(data, {"sets": [{"tasks": 5, "rows": [row("ties", 1, 1, 410)]}], "start": start})
+    sets = [{"tasks": 5, "rows": few}, {"tasks": 20, "rows": [row("magmax", 2.5, 4, 90)]}]
+    page = speed_aims.render({"sets": sets, "start": start}, {"sets": [{"tasks": 5, "rows": [row("ties", 1, 1, 410)]}]})
     assert "| magmax, T = 20, CPU times the yardstick's | 1.5 | 2.5 |" in page
     assert "| magmax, ten scales, T = 5, CPU times one | 3 | 4.0 |" in page
     assert "| anonymous MB, the most of all rows of this page | 400 | 410 |" in page

@@ -32,7 +32,7 @@ def tar() -> bytes:
         *((page, "is a web page, not weights") for page in PAGES),
         (b"Access to model org/x is restricted.", "is a text, not weights"),
         (b'{"error": "gated"}', "is a text, not weights"),
-        (gzip.compress(b"weights"), "is compressed (gzip). Unpack it first"),
+        (gzip.compress(b"weights", mtime=0), "is compressed (gzip). Unpack it first"),
         (b"\x28\xb5\x2f\xfd\x00", "is compressed (zstd). Unpack it first"),
         (b"GGUF\x03\x00\x00\x00", "holds weights of GGUF"),
         (tar(), "is an archive (tar). Unpack it first"),
