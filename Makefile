@@ -15,9 +15,10 @@ setup: .venv/ready
 demo: .venv-demo/ready
 	.venv-demo/bin/prefmerge demo --force
 
-# Two files of tests at a time, each with its own fixtures: `make test JOBS=4` where there are more cores and memory.
+# Three files of tests at a time, each with its own fixtures: a test often waits for a process or a signal, so that many
+# are right for two cores. `make test JOBS=6` where there are more cores and memory.
 test: .venv/ready
-	.venv/bin/python -m pytest -n $(or $(JOBS),2) --dist loadfile --no-loadscope-reorder
+	.venv/bin/python -m pytest -n $(or $(JOBS),3) --dist loadfile --no-loadscope-reorder
 
 check: .venv/ready
 	.venv/bin/ruff format --check .
