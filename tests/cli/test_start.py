@@ -7,12 +7,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import typer.main
 from safetensors.numpy import save_file
 
-from prefmerge.cli import commands
+from prefmerge.cli import app, commands
+from prefmerge.cli.app import paths_by_flag
 
 # What only other commands need, or other inputs. The first merge on a machine also loads what compiles.
 UNUSED = {
@@ -97,3 +100,27 @@ def test_who_imports_the_command_line_keeps_its_own_collector() -> None:
 def test_cycles_go_all_the_same() -> None:
     assert gc.isenabled()
     assert all(0 < one <= 20_000 for one in commands.COLLECTED_AFTER)
+
+
+class OfClick:
+    """A parameter as those versions of typer have it that stand on click: its type is one of click's."""
+
+    def __init__(self, opts: list[str], kind: Any, is_flag: bool = False) -> None:
+        self.opts, self.type, self.is_flag = opts, kind, is_flag
+
+
+class TyperPath:
+    """A type as click calls it."""
+
+
+@pytest.mark.parametrize("newer", [False, True])
+def test_paths_are_known_whichever_typer_there_is(newer: bool) -> None:
+    wanted = {"--out": True, "-o": True, "--prefer": False}
+    if newer:
+        command: Any = typer.main.get_command(app)
+        merge = command.get_command(command.make_context("prefmerge", ["merge"]), "merge")
+        assert wanted.items() <= paths_by_flag(merge.params).items()
+        assert "--force" not in paths_by_flag(merge.params)
+        return
+    older = [OfClick(["--out", "-o"], TyperPath()), OfClick(["--prefer"], "text"), OfClick(["inputs"], TyperPath())]
+    assert paths_by_flag([*older, OfClick(["--force"], "text", is_flag=True)]) == wanted

@@ -28,6 +28,7 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     [
         (("merge", "", "t1.safetensors", "-o", "x"), "an argument"),
         (("merge", "base.safetensors", "", "-o", "x"), "an argument"),
+        (("merge", "--force", "", "t1.safetensors", "-o", "x"), "an argument"),  # what precedes it takes no value
         (("merge", "base.safetensors", "t1.safetensors", "-o", ""), "-o"),
         (("merge", "base.safetensors", "t1.safetensors", "--out="), "--out"),
         (("merge", "--run", "", "-o", "x"), "--run"),
@@ -98,6 +99,7 @@ def test_attack_m1_numbers_with_one_reading_are_read(lines: str, inputs: list[st
         ("x: [1, {a: 1, 'a': 2}]\n", "the key 'a' is there twice"),
         ("steps: 010\n", "'010' is 8 in YAML"),
         ("steps: [1, 2:30]\n", "'2:30' is 150 in YAML"),
+        ("rate: 1:30.5\n", "'1:30.5' is 90.5 in YAML"),
     ],
 )
 def test_attack_m1_a_configuration_says_each_thing_once(text: str, saying: str, tmp_path: Path) -> None:

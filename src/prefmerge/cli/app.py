@@ -55,19 +55,27 @@ class ReportingCommand(TyperCommand):
         return passing_absent(super().get_params(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        empty = empty_path(args, {name: _is_path(one) for one in self.params for name in one.opts})
+        empty = empty_path(args, paths_by_flag(self.params))
         if empty is not None:
             ctx.fail(f"{empty} is empty. Give its path; or is a variable of the shell not set?")
         return super().parse_args(ctx, reports_alone(args))
 
 
+def paths_by_flag(parameters: list[Any]) -> dict[str, bool]:
+    """Of each flag that takes a value, whether that is a path."""
+    taking = [one for one in parameters if not getattr(one, "is_flag", False)]
+    return {name: _is_path(one) for one in taking for name in one.opts if name.startswith("-")}
+
+
 def _is_path(parameter: Any) -> bool:
-    return not getattr(parameter, "is_flag", False) and "Path" in str(parameter.type_descriptor.annotation)
+    """By its annotation, or where typer stands on click and keeps none, by the name of its type."""
+    described = getattr(parameter, "type_descriptor", None)
+    return "Path" in (type(parameter.type).__name__ if described is None else str(described.annotation))
 
 
 def empty_path(args: list[str], flags: dict[str, bool]) -> str | None:
-    """What of the command line is empty where a path belongs; None where nothing is. `flags`: whether the value of each
-    is a path.
+    """What of the command line is empty where a path belongs; None where nothing is. `flags`: of those that take a
+    value, whether it is a path.
     """
     for i, word in enumerate(args):
         before = args[i - 1] if i else ""

@@ -137,17 +137,26 @@ def _loader() -> Any:
 
         def construct_yaml_int(self, node: Any) -> Any:
             if isinstance(node, yaml.ScalarNode) and _TWO_READINGS.fullmatch(node.value):
-                self._refuse(
-                    f"{shown.value(node.value)} is {super().construct_yaml_int(node)} in YAML; write that, or put what "
-                    "you mean otherwise, without a 0 in front or a colon",
-                    node,
-                )
+                self._refuse_reading(node, super().construct_yaml_int(node))
             return super().construct_yaml_int(node)
+
+        def construct_yaml_float(self, node: Any) -> Any:
+            if isinstance(node, yaml.ScalarNode) and ":" in node.value:
+                self._refuse_reading(node, super().construct_yaml_float(node))
+            return super().construct_yaml_float(node)
+
+        def _refuse_reading(self, node: Any, read: Any) -> NoReturn:
+            self._refuse(
+                f"{shown.value(node.value)} is {read} in YAML; write that, or put what you mean otherwise, without a 0 "
+                "in front or a colon",
+                node,
+            )
 
         def _refuse(self, problem: str, where: Any) -> NoReturn:
             raise yaml.MarkedYAMLError(None, None, problem, where.start_mark)
 
     Bounded.add_constructor("tag:yaml.org,2002:int", Bounded.construct_yaml_int)
+    Bounded.add_constructor("tag:yaml.org,2002:float", Bounded.construct_yaml_float)
     return Bounded
 
 
