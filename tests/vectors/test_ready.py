@@ -19,8 +19,8 @@ from numba.core.registry import cpu_target
 from safetensors.numpy import save_file
 
 from prefmerge.methods import elementary, kernels
+from prefmerge.vectors import kernel_cache, ready
 from prefmerge.vectors import kernels as of_formats
-from prefmerge.vectors import ready
 from tests.vectors.conftest import SOURCE
 from tests.vectors.test_kernel_cache import compiled, compiles, fresh, only_file
 
@@ -179,7 +179,6 @@ UNUSABLE: dict[str, Callable[[pytest.MonkeyPatch], object]] = {
     "another system": lambda patch: patch.setattr(sys, "platform", "darwin"),
     "another processor": lambda patch: patch.setattr(ready.platform, "machine", lambda: "aarch64"),
     "another Python": lambda patch: patch.setattr(ready.sys.implementation, "name", "pypy"),
-    "a variable": lambda patch: patch.setenv("NUMBA_OPT", "1"),
     "no module in C": lambda patch: patch.setattr(ready, "_EXTENSIONS", ("_dynfunc", "_helperlib", "gone")),
 }
 
@@ -214,6 +213,33 @@ def test_code_that_was_made_where_it_was_not_usable_is_linked_by_nobody(
     assert module.add._dispatcher is not None
 
 
+def test_code_that_was_made_under_other_settings_is_not_taken(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by who has none, for whom it may be slower and not linked, nor by who asks for bounds to be checked."""
+    monkeypatch.chdir(source.parent)
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setenv("NUMBA_BOUNDSCHECK", "1")
+            assert [compiles(source), compiles(source)] == [_ == 0, False]
+            assert not ready.usable()
+        (source.parent / ".numba_config.yaml").write_text("boundscheck: 1")
+        assert [compiles(source), compiles(source)] == [_ == 0, False]
+        (source.parent / ".numba_config.yaml").unlink()
+        assert [compiles(source), compiles(source)] == [_ == 0, False]
+        monkeypatch.setenv("NUMBA_NUM_THREADS", "1")  # which changes no code
+    module = fresh(source)
+    assert (module.add(2, 3), module.add._dispatcher) == (5, None)
+
+
+def test_what_a_module_tells_numba_is_heard_however_late_it_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel of another module may have been compiled first."""
+    monkeypatch.setattr(kernel_cache, "_before", [])
+    kernel_cache._njit()
+    heard: list[int] = []
+    kernel_cache.before_compiling(lambda: heard.append(1))
+    kernel_cache._njit()
+    assert heard == [1]
+
+
 def test_a_symbol_that_is_not_here_is_no_end_of_the_process(source: Path) -> None:
     assert compiles(source)
     module = fresh(source)
@@ -221,7 +247,13 @@ def test_a_symbol_that_is_not_here_is_no_end_of_the_process(source: Path) -> Non
     add = ready.link(record, "sums", "add")
     assert add is not None
     assert add(2, 3) == 5
-    assert ready.link(dataclasses.replace(record, needed=(*record.needed, "__svml_exp8")), "sums", "add") is None
+    gone = ("gone", "sums", ())
+    for lacking in (
+        {"needed": (*record.needed, "__svml_exp8")},
+        {"entry": "gone"},
+        {"environments": (*record.environments, gone)},
+    ):
+        assert ready.link(dataclasses.replace(record, **lacking), "sums", "add") is None
 
 
 def test_damage_is_not_linked(source: Path) -> None:

@@ -70,8 +70,10 @@ def _njit() -> Callable[..., Any]:
 
 
 def before_compiling(function: Callable[[], None]) -> Callable[[], None]:
-    """Call `function`, which tells numba more, once before the first kernel is compiled."""
+    """Call `function`, which tells numba more, once before the next kernel is compiled."""
     _before.append(function)
+    if _njit.cache_info().currsize:  # something was compiled already
+        function()
     return function
 
 
@@ -159,7 +161,8 @@ class KernelCache:
     def __init__(self, function: Callable[..., Any]) -> None:
         code = function.__code__
         self._source = Path(code.co_filename).resolve()
-        self._name = f"{self._source.stem}.{function.__qualname__}-{code.co_firstlineno}.{sys.implementation.cache_tag}"
+        python = f"{sys.implementation.cache_tag}{getattr(sys, 'abiflags', '')}"  # another layout of its objects
+        self._name = f"{self._source.stem}.{function.__qualname__}-{code.co_firstlineno}.{python}"
         # Taken now: the source may be another one by the time that the first call compiles what was imported.
         self._stamp = _stamp(self._source.parent)
         self._enabled = True
@@ -230,7 +233,8 @@ class KernelCache:
                 file.unlink()
 
     def _key(self, sig: Any, codegen: Any) -> str:
-        return repr((sig, codegen.magic_tuple()))  # types of the arguments; processor and its instruction sets
+        # Types of the arguments; processor and its instruction sets; what else numba was told, usually nothing.
+        return repr((sig, codegen.magic_tuple(), *ready.settings()))
 
     def _file(self, key: str) -> Path | None:
         if not self._enabled or self.cache_path is None:
@@ -312,7 +316,7 @@ def _candidates(source: Path) -> Iterator[Path]:
 
 def _chosen() -> str:
     """The folder that NUMBA_CACHE_DIR, or a file with numba's settings, names."""
-    if "numba" in sys.modules or ready.changed():
+    if "numba" in sys.modules or ready.settings():
         import numba
 
         return getattr(numba.config, "CACHE_DIR", "")

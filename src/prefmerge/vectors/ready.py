@@ -15,6 +15,7 @@ Not here: where the code is kept, and whether it may be trusted (`kernel_cache`)
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import importlib.machinery
@@ -34,6 +35,7 @@ import numpy as np
 
 TRIED = ("0.68.1",)  # of numba: with another, tests/vectors/test_ready.py has to pass before it is added
 _HARMLESS = ("NUMBA_CACHE_DIR", "NUMBA_NUM_THREADS")  # variables that change no machine code
+_CONFIG = ".numba_config.yaml"  # in the working directory
 _EXTENSIONS = ("_dynfunc", "_helperlib", "core/runtime/_nrt_python")
 _C, _FORTRAN, _ALIGNED, _WRITEABLE = 0x1, 0x2, 0x100, 0x400  # of an array's flags, as NumPy numbers them
 _LAYOUT = _C | _FORTRAN | _ALIGNED | _WRITEABLE
@@ -87,17 +89,21 @@ def _folder() -> Path | None:
     return Path(spec.origin).parent if spec is not None and spec.origin else None
 
 
-def changed() -> bool:
-    """Whether a variable or a file may change what numba does."""
-    return os.path.exists(".numba_config.yaml") or any(
-        name.startswith("NUMBA_") and name not in _HARMLESS for name in os.environ
-    )
+def settings() -> tuple[str, ...]:
+    """What may change what numba does: variables, and the file that it reads."""
+    told = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("NUMBA_")]
+    told = [one for one in told if not one.startswith(tuple(f"{name}=" for name in _HARMLESS))]
+    if os.path.exists(_CONFIG):
+        told.append(_CONFIG)
+        with contextlib.suppress(OSError):
+            told.append(Path(_CONFIG).read_bytes().hex())
+    return tuple(told)
 
 
 def usable() -> bool:
     """Whether code can be linked here at all."""
     with _loading:
-        return not changed() and _linker() is not None
+        return not settings() and _linker() is not None
 
 
 def kind(value: Any) -> Any:
@@ -209,13 +215,16 @@ class _Linker:
         engine.add_object_file(self.llvm.ObjectFileRef.from_data(record.code))
         engine.finalize_object()
         environments: list[Any] = []
-        for symbol, home, constants in record.environments:
+        address = engine.get_function_address(record.entry)
+        places = [engine.get_global_value_address(symbol) for symbol, _, _ in record.environments]
+        if not address or not all(places):
+            return None
+        for place, (_, home, constants) in zip(places, record.environments, strict=True):
             one = self.functions.Environment({"__name__": home})
             one.consts.extend(constants)
-            ctypes.c_void_p.from_address(engine.get_global_value_address(symbol)).value = id(one)
+            ctypes.c_void_p.from_address(place).value = id(one)
             environments.append(one)
         _kept_alive.append((engine, environments))
-        address = engine.get_function_address(record.entry)
         return self.functions.make_function(ModuleType(module), name, "", address, environments[0], (engine,))
 
     def _engine(self) -> Any:
