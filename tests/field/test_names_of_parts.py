@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -91,7 +93,20 @@ def test_case_3a_factors_of_adapters_are_not_merged_one_by_one(parts: tuple[str,
     ]
     said = refused(inside[0], *inside[1:])
     assert "products of merged factors are not the merged products" in said
-    merge_state_dicts(inside[0], inside[1:], exclude=[f"*.{part}" for part in parts])
+    advised = re.findall(r"--exclude '(\S+)'", said)
+    merged, _ = merge_state_dicts(inside[0], inside[1:], exclude=advised)
+    for name in set(inside[0]) - {*NAMES, "layers.0.q.alpha"}:
+        np.testing.assert_array_equal(merged[name], inside[0][name])
+
+
+@pytest.mark.parametrize("parts", ADAPTERS)
+def test_case_3a_adapters_that_training_left_as_they_are_may_stay_in_a_model(parts: tuple[str, ...]) -> None:
+    """Models of several kinds of inputs are published with them; then there is no product to merge."""
+    frozen = {f"layers.0.q.{part}": np.full((2, 5), 3, np.float32) for part in parts}
+    merged, _ = merge_state_dicts(model(0) | frozen, [model(1) | frozen, model(2) | frozen])
+    for name, value in frozen.items():
+        np.testing.assert_array_equal(merged[name], value)
+    refused(model(0) | frozen, model(1) | frozen, model(2) | frozen | {next(iter(frozen)): np.ones((2, 5), np.float32)})
 
 
 @pytest.mark.parametrize("of_base", [False, True])

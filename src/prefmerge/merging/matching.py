@@ -110,9 +110,9 @@ def match(
     recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint], names: Sequence[str], sameness: Sameness
 ) -> list[Names]:
     """What each task calls the base's tensors. Raises RecipeError for a `--rename` that is of no use, and
-    CheckpointMismatch for a base that holds parts of adapters.
+    CheckpointMismatch for a base that holds parts of adapters which a task changed.
     """
-    _refuse_adapters(recipe, base)
+    _refuse_adapters(recipe, base, tasks, sameness)
     called = [{name: name for name in task.tensors} for task in tasks]
     for rule in recipe[RENAME]:
         old, by = rename_rule(rule)
@@ -129,15 +129,26 @@ def match(
     return [_Matcher(recipe, base, task, who, own, sameness).names() for task, who, own in rows]
 
 
-def _refuse_adapters(recipe: Recipe, base: Checkpoint) -> None:
+def _refuse_adapters(recipe: Recipe, base: Checkpoint, tasks: Sequence[Checkpoint], sameness: Sameness) -> None:
+    """Models of several kinds of inputs are published with adapters in them, which training may leave as they are."""
     excluded = excluder(recipe[EXCLUDE])
     parts = [name for name in base.tensors if is_of_adapter(name) and not excluded(name)]
-    if parts:
+    if parts and not all(_is_unchanged(base, name, task, sameness) for task in tasks for name in parts):
+        patterns = dict.fromkeys(re.findall(r"lora_|dora_|hada_|lokr_|oft_|ia3_|vera_", " ".join(parts)))
+        flags = " ".join(f"--exclude '*{pattern}*'" for pattern in patterns)
         raise CheckpointMismatch(
             f"base ({base.name}) holds {_counted('tensor', parts)} of adapters. A model changes by their products, and "
             "products of merged factors are not the merged products. Put them into the weights and save those first "
-            "(merge_and_unload() of PEFT), or give the model without them as the base, and adapters as tasks."
+            "(merge_and_unload() of PEFT), or give the model without them as the base, and adapters as tasks. Where "
+            f"they belong to the model, {flags} keeps the base's."
         )
+
+
+def _is_unchanged(base: Checkpoint, name: str, task: Checkpoint, sameness: Sameness) -> bool:
+    """Whether a task has a tensor of the base under its own name, and as the base has it."""
+    if name not in task.tensors or task.tensors[name].shape != base.tensors[name].shape:
+        return False
+    return sameness.unchanged(base, name, task, name)
 
 
 def _nearest(rule: str, called: Sequence[Mapping[str, str]]) -> str:
