@@ -130,6 +130,8 @@ def test_a_header_that_lies(tmp_path: Path, case: str) -> None:
         (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer.* git lfs pull"),
         (b"<!DOCTYPE html><html>", "is a web page, not weights.* Download the file itself"),
         (b"Entry not found", "is a text, not weights"),
+        (struct.pack("<Q", ord("<")) + b'{"a":', "announces a header of 60 bytes"),
+        (struct.pack("<Q", ord("<") * 256 + ord(" ")) + b'{"a":', "announces a header of 15392 bytes"),
         (b"\x1f\x8b\x08\x00" + bytes(4) + b"\xff", r"is compressed \(gzip\)"),
     ],
 )

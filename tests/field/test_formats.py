@@ -91,8 +91,8 @@ def test_case_14_values_that_were_rounded_before_they_were_stored_are_told(tmp_p
     (note,) = [note for note in plan(paths[0], paths[1:]).notes if name in note]
     assert note == (
         f"task 'widened': stored as float32, but every value that was looked at fits {name}, and the base's do not. "
-        f"Rounding to {name} counts as a change, also where training changed nothing. Save such a task as {name}, "
-        "which loses nothing: then it does not count."
+        f"Rounding to {name} counts as a change, also where training changed nothing. Save a task that was {name} as "
+        f"{name} again: that loses nothing, and then rounding does not count."
     )
     save_file({key: torch.from_numpy(x).to(KINDS[name]) for key, x in base.items()}, paths[1])  # what is advised
     notes = plan(paths[0], paths[1:]).notes

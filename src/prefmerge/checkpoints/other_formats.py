@@ -66,7 +66,8 @@ def what_it_is(path: Path) -> str | None:
         return "is a download that did not end. Download it again."
     if suffix in LIBRARIES:
         return f"holds weights of {LIBRARIES[suffix]}, which prefmerge does not read. {_CONVERT}"
-    if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+    # Without a zero: the length of a header, as it stands at the start of a safetensors file, may begin with a "<" too.
+    if b"\0" not in start and start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
         return "is a web page, not weights: a message, or the page about the file. Download the file itself."
     if start and _is_text(start):
         return "is a text, not weights. Give the file that holds the weights, or download it again."

@@ -75,8 +75,8 @@ class Commands(TyperGroup):
 def main() -> None:
     """The script `prefmerge`."""
     # What a command makes, modules first, stays until it ends, so looking for cycles in it is in vain: with Python's
-    # own thresholds that takes a tenth of a short command, and a fifth of one over 60,000 tensors. Cycles still go,
-    # 20,000 objects later at the latest.
+    # own thresholds that takes a tenth of a short command, and a fifth of one over 60,000 tensors. Cycles still go:
+    # young ones with the next 20,000 objects, those that outlived a look later.
     gc.set_threshold(*COLLECTED_AFTER)
     open_streams()
     raise_limits()

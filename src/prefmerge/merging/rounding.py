@@ -56,8 +56,8 @@ def notes_of_rounding(
     ]
     return told + [
         f"{_tasks(several)}: stored as float32, but every value that was looked at fits {once}, and the base's do not. "
-        f"Rounding to {once} counts as a change, also where training changed nothing. Save such a task as {once}, "
-        "which loses nothing: then it does not count."
+        f"Rounding to {once} counts as a change, also where training changed nothing. Save a task that was {once} as "
+        f"{once} again: that loses nothing, and then rounding does not count."
         for once, several in narrow.items()
     ]
 
