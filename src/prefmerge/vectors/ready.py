@@ -147,7 +147,7 @@ def processor() -> tuple[str, str, str]:
 
 def record_of(result: Any) -> Record | None:
     """What to keep of a compilation, numba's CompileResult; None where it cannot be linked without numba."""
-    from numba.core.intrinsics import INTR_MATH
+    from numba.core.intrinsics import INTR_MATH, INTR_TO_CMATH
 
     library, described, own, _, object_mode, lifted, _, again, others = result._reduce()
     if object_mode or lifted or again or library[1] != "object":
@@ -155,7 +155,9 @@ def record_of(result: Any) -> Record | None:
     environments = {one.env_name: one for one in (own, *others)}
     module = result.library._final_module
     declared = (one.name for one in (*module.functions, *module.global_variables) if one.is_declaration)
-    needed = tuple(name for name in declared if not name.startswith("llvm."))
+    # LLVM calls a function of C for what its own ones (llvm.log10.v4f64) do not find in the processor.
+    called = (INTR_TO_CMATH.get(re.sub(r"\.v\d+f", ".f", name), name) for name in declared)
+    needed = tuple(dict.fromkeys(name for name in called if not name.startswith("llvm.")))
     return Record(
         library[2][0],
         described.llvm_cpython_wrapper_name,
@@ -235,16 +237,23 @@ class _Linker:
 
 
 def _extension(name: str) -> ModuleType:
-    """A module in C of numba's, without numba. It is no part of `sys.modules`: numba, if it comes, loads its own."""
+    """A module in C of numba's, without numba. It is no part of `sys.modules`: numba, if it comes, loads its own, which
+    has the same functions and types, and is then known to the package that it is of.
+    """
+    title = f"numba.{name.replace('/', '.')}"
+    if title in sys.modules:
+        return sys.modules[title]
     folder = _folder()
     for ending in importlib.machinery.EXTENSION_SUFFIXES:
         file = None if folder is None else folder / (name + ending)
         if file is not None and file.exists():
-            title = f"numba.{name.replace('/', '.')}"
             spec = importlib.util.spec_from_file_location(title, file)
             assert spec is not None
             assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
+            try:
+                module = importlib.util.module_from_spec(spec)
+                spec.loader.exec_module(module)
+            finally:
+                sys.modules.pop(title, None)
             return module
     raise ImportError(f"numba has no {name}")
