@@ -154,7 +154,7 @@ def record_of(result: Any) -> Record | None:
         return None
     environments = {one.env_name: one for one in (own, *others)}
     module = result.library._final_module
-    declared = (one.name for one in (*module.functions, *module.global_variables) if one.is_declaration)
+    declared = (str(one.name) for one in (*module.functions, *module.global_variables) if one.is_declaration)
     # LLVM calls a function of C for what its own ones (llvm.log10.v4f64) do not find in the processor.
     called = (INTR_TO_CMATH.get(re.sub(r"\.v\d+f", ".f", name), name) for name in declared)
     needed = tuple(dict.fromkeys(name for name in called if not name.startswith("llvm.")))
