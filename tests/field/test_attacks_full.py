@@ -208,6 +208,20 @@ def test_attack_m7_advice_on_memory_names_what_the_command_has(tmp_path: Path, m
     assert said == "error: there is not enough memory. Free some, or give a smaller --max-memory or --threads.\n"
 
 
+BEFORE = """
+import typer.main
+def refuse(*_): raise MemoryError
+typer.main.get_group = refuse
+from prefmerge.cli import main
+main()
+"""
+
+
+def test_attack_m7_too_little_memory_for_a_command_to_begin() -> None:
+    done = subprocess.run([sys.executable, "-c", BEFORE], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: there is not enough memory. Free some.\n")
+
+
 FEW = """
 import os, resource, sys
 from pathlib import Path

@@ -5,8 +5,11 @@ A command's module is imported when the command is asked for; to list them none 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
+import os
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -35,6 +38,7 @@ COMMANDS = {  # in the order of the help: the module that has the command, and w
     "bench": ("bench", "Run the papers' experiments on a run's checkpoints."),
     "demo": ("demo", "Fine-tune a tiny model on digits and adapt it to one target."),
 }
+NO_MEMORY = b"error: there is not enough memory. Free some.\n"  # made before it is needed
 COLLECTED_AFTER = (20_000, 20, 20)  # new objects; collections of these; collections of what outlived them
 
 
@@ -81,7 +85,12 @@ def main() -> None:
     open_streams()
     raise_limits()
     process.own = True
-    app(prog_name="prefmerge")
+    try:
+        app(prog_name="prefmerge")
+    except MemoryError:  # before there was a command, whose end says it otherwise
+        with contextlib.suppress(OSError):
+            os.write(2, NO_MEMORY)
+        sys.exit(1)
 
 
 def _version(wanted: bool) -> None:
