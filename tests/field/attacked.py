@@ -17,6 +17,10 @@ from prefmerge.cli import app
 from prefmerge.shown import LONGEST
 
 TASKS = ("t1", "t2")
+RECIPE = """merge_method: tunable_magmax
+base_model: base.safetensors
+models: [{model: t1.safetensors}, {model: t2.safetensors}]
+"""  # of what `make` makes
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,7 @@ from prefmerge.errors import CheckpointCorrupt, PrefmergeError
 from prefmerge.ground import disk, jsons
 from prefmerge.ground.disk import read_text_file
 from prefmerge.shown import LONGEST
-from tests.field.attacked import call, make, refused
-
-RECIPE = """merge_method: tunable_magmax
-base_model: base.safetensors
-models: [{model: t1.safetensors}, {model: t2.safetensors}]
-"""
+from tests.field.attacked import RECIPE, call, make, refused
 
 
 @pytest.fixture

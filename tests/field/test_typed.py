@@ -8,13 +8,8 @@ import pytest
 
 from prefmerge.errors import ConfigError
 from prefmerge.ground.yaml_file import read_mapping
-from tests.field.attacked import call, make, refused
+from tests.field.attacked import RECIPE, call, make, refused
 from tests.field.made import files, put
-
-RECIPE = """merge_method: tunable_magmax
-base_model: base.safetensors
-models: [{model: t1.safetensors}, {model: t2.safetensors}]
-"""
 
 
 @pytest.fixture
