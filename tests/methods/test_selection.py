@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import tracemalloc
+from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
@@ -170,6 +171,29 @@ def test_the_certificate_takes_little_memory():
         finally:
             tracemalloc.stop()
     assert peak < 2 * size  # bytes: the owners that it writes down, and a few blocks
+
+
+def test_attack_also_steps_with_strength_take_one_byte_more_for_an_element():
+    """The owners: a limit of 256 MiB was exceeded on one tensor of 150 M elements. The tasks are not copied."""
+    shares = Preference.parse("1,1,2").shares(["a", "b", "c"])
+    settings = Settings(
+        3, shares=shares, values={"selection": "optimal", "importance": "step", "strength": Fraction(1, 2)}
+    )
+
+    def peak(size: int) -> int:
+        tau = Arrays(np.random.default_rng(0).standard_normal((3, size), dtype=np.float32))
+        with Workspace(memory=1 << 24) as work:
+            tracemalloc.start()
+            try:
+                TunableMagmax().prepare([tau], settings, work)
+                return tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+
+    peak(1 << 12)  # compiles the kernels
+    few, many = peak(1 << 22), peak(1 << 23)
+    assert many - few < 1.5 * (1 << 22)
+    assert many < 1 << 26
 
 
 def test_one_reading_per_pass_and_none_per_stage():

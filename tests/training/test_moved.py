@@ -86,7 +86,7 @@ def moved(run: Path) -> Path:
 
 
 @pytest.mark.parametrize("made", [texts, clip, dinov2], ids=lambda made: made.__name__)
-def test_a_moved_run_is_evaluated_on_what_it_held_out(made: Callable[[Path], dict[str, Any]], tmp_path: Path):
+def test_journey_6_a_moved_run_is_evaluated_on_what_it_held_out(made: Callable[[Path], dict[str, Any]], tmp_path: Path):
     run = trained(tmp_path, made)
     there = open_run(run)
     assert (there.judged_on, there.note) == ("test", None)
@@ -165,7 +165,7 @@ def test_an_image_tower_alone_embeds_no_phrases(tmp_path: Path):
         encoder.phrases(["a"])
 
 
-def test_a_moved_run_is_preferred_and_searched(tmp_path: Path):
+def test_journey_6_a_moved_run_is_preferred_and_searched(tmp_path: Path):
     pytest.importorskip("optuna", reason="a search draws with optuna (extra places)")
     from prefmerge import search
 

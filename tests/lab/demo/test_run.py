@@ -367,7 +367,7 @@ def test_importing_the_demo_is_cheap() -> None:
     assert prefmerge.__version__
 
 
-def test_a_moved_demo_is_a_run_like_any_other(done: tuple[Path, dict[str, Any], str], tmp_path: Path) -> None:
+def test_journey_8_a_moved_demo_is_a_run_like_any_other(done: tuple[Path, dict[str, Any], str], tmp_path: Path) -> None:
     """Evaluated on the images that it kept: those of the digits' part for validation, which nothing trains on."""
     moved = shutil.copytree(done[0], tmp_path / "moved")
     digits = load_digits()
