@@ -4,7 +4,7 @@
 
 A training is a task of Ray; cells go to workers that keep a run open, as to processes of one machine (`jobs`). Each has
 its processors, and an accelerator where the recipe may use one and the cluster has some. Results are files on the
-shared disk, so the work of a lost worker is given to another: a training resumes, a cell begins anew. A worker
+shared disk, so the work of a lost worker is given to another. A training goes on, a cell starts again. A worker
 gets cells once it runs; one that waits for a machine holds up nothing. All machines need one version of everything, and
 paths must lead to the same files on each. Source: Ray (Moritz et al. 2018). Cost: each worker loads the libraries and
 opens its runs. Not here: the environment of the machines, such as caches and tokens, which is theirs.

@@ -233,7 +233,7 @@ class KernelCache:
                 file.unlink()
 
     def _key(self, sig: Any, codegen: Any) -> str:
-        # Types of the arguments; processor and its instruction sets; what else numba was told, usually nothing.
+        # The types of the arguments, the processor with its instruction sets, and what settings of numba were given.
         return repr((sig, codegen.magic_tuple(), *ready.settings()))
 
     def _file(self, key: str) -> Path | None:
